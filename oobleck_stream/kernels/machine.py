@@ -1,0 +1,113 @@
+"""What Numba can't say in Python: addresses, atomics, fused multiply-add, sleeping a little.
+
+Every function here is a module-level intrinsic, because only those are found again in Numba's
+cache on disk.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+WORD = ir.IntType(64)
+FLOAT = ir.FloatType()
+
+
+def pointer(builder: ir.IRBuilder, address: Any, to: ir.Type) -> Any:
+    """Turn an integer address into a typed pointer."""
+    return builder.inttoptr(address, to.as_pointer())
+
+
+@intrinsic
+def load_word(typing_context: Any, address: Any) -> Any:
+    """Read the int64 at an address."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.load(pointer(builder, args[0], WORD))
+
+    return types.int64(types.int64), emit
+
+
+@intrinsic
+def store_word(typing_context: Any, address: Any, value: Any) -> Any:
+    """Write an int64 to an address."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        builder.store(args[1], pointer(builder, args[0], WORD))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), emit
+
+
+@intrinsic
+def move_bytes(typing_context: Any, destination: Any, source: Any, count: Any) -> Any:
+    """Copy bytes as C's memmove does; the two places may overlap."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        byte = ir.IntType(8)
+        bytes_at = byte.as_pointer()
+        memmove = builder.module.declare_intrinsic("llvm.memmove", [bytes_at, bytes_at, WORD])
+        destination, source, count = args
+        no = ir.Constant(ir.IntType(1), 0)
+        at, origin = pointer(builder, destination, byte), pointer(builder, source, byte)
+        builder.call(memmove, [at, origin, count, no])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), emit
+
+
+@intrinsic
+def atomic_add(typing_context: Any, address: Any, value: Any) -> Any:
+    """Add to the int64 at an address for all threads at once; returns what stood there before."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.atomic_rmw("add", pointer(builder, args[0], WORD), args[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), emit
+
+
+@intrinsic
+def atomic_load(typing_context: Any, address: Any) -> Any:
+    """Read the int64 at an address, and with it all that its writer wrote before."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.load_atomic(pointer(builder, args[0], WORD), "seq_cst", 8)
+
+    return types.int64(types.int64), emit
+
+
+@intrinsic
+def pause(typing_context: Any) -> Any:
+    """Tell the core that this is a waiting loop."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        machine = builder.module.triple
+        if machine.startswith(("x86", "i686")):
+            kind = ir.FunctionType(ir.VoidType(), [])
+            name = "llvm.x86.sse2.pause"
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [])
+        elif machine.startswith(("aarch64", "arm64")):
+            kind = ir.FunctionType(ir.VoidType(), [ir.IntType(32)])
+            hint = cgutils.get_or_insert_function(builder.module, kind, "llvm.aarch64.hint")
+            builder.call(hint, [ir.Constant(ir.IntType(32), 1)])
+        return context.get_dummy_value()
+
+    return types.void(), emit
+
+
+@intrinsic
+def give_way(typing_context: Any) -> Any:
+    """Let another thread have this core (POSIX ``sched_yield``; elsewhere nothing)."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        if os.name == "posix":
+            kind = ir.FunctionType(ir.IntType(32), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
+        return context.get_dummy_value()
+
+    return types.void(), emit

@@ -1,0 +1,199 @@
+"""Runs a program: a table of steps, worked off by one thread or several at once.
+
+A step is one product over some rows, cut into jobs (a chunk of rows by a panel of output
+channels), and some moves of bytes that nobody reads in that step. Threads claim jobs one by one
+and go on to the next step when all jobs of this one are done, so a thread that comes late, or
+never, delays nobody. The leader opens the gate for its run and closes it; a follower that finds
+another run's number there, or none, goes away.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+from __future__ import annotations
+
+from numba import njit
+
+from oobleck_stream.kernels.machine import (
+    atomic_add,
+    atomic_load,
+    give_way,
+    load_word,
+    move_bytes,
+    pause,
+    store_word,
+)
+from oobleck_stream.kernels.product import PANEL, TILE_ROWS, finish, tile
+from oobleck_stream.kernels.vectors import LANES
+
+# Columns of the table of steps, int64. Addresses are absolute, strides and offsets in bytes.
+(
+    ROWS,  # blocks of output rows in this step
+    PHASES,  # output rows of a block
+    FIRST_ROW,  # of the ROWS * PHASES output rows, the first and
+    LAST_ROW,  # one past the last that are wanted
+    TAPS,
+    CHANNELS,
+    COLUMNS,  # output channels
+    INPUT,  # address of the first block's first input row
+    INPUT_STRIDE,  # from block to block
+    TAP_STRIDE,
+    WEIGHTS,  # panels; 0: the input rows themselves are the sums
+    BIAS,
+    RESIDUAL,  # address of the row added to output row 0 (which may be before FIRST_ROW), or 0
+    PLAIN,  # where output row 0 goes, or 0
+    ACTIVE,  # where the Snake of output row 0 goes, or 0
+    OUTPUT_STRIDE,
+    ALPHA,
+    INVERSE_BETA,
+    TANH,
+    CHUNK,  # blocks a job
+    PRODUCT_JOBS,
+    FIRST_MOVE,
+    MOVES,
+    FIELDS,  # the number of columns
+) = range(24)
+
+DESTINATION, SOURCE, BYTES, MOVE_FIELDS = range(4)
+
+# The control block: the gate's three words on a cache line of its own, then for every step the
+# count of jobs claimed and, a line further, of jobs done.
+OPEN, INSIDE, LINE = 0, 8, 64
+MOST_CHUNK = 96
+SCRATCH_BYTES = MOST_CHUNK * 8 + MOST_CHUNK * PANEL * 4
+PATIENCE = 2000
+
+
+def control_words(steps: int) -> int:
+    """Length of a control block in int64 words."""
+    return (2 * steps + 1) * LINE // 8
+
+
+def jobs_of(rows: int, phases: int, columns: int, chunk: int) -> int:
+    """Jobs of a step: chunks of rows, by phases, by panels."""
+    return -(-rows // chunk) * phases * -(-columns // PANEL)
+
+
+@njit(nogil=True)
+def product_job(step, job, scratch):
+    """One chunk of rows of one panel of one phase."""
+    chunk, rows, phases, columns = step[CHUNK], step[ROWS], step[PHASES], step[COLUMNS]
+    taps, channels = step[TAPS], step[CHANNELS]
+    chunks = (rows + chunk - 1) // chunk
+    panels = (columns + PANEL - 1) // PANEL
+    panel = job // chunks
+    phase = panel // panels
+    panel -= phase * panels
+    first = (job % chunks) * chunk
+    last = min(rows, first + chunk)
+    # Of the rows b * phases + phase, those from FIRST_ROW to LAST_ROW.
+    first = max(first, (step[FIRST_ROW] - phase + phases - 1) // phases)
+    last = min(last, (step[LAST_ROW] - phase + phases - 1) // phases)
+    count = last - first
+    if count <= 0:
+        return
+    column = panel * PANEL
+    vectors = 2 if columns - column > LANES else 1
+    width = vectors * LANES
+    start = step[INPUT] + first * step[INPUT_STRIDE]
+    if step[WEIGHTS] == 0:
+        totals, totals_stride = start + 4 * column, step[INPUT_STRIDE]
+    else:
+        table, totals, totals_stride = scratch, scratch + 8 * MOST_CHUNK, 4 * width
+        for row in range(count):
+            store_word(table + 8 * row, start + row * step[INPUT_STRIDE])
+        whole = (columns + LANES - 1) // LANES * LANES
+        tap_bytes = 4 * channels * width
+        weights = step[WEIGHTS] + 4 * taps * channels * (phase * whole + column)
+        tiles = (count + TILE_ROWS - 1) // TILE_ROWS
+        for tap in range(taps):
+            row = 0
+            for index in range(tiles):
+                size = (count - row + tiles - index - 1) // (tiles - index)
+                tile(
+                    size,
+                    vectors,
+                    table + 8 * row,
+                    tap * step[TAP_STRIDE],
+                    channels,
+                    weights + tap * tap_bytes,
+                    totals + row * totals_stride,
+                    tap,
+                )
+                row += size
+    output = (first * phases + phase) * step[OUTPUT_STRIDE] + 4 * column
+    for vector in range(vectors):
+        at = 4 * LANES * vector
+        finish(
+            count,
+            columns - column - LANES * vector,
+            totals + at,
+            totals_stride,
+            step[BIAS] + 4 * column + at,
+            step[RESIDUAL] + output + at if step[RESIDUAL] != 0 else 0,
+            step[PLAIN] + output + at if step[PLAIN] != 0 else 0,
+            step[ACTIVE] + output + at if step[ACTIVE] != 0 else 0,
+            phases * step[OUTPUT_STRIDE],
+            step[ALPHA] + 4 * column + at,
+            step[INVERSE_BETA] + 4 * column + at,
+            step[TANH],
+        )
+
+
+@njit(nogil=True)
+def _wait_until(address, value):
+    """Spin, then give way, until the word at an address is `value`."""
+    tries = 0
+    while atomic_load(address) != value:
+        tries += 1
+        if tries < PATIENCE:
+            pause()
+        else:
+            give_way()
+
+
+@njit(nogil=True, cache=True)
+def run(steps, moves, control, ticket, scratch, leader):
+    """Work off a program together with whoever else runs it.
+
+    Parameters
+    ----------
+    steps : (steps, FIELDS) int64
+    moves : (moves, MOVE_FIELDS) int64
+    control : int
+        Address of a control block of `control_words(steps)` int64; those behind the first `LINE`
+        bytes are zero before the leader runs.
+    ticket : int
+        The number of this run: none before it on this control block had the same.
+    scratch : int
+        Address of `SCRATCH_BYTES` of this thread's own.
+    leader : bool
+        Exactly one thread leads a run; it returns when every job is done and every follower has
+        gone. Followers may come at any time, also when no run is on.
+    """
+    if leader:
+        atomic_add(control + OPEN, ticket)
+    else:
+        atomic_add(control + INSIDE, 1)
+        if atomic_load(control + OPEN) != ticket:
+            atomic_add(control + INSIDE, -1)
+            return
+    for index in range(steps.shape[0]):
+        step = steps[index]
+        claimed = control + (2 * index + 1) * LINE
+        done = claimed + LINE
+        product_jobs = step[PRODUCT_JOBS]
+        jobs = product_jobs + step[MOVES]
+        job = atomic_add(claimed, 1)
+        while job < jobs:
+            if job < product_jobs:
+                product_job(step, job, scratch)
+            else:
+                move = moves[step[FIRST_MOVE] + job - product_jobs]
+                move_bytes(move[DESTINATION], move[SOURCE], move[BYTES])
+            atomic_add(done, 1)
+            job = atomic_add(claimed, 1)
+        _wait_until(done, jobs)
+    if leader:
+        atomic_add(control + OPEN, -ticket)
+        _wait_until(control + INSIDE, 0)
+    else:
+        atomic_add(control + INSIDE, -1)

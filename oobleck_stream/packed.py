@@ -1,0 +1,127 @@
+"""A network's parameters in the order in which the kernels read them: one flat float32 array."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from oobleck_stream.network import Layer
+
+LANES = 16
+PANEL = 2 * LANES
+FloatArray = npt.NDArray[np.float32]
+
+
+def _padded(count: int) -> int:
+    """Channels in whole vectors of sixteen."""
+    return -(-count // LANES) * LANES
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a layer's parameters start in the flat array, in floats.
+
+    `alpha` and `inverse_beta` belong to the Snake of the layer's input (-1 where it has none).
+    """
+
+    weights: int
+    bias: int
+    alpha: int
+    inverse_beta: int
+
+
+def places(layers: Sequence[Layer]) -> tuple[list[Place], int]:
+    """The place of every layer and the length of the array; each part starts at 64 bytes."""
+    found, end = [], 0
+    for layer in layers:
+        weights = end
+        end += layer.phases * layer.taps * layer.inputs * _padded(layer.outputs)
+        bias = end
+        end += _padded(layer.outputs)
+        alpha = inverse_beta = -1
+        if layer.snake:
+            alpha, inverse_beta = end, end + _padded(layer.inputs)
+            end += 2 * _padded(layer.inputs)
+        found.append(Place(weights, bias, alpha, inverse_beta))
+    return found, end
+
+
+@dataclass(frozen=True)
+class PackedNetwork:
+    """Layers and their packed parameters; immutable, shared by any number of streams.
+
+    Parameters
+    ----------
+    layers : tuple of Layer
+    data : (n,) float32
+        All parameters, as `places` lays them out; may be a memory map.
+    """
+
+    layers: tuple[Layer, ...]
+    data: FloatArray
+    places: tuple[Place, ...]
+
+    @classmethod
+    def over(cls, layers: Sequence[Layer], data: FloatArray) -> PackedNetwork:
+        """View `data` as the parameters of `layers`; ``ValueError`` if its length is another."""
+        where, length = places(layers)
+        if data.shape != (length,) or data.dtype != np.float32:
+            raise ValueError(
+                f"packed parameters of {length} float32 were expected, "
+                f"not {data.dtype} of shape {data.shape}"
+            )
+        return cls(tuple(layers), data, tuple(where))
+
+    @classmethod
+    def empty(cls, layers: Sequence[Layer]) -> PackedNetwork:
+        """Zeros, to be filled by `pack_layer`."""
+        return cls.over(layers, np.zeros(places(layers)[1], np.float32))
+
+
+def pack_layer(
+    network: PackedNetwork,
+    index: int,
+    weight: FloatArray,
+    bias: FloatArray | None = None,
+    alpha: FloatArray | None = None,
+    inverse_beta: FloatArray | None = None,
+) -> None:
+    """Write one layer's parameters into their place.
+
+    Parameters
+    ----------
+    network : PackedNetwork
+        Its `data` must be writable.
+    index : int
+        The layer's number.
+    weight : float array
+        In torch's order: (outputs, inputs, kernel), transposed (inputs, outputs, kernel); weight
+        norm folded.
+    bias : (outputs,) float array, optional
+    alpha, inverse_beta : (inputs,) float arrays, optional
+        Of the Snake before the layer, scales taken: ``x + inverse_beta * sin(alpha * x)**2``.
+    """
+    layer, place, data = network.layers[index], network.places[index], network.data
+    panels = place.weights
+    for phase in range(layer.phases):
+        for column in range(0, layer.outputs, PANEL):
+            count = min(PANEL, layer.outputs - column)
+            width = PANEL if count > LANES else LANES
+            size = layer.taps * layer.inputs * width
+            panel = data[panels : panels + size].reshape(layer.taps, layer.inputs, width)
+            for tap in range(layer.taps):
+                if layer.transposed:
+                    position = phase + (layer.taps - 1 - tap) * layer.stride
+                    if position < layer.kernel:
+                        panel[tap, :, :count] = weight[:, column : column + count, position]
+                else:
+                    panel[tap, :, :count] = weight[column : column + count, :, tap].T
+            panels += size
+    if bias is not None:
+        data[place.bias : place.bias + layer.outputs] = bias
+    if alpha is not None and inverse_beta is not None:
+        data[place.alpha : place.alpha + layer.inputs] = alpha
+        data[place.inverse_beta : place.inverse_beta + layer.inputs] = inverse_beta

@@ -1,0 +1,1 @@
+"""The exact streaming of a stack of layers: state, plan, threads."""

@@ -1,0 +1,114 @@
+"""Threads that help a push: asleep until there is a program, never waited for.
+
+The thread that pushes leads and can do all the work alone; followers take jobs from the same
+program while it runs. So a follower that the system wakes late costs nothing, several threads may
+push at once, and after a fork the child makes itself new followers.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+
+
+def default_threads() -> int:
+    """Threads of a push when none are asked for: OOBLECK_STREAM_THREADS, or the cores allowed."""
+    asked = os.environ.get("OOBLECK_STREAM_THREADS", "").strip()
+    if asked:
+        return checked_threads(asked, "OOBLECK_STREAM_THREADS")
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return max(1, os.cpu_count() or 1)
+
+
+def checked_threads(threads: Any, name: str = "threads") -> int:
+    """A number of threads from 1 to 256, or ``ValueError``."""
+    try:
+        count = int(threads)
+    except (TypeError, ValueError):
+        count = 0
+    if not 1 <= count <= 256:
+        raise ValueError(f"{name} must be a whole number from 1 to 256, not {threads!r}")
+    return count
+
+
+def scratch_memory() -> npt.NDArray[np.uint8]:
+    """Working memory of one thread."""
+    from oobleck_stream.kernels.program import SCRATCH_BYTES
+
+    return np.zeros(SCRATCH_BYTES, np.uint8)
+
+
+class _Follower:
+    """A daemon thread that joins the programs it is told of."""
+
+    def __init__(self, number: int) -> None:
+        self.tasks: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
+        name = f"oobleck_stream follower {number}"
+        threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    def _work(self) -> None:
+        from oobleck_stream.kernels.program import run
+
+        scratch = scratch_memory()
+        while True:
+            steps, moves, control, ticket = self.tasks.get()
+            run(steps, moves, control.ctypes.data, ticket, scratch.ctypes.data, False)
+
+
+_followers: list[_Follower] = []
+_growing = threading.Lock()
+
+
+def _forget_followers() -> None:
+    """In a forked child no follower lives on."""
+    global _growing
+    _growing = threading.Lock()
+    _followers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_followers)
+
+
+def run_program(
+    steps: IntArray,
+    moves: IntArray,
+    control: IntArray,
+    ticket: int,
+    scratch: npt.NDArray[np.uint8],
+    threads: int,
+) -> None:
+    """Run a program on this thread and at most ``threads - 1`` followers; back when it is done.
+
+    Parameters
+    ----------
+    steps, moves : int64 arrays
+        As `oobleck_stream.kernels.program.run` takes them.
+    control : int64 array
+        The control block; this program's counters in it are zero.
+    ticket : int
+        Larger than 0 and new on this control block.
+    scratch : uint8 array
+        `scratch_memory` of this thread's own.
+    threads : int
+        Threads at most, this one included.
+    """
+    from oobleck_stream.kernels.program import run
+
+    if threads > 1:
+        if len(_followers) < threads - 1:
+            with _growing:
+                while len(_followers) < threads - 1:
+                    _followers.append(_Follower(len(_followers) + 1))
+        for follower in _followers[: threads - 1]:
+            if follower.tasks.empty():
+                follower.tasks.put((steps, moves, control, ticket))
+    run(steps, moves, control.ctypes.data, ticket, scratch.ctypes.data, True)
