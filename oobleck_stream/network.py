@@ -126,9 +126,7 @@ def _residual_units(name: str, first: int, width: int, config: OobleckConfig) ->
             )
         )
         layers.append(
-            Layer(
-                f"{unit}.3", width, width, 1, bias=config.bias, snake=f"{unit}.2", residual=True
-            )
+            Layer(f"{unit}.3", width, width, 1, bias=config.bias, snake=f"{unit}.2", residual=True)
         )
     return layers
 
@@ -199,7 +197,7 @@ def latency(layers: Sequence[Layer]) -> int:
     rows, hop = 0, 1
     for layer in layers:
         if layer.advance != 1:
-            raise ValueError(f"{layer.name} shortens its input: it has no look-ahead in output rows")
+            raise ValueError(f"{layer.name} shortens its input: no look-ahead in output rows")
         ahead = layer.trim if layer.transposed else layer.span - layer.before
         rows, hop = rows * layer.phases + ahead, hop * layer.phases
     return rows

@@ -11,6 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 DILATIONS = (1, 3, 9)
+# Starting values. The network starts out almost linear and almost without noise on the latents,
+# so that it finds in seconds the filter bank that it then refines.
+INITIAL_SNAKE_BETA = 1.5
+INITIAL_RESIDUAL_GAIN = 0.2
+INITIAL_SCALE_BIAS = -5.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Snake(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.alpha = nn.Parameter(torch.zeros(channels))
-        self.beta = nn.Parameter(torch.zeros(channels))
+        self.beta = nn.Parameter(torch.full((channels,), INITIAL_SNAKE_BETA))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x + sin(a x)^2 / b."""
@@ -107,6 +112,8 @@ class ResidualUnit(nn.Module):
             Snake(channels),
             NormedConvolution(channels, channels, 1),
         )
+        with torch.no_grad():
+            self.layers[-1].weight_g.mul_(INITIAL_RESIDUAL_GAIN)
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the layers' output to their input."""
@@ -177,6 +184,9 @@ class Autoencoder(nn.Module):
             Snake(channels[0]),
             NormedConvolution(channels[0], geometry.audio_channels, 7, padding=3, bias=False),
         )
+
+        with torch.no_grad():
+            self.encoder.layers[-1].bias[geometry.latent_dim :] = INITIAL_SCALE_BIAS
 
     def encode(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of the latents, (batch, latent_dim, frames)."""

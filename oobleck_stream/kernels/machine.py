@@ -24,16 +24,6 @@ def pointer(builder: ir.IRBuilder, address: Any, to: ir.Type) -> Any:
 
 
 @intrinsic
-def load_word(typing_context: Any, address: Any) -> Any:
-    """Read the int64 at an address."""
-
-    def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.load(pointer(builder, args[0], WORD))
-
-    return types.int64(types.int64), emit
-
-
-@intrinsic
 def store_word(typing_context: Any, address: Any, value: Any) -> Any:
     """Write an int64 to an address."""
 

@@ -148,9 +148,9 @@ def finish(
         full = builder.icmp_signed(">=", args[1], ir.Constant(WORD, LANES))
         with builder.if_else(full) as (whole, partial):
             with whole:
-                _emit_finish(builder, *args, masked=False)
+                _emit_finish(builder, False, *args)
             with partial:
-                _emit_finish(builder, *args, masked=True)
+                _emit_finish(builder, True, *args)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 12), emit
@@ -158,6 +158,7 @@ def finish(
 
 def _emit_finish(
     builder: ir.IRBuilder,
+    masked: bool,
     rows: Any,
     columns: Any,
     totals: Any,
@@ -170,7 +171,6 @@ def _emit_finish(
     alpha: Any,
     inverse_beta: Any,
     tanh: Any,
-    masked: bool,
 ) -> None:
     """Write the loop over the rows, for whole vectors or for the lanes of a mask."""
     vector = Vectors(builder)

@@ -7,7 +7,7 @@ never, delays nobody. The leader opens the gate for its run and closes it; a fol
 another run's number there, or none, goes away.
 """
 
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, call-arg"
 from __future__ import annotations
 
 from numba import njit
@@ -16,7 +16,6 @@ from oobleck_stream.kernels.machine import (
     atomic_add,
     atomic_load,
     give_way,
-    load_word,
     move_bytes,
     pause,
     store_word,

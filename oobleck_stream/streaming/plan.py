@@ -11,7 +11,7 @@ IntArray = npt.NDArray[np.int64]
 Move = tuple[int, int, int]
 
 FEWEST_JOBS = 16
-"""A step is cut into this many jobs at least, where its rows allow, so that threads end together."""
+"""Jobs a step is cut into at least, where its rows allow, so that the threads end together."""
 
 
 class Plan:

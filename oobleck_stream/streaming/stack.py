@@ -9,13 +9,14 @@ is computed.
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 import numpy as np
 
 from oobleck_stream.kernels import program
 from oobleck_stream.network import Layer, due_rows, output_length
-from oobleck_stream.packed import FloatArray, PackedNetwork
+from oobleck_stream.packed import PANEL, FloatArray, PackedNetwork
 from oobleck_stream.streaming.plan import Plan
 from oobleck_stream.streaming.progress import Progress, StackState
 from oobleck_stream.streaming.workers import (
@@ -42,7 +43,7 @@ class Stack:
 
     def __init__(self, network: PackedNetwork, threads: int | None = None) -> None:
         layers = network.layers
-        for previous, layer in zip(layers, layers[1:], strict=False):
+        for previous, layer in itertools.pairwise(layers):
             if layer.residual and not previous.snake:
                 raise ValueError(f"{layer.name} adds the input of {previous.name}: none is kept")
         self.network = network
@@ -60,7 +61,7 @@ class Stack:
             rows = layer.span + arriving[index] + 2
             self._skips.append(np.zeros((rows, layer.inputs), np.float32) if kept else None)
         most_zeros = max((layer.span + layer.advance + 2) * layer.inputs for layer in layers)
-        self._zeros = np.zeros(most_zeros + program.PANEL, np.float32)
+        self._zeros = np.zeros(most_zeros + PANEL, np.float32)
         self._control = np.zeros(program.control_words(64), np.int64)
         self._ticket = 0
         self._scratch = scratch_memory()
@@ -197,7 +198,7 @@ class Stack:
             if count > 0:
                 self._plan_step(plan, index, count)
             finished = progress.blocks[index] >= due
-            if index + 1 < len(self.network.layers) and (count > 0 or ends and finished):
+            if index + 1 < len(self.network.layers) and (count > 0 or (ends and finished)):
                 self._plan_layer(plan, index + 1, ends and finished)
             if finished:
                 return

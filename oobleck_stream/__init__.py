@@ -1,0 +1,47 @@
+"""Exact streaming decoding of Oobleck audio autoencoders.
+
+>>> import oobleck_stream as ob
+>>> model = ob.random_model("stable-audio-open-1.0")      # doctest: +SKIP
+>>> decoder = ob.StreamingDecoder(model)                  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from oobleck_stream.config import PRESETS, OobleckConfig
+    from oobleck_stream.decoder import DecoderState, StreamingDecoder
+    from oobleck_stream.model import Model, random_model
+
+__version__ = "0.1.0"
+
+# Loaded when first asked for: importing Numba takes a quarter of a second.
+_HOMES = {
+    "PRESETS": "config",
+    "OobleckConfig": "config",
+    "DecoderState": "decoder",
+    "StreamingDecoder": "decoder",
+    "Model": "model",
+    "random_model": "model",
+}
+
+__all__ = [
+    "PRESETS",
+    "DecoderState",
+    "Model",
+    "OobleckConfig",
+    "StreamingDecoder",
+    "random_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"oobleck_stream.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'oobleck_stream' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

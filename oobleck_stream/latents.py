@@ -1,0 +1,52 @@
+"""Checks of latent frames on their way in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from oobleck_stream.packed import FloatArray
+
+CHECK_FRAMES = 4096
+
+
+def checked_shape(latents: Any, latent_dim: int) -> npt.NDArray[Any]:
+    """Latents as an array (frames, latent_dim) of real numbers, or ``ValueError``.
+
+    Parameters
+    ----------
+    latents : array_like
+        (latent_dim,) for one frame, or (frames, latent_dim).
+    latent_dim : int
+    """
+    array = np.asarray(latents)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"latents must be real numbers, not {array.dtype}")
+    if array.ndim == 1 and array.shape[0] == latent_dim:
+        array = array[np.newaxis]
+    if array.ndim != 2 or array.shape[1] != latent_dim:
+        raise ValueError(
+            f"latents of shape (frames, {latent_dim}) were expected, or ({latent_dim},) for one "
+            f"frame, not {array.shape}"
+        )
+    return array
+
+
+def checked_frames(array: npt.NDArray[Any], first: int = 0) -> FloatArray:
+    """Frames as float32 in C order; ``ValueError`` names the first frame that is not finite.
+
+    Parameters
+    ----------
+    array : (frames, latent_dim) array of real numbers
+    first : int
+        Number of its first frame, for the message.
+    """
+    with np.errstate(over="ignore"):
+        frames: FloatArray = np.ascontiguousarray(array, np.float32)
+    good = np.isfinite(frames).all(axis=1)
+    if not good.all():
+        frame = first + int(np.argmin(good))
+        raise ValueError(f"latents must be finite as float32: frame {frame} is not")
+    return frames

@@ -1,0 +1,126 @@
+"""Where a network's parameters come from, and how they get into their packed order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from oobleck_stream.config import OobleckConfig
+from oobleck_stream.network import Layer
+from oobleck_stream.packed import FloatArray, PackedNetwork, pack_layer
+
+
+class Parameters(Protocol):
+    """A source of parameters, folded in float64 and rounded once to float32."""
+
+    def weight(self, layer: Layer) -> FloatArray:
+        """(outputs, inputs, kernel), or transposed (inputs, outputs, kernel); no weight norm."""
+
+    def bias(self, layer: Layer) -> FloatArray:
+        """(outputs,); asked for only where the layer has one."""
+
+    def snake(self, layer: Layer) -> tuple[FloatArray, FloatArray]:
+        """Alpha and 1 / (beta + epsilon), both (inputs,), scales taken; only where it has one."""
+
+
+def pack_network(
+    layers: Sequence[Layer], parameters: Parameters, input_scale: float = 1.0
+) -> PackedNetwork:
+    """Pack every layer; the first layer's weights take the scale of the input along."""
+    network = PackedNetwork.empty(layers)
+    for index, layer in enumerate(layers):
+        weight = parameters.weight(layer)
+        if index == 0 and input_scale != 1.0:
+            weight = (weight.astype(np.float64) * input_scale).astype(np.float32)
+        bias = parameters.bias(layer) if layer.bias else None
+        alpha, inverse_beta = parameters.snake(layer) if layer.snake else (None, None)
+        pack_layer(network, index, weight, bias, alpha, inverse_beta)
+    network.data.flags.writeable = False
+    return network
+
+
+def fold_weight_norm(
+    magnitude: npt.NDArray[np.floating], direction: npt.NDArray[np.floating]
+) -> FloatArray:
+    """``g * v / ||v||`` over all but the first axis, in float64, rounded once.
+
+    Parameters
+    ----------
+    magnitude : (n, 1, 1) float array
+        `weight_g`, or `parametrizations.weight.original0`.
+    direction : (n, m, kernel) float array
+        `weight_v`, or `parametrizations.weight.original1`.
+
+    Returns
+    -------
+    (n, m, kernel) float32
+    """
+    folded = np.empty(direction.shape, np.float32)
+    for row in range(len(direction)):
+        # Row by row: the order of the sum is NumPy's for this length, and no float64 copy is held.
+        v = direction[row].astype(np.float64)
+        folded[row] = v * (np.float64(magnitude[row, 0, 0]) / np.sqrt(np.sum(v * v)))
+    return folded
+
+
+def fold_snake(
+    alpha: npt.NDArray[np.floating], beta: npt.NDArray[np.floating], config: OobleckConfig
+) -> tuple[FloatArray, FloatArray]:
+    """Alpha and 1 / (beta + epsilon) of a Snake from its stored parameters.
+
+    Parameters
+    ----------
+    alpha, beta : float arrays of one size
+        As stored; logarithms when the config says so.
+    config : OobleckConfig
+        Gives the scale and the epsilon.
+    """
+    a, b = alpha.astype(np.float64).ravel(), beta.astype(np.float64).ravel()
+    if config.snake_log_scale:
+        a, b = np.exp(a), np.exp(b)
+    return a.astype(np.float32), (1.0 / (b + config.snake_epsilon)).astype(np.float32)
+
+
+class RandomParameters:
+    """Random parameters with which a network stays calm: for tests, benchmarks and trying out.
+
+    Parameters
+    ----------
+    config : OobleckConfig
+    seed : int
+        Each tensor has a generator of its own, seeded by this and by the layer's name.
+    """
+
+    def __init__(self, config: OobleckConfig, seed: int = 0) -> None:
+        self._config = config
+        self._seed = seed
+
+    def _generator(self, layer: Layer, part: str) -> np.random.Generator:
+        return np.random.default_rng([self._seed, *f"{layer.name}.{part}".encode()])
+
+    def weight(self, layer: Layer) -> FloatArray:
+        """Uniform, with a variance that keeps the size of the rows."""
+        first, second = layer.outputs, layer.inputs
+        if layer.transposed:
+            first, second = second, first
+        generator = self._generator(layer, "weight")
+        weight = generator.random((first, second, layer.kernel), np.float32)
+        weight -= np.float32(0.5)
+        weight *= np.float32((0.3 if layer.residual else 1.2) / np.sqrt(layer.inputs * layer.taps))
+        return weight
+
+    def bias(self, layer: Layer) -> FloatArray:
+        """Normal, a tenth in size."""
+        generator = self._generator(layer, "bias")
+        return np.float32(0.1) * generator.standard_normal(layer.outputs, np.float32)
+
+    def snake(self, layer: Layer) -> tuple[FloatArray, FloatArray]:
+        """Logarithms normal, 0.3 in size."""
+        generator = self._generator(layer, "snake")
+        alpha, beta = 0.3 * generator.standard_normal((2, layer.inputs))
+        if not self._config.snake_log_scale:
+            alpha, beta = np.exp(alpha), np.exp(beta)
+        return fold_snake(alpha, beta, self._config)
