@@ -91,6 +91,24 @@ def pause(typing_context: Any) -> Any:
 
 
 @intrinsic
+def clock(typing_context: Any) -> Any:
+    """A counter that runs evenly (0 where the processor has none that a program may read)."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        machine = builder.module.triple
+        kind = ir.FunctionType(WORD, [])
+        if machine.startswith(("x86", "i686")):
+            name = "llvm.readcyclecounter"
+        elif machine.startswith(("aarch64", "arm64")):
+            name = "llvm.readsteadycounter"
+        else:
+            return ir.Constant(WORD, 0)
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [])
+
+    return types.int64(), emit
+
+
+@intrinsic
 def give_way(typing_context: Any) -> Any:
     """Let another thread have this core (POSIX ``sched_yield``; elsewhere nothing)."""
 

@@ -19,14 +19,10 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from oobleck_stream.kernels.machine import FLOAT, WORD, pointer
-from oobleck_stream.kernels.vectors import LANES, VECTOR, Vectors
+from oobleck_stream.kernels.vectors import LANES, TILE_ROWS, TILE_VECTORS, VECTOR, Vectors
 
 PANEL = 2 * LANES
 """Output channels of a weight panel; the last panel of a layer may be half of that."""
-
-
-TILE_ROWS = 12
-"""Most rows of a tile: 12 rows by 2 vectors keep 24 sums in 32 AVX-512 registers."""
 
 
 @intrinsic
@@ -39,13 +35,15 @@ def tile(
     channels: Any,
     weights: Any,
     totals: Any,
+    stride: Any,
     add: Any,
 ) -> Any:
-    """One tap of 1 to 12 rows by 1 or 2 vectors, every sum in a register.
+    """One tap of at most TILE_ROWS rows by TILE_VECTORS vectors, every sum in a register.
 
     `row_addresses` is the address of a table of row addresses, to each of which `tap_offset` bytes
-    are added. The sums are stored to `totals` (rows, vectors * 16), or added to what stands there.
-    One loop is written for each of the sizes, and a jump chooses among them.
+    are added. The sums are stored to `totals`, or added to what stands there; its rows, like those
+    of the `weights` (a row a channel), are `stride` bytes apart. One
+    loop is written for each of the sizes, and a jump chooses among them.
     """
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -53,7 +51,7 @@ def tile(
         end = builder.append_basic_block("tile.end")
         size = builder.add(builder.mul(vectors, ir.Constant(WORD, TILE_ROWS)), rows)
         jump = builder.switch(size, end)
-        for vector_count in (1, 2):
+        for vector_count in range(1, TILE_VECTORS + 1):
             for row_count in range(1, TILE_ROWS + 1):
                 block = builder.append_basic_block(f"tile.{row_count}x{vector_count}")
                 jump.add_case(ir.Constant(WORD, TILE_ROWS * vector_count + row_count), block)
@@ -63,7 +61,7 @@ def tile(
         builder.position_at_end(end)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 8), emit
+    return types.void(*[types.int64] * 9), emit
 
 
 def _emit_tile(
@@ -75,6 +73,7 @@ def _emit_tile(
     channels: Any,
     weights: Any,
     totals: Any,
+    stride: Any,
     add: Any,
 ) -> None:
     """Write the loop over the channels for one size of tile."""
@@ -105,20 +104,23 @@ def _emit_tile(
             grown.append(vector.fma(x, columns[v], sums[row * vectors + v]))
     following = builder.add(channel, ir.Constant(WORD, 1))
     channel.add_incoming(following, loop)
-    panel.add_incoming(builder.add(panel, ir.Constant(WORD, 4 * LANES * vectors)), loop)
+    panel.add_incoming(builder.add(panel, stride), loop)
     for value, new in zip(sums, grown, strict=True):
         value.add_incoming(new, loop)
     builder.cbranch(builder.icmp_signed("<", following, channels), loop, done)
 
     builder.position_at_end(done)
+    targets = []
+    for row in range(rows):
+        start = builder.add(totals, builder.mul(ir.Constant(WORD, row), stride))
+        targets += [vector.behind(start, v) for v in range(vectors)]
     with builder.if_else(cgutils.is_not_null(builder, add)) as (adding, storing):
         with adding:
-            for index, value in enumerate(grown):
-                place = vector.behind(totals, index)
-                vector.store(builder.fadd(vector.load(place), value), place)
+            for target, value in zip(targets, grown, strict=True):
+                vector.store(builder.fadd(vector.load(target), value), target)
         with storing:
-            for index, value in enumerate(grown):
-                vector.store(value, vector.behind(totals, index))
+            for target, value in zip(targets, grown, strict=True):
+                vector.store(value, target)
 
 
 @intrinsic

@@ -15,13 +15,14 @@ from numba import njit
 from oobleck_stream.kernels.machine import (
     atomic_add,
     atomic_load,
+    clock,
     give_way,
     move_bytes,
     pause,
     store_word,
 )
-from oobleck_stream.kernels.product import PANEL, TILE_ROWS, finish, tile
-from oobleck_stream.kernels.vectors import LANES
+from oobleck_stream.kernels.product import PANEL, finish, tile
+from oobleck_stream.kernels.vectors import LANES, TILE_ROWS, TILE_VECTORS
 
 # Columns of the table of steps, int64. Addresses are absolute, strides and offsets in bytes.
 (
@@ -32,13 +33,14 @@ from oobleck_stream.kernels.vectors import LANES
     TAPS,
     CHANNELS,
     COLUMNS,  # output channels
-    INPUT,  # address of the first block's first input row
+    INPUT,  # address of the first block's first input row; the entry: offset in the caller's rows
     INPUT_STRIDE,  # from block to block
     TAP_STRIDE,
     WEIGHTS,  # panels; 0: the input rows themselves are the sums
     BIAS,
     RESIDUAL,  # address of the row added to output row 0 (which may be before FIRST_ROW), or 0
-    PLAIN,  # where output row 0 goes, or 0
+    PLAIN,  # where output row 0 goes, or 0; the last layer: offset in the caller's output
+    LEAVES,  # whether this is the last layer
     ACTIVE,  # where the Snake of output row 0 goes, or 0
     OUTPUT_STRIDE,
     ALPHA,
@@ -49,13 +51,15 @@ from oobleck_stream.kernels.vectors import LANES
     FIRST_MOVE,
     MOVES,
     FIELDS,  # the number of columns
-) = range(24)
+) = range(25)
 
 DESTINATION, SOURCE, BYTES, MOVE_FIELDS = range(4)
 
-# The control block: the gate's three words on a cache line of its own, then for every step the
-# count of jobs claimed and, a line further, of jobs done.
-OPEN, INSIDE, LINE = 0, 8, 64
+# The control block: the gate's words on a cache line of its own, then for every step the
+# count of jobs claimed (with the time when the leader saw the step's end) and, a line further, of
+# jobs done.
+OPEN, INSIDE, STARTED, LINE = 0, 8, 16, 64
+TIME = 8
 MOST_CHUNK = 96
 SCRATCH_BYTES = MOST_CHUNK * 8 + MOST_CHUNK * PANEL * 4
 PATIENCE = 2000
@@ -72,7 +76,7 @@ def jobs_of(rows: int, phases: int, columns: int, chunk: int) -> int:
 
 
 @njit(nogil=True)
-def product_job(step, job, scratch):
+def product_job(step, job, source, target, scratch):
     """One chunk of rows of one panel of one phase."""
     chunk, rows, phases, columns = step[CHUNK], step[ROWS], step[PHASES], step[COLUMNS]
     taps, channels = step[TAPS], step[CHANNELS]
@@ -94,31 +98,37 @@ def product_job(step, job, scratch):
     width = vectors * LANES
     start = step[INPUT] + first * step[INPUT_STRIDE]
     if step[WEIGHTS] == 0:
-        totals, totals_stride = start + 4 * column, step[INPUT_STRIDE]
+        totals, totals_stride = source + start + 4 * column, step[INPUT_STRIDE]
     else:
         table, totals, totals_stride = scratch, scratch + 8 * MOST_CHUNK, 4 * width
         for row in range(count):
             store_word(table + 8 * row, start + row * step[INPUT_STRIDE])
         whole = (columns + LANES - 1) // LANES * LANES
-        tap_bytes = 4 * channels * width
         weights = step[WEIGHTS] + 4 * taps * channels * (phase * whole + column)
         tiles = (count + TILE_ROWS - 1) // TILE_ROWS
         for tap in range(taps):
             row = 0
             for index in range(tiles):
                 size = (count - row + tiles - index - 1) // (tiles - index)
-                tile(
-                    size,
-                    vectors,
-                    table + 8 * row,
-                    tap * step[TAP_STRIDE],
-                    channels,
-                    weights + tap * tap_bytes,
-                    totals + row * totals_stride,
-                    tap,
-                )
+                for vector in range(0, vectors, TILE_VECTORS):
+                    at = 4 * LANES * vector
+                    tile(
+                        size,
+                        min(vectors, TILE_VECTORS),
+                        table + 8 * row,
+                        tap * step[TAP_STRIDE],
+                        channels,
+                        weights + at,
+                        totals + row * totals_stride + at,
+                        totals_stride,
+                        tap,
+                    )
                 row += size
+            weights += channels * totals_stride
     output = (first * phases + phase) * step[OUTPUT_STRIDE] + 4 * column
+    plain = step[PLAIN] + output if step[PLAIN] != 0 else 0
+    if step[LEAVES] != 0:
+        plain = target + step[PLAIN] + output
     for vector in range(vectors):
         at = 4 * LANES * vector
         finish(
@@ -128,7 +138,7 @@ def product_job(step, job, scratch):
             totals_stride,
             step[BIAS] + 4 * column + at,
             step[RESIDUAL] + output + at if step[RESIDUAL] != 0 else 0,
-            step[PLAIN] + output + at if step[PLAIN] != 0 else 0,
+            plain + at if plain != 0 else 0,
             step[ACTIVE] + output + at if step[ACTIVE] != 0 else 0,
             phases * step[OUTPUT_STRIDE],
             step[ALPHA] + 4 * column + at,
@@ -150,13 +160,15 @@ def _wait_until(address, value):
 
 
 @njit(nogil=True, cache=True)
-def run(steps, moves, control, ticket, scratch, leader):
+def run(steps, moves, source, target, control, ticket, scratch, leader):
     """Work off a program together with whoever else runs it.
 
     Parameters
     ----------
     steps : (steps, FIELDS) int64
     moves : (moves, MOVE_FIELDS) int64
+    source, target : int
+        Addresses of the caller's rows and of its output.
     control : int
         Address of a control block of `control_words(steps)` int64; those behind the first `LINE`
         bytes are zero before the leader runs.
@@ -169,6 +181,7 @@ def run(steps, moves, control, ticket, scratch, leader):
         gone. Followers may come at any time, also when no run is on.
     """
     if leader:
+        store_word(control + STARTED, clock())
         atomic_add(control + OPEN, ticket)
     else:
         atomic_add(control + INSIDE, 1)
@@ -184,13 +197,15 @@ def run(steps, moves, control, ticket, scratch, leader):
         job = atomic_add(claimed, 1)
         while job < jobs:
             if job < product_jobs:
-                product_job(step, job, scratch)
+                product_job(step, job, source, target, scratch)
             else:
                 move = moves[step[FIRST_MOVE] + job - product_jobs]
                 move_bytes(move[DESTINATION], move[SOURCE], move[BYTES])
             atomic_add(done, 1)
             job = atomic_add(claimed, 1)
         _wait_until(done, jobs)
+        if leader:
+            store_word(claimed + TIME, clock())
     if leader:
         atomic_add(control + OPEN, -ticket)
         _wait_until(control + INSIDE, 0)

@@ -12,11 +12,27 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
+from numba import config
 from numba.core import cgutils
 
 from oobleck_stream.kernels.machine import FLOAT, WORD
 
 LANES = 16
+
+
+def _has_wide_registers() -> bool:
+    """Whether Numba compiles for AVX-512: thirty-two registers of sixteen floats."""
+    features = config.CPU_FEATURES  # type: ignore[attr-defined]
+    if features is None:
+        features = get_host_cpu_features().flatten()
+    return "+avx512f" in features
+
+
+TILE_ROWS, TILE_VECTORS = (12, 2) if _has_wide_registers() else (6, 1)
+"""Largest tile: its sums, and a row of weights, fit the registers (24 of 32 of AVX-512, 12 of 16
+of AVX2, 24 of 32 of NEON)."""
+
 VECTOR = ir.VectorType(FLOAT, LANES)
 ALIGNMENT = ir.Constant(ir.IntType(32), 4)
 MASK = ir.VectorType(ir.IntType(1), LANES)

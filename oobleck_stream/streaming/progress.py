@@ -39,6 +39,21 @@ class Progress:
             list(self.received), list(self.blocks), list(self.produced), list(self.complete)
         )
 
+    def since(self, earlier: Progress) -> Progress:
+        """The counts since an earlier time; `complete` as it is now."""
+        return Progress(
+            [now - then for now, then in zip(self.received, earlier.received, strict=True)],
+            [now - then for now, then in zip(self.blocks, earlier.blocks, strict=True)],
+            [now - then for now, then in zip(self.produced, earlier.produced, strict=True)],
+            list(self.complete),
+        )
+
+    def add(self, more: Progress) -> None:
+        """Count on by what `since` gave."""
+        self.received = [a + b for a, b in zip(self.received, more.received, strict=True)]
+        self.blocks = [a + b for a, b in zip(self.blocks, more.blocks, strict=True)]
+        self.produced = [a + b for a, b in zip(self.produced, more.produced, strict=True)]
+
 
 @dataclass(frozen=True)
 class StackState:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import itertools
 import threading
+from typing import Any
 
 import numpy as np
 
 from oobleck_stream.kernels import program
 from oobleck_stream.network import Layer, due_rows, output_length
 from oobleck_stream.packed import PANEL, FloatArray, PackedNetwork
-from oobleck_stream.streaming.plan import Plan
+from oobleck_stream.streaming.plan import IntArray, Plan
 from oobleck_stream.streaming.progress import Progress, StackState
 from oobleck_stream.streaming.workers import (
     checked_threads,
@@ -28,6 +29,10 @@ from oobleck_stream.streaming.workers import (
 
 STEP_CELLS = 2**18
 """Floats a step reads or writes at most (1 MiB), unless a single block has more."""
+
+
+MOST_PROGRAMS = 64
+"""Programs a stack keeps for the next push of the same size in the same situation."""
 
 
 class Stack:
@@ -65,7 +70,8 @@ class Stack:
         self._control = np.zeros(program.control_words(64), np.int64)
         self._ticket = 0
         self._scratch = scratch_memory()
-        self._output = 0
+        self._first_out = 0
+        self._programs: dict[tuple[Any, ...], tuple[IntArray, IntArray, Progress]] = {}
         self._busy = threading.Lock()
         self.reset()
 
@@ -118,10 +124,11 @@ class Stack:
             outputs = self.network.layers[-1].outputs
             if out is None:
                 out = np.empty((self.due(len(rows), last), outputs), np.float32)
-            self._output = out.ctypes.data - 4 * outputs * self.rows_out
+            target = out.ctypes.data - 4 * outputs * self.rows_out
             for first in range(0, max(1, len(rows)), self._entry):
                 piece = rows[first : first + self._entry]
-                self._advance(piece, last and first + self._entry >= len(rows))
+                ends = last and first + self._entry >= len(rows)
+                self._advance(piece, ends, target + 4 * outputs * self.rows_out)
             return out
         finally:
             self._busy.release()
@@ -157,34 +164,74 @@ class Stack:
             end = max(end, last_block + layer.span + 1)
         return max(0, end - self._origin(index))
 
-    def _advance(self, rows: FloatArray, last: bool) -> None:
-        """Plan and run the program for some rows, at most an entry's."""
-        plan = Plan()
-        if len(rows):
-            self._plan_entry(plan, rows)
-        if len(rows) or last:
-            self._plan_layer(plan, 0, last)
-        steps, moves = plan.tables()
+    def _advance(self, rows: FloatArray, last: bool, target: int) -> None:
+        """Run the program for some rows, at most an entry's; its output goes to an address."""
+        steps, moves = self._program(len(rows), last)
         words = program.control_words(len(steps))
         if words > len(self._control):
             self._control = np.zeros(2 * words, np.int64)
         self._control[program.LINE // 8 : words] = 0
         self._ticket += 1
-        run_program(steps, moves, self._control, self._ticket, self._scratch, self.threads)
+        run_program(
+            steps,
+            moves,
+            rows.ctypes.data,
+            target,
+            self._control,
+            self._ticket,
+            self._scratch,
+            self.threads,
+        )
 
-    def _plan_entry(self, plan: Plan, rows: FloatArray) -> None:
+    def _program(self, rows: int, last: bool) -> tuple[IntArray, IntArray]:
+        """The program for a number of rows; the progress is then as if it had run.
+
+        What it does depends on how full the windows are, which in a steady stream is the same
+        before every push: so a program is kept for the next time.
+        """
+        if last:
+            return self._write_program(rows, last)
+        layers, progress = self.network.layers, self._progress
+        fill = [
+            (received - blocks * layer.advance, blocks * layer.phases < layer.trim)
+            for received, blocks, layer in zip(
+                progress.received, progress.blocks, layers, strict=True
+            )
+        ]
+        situation = (rows, *fill)
+        if situation not in self._programs:
+            before = progress.copy()
+            steps, moves = self._write_program(rows, last)
+            if len(self._programs) >= MOST_PROGRAMS:
+                self._programs.clear()
+            self._programs[situation] = steps, moves, progress.since(before)
+        else:
+            steps, moves, more = self._programs[situation]
+            progress.add(more)
+        return steps, moves
+
+    def _write_program(self, rows: int, last: bool) -> tuple[IntArray, IntArray]:
+        plan = Plan()
+        self._first_out = self.rows_out
+        if rows:
+            self._plan_entry(plan, rows)
+        if rows or last:
+            self._plan_layer(plan, 0, last)
+        return plan.tables()
+
+    def _plan_entry(self, plan: Plan, rows: int) -> None:
         """Copy new rows into the first window, through its Snake."""
+        inputs = self.network.layers[0].inputs
         fields = {
-            program.ROWS: len(rows),
-            program.LAST_ROW: len(rows),
+            program.ROWS: rows,
+            program.LAST_ROW: rows,
             program.PHASES: 1,
-            program.COLUMNS: rows.shape[1],
-            program.INPUT: rows.ctypes.data,
-            program.INPUT_STRIDE: 4 * rows.shape[1],
+            program.COLUMNS: inputs,
+            program.INPUT_STRIDE: 4 * inputs,
             program.BIAS: self._zeros.ctypes.data,
         }
         plan.add(-1, fields | self._target(-1, self.rows_in))
-        self._progress.received[0] += len(rows)
+        self._progress.received[0] += rows
 
     def _plan_layer(self, plan: Plan, index: int, ends: bool) -> None:
         """The steps of a layer whose input has got rows (or its end), and of all layers below."""
@@ -264,19 +311,20 @@ class Stack:
         layers = self.network.layers
         if index + 1 == len(layers):
             stride = 4 * layers[index].outputs
-            return {program.OUTPUT_STRIDE: stride, program.PLAIN: self._output + first * stride}
-        target, place = layers[index + 1], self.network.places[index + 1]
+            place = (first - self._first_out) * stride
+            return {program.OUTPUT_STRIDE: stride, program.PLAIN: place, program.LEAVES: 1}
+        target = layers[index + 1]
         stride = 4 * target.inputs
         window = self._windows[index + 1].ctypes.data
         window += (first - self._origin(index + 1)) * stride
         if not target.snake:
             return {program.OUTPUT_STRIDE: stride, program.PLAIN: window}
-        data = self.network.data.ctypes.data
+        data, parameters = self.network.data.ctypes.data, self.network.places[index + 1]
         fields = {
             program.OUTPUT_STRIDE: stride,
             program.ACTIVE: window,
-            program.ALPHA: data + 4 * place.alpha,
-            program.INVERSE_BETA: data + 4 * place.inverse_beta,
+            program.ALPHA: data + 4 * parameters.alpha,
+            program.INVERSE_BETA: data + 4 * parameters.inverse_beta,
         }
         skip = self._skips[index + 1]
         if skip is not None:

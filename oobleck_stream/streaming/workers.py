@@ -59,8 +59,9 @@ class _Follower:
 
         scratch = scratch_memory()
         while True:
-            steps, moves, control, ticket = self.tasks.get()
-            run(steps, moves, control.ctypes.data, ticket, scratch.ctypes.data, False)
+            steps, moves, source, target, control, ticket = self.tasks.get()
+            address = control.ctypes.data
+            run(steps, moves, source, target, address, ticket, scratch.ctypes.data, False)
 
 
 _followers: list[_Follower] = []
@@ -81,6 +82,8 @@ if hasattr(os, "register_at_fork"):
 def run_program(
     steps: IntArray,
     moves: IntArray,
+    source: int,
+    target: int,
     control: IntArray,
     ticket: int,
     scratch: npt.NDArray[np.uint8],
@@ -91,7 +94,9 @@ def run_program(
     Parameters
     ----------
     steps, moves : int64 arrays
-        As `oobleck_stream.kernels.program.run` takes them.
+        As `oobleck_stream.kernels.program.run` takes them; so too `source` and `target`.
+    source, target : int
+        Addresses of the rows that come in and of the place for those that go out.
     control : int64 array
         The control block; this program's counters in it are zero.
     ticket : int
@@ -110,5 +115,6 @@ def run_program(
                     _followers.append(_Follower(len(_followers) + 1))
         for follower in _followers[: threads - 1]:
             if follower.tasks.empty():
-                follower.tasks.put((steps, moves, control, ticket))
-    run(steps, moves, control.ctypes.data, ticket, scratch.ctypes.data, True)
+                follower.tasks.put((steps, moves, source, target, control, ticket))
+    address = control.ctypes.data
+    run(steps, moves, source, target, address, ticket, scratch.ctypes.data, True)

@@ -1,0 +1,136 @@
+"""Small networks with random weights, as checkpoints hold them and as models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+import oobleck_stream as ob
+from oobleck_stream.network import decoder_layers
+from oobleck_stream.parameters import fold_snake, fold_weight_norm, pack_network
+
+GEOMETRIES = {
+    "stable-audio-open-1.0": {},
+    "ace-step-1.5": {},
+    "ezaudio": {},
+    "yue2": {},
+    "cosmos3": {},
+    "document": {"strides": (2, 3, 4, 2, 4)},
+}
+"""One preset of every geometry; the document's strides made smaller, odd and even."""
+
+
+def small(name, channels=4, **changes):
+    """A preset at a small width."""
+    return ob.PRESETS[name].replace(channels=channels, **GEOMETRIES[name], **changes)
+
+
+def random_tensors(config, seed=0):
+    """Float32 tensors under stable-audio-tools' names, drawn as torch draws new layers.
+
+    The logarithms of Snake's parameters are N(0, 0.3): wider draws make the network chaotic.
+    """
+    generator = np.random.default_rng(seed)
+    tensors = {}
+    for layer in decoder_layers(config):
+        shape = (layer.outputs, layer.inputs, layer.kernel)
+        if layer.transposed:
+            shape = (layer.inputs, layer.outputs, layer.kernel)
+        bound = 1 / np.sqrt(shape[1] * shape[2])
+        v = generator.uniform(-bound, bound, shape).astype(np.float32)
+        norms = np.sqrt((v.astype(float) ** 2).sum(axis=(1, 2), keepdims=True))
+        tensors[f"{layer.name}.weight_v"] = v
+        tensors[f"{layer.name}.weight_g"] = (
+            norms * generator.uniform(0.8, 1.2, norms.shape)
+        ).astype(np.float32)
+        if layer.bias:
+            tensors[f"{layer.name}.bias"] = generator.uniform(-bound, bound, layer.outputs).astype(
+                np.float32
+            )
+        if layer.snake:
+            for part in ("alpha", "beta"):
+                logarithm = 0.3 * generator.standard_normal(layer.inputs)
+                value = logarithm if config.snake_log_scale else np.exp(logarithm)
+                tensors[f"{layer.snake}.{part}"] = value.astype(np.float32)
+    return tensors
+
+
+class TensorParameters:
+    """The product's `Parameters`, straight from such tensors."""
+
+    def __init__(self, tensors, config):
+        self.tensors, self.config = tensors, config
+
+    def weight(self, layer):
+        parts = (self.tensors[f"{layer.name}.weight_{part}"] for part in "gv")
+        return fold_weight_norm(*parts)
+
+    def bias(self, layer):
+        return self.tensors[f"{layer.name}.bias"]
+
+    def snake(self, layer):
+        parts = (self.tensors[f"{layer.snake}.{part}"] for part in ("alpha", "beta"))
+        return fold_snake(*parts, self.config)
+
+
+def packed(layers, tensors, config):
+    """Some layers of a network, packed."""
+    return pack_network(layers, TensorParameters(tensors, config))
+
+
+def model_of(config, seed=0):
+    """A model with `random_tensors`."""
+    tensors = random_tensors(config, seed)
+    layers = decoder_layers(config)
+    network = pack_network(layers, TensorParameters(tensors, config), config.latent_scale)
+    return ob.Model(config, network, "random test network")
+
+
+def stable_audio_config(config):
+    """The text of stable-audio-tools' model_config.json for a config."""
+    decoder = {
+        "out_channels": config.audio_channels,
+        "channels": config.channels,
+        "c_mults": list(config.multiples),
+        "strides": list(config.strides),
+        "latent_dim": config.latent_dim,
+        "use_snake": True,
+        "final_tanh": config.final_tanh,
+    }
+    return {
+        "model_type": "autoencoder",
+        "sample_rate": config.samplerate,
+        "audio_channels": config.audio_channels,
+        "model": {
+            "encoder": {"type": "oobleck", "config": {}},
+            "decoder": {"type": "oobleck", "config": decoder},
+            "bottleneck": {"type": "vae"},
+            "latent_dim": config.latent_dim,
+            "downsampling_ratio": config.hop,
+            "io_channels": config.audio_channels,
+        },
+    }
+
+
+def write_folder(folder, config, tensors):
+    """Write a checkpoint folder in stable-audio-tools' form."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model_config.json").write_text(json.dumps(stable_audio_config(config)))
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def random_latents(config, frames, seed=1):
+    """Standard normal latents (frames, latent_dim) float32."""
+    generator = np.random.default_rng(seed)
+    return generator.standard_normal((frames, config.latent_dim), np.float32)
+
+
+def signal_to_noise(reference, value):
+    """Decibels of a reference over its difference to a value."""
+    noise = np.mean((np.asarray(value, float) - reference) ** 2)
+    return np.inf if noise == 0 else 10 * np.log10(np.mean(np.asarray(reference) ** 2) / noise)

@@ -1,0 +1,163 @@
+"""The reference implementations, run in float64 on given tensors."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.abc
+import importlib.machinery
+import sys
+import types
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+
+def _load(module, tensors):
+    state = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
+    module.load_state_dict(state)
+    return module.double().eval()
+
+
+def _run(module, latents):
+    with torch.no_grad():
+        x = torch.from_numpy(np.asarray(latents, float).T.copy())[None]
+        return module(x)[0].T.numpy()
+
+
+def diffusers_names(tensors, depth):
+    """Stable-audio-tools' decoder tensors under diffusers' names, Snake as (1, C, 1)."""
+    renamed = {}
+    for name, value in tensors.items():
+        parts = name.removeprefix("decoder.layers.").split(".")
+        block = int(parts[0])
+        if block == 0:
+            key = f"conv1.{parts[-1]}"
+        elif block == depth + 1:
+            key = f"snake1.{parts[-1]}"
+        elif block == depth + 2:
+            key = f"conv2.{parts[-1]}"
+        else:
+            inner = int(parts[2])
+            key = f"block.{block - 1}."
+            if inner == 0:
+                key += "snake1."
+            elif inner == 1:
+                key += "conv_t1."
+            else:
+                module = ("snake1", "conv1", "snake2", "conv2")[int(parts[4])]
+                key += f"res_unit{inner - 1}.{module}."
+            key += parts[-1]
+        renamed[key] = value[None, :, None] if key.endswith(("alpha", "beta")) else value
+    return renamed
+
+
+def cosmos_decode(config, tensors, latents):
+    """The decoder inside diffusers' Cosmos3 audio tokenizer."""
+    from diffusers.models.autoencoders.autoencoder_cosmos3_audio import Cosmos3AudioDecoder
+
+    return _diffusers_decode(Cosmos3AudioDecoder, config, tensors, latents)
+
+
+def diffusers_decode(config, tensors, latents):
+    """The decoder inside diffusers' AutoencoderOobleck."""
+    from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoder
+
+    return _diffusers_decode(OobleckDecoder, config, tensors, latents)
+
+
+def _diffusers_decode(kind, config, tensors, latents):
+    module = kind(
+        channels=config.channels,
+        input_channels=config.latent_dim,
+        audio_channels=config.audio_channels,
+        upsampling_ratios=list(reversed(config.strides)),
+        channel_multiples=list(config.multiples),
+    )
+    return _run(_load(module, diffusers_names(tensors, len(config.strides))), latents)
+
+
+class _StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds an empty module for every name that nothing else finds."""
+
+    def find_spec(self, name, path=None, target=None):
+        return importlib.machinery.ModuleSpec(name, self, is_package=True)
+
+    def create_module(self, spec):
+        module = types.ModuleType(spec.name)
+
+        def anything(name):
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return type(name, (torch.nn.Module,), {})
+
+        module.__getattr__ = anything
+        return module
+
+    def exec_module(self, module):
+        pass
+
+
+@contextlib.contextmanager
+def stand_ins():
+    """Stable-audio-tools imports a dozen packages that its Oobleck classes never use."""
+    finder, before = _StandIns(), set(sys.modules)
+    sys.meta_path.append(finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        for name in set(sys.modules) - before:
+            if getattr(sys.modules[name].__spec__, "loader", None) is finder:
+                del sys.modules[name]
+
+
+def stable_audio_tools_decode(config, tensors, latents):
+    """Stable-audio-tools' OobleckDecoder."""
+    with stand_ins():
+        from stable_audio_tools.models.autoencoders import OobleckDecoder
+    module = OobleckDecoder(
+        out_channels=config.audio_channels,
+        channels=config.channels,
+        latent_dim=config.latent_dim,
+        c_mults=list(config.multiples),
+        strides=list(config.strides),
+        use_snake=True,
+        final_tanh=config.final_tanh,
+    )
+    named = {name.removeprefix("decoder."): value for name, value in tensors.items()}
+    return _run(_load(module, named), latents)
+
+
+def document_decode(config, tensors, latents):
+    """The document's decoder from its formulas, with torch's functional operations."""
+    t = {name: torch.from_numpy(np.array(value)).double() for name, value in tensors.items()}
+
+    def snake(x, name):
+        alpha, beta = t[f"{name}.alpha"][:, None], t[f"{name}.beta"][:, None]
+        return x + torch.sin(alpha * x) ** 2 / beta
+
+    def parts(name):
+        v, g = t[f"{name}.weight_v"], t[f"{name}.weight_g"]
+        return g * v / torch.linalg.vector_norm(v, dim=(1, 2), keepdim=True), t.get(f"{name}.bias")
+
+    x = torch.from_numpy(np.asarray(latents, float).T.copy())[None]
+    x = functional.conv1d(x, *parts("decoder.layers.0"), padding=3)
+    for number, stride in enumerate(reversed(config.strides), start=1):
+        name = f"decoder.layers.{number}.layers"
+        weight, bias = parts(f"{name}.1")
+        x = functional.conv_transpose1d(
+            snake(x, f"{name}.0"),
+            weight,
+            bias,
+            stride=stride,
+            padding=(stride - 1) // 2,
+            output_padding=stride - 1,
+        )
+        for unit in (2, 3, 4):
+            inner = f"{name}.{unit}.layers"
+            y = functional.conv1d(snake(x, f"{inner}.0"), *parts(f"{inner}.1"), padding=3)
+            x = x + functional.conv1d(snake(y, f"{inner}.2"), *parts(f"{inner}.3"))
+    depth = len(config.strides)
+    x = snake(x, f"decoder.layers.{depth + 1}")
+    return functional.conv1d(x, *parts(f"decoder.layers.{depth + 2}"), padding=3)[0].T.numpy()

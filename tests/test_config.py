@@ -1,0 +1,66 @@
+"""Configs and what is computed from them."""
+
+from __future__ import annotations
+
+import pytest
+
+import oobleck_stream as ob
+from oobleck_stream import network
+
+FACTS = {
+    # preset: hop, context, latency, million weights, GMAC a second, samples of 5 frames
+    "stable-audio-open-1.0": (2048, 10, 18981, 78.1, 54.3, 10240),
+    "ace-step-1.5": (1920, 9, 16005, 84.3, 60.9, 9600),
+    "ezaudio": (480, 9, 4013, 22.0, 25.0, 2400),
+    "yue2": (1920, 12, 22831, 66.3, 28.8, 9536),
+    "cosmos3": (1920, 10, 18221, 472.9, 357.4, 9600),
+}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_derived_quantities(name):
+    config = ob.PRESETS[name]
+    layers = network.decoder_layers(config)
+    weights = sum(layer.inputs * layer.outputs * layer.kernel for layer in layers)
+    work = network.multiplications(layers) * config.frame_rate
+    assert FACTS[name] == (
+        config.hop,
+        network.context(layers),
+        network.latency(layers),
+        round(weights / 1e6, 1),
+        round(work / 1e9, 1),
+        network.output_length(layers, 5),
+    )
+
+
+def test_the_documents_lengths():
+    layers = network.decoder_layers(ob.PRESETS["document"])
+    lengths, rows = [], 2
+    for layer in layers:
+        rows = layer.output_length(rows)
+        if layer.transposed:
+            lengths.append(rows)
+    assert lengths == [33, 529, 4233, 33865, 135461]
+
+
+def test_presets_of_one_geometry():
+    assert ob.PRESETS["levo"] == ob.PRESETS["ace-step-1.5"]
+    assert ob.PRESETS["soloaudio"] == ob.PRESETS["ezaudio"]
+    assert len(network.decoder_layers(ob.PRESETS["stable-audio-open-1.0"])) == 37
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"strides": (2, 4)}, "as many multiples as strides"),
+        ({"strides": (2, 4, 4, 8, 0)}, "strides must be whole numbers from 1"),
+        ({"kernel": 6}, "kernel must be odd"),
+        ({"latent_dim": 0}, "latent_dim must be a whole number from 1"),
+        ({"transpose_padding": "same"}, "unknown transpose_padding"),
+        ({"output_padding": "1"}, "unknown output_padding"),
+        ({"latent_scale": 0.0}, "latent_scale"),
+    ],
+)
+def test_impossible_configs(changes, message):
+    with pytest.raises(ValueError, match=message):
+        ob.OobleckConfig(**changes)

@@ -1,0 +1,178 @@
+"""Every kind of layer: against the plain reference, and under the streaming contract."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import naive
+import numpy as np
+import pytest
+from contract import (
+    Subject,
+    check_cuts,
+    check_future,
+    check_interleaved,
+    check_reset,
+    check_restore,
+    check_two_threads,
+    cuts,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from oobleck_stream.network import Layer, output_length
+from oobleck_stream.packed import PackedNetwork, pack_layer
+from oobleck_stream.streaming.stack import Stack
+
+UNIT = [
+    Layer("u.1", 5, 5, 7, dilation=3, padding=9, snake="u.0"),
+    Layer("u.3", 5, 5, 1, snake="u.2", residual=True),
+]
+STACKS = {
+    "conv": [Layer("c", 6, 4, 7, padding=3)],
+    "conv without bias, one channel": [Layer("c", 1, 1, 3, padding=1, bias=False)],
+    "wide conv": [Layer("c", 40, 70, 3, padding=1)],
+    "dilated conv": [Layer("c", 3, 33, 7, dilation=9, padding=27, snake="s")],
+    "strided conv": [Layer("c", 4, 6, 8, stride=4, padding=2)],
+    "odd strided conv": [Layer("c", 4, 6, 10, stride=5, padding=3, snake="s")],
+    "transposed conv": [Layer("t", 6, 5, 8, stride=4, padding=2, transposed=True, snake="s")],
+    "odd transposed conv": [Layer("t", 6, 5, 10, stride=5, padding=3, transposed=True)],
+    "transposed conv, stride 1": [Layer("t", 3, 17, 2, padding=1, transposed=True)],
+    "output padding": [
+        Layer("t", 4, 3, 10, stride=5, padding=3, output_padding=1, transposed=True)
+    ],
+    "kernel = stride": [
+        Layer("t", 4, 3, 8, stride=8, padding=3, output_padding=7, transposed=True)
+    ],
+    "three taps": [Layer("t", 4, 3, 7, stride=3, padding=1, transposed=True)],
+    "residual unit": UNIT,
+    "up, unit, tanh": [
+        Layer("t", 4, 5, 6, stride=3, padding=2, transposed=True, snake="s"),
+        *UNIT,
+        Layer("o", 5, 2, 7, padding=3, bias=False, snake="o", tanh=True),
+    ],
+    "unit, down": [*UNIT, Layer("d", 5, 8, 6, stride=3, padding=2, snake="s")],
+}
+
+
+def parameters(layers, seed=0):
+    """Random parameters: for every layer weight, bias, log alpha, log beta (or None)."""
+    generator = np.random.default_rng(seed)
+    for layer in layers:
+        shape = (layer.outputs, layer.inputs, layer.kernel)
+        if layer.transposed:
+            shape = (layer.inputs, layer.outputs, layer.kernel)
+        weight = generator.standard_normal(shape, np.float32) / np.sqrt(layer.inputs * layer.taps)
+        bias = generator.standard_normal(layer.outputs, np.float32) if layer.bias else None
+        bend = 0.3 * generator.standard_normal((2, layer.inputs)) if layer.snake else None
+        yield weight.astype(np.float32), bias, bend
+
+
+def pack(layers):
+    network = PackedNetwork.empty(layers)
+    for index, (weight, bias, bend) in enumerate(parameters(layers)):
+        alpha, inverse_beta = (None, None) if bend is None else np.exp(bend * [[1], [-1]])
+        pack_layer(network, index, weight, bias, alpha, inverse_beta)
+    return network
+
+
+def reference(layers, rows):
+    """The stack by `naive`, in float64."""
+    x = before = rows.astype(float)
+    for layer, (weight, bias, bend) in zip(layers, parameters(layers), strict=True):
+        source = x
+        if bend is not None:
+            x = naive.snake(x, *bend, epsilon=0.0)
+        if layer.transposed:
+            x = naive.conv_transpose(
+                x, weight, bias, layer.stride, layer.padding, layer.output_padding
+            )
+        else:
+            x = naive.conv(x, weight, bias, layer.stride, layer.dilation, layer.padding)
+        if layer.residual:
+            x = x + before
+        if layer.tanh:
+            x = np.tanh(x)
+        before = source
+    return x
+
+
+class Stream(Stack):
+    """A stack with the flush of its own that the contract asks for."""
+
+    def flush(self):
+        return self.push(np.empty((0, self.network.layers[0].inputs), np.float32), last=True)
+
+
+@pytest.fixture(params=STACKS, ids=lambda name: name)
+def subject(request):
+    layers = STACKS[request.param]
+    network = pack(layers)
+    rows = np.random.default_rng(1).standard_normal((90, layers[0].inputs), np.float32)
+    return Subject(
+        make=lambda threads: Stream(network, threads),
+        whole=lambda x: Stream(network, 1).push(np.ascontiguousarray(x), last=True),
+        due=lambda count: Stream(network, 1).due(count),
+        rows=rows,
+    )
+
+
+def test_reference(subject, request):
+    layers = STACKS[request.node.callspec.params["subject"]]
+    for length in (1, 2, 9, 60):
+        rows = subject.rows[:length]
+        result, expected = subject.whole(rows), reference(layers, rows)
+        assert result.shape == expected.shape == (output_length(layers, length), layers[-1].outputs)
+        np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5)
+
+
+@settings(max_examples=15)
+@given(data=st.data())
+def test_cuts(subject, data):
+    length = data.draw(st.integers(0, 70))
+    check_cuts(subject, length, data.draw(cuts(length)), data.draw(st.sampled_from([1, 2, 4])))
+
+
+def test_small_steps_change_nothing(subject, monkeypatch):
+    expected = subject.whole(subject.rows)
+    monkeypatch.setattr("oobleck_stream.streaming.stack.STEP_CELLS", 64)
+    np.testing.assert_array_equal(subject.whole(subject.rows), expected)
+
+
+def test_reset(subject):
+    check_reset(subject, 40, 33)
+
+
+@pytest.mark.parametrize("at", [0, 1, 17, 40])
+def test_restore(subject, at):
+    check_restore(subject, 40, at)
+
+
+def test_interleaved(subject):
+    check_interleaved(subject, 30)
+
+
+def test_two_threads(subject):
+    check_two_threads(subject, 41)
+
+
+@pytest.mark.parametrize("at", [1, 30, 69])
+def test_nothing_from_the_future(subject, at):
+    check_future(subject, 70, at, np.nan)
+
+
+def test_every_due_row_is_due(subject):
+    """A row more of input reaches the first row withheld: none comes later than it must."""
+    rows, length = subject.rows, 60
+    stream = subject.make(1)
+    early = len(stream.push(rows[:length]))
+    tail = stream.flush()
+    later = subject.whole(rows[: length + 40])[early : early + 1]
+    if len(tail):
+        assert not np.array_equal(tail[:1], later)
+
+
+def test_a_residual_needs_what_it_adds():
+    layers = [dataclasses.replace(UNIT[0], snake=None), UNIT[1]]
+    with pytest.raises(ValueError, match=r"u\.3 adds the input of u\.1"):
+        Stack(pack(layers))
