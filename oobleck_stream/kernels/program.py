@@ -10,6 +10,9 @@ another run's number there, or none, goes away.
 # mypy: disable-error-code="no-untyped-def, call-arg"
 from __future__ import annotations
 
+import zlib
+from pathlib import Path
+
 from numba import njit
 
 from oobleck_stream.kernels.machine import (
@@ -159,8 +162,8 @@ def _wait_until(address, value):
             give_way()
 
 
-@njit(nogil=True, cache=True)
-def run(steps, moves, source, target, control, ticket, scratch, leader):
+@njit(nogil=True)
+def _work_off(steps, moves, source, target, control, ticket, scratch, leader):
     """Work off a program together with whoever else runs it.
 
     Parameters
@@ -211,3 +214,30 @@ def run(steps, moves, source, target, control, ticket, scratch, leader):
         _wait_until(control + INSIDE, 0)
     else:
         atomic_add(control + INSIDE, -1)
+
+
+def _cached(sources):
+    """`_work_off` as a function that Numba keeps on disk.
+
+    Numba looks only at the file of a cached function, not at those that it calls; but the values
+    that a function takes from around it are part of its key.
+    """
+
+    @njit(nogil=True, cache=True)
+    def run(steps, moves, source, target, control, ticket, scratch, leader):
+        if sources != 0:
+            _work_off(steps, moves, source, target, control, ticket, scratch, leader)
+
+    return run
+
+
+def _digest_of_sources():
+    """A number, never 0, of the text of every kernel module."""
+    digest = 1
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest = zlib.crc32(path.read_bytes(), digest)
+    return digest | 1
+
+
+run = _cached(_digest_of_sources())
+"""`_work_off`, for everybody to call."""
