@@ -11,28 +11,40 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from oobleck_stream.config import PRESETS, OobleckConfig
+    from oobleck_stream.checkpoints.errors import CheckpointError
+    from oobleck_stream.config import PRESETS, OobleckConfig, preset
     from oobleck_stream.decoder import DecoderState, StreamingDecoder
+    from oobleck_stream.loading import load
     from oobleck_stream.model import Model, random_model
+    from oobleck_stream.player.player import Player, play
 
 __version__ = "0.1.0"
 
 # Loaded when first asked for: importing Numba takes a quarter of a second.
 _HOMES = {
     "PRESETS": "config",
+    "CheckpointError": "checkpoints.errors",
     "OobleckConfig": "config",
     "DecoderState": "decoder",
     "StreamingDecoder": "decoder",
     "Model": "model",
+    "Player": "player.player",
+    "play": "player.player",
+    "load": "loading",
+    "preset": "config",
     "random_model": "model",
 }
 
 __all__ = [
     "PRESETS",
+    "CheckpointError",
     "DecoderState",
     "Model",
     "OobleckConfig",
+    "Player",
     "StreamingDecoder",
+    "load",
+    "play",
     "random_model",
 ]
 

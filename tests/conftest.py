@@ -14,3 +14,5 @@ settings.register_profile(
 )
 settings.load_profile("product")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# Nothing of the tests stays in the user's cache of packed networks.
+os.environ["OOBLECK_STREAM_CACHE"] = "off"

@@ -1,0 +1,69 @@
+"""The command `oobleck_stream`: what it prints when something goes wrong, and its exit codes.
+
+0: done. 1: something failed. 2: bad usage or bad input. 130, 143: ended by a signal.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+
+import click
+
+from oobleck_stream.commands import commands
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+TERMINATED = 143
+
+
+def main() -> None:
+    """Run the command line and leave Python with its exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; its exit code."""
+    try:
+        return int(commands.main(arguments, "oobleck_stream", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        return _failed(error.format_message(), BAD_INPUT)
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except OSError as error:
+        return _failed(str(error), 1)
+    except MemoryError:
+        return _failed("out of memory", 1)
+    except Exception as error:
+        return _unless_a_bug(error)
+
+
+def _unless_a_bug(error: Exception) -> int:
+    """What is nobody's bug is told in a line; for anything else the traceback is wanted."""
+    from oobleck_stream.checkpoints.errors import CheckpointError
+    from oobleck_stream.files.errors import InputError
+    from oobleck_stream.player.errors import PlaybackError
+
+    if isinstance(error, InputError | CheckpointError):
+        return _failed(str(error), BAD_INPUT)
+    if isinstance(error, PlaybackError):
+        return _failed(str(error), 1)
+    raise error
+
+
+def _failed(message: str, status: int) -> int:
+    """Say why in one line."""
+    line = " ".join(message.split())
+    click.echo(f"oobleck_stream: {line}", err=True)
+    return status
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """Leave as after Ctrl-C, so that whatever is open is put in order."""
+    sys.exit(TERMINATED)
+
+
+if __name__ == "__main__":
+    main()

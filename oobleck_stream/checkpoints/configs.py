@@ -1,0 +1,159 @@
+"""The configs that come with published checkpoints -> `OobleckConfig`.
+
+Each option that would change the sound and that is not supported is refused by its name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from oobleck_stream.checkpoints.errors import CheckpointError
+from oobleck_stream.checkpoints.json_text import parse_json
+from oobleck_stream.checkpoints.options import Options
+from oobleck_stream.config import OobleckConfig
+
+_Fields = dict[str, Any]
+_FAMILY = re.compile(r'oobleck|"c_mults"', re.IGNORECASE)
+
+
+def config_from_json(source: object, text: bytes | str) -> OobleckConfig | None:
+    """The network a config describes.
+
+    Parameters
+    ----------
+    source : object
+        Where it was read, for messages.
+    text : bytes or str
+        JSON: stable-audio-tools' model_config.json, or diffusers' config.json.
+
+    Returns
+    -------
+    OobleckConfig or None
+        None where it is the config of something else altogether.
+
+    Raises
+    ------
+    CheckpointError
+        When it is not JSON, or describes a network that can't be decoded here; names every option.
+    """
+    values = parse_json(source, text)
+    read = _reader(values) if isinstance(values, dict) else None
+    if read is None:
+        if _FAMILY.search(str(text)):
+            raise CheckpointError(source, "describes such a network in a form not known here")
+        return None
+    problems: list[str] = []
+    fields = read(Options(values, "", problems))
+    if not problems:
+        try:
+            return OobleckConfig(**fields)
+        except ValueError as error:
+            problems.append(str(error))
+    raise CheckpointError(source, *problems)
+
+
+def _reader(values: dict[str, Any]) -> Callable[[Options], _Fields] | None:
+    if "model" in values:
+        return _stable_audio_tools
+    if "vocoder_input_dim" in values or "dec_dim" in values:
+        return _cosmos
+    if "_class_name" in values or "downsampling_ratios" in values:
+        return _diffusers
+    return None
+
+
+def _stable_audio_tools(options: Options) -> _Fields:
+    """A diffusion model whose pretransform is the autoencoder, or the autoencoder alone."""
+    samplerate = options.integer("sample_rate")
+    model, scale = options.section("model"), 1.0
+    if "pretransform" in model and "decoder" not in model:
+        pretransform = model.section("pretransform")
+        if not pretransform.only("type", "autoencoder", None):
+            return {}
+        scale = pretransform.number("scale", 1.0)
+        model = pretransform.section("config")
+    if "pretransform" in model:
+        # Wavelet, pqmf or patched: the decoder's output would not be sound yet.
+        inner = model.section("pretransform")
+        kind = inner.text("type", "unknown")
+        inner.problems.append(f"{inner.name('type')} = {kind!r} inside it is not supported")
+    if "bottleneck" in model:
+        model.section("bottleneck").only("type", "vae", None)
+    outer = model.section("decoder")
+    if not outer.only("type", "oobleck", None):
+        # The options of another decoder mean other things.
+        return {}
+    decoder = outer.section("config")
+    decoder.only("use_snake", True, False)
+    decoder.only("antialias_activation", False, False)
+    decoder.only("use_nearest_upsample", False, False)
+    final_tanh, soft_clip = decoder.flag("final_tanh", True), outer.flag("soft_clip", False)
+    if final_tanh and soft_clip:
+        outer.problems.append(f"{outer.name('soft_clip')} after final_tanh is not supported")
+    decoder.refuse_others(
+        "out_channels",
+        "channels",
+        "latent_dim",
+        "c_mults",
+        "strides",
+        "use_snake",
+        "antialias_activation",
+        "use_nearest_upsample",
+        "final_tanh",
+    )
+    return {
+        "samplerate": samplerate,
+        "latent_scale": scale,
+        "latent_dim": decoder.integer("latent_dim", 32),
+        "audio_channels": decoder.integer("out_channels", 2),
+        "channels": decoder.integer("channels", 128),
+        "multiples": decoder.integers("c_mults", (1, 2, 4, 8)),
+        "strides": decoder.integers("strides", (2, 4, 8, 8)),
+        "final_tanh": final_tanh or soft_clip,
+    }
+
+
+def _diffusers(options: Options) -> _Fields:
+    """diffusers' AutoencoderOobleck: always Snake, never a tanh."""
+    options.only("_class_name", "AutoencoderOobleck", "AutoencoderOobleck")
+    return {
+        "samplerate": options.integer("sampling_rate", 44100),
+        "latent_dim": options.integer("decoder_input_channels", 64),
+        "audio_channels": options.integer("audio_channels", 2),
+        "channels": options.integer("decoder_channels", 128),
+        "multiples": options.integers("channel_multiples", (1, 2, 4, 8, 16)),
+        "strides": options.integers("downsampling_ratios", (2, 4, 4, 8, 8)),
+    }
+
+
+def _cosmos(options: Options) -> _Fields:
+    """Cosmos3's audio tokenizer: an Oobleck decoder, with an encoder of another family."""
+    options.only("dec_type", "oobleck", "oobleck")
+    options.only("bottleneck_type", "vae", "vae")
+    if "bottleneck" in options:
+        options.section("bottleneck").only("type", "vae", "vae")
+    options.only("activation", "snakebeta", "snakebeta")
+    for option in ("dec_use_snake", "snake_logscale"):
+        options.only(option, True, True)
+    for option in (
+        "dec_final_tanh",
+        "dec_use_tanh_at_final",
+        "dec_anti_aliasing",
+        "dec_use_nearest_upsample",
+        "anti_aliasing",
+    ):
+        options.only(option, False, False)
+    for option in ("latent_mean", "latent_std"):
+        options.only(option, None, None)
+    return {
+        "samplerate": options.integer("sampling_rate", 48000),
+        "latent_dim": options.integer("vocoder_input_dim", 64),
+        "audio_channels": options.integer("dec_out_channels", 2),
+        "channels": options.integer("dec_dim", 320),
+        "multiples": options.integers("dec_c_mults", (1, 2, 4, 8, 16)),
+        "strides": options.integers("dec_strides", (2, 4, 5, 6, 8)),
+        "output_padding": "s%2",
+        "has_encoder": False,
+    }

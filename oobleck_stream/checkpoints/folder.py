@@ -1,0 +1,89 @@
+"""Which files of a folder, or of a repository, make the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from oobleck_stream.checkpoints.errors import CheckpointError
+from oobleck_stream.checkpoints.opening import INDEX_SUFFIX, PICKLE_SUFFIXES, pickle_hint
+
+AUTOENCODER_FOLDERS = ("sound_tokenizer", "vae", ".")
+"""Where a pipeline of diffusers keeps its audio autoencoder, the top level last.
+
+Cosmos3's ``vae`` is that of its pictures.
+"""
+
+CONFIG_NAMES = ("model_config.json", "config.json")
+_USUAL_NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The weights (or their index) and the config beside them, relative to the folder."""
+
+    weights: str
+    config: str | None
+
+    @property
+    def patterns(self) -> list[str]:
+        """What to fetch of a repository."""
+        found = [self.weights] if self.config is None else [self.weights, self.config]
+        if self.weights.endswith(INDEX_SUFFIX):
+            found.append(f"{self.weights[: -len(INDEX_SUFFIX)]}-*.safetensors")
+        return found
+
+
+def choose_files(source: object, names: Collection[str]) -> Choice:
+    """Choose among names relative to a folder, with forward slashes.
+
+    Raises
+    ------
+    CheckpointError
+        When there are no weights, or several files of equal standing.
+    """
+    for folder in AUTOENCODER_FOLDERS:
+        inside = {PurePosixPath(name).name: name for name in names if _folder(name) == folder}
+        weights = _choose_weights(source, sorted(inside))
+        if weights is not None:
+            config = next((inside[name] for name in CONFIG_NAMES if name in inside), None)
+            return Choice(inside[weights], config)
+    pickles = [name for name in sorted(names) if name.endswith(PICKLE_SUFFIXES)]
+    if pickles:
+        raise CheckpointError(source, f"no .safetensors in it; {pickle_hint(pickles[0])}")
+    raise CheckpointError(source, "no .safetensors in it")
+
+
+def _folder(name: str) -> str:
+    return str(PurePosixPath(name).parent)
+
+
+def _choose_weights(source: object, names: list[str]) -> str | None:
+    for name in _USUAL_NAMES:
+        for usual in (name, name.replace(".safetensors", INDEX_SUFFIX)):
+            if usual in names:
+                return usual
+    candidates = [name for name in names if name.endswith(INDEX_SUFFIX)]
+    candidates = candidates or [name for name in names if name.endswith(".safetensors")]
+    if len(candidates) > 1:
+        raise CheckpointError(
+            source, f"which file is meant? give one of these: {', '.join(candidates)}"
+        )
+    return candidates[0] if candidates else None
+
+
+def names_in(folder: Path) -> list[str]:
+    """The files `choose_files` may choose from."""
+    found = []
+    try:
+        for name in AUTOENCODER_FOLDERS:
+            if (folder / name).is_dir():
+                found += [
+                    path.relative_to(folder).as_posix()
+                    for path in (folder / name).iterdir()
+                    if path.is_file()
+                ]
+    except OSError as error:
+        raise CheckpointError(folder, f"can't be read: {error.strerror or error}") from error
+    return found

@@ -1,0 +1,151 @@
+"""Every naming of the tensors -> stable-audio-tools' names, which are the canonical ones here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from oobleck_stream.checkpoints.containers import Container, Tensor
+from oobleck_stream.checkpoints.errors import CheckpointError
+
+KNOWN_PREFIXES = ("pretransform.model.", "model.pretransform.model.", "autoencoder.", "")
+"""In order of preference, where a checkpoint has several and none is an average (EMA)."""
+
+_SUFFIXES = {
+    "parametrizations.weight.original0": "weight_g",
+    "parametrizations.weight.original1": "weight_v",
+    "weight_g": "weight_g",
+    "weight_v": "weight_v",
+    "weight": "weight",
+    "bias": "bias",
+    "alpha": "alpha",
+    "beta": "beta",
+}
+_BLOCKS = {
+    "decoder": ("snake1", "conv_t1", "res_unit1", "res_unit2", "res_unit3"),
+    "encoder": ("res_unit1", "res_unit2", "res_unit3", "snake1", "conv1"),
+}
+_UNIT = ("snake1", "conv1", "snake2", "conv2")
+_BLOCK = re.compile(r"[a-z]+\.layers\.(\d+)\.layers\.")
+_IN_A_BLOCK = re.compile(
+    r"(?P<prefix>(?:.*?\.)?)decoder\."
+    r"(?:layers\.\d+\.layers\.\d+|block\.\d+\.(?:snake1|conv_t1|res_unit\d))\."
+)
+
+
+@dataclass(frozen=True)
+class Half:
+    """A decoder or an encoder as a container holds it.
+
+    Parameters
+    ----------
+    prefix : str
+        What stands before ``decoder.`` in the container.
+    tensors : mapping of str to Tensor
+        By canonical name.
+    unknown : tuple of str
+        The container's names of this half that no naming has.
+    doubled : tuple of str
+        The container's names of tensors that are there already under another name.
+    spelling : mapping of str to str
+        The container's names of the modules, where they are not the canonical ones.
+    """
+
+    prefix: str
+    tensors: Mapping[str, Tensor]
+    unknown: tuple[str, ...]
+    doubled: tuple[str, ...]
+    spelling: Mapping[str, str]
+
+    @property
+    def depth(self) -> int:
+        """Blocks that it has any tensor of."""
+        return len({match[1] for match in map(_BLOCK.match, self.tensors) if match})
+
+    def spelled(self, name: str) -> str:
+        """A canonical name as the container would spell it."""
+        if name in self.tensors:
+            return self.tensors[name].name
+        module, _, suffix = name.rpartition(".")
+        return f"{self.prefix}{self.spelling.get(module, module)}.{suffix}"
+
+
+def diffusers_modules(half: str, depth: int) -> dict[str, str]:
+    """Modules of ``"decoder"`` or ``"encoder"``: canonical name -> diffusers' name."""
+    modules = {"layers.0": "conv1"}
+    for block in range(depth):
+        for place, name in enumerate(_BLOCKS[half]):
+            ours, theirs = f"layers.{block + 1}.layers.{place}", f"block.{block}.{name}"
+            if name.startswith("res_unit"):
+                for inner, part in enumerate(_UNIT):
+                    modules[f"{ours}.layers.{inner}"] = f"{theirs}.{part}"
+            else:
+                modules[ours] = theirs
+    modules |= {f"layers.{depth + 1}": "snake1", f"layers.{depth + 2}": "conv2"}
+    return {f"{half}.{ours}": f"{half}.{theirs}" for ours, theirs in modules.items()}
+
+
+def find_prefix(container: Container) -> tuple[str, list[str]]:
+    """The prefix of the decoder to take, and what there is to say about the choice.
+
+    Raises
+    ------
+    CheckpointError
+        When there is no Oobleck decoder, or there are several of equal standing.
+    """
+    matches = (_IN_A_BLOCK.match(name) for name in container.tensors)
+    found = sorted({match["prefix"] for match in matches if match})
+    if not found:
+        raise CheckpointError(
+            container.path,
+            "no Oobleck decoder in it (no tensors like decoder.layers.1.layers.0.alpha or "
+            "decoder.block.0.snake1.alpha)",
+        )
+    if len(found) == 1:
+        return found[0], []
+    averages = [prefix for prefix in found if "ema_model." in prefix]
+    known = [prefix for prefix in KNOWN_PREFIXES if prefix in found]
+    if len(averages) != 1 and not known:
+        raise CheckpointError(
+            container.path, f"several decoders in it, under {', '.join(found)}: one was expected"
+        )
+    chosen = averages[0] if len(averages) == 1 else known[0]
+    others = ", ".join(repr(prefix) for prefix in found if prefix != chosen)
+    what = "the averaged weights (EMA)" if "ema_model." in chosen else "the weights"
+    return chosen, [f"{what} under {chosen!r} were taken, not those under {others}"]
+
+
+def named_half(container: Container, prefix: str, half: str) -> Half:
+    """The tensors under ``prefix + half`` by their canonical names."""
+    start = f"{prefix}{half}."
+    mine = [name for name in container.tensors if name.startswith(start)]
+    spelling = _spelling(half, (name[len(prefix) :] for name in mine))
+    canonical_module = {theirs: ours for ours, theirs in spelling.items()}
+    tensors: dict[str, Tensor] = {}
+    unknown, doubled = [], []
+    for name in mine:
+        module, suffix = _split(name[len(prefix) :])
+        if not suffix or (spelling and module not in canonical_module):
+            unknown.append(name)
+            continue
+        canonical = f"{canonical_module.get(module, module)}.{suffix}"
+        if canonical in tensors:
+            doubled.append(name)
+        else:
+            tensors[canonical] = container.tensors[name]
+    return Half(prefix, tensors, tuple(unknown), tuple(doubled), spelling)
+
+
+def _spelling(half: str, names: Iterable[str]) -> dict[str, str]:
+    """diffusers' modules where a half is spelled their way, else nothing."""
+    blocks = {name.split(".")[2] for name in names if name.startswith(f"{half}.block.")}
+    return diffusers_modules(half, len(blocks)) if blocks else {}
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Module and canonical suffix; no suffix where it is none of ours."""
+    for suffix, canonical in _SUFFIXES.items():
+        if name.endswith(f".{suffix}"):
+            return name[: -len(suffix) - 1], canonical
+    return name, ""

@@ -1,0 +1,106 @@
+"""A packed network as a file that is mapped into memory, not read.
+
+It is a safetensors file with one tensor, which begins at a multiple of the page size, so that the
+kernels' vectors never lie across two cache lines. Its metadata holds the config, a checksum, and
+what it was made from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from oobleck_stream.checkpoints.containers import Container
+from oobleck_stream.checkpoints.errors import CheckpointError
+from oobleck_stream.config import OobleckConfig
+from oobleck_stream.model import Model
+from oobleck_stream.network import decoder_layers
+from oobleck_stream.packed import PackedNetwork
+
+FORMAT = "oobleck_stream packed 1"
+"""Changes whenever the order of the packed parameters does."""
+
+_TENSOR = "packed"
+_ALIGNMENT = 4096
+
+
+def is_packed(container: Container) -> bool:
+    """Whether a file is a packed network, of this version or another."""
+    return container.metadata.get("format", "").startswith("oobleck_stream packed")
+
+
+def write_packed(path: Path, model: Model, source: str = "") -> None:
+    """Write a model's decoder so that `read_packed` finds it again, or write nothing.
+
+    Parameters
+    ----------
+    path : Path
+        Replaced at once when the file is whole.
+    model : Model
+    source : str
+        Says what the model was made from; `read_packed` can ask for the same.
+
+    Raises
+    ------
+    OSError
+        When the file can't be written.
+    """
+    data = model.decoder.data
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps(dataclasses.asdict(model.config)),
+        "name": model.name,
+        "notes": json.dumps(model.notes),
+        "checksum": f"{zlib.crc32(data.data):08x}",
+        "source": source,
+    }
+    tensor = {"dtype": "F32", "shape": list(data.shape), "data_offsets": [0, data.nbytes]}
+    header = json.dumps({"__metadata__": metadata, _TENSOR: tensor}).encode()
+    header += b" " * (-(len(header) + 8) % _ALIGNMENT)
+    handle, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            file.write(data.data)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def read_packed(container: Container, source: str | None = None) -> Model:
+    """The model in a packed file; its parameters are a read-only memory map.
+
+    Parameters
+    ----------
+    container : Container
+        The opened file, for which `is_packed` is true.
+    source : str, optional
+        What it must have been made from.
+
+    Raises
+    ------
+    CheckpointError
+        When it is damaged, of another version, or made from something else.
+    """
+    path, metadata = container.path, container.metadata
+    if metadata["format"] != FORMAT:
+        raise CheckpointError(path, f"packed by another version: {metadata['format']}")
+    if source is not None and metadata.get("source") != source:
+        raise CheckpointError(path, "packed from another checkpoint")
+    try:
+        config = OobleckConfig(**json.loads(metadata["config"]))
+        notes = tuple(json.loads(metadata["notes"]))
+        data = container.tensors[_TENSOR].read()
+        network = PackedNetwork.over(decoder_layers(config), data.astype(np.float32, copy=False))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(path, f"damaged: not a whole packed network ({error})") from error
+    if f"{zlib.crc32(data.data):08x}" != metadata.get("checksum"):
+        raise CheckpointError(path, "damaged: its parameters don't have the checksum of its header")
+    return Model(config, network, metadata.get("name", str(path)), notes)

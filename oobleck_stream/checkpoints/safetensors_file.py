@@ -1,0 +1,144 @@
+"""Safetensors files, through a memory map: only the tensors that are asked for are read.
+
+The header is parsed here because safetensors' own NumPy reader refuses bfloat16.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from oobleck_stream.checkpoints.containers import Container, FloatingArray, Tensor, shape_text
+from oobleck_stream.checkpoints.errors import CheckpointError
+
+_LENGTH_BYTES = 8
+_LONGEST_HEADER = 100_000_000
+_MOST_DIMENSIONS = 32
+_GIT_LFS = b"version https://git-lfs"
+_NUMPY = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
+_BITS = {
+    **dict.fromkeys(("F4",), 4),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 8),
+    **dict.fromkeys(("F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("F16", "BF16", "U16", "I16"), 16),
+    **dict.fromkeys(("F32", "U32", "I32"), 32),
+    **dict.fromkeys(("F64", "U64", "I64", "C64"), 64),
+}
+
+
+def open_safetensors(path: Path) -> Container:
+    """The tensors of a safetensors file, none of them read yet.
+
+    Raises
+    ------
+    CheckpointError
+        When the file can't be read, or its header is not one of a whole safetensors file.
+    """
+    try:
+        size = path.stat().st_size
+        if size < _LENGTH_BYTES + len("{}"):
+            raise CheckpointError(path, f"not a safetensors file: it has only {size} bytes")
+        data = np.memmap(path, np.uint8, "r").view(np.ndarray)
+    except OSError as error:
+        raise CheckpointError(path, f"can't be read: {error.strerror or error}") from error
+    if bytes(data[: len(_GIT_LFS)]) == _GIT_LFS:
+        raise CheckpointError(path, "only a pointer to the weights: fetch them with git lfs pull")
+    length = int(data[:_LENGTH_BYTES].view("<u8")[0])
+    start = _LENGTH_BYTES + length
+    if length > _LONGEST_HEADER:
+        raise CheckpointError(path, "not a safetensors file")
+    if start > len(data):
+        raise CheckpointError(
+            path, f"not a whole safetensors file: its header ends at byte {start} of {len(data)}"
+        )
+    header = _parsed_header(path, data[_LENGTH_BYTES:start].tobytes())
+    metadata = header.pop("__metadata__", {})
+    tensors, spans = {}, []
+    for name, entry in header.items():
+        shape, dtype, begin, end = _checked_entry(path, name, entry)
+        spans.append((begin, end, name))
+        read = functools.partial(_read, data[start + begin : start + end], dtype, shape)
+        tensors[name] = Tensor(name, shape, dtype, read)
+    _check_spans(path, spans, len(data) - start)
+    texts = metadata.items() if isinstance(metadata, dict) else ()
+    strings = {key: text for key, text in texts if isinstance(text, str)}
+    return Container(path, tensors, strings, (path,))
+
+
+def _read(data: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> FloatingArray:
+    numbers = data.view(_NUMPY[dtype])
+    if dtype == "BF16":
+        # A bfloat16 is the upper half of a float32.
+        numbers = (numbers.astype("<u4") << 16).view("<f4")
+    return numbers.reshape(shape)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a name stands twice in it")
+    return values
+
+
+def _parsed_header(path: Path, text: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(text.decode(), object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            path, f"not a safetensors file: its header is not JSON ({error})"
+        ) from error
+    if not isinstance(header, dict):
+        raise CheckpointError(path, "not a safetensors file: its header is not a JSON object")
+    return header
+
+
+def _checked_entry(path: Path, name: str, entry: Any) -> tuple[tuple[int, ...], str, int, int]:
+    """Shape, dtype, first and last byte (exclusive) of a tensor of the header."""
+
+    values = entry if isinstance(entry, dict) else {}
+    dtype = values.get("dtype")
+    shape, offsets = _counts(values.get("shape")), _counts(values.get("data_offsets"))
+    if not isinstance(dtype, str) or shape is None or offsets is None or len(offsets) != 2:
+        raise CheckpointError(
+            path, f"damaged: {name} has no proper dtype, shape and data_offsets in its header"
+        )
+    begin, end = offsets
+    if begin > end:
+        raise CheckpointError(path, f"damaged: {name} ends before it begins")
+    if dtype in _BITS and math.prod(shape) * _BITS[dtype] != (end - begin) * 8:
+        raise CheckpointError(
+            path,
+            f"damaged: {name} ({dtype}, {shape_text(shape)}) can't be the {end - begin} bytes "
+            "that its header gives it",
+        )
+    return shape, dtype, begin, end
+
+
+def _counts(values: Any) -> tuple[int, ...] | None:
+    """A list of whole numbers from 0 that are not absurd; None for anything else."""
+    if not isinstance(values, list) or len(values) > _MOST_DIMENSIONS:
+        return None
+    if not all(type(value) is int and 0 <= value < 2**63 for value in values):
+        return None
+    return tuple(values)
+
+
+def _check_spans(path: Path, spans: list[tuple[int, int, str]], size: int) -> None:
+    """The format wants every byte to belong to one tensor: no holes, no overlaps, nothing left."""
+    reached = 0
+    for begin, end, name in sorted(spans):
+        if begin != reached:
+            what = "overlaps the one before it" if begin < reached else "follows a hole"
+            raise CheckpointError(path, f"damaged: {name} {what}")
+        reached = end
+    if reached > size:
+        raise CheckpointError(path, f"cut short: {reached} bytes of tensors expected, {size} there")
+    if reached < size:
+        raise CheckpointError(path, f"damaged: {size - reached} bytes after the last tensor")

@@ -1,0 +1,113 @@
+"""What the shapes of a decoder's tensors say about the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from oobleck_stream.checkpoints.containers import shape_text
+from oobleck_stream.checkpoints.names import Half
+from oobleck_stream.config import PRESETS, OobleckConfig
+
+ASSUMED_SAMPLERATE = 44100
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The part of an `OobleckConfig` that shapes show; its fields are the config's."""
+
+    latent_dim: int
+    audio_channels: int
+    channels: int
+    multiples: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @classmethod
+    def of_config(cls, config: OobleckConfig) -> Geometry:
+        """The geometry that a config describes."""
+        return cls(*(getattr(config, field.name) for field in fields(cls)))
+
+    def differences(self, config: OobleckConfig) -> list[str]:
+        """A sentence for each field in which a config is another."""
+        found = []
+        for field in fields(self):
+            here, there = getattr(self, field.name), getattr(config, field.name)
+            if here != there:
+                found.append(f"{field.name} is {there} in the config, {here} in the tensors")
+        return found
+
+
+def read_geometry(half: Half, kernel_per_stride: int, problems: list[str]) -> Geometry | None:
+    """The geometry of a decoder; None, and `problems` filled, where the shapes make no network.
+
+    Parameters
+    ----------
+    half : Half
+        The decoder.
+    kernel_per_stride : int
+        Kernel of a transposed convolution as a multiple of its stride.
+    problems : list of str
+        Receives what is missing or wrong.
+    """
+    first = _weight_shape(half, "decoder.layers.0", problems)
+    blocks = [
+        _weight_shape(half, f"decoder.layers.{number}.layers.1", problems)
+        for number in range(1, half.depth + 1)
+    ]
+    last = _weight_shape(half, f"decoder.layers.{half.depth + 2}", problems)
+    if first is None or last is None or not blocks:
+        return None
+    widths, strides = [last[1]], []
+    for shape in reversed(blocks):
+        if shape is None:
+            return None
+        width, _, kernel = shape
+        if width % last[1] or kernel % kernel_per_stride:
+            problems.append(
+                f"a transposed convolution of shape {shape_text(shape)} is not of this family "
+                f"(inputs in multiples of {last[1]}, a kernel of {kernel_per_stride} x its stride)"
+            )
+            return None
+        widths.append(width)
+        strides.append(kernel // kernel_per_stride)
+    multiples = tuple(width // widths[0] for width in widths[1:])
+    return Geometry(first[1], last[0], widths[0], multiples, tuple(strides))
+
+
+def _weight_shape(half: Half, module: str, problems: list[str]) -> tuple[int, int, int] | None:
+    for suffix in ("weight_v", "weight"):
+        tensor = half.tensors.get(f"{module}.{suffix}")
+        if tensor is None:
+            continue
+        if len(tensor.shape) != 3 or 0 in tensor.shape:
+            problems.append(
+                f"{tensor.name} has shape {shape_text(tensor.shape)}, "
+                "three dimensions of at least 1 were expected"
+            )
+            return None
+        return tensor.shape[0], tensor.shape[1], tensor.shape[2]
+    problems.append(f"{half.spelled(f'{module}.weight')} is missing (or its weight_g and weight_v)")
+    return None
+
+
+def config_from_geometry(geometry: Geometry) -> tuple[OobleckConfig, list[str]]:
+    """The network of a geometry, and what had to be assumed about it.
+
+    A preset of the same geometry says what shapes can't; the design document's is never guessed.
+    """
+    notes = ["no config: channels and strides were read from the shapes of the tensors"]
+    alike = {
+        name: preset
+        for name, preset in PRESETS.items()
+        if preset.kernel_per_stride == 2 and Geometry.of_config(preset) == geometry
+    }
+    if len({preset.samplerate for preset in alike.values()}) == 1:
+        name, config = next(iter(alike.items()))
+        notes.append(f"sample rate {config.samplerate}: that of {name}, whose shapes are the same")
+    else:
+        config = OobleckConfig(
+            samplerate=ASSUMED_SAMPLERATE,
+            **{field.name: getattr(geometry, field.name) for field in fields(geometry)},
+        )
+        notes.append(f"sample rate {ASSUMED_SAMPLERATE} was assumed: shapes don't show it")
+    notes.append("no final tanh and no latent scale were assumed: shapes don't show them")
+    return config, notes

@@ -1,0 +1,47 @@
+"""Checkpoints in several files, with an index that says which tensor lies where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from oobleck_stream.checkpoints.containers import Container, Tensor
+from oobleck_stream.checkpoints.errors import CheckpointError
+from oobleck_stream.checkpoints.json_text import parse_json, read_text
+from oobleck_stream.checkpoints.safetensors_file import open_safetensors
+
+
+def open_sharded(path: Path) -> Container:
+    """The tensors of all files that an index names, none of them read yet.
+
+    Raises
+    ------
+    CheckpointError
+        When the index or one of the files is damaged or missing; one file that holds no tensor
+        the index promises is named with that tensor.
+    """
+    index = parse_json(path, read_text(path))
+    places = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
+        raise CheckpointError(path, "not an index of safetensors files: no proper weight_map")
+    shards: dict[str, Container] = {}
+    for file in sorted(set(places.values())):
+        # Shards lie beside their index; anything else would read files nobody meant.
+        if Path(file).name != file or "\\" in file or not file.endswith(".safetensors"):
+            raise CheckpointError(path, f"{file!r} is not the name of a file beside the index")
+        if not (path.parent / file).is_file():
+            raise CheckpointError(path, f"{file} is missing: it holds a part of the weights")
+        shards[file] = open_safetensors(path.parent / file)
+    tensors: dict[str, Tensor] = {}
+    problems = []
+    for name, file in places.items():
+        if name in shards[file].tensors:
+            tensors[name] = shards[file].tensors[name]
+        else:
+            problems.append(f"{name} is not in {file}, where the index says it is")
+    if problems:
+        raise CheckpointError(path, *problems)
+    metadata: dict[str, str] = {}
+    for shard in shards.values():
+        metadata.update(shard.metadata)
+    files = (path, *(shard.path for shard in shards.values()))
+    return Container(path, tensors, metadata, files)

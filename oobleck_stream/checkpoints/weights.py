@@ -1,0 +1,118 @@
+"""A decoder's tensors: checked against its layers, then read one layer at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from oobleck_stream.checkpoints.containers import FLOAT_DTYPES, FloatingArray, Tensor, shape_text
+from oobleck_stream.checkpoints.names import Half
+from oobleck_stream.config import OobleckConfig
+from oobleck_stream.network import Layer
+from oobleck_stream.packed import FloatArray
+from oobleck_stream.parameters import fold_snake, fold_weight_norm
+
+_Shapes = tuple[tuple[int, ...], ...]
+
+
+def check_tensors(half: Half, layers: Sequence[Layer]) -> list[str]:
+    """A sentence for each missing, unexpected, mis-shaped or unreadable tensor; reads none."""
+    problems = []
+    expected: set[str] = set()
+    for layer in layers:
+        for name, shapes in _expected(half, layer):
+            expected.add(name)
+            tensor = half.tensors.get(name)
+            wanted = " or ".join(map(shape_text, shapes))
+            if tensor is None:
+                problems.append(f"{half.spelled(name)} ({wanted}) is missing")
+            elif tensor.shape not in shapes:
+                problems.append(f"{tensor.name} is {shape_text(tensor.shape)}, not {wanted}")
+            elif tensor.dtype not in FLOAT_DTYPES:
+                problems.append(f"{tensor.name} is {tensor.dtype}, not {', '.join(FLOAT_DTYPES)}")
+    extra = [tensor.name for name, tensor in half.tensors.items() if name not in expected]
+    problems += [f"{name} is unexpected" for name in (*extra, *half.unknown)]
+    problems += [f"{name} is there twice, under two namings" for name in half.doubled]
+    return problems
+
+
+def _expected(half: Half, layer: Layer) -> Iterator[tuple[str, _Shapes]]:
+    """Canonical name and possible shapes of each tensor of a layer."""
+    first, second = layer.outputs, layer.inputs
+    if layer.transposed:
+        first, second = second, first
+    whole = (first, second, layer.kernel)
+    normed = any(f"{layer.name}.weight_{part}" in half.tensors for part in "gv")
+    if normed or f"{layer.name}.weight" not in half.tensors:
+        yield f"{layer.name}.weight_g", ((first, 1, 1),)
+        yield f"{layer.name}.weight_v", (whole,)
+    else:
+        yield f"{layer.name}.weight", (whole,)
+    if layer.bias:
+        yield f"{layer.name}.bias", ((layer.outputs,),)
+    if layer.snake:
+        # diffusers keeps them ready for (batch, channels, time).
+        shapes = ((layer.inputs,), (1, layer.inputs, 1))
+        yield f"{layer.snake}.alpha", shapes
+        yield f"{layer.snake}.beta", shapes
+
+
+class StoredParameters:
+    """The `Parameters` of a decoder in a container, each tensor read when it is asked for.
+
+    Parameters
+    ----------
+    half : Half
+        The decoder, without a fault according to `check_tensors`.
+    config : OobleckConfig
+
+    Attributes
+    ----------
+    problems : list of str
+        A sentence for each tensor read so far that is not finite.
+    """
+
+    def __init__(self, half: Half, config: OobleckConfig) -> None:
+        self._half = half
+        self._config = config
+        self.problems: list[str] = []
+
+    def weight(self, layer: Layer) -> FloatArray:
+        """The weight, its norm folded."""
+        folded = self._half.tensors.get(f"{layer.name}.weight")
+        if folded is not None:
+            return self._single(folded)
+        g, v = (self._half.tensors[f"{layer.name}.weight_{part}"] for part in "gv")
+        magnitude, direction = g.read(), v.read()
+        with np.errstate(all="ignore"):
+            weight = fold_weight_norm(magnitude, direction)
+        self._check([weight], {g.name: magnitude, v.name: direction})
+        return weight
+
+    def bias(self, layer: Layer) -> FloatArray:
+        """The bias."""
+        return self._single(self._half.tensors[f"{layer.name}.bias"])
+
+    def snake(self, layer: Layer) -> tuple[FloatArray, FloatArray]:
+        """Alpha and 1 / (beta + epsilon)."""
+        a, b = (self._half.tensors[f"{layer.snake}.{part}"] for part in ("alpha", "beta"))
+        alpha, beta = a.read(), b.read()
+        with np.errstate(all="ignore"):
+            folded = fold_snake(alpha, beta, self._config)
+        self._check(folded, {a.name: alpha, b.name: beta})
+        return folded
+
+    def _single(self, tensor: Tensor) -> FloatArray:
+        stored = tensor.read()
+        with np.errstate(all="ignore"):
+            values = stored.astype(np.float32, copy=False)
+        self._check([values], {tensor.name: stored})
+        return values
+
+    def _check(self, results: Sequence[FloatArray], stored: dict[str, FloatingArray]) -> None:
+        """Note what is not finite in the file, or else what only folding made so."""
+        guilty = [name for name, values in stored.items() if not np.isfinite(values).all()]
+        self.problems += [f"{name} holds values that are not finite" for name in guilty]
+        if not guilty and not all(np.isfinite(result).all() for result in results):
+            self.problems.append(f"{' and '.join(stored)} give weights that are not finite")

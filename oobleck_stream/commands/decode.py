@@ -1,0 +1,65 @@
+"""`oobleck_stream decode`: latents into a sound file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from oobleck_stream.commands.options import layout_option, model_option, threads_option
+
+if TYPE_CHECKING:
+    from oobleck_stream.files.audio import Bits
+    from oobleck_stream.files.layout import Layout
+
+
+@click.command()
+@click.argument("latents")
+@click.option("-o", "--output", required=True, metavar="FILE", help="A .wav, .flac or .ogg file.")
+@model_option
+@layout_option
+@threads_option
+@click.option(
+    "--bits",
+    type=click.Choice(["16", "24", "float"]),
+    help="Of a sample; float (WAV only) is exact and never clips. [default: 16]",
+)
+def decode(
+    latents: str,
+    output: str,
+    model: str | None,
+    layout: Layout | None,
+    threads: int | None,
+    bits: Bits | None,
+) -> None:
+    """Decode LATENTS (.npy, .npz, .safetensors, or - for standard input) into a sound file."""
+    from oobleck_stream.commands.choice import chosen_model
+    from oobleck_stream.commands.compiling import warm_kernels
+    from oobleck_stream.commands.progress import Progress
+    from oobleck_stream.decoder import StreamingDecoder
+    from oobleck_stream.files.audio import AudioWriter
+    from oobleck_stream.files.sources import open_latents
+
+    source = open_latents(latents)
+    network = chosen_model(model, source)
+    blocks = source.blocks(network.latent_dim, layout)
+    frames = source.count(network.latent_dim, layout)
+    samples = None if frames is None else network.decoded_length(frames)
+    with AudioWriter(output, network.samplerate, network.channels, bits, samples) as writer:
+        warm_kernels()
+        decoder = StreamingDecoder(network, threads)
+        with Progress(network.samplerate, samples) as progress:
+            for chunk in decoder.stream(blocks):
+                writer.write(chunk)
+                progress.add(len(chunk))
+    click.echo(
+        f"{output}: {writer.seconds:.1f} s, {network.samplerate} Hz, "
+        f"{progress.speed:.1f} x real time",
+        err=True,
+    )
+    if writer.clipped:
+        click.echo(
+            f"{output}: {writer.clipped} samples clipped: the peak is {writer.peak:.2f} of full "
+            "scale (--bits float keeps them)",
+            err=True,
+        )

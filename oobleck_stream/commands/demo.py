@@ -1,0 +1,88 @@
+"""`oobleck_stream demo`: music from the bundled network, and the promise shown on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from oobleck_stream.commands.options import threads_option
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from oobleck_stream.model import Model
+
+DEFAULT = "keys"
+
+
+@click.command()
+@click.argument("name", metavar="[PIECE]", default=DEFAULT)
+@click.option("--list", "list_pieces", is_flag=True, help="Name the pieces and end.")
+@click.option("-o", "--output", metavar="FILE", help="Write a sound file instead of playing.")
+@threads_option
+def demo(name: str, list_pieces: bool, output: str | None, threads: int | None) -> None:
+    """Play a PIECE of the bundled network; with no sound device, write a WAV file.
+
+    Then push the same piece frame by frame, decode it whole, and compare the two.
+    """
+    from oobleck_stream.commands.compiling import warm_kernels
+    from oobleck_stream.loading import load
+    from oobleck_stream.pieces import PIECES, piece
+    from oobleck_stream.player.errors import OutputError
+
+    if list_pieces:
+        for known, description in PIECES.items():
+            click.echo(f"{known:10s} {description}")
+        return
+    if name not in PIECES:
+        raise click.BadParameter(f"{name!r} is not one of {', '.join(PIECES)}", param_hint="PIECE")
+    model, latents = load("tiny"), piece(name)
+    warm_kernels()
+    if output is None:
+        try:
+            play(model, latents, name, threads)
+        except OutputError as error:
+            output = f"oobleck_stream-{name}.wav"
+            click.echo(f"no sound here ({error}): writing {output} instead")
+    if output is not None:
+        write(model, latents, output, threads)
+    compare(model, latents, threads)
+
+
+def play(model: Model, latents: npt.NDArray, name: str, threads: int | None) -> None:
+    """Play a piece to its end."""
+    from oobleck_stream.player.player import Player
+
+    with Player(latents, model, threads=threads) as player:
+        click.echo(f"playing {name}, {player.length:.1f} s, on {player.device.name}")
+        player.play()
+        player.wait()
+
+
+def write(model: Model, latents: npt.NDArray, output: str, threads: int | None) -> None:
+    """Decode a piece into a sound file."""
+    from oobleck_stream.decoder import StreamingDecoder
+    from oobleck_stream.files.audio import AudioWriter
+
+    decoder = StreamingDecoder(model, threads)
+    with AudioWriter(output, model.samplerate, model.channels) as writer:
+        writer.write(decoder.push(latents))
+        writer.write(decoder.flush())
+    click.echo(f"{output}: {writer.seconds:.1f} s, {model.samplerate} Hz")
+
+
+def compare(model: Model, latents: npt.NDArray, threads: int | None) -> None:
+    """Push frame by frame, decode whole, and say whether the bits are the same."""
+    import numpy as np
+
+    from oobleck_stream.decoder import StreamingDecoder
+
+    streamed = np.concatenate(list(StreamingDecoder(model, threads).stream(latents)))
+    same = np.array_equal(streamed, model.decode(latents, threads=threads))
+    click.echo(
+        f"{len(latents)} frames pushed one by one, and decoded whole: {len(streamed)} samples, "
+        f"identical: {'yes' if same else 'NO'}"
+    )
+    if not same:
+        raise click.exceptions.Exit(1)

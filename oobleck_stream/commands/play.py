@@ -1,0 +1,225 @@
+"""`oobleck_stream play`: latents through the loudspeaker, live."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from oobleck_stream.commands.options import layout_option, model_option, threads_option
+from oobleck_stream.commands.values import seconds_or, times
+
+if TYPE_CHECKING:
+    from oobleck_stream.files.layout import Layout
+    from oobleck_stream.files.sources import Latents
+    from oobleck_stream.model import Model
+    from oobleck_stream.player.display import Display
+    from oobleck_stream.player.keys import Keys
+    from oobleck_stream.player.player import Player
+    from oobleck_stream.player.tracks import Track
+
+MOMENT = 0.1
+"""Seconds between two looks at the keys and the player."""
+
+
+@click.command()
+@click.argument("latents", nargs=-1)
+@model_option
+@layout_option
+@threads_option
+@click.option(
+    "--start",
+    metavar="SECONDS",
+    default="0",
+    callback=seconds_or(),
+    help="Begin so far into each piece.",
+)
+@click.option(
+    "--length", metavar="SECONDS", callback=seconds_or(), help="Play so much of each piece."
+)
+@click.option(
+    "--loop",
+    "rounds",
+    metavar="TIMES|forever",
+    default="1",
+    callback=times,
+    help="Play everything so often.",
+)
+@click.option(
+    "--seam",
+    type=click.Choice(["restart", "blend"]),
+    default="restart",
+    help="With --loop: decode each round by itself, or all as one endless piece.",
+)
+@click.option("--volume", type=click.FloatRange(0, 200), default=100.0, help="In per cent.")
+@click.option("--record", metavar="FILE", help="Write what is played to a .wav, .flac or .ogg.")
+@click.option("--device", metavar="DEVICE", help="Number of an output device or part of its name.")
+@click.option("--list-devices", is_flag=True, help="Show the output devices and leave.")
+@click.option(
+    "--latency",
+    metavar="SECONDS|low|high",
+    default="0.1",
+    show_default=True,
+    callback=seconds_or("low", "high"),
+    help="Of the device's own buffer.",
+)
+@click.option(
+    "--buffer",
+    metavar="SECONDS",
+    default="1",
+    show_default=True,
+    callback=seconds_or(),
+    help="Decode so far ahead.",
+)
+@click.option(
+    "--prebuffer",
+    metavar="SECONDS|all",
+    callback=seconds_or("all"),
+    help="Decode so much before the first sound; a machine too slow for live sound needs all.",
+)
+@click.option("--quiet", is_flag=True, help="Show nothing but errors.")
+@click.option("--json", "as_json", is_flag=True, help="Show the status as a JSON object a line.")
+def play(
+    latents: tuple[str, ...],
+    model: str | None,
+    layout: Layout | None,
+    threads: int | None,
+    start: float,
+    length: float | None,
+    rounds: float,
+    seam: Literal["restart", "blend"],
+    volume: float,
+    record: str | None,
+    device: str | None,
+    list_devices: bool,
+    latency: float | str,
+    buffer: float,
+    prebuffer: float | Literal["all"] | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Play LATENTS (.npy, .npz, .safetensors, or - for standard input) while they are decoded.
+
+    Keys: space pause, left/right 5 s, down/up 60 s, 9/0 volume, m mute, l loop, q quit, ? help.
+    """
+    from oobleck_stream.commands.choice import chosen_model
+    from oobleck_stream.commands.compiling import warm_kernels
+    from oobleck_stream.files.sources import STANDARD_INPUT, open_latents
+    from oobleck_stream.player.display import display_for
+    from oobleck_stream.player.keys import Keys
+    from oobleck_stream.player.output import find_device
+    from oobleck_stream.player.player import Player
+
+    if list_devices:
+        show_devices()
+        return
+    if not latents:
+        raise click.UsageError("nothing to play: files of latents, or - for standard input")
+    sources = [open_latents(name) for name in latents]
+    find_device(device)
+    network = chosen_model(model, sources[0])
+    tracks = [track_of(source, network, layout, prebuffer == "all") for source in sources]
+    if seam == "blend" and rounds > 1:
+        tracks, rounds = [blended(sources, network, layout, rounds)], 1
+    warm_kernels()
+    with (
+        Player(
+            tracks,
+            network,
+            device=device,
+            latency=latency,
+            buffer=buffer,
+            prebuffer=prebuffer,
+            start=start,
+            length=length,
+            rounds=rounds,
+            volume=volume / 100,
+            record=record,
+            threads=threads,
+        ) as player,
+        display_for(quiet, as_json) as display,
+        Keys(STANDARD_INPUT not in latents) as keys,
+    ):
+        run(player, keys, display)
+    summarize(player, display)
+
+
+def show_devices() -> None:
+    """A table of the output devices, the default one starred."""
+    from oobleck_stream.player.output import output_devices
+
+    for device in output_devices():
+        star = "*" if device.is_default else " "
+        click.echo(
+            f"{star} {device.number:3d}  {device.name}  "
+            f"({device.channels} channels, {device.samplerate} Hz)"
+        )
+
+
+def track_of(source: Latents, model: Model, layout: Layout | None, read_all: bool) -> Track:
+    """What is played of a file or of standard input."""
+    import numpy as np
+
+    from oobleck_stream.files.latents import LatentFile
+    from oobleck_stream.player.tracks import LiveTrack, StoredTrack
+
+    if isinstance(source, LatentFile):
+        frames = source.frames(model.latent_dim, layout)
+    elif read_all:
+        frames = np.concatenate(list(source.blocks(model.latent_dim, layout)))
+    else:
+        return LiveTrack(source.blocks(model.latent_dim, layout), source.name)
+    return StoredTrack(frames, model.decoded_length(len(frames)), source.name)
+
+
+def blended(sources: list[Latents], model: Model, layout: Layout | None, rounds: float) -> Track:
+    """One file over and over, as one piece."""
+    from oobleck_stream.files.latents import LatentFile
+    from oobleck_stream.player.tracks import Repeated, StoredTrack
+
+    source = sources[0]
+    if len(sources) > 1 or not isinstance(source, LatentFile):
+        raise click.UsageError("--seam blend: one file of latents was expected")
+    frames = Repeated(source.frames(model.latent_dim, layout), rounds)
+    return StoredTrack(frames, model.decoded_length(len(frames)), source.name)
+
+
+def run(player: Player, keys: Keys, display: Display) -> None:
+    """Play to the end, or to the key q."""
+    import gc
+
+    from oobleck_stream.player.controls import HELP, Quit, press
+    from oobleck_stream.player.status import Status
+
+    # Nothing loaded so far will be freed: the collector need not look through it while playing.
+    gc.freeze()
+    display.tell(_opening(player))
+    if keys:
+        display.tell(HELP)
+    player.play()
+    try:
+        while not player.wait(0):
+            for key in keys.read(MOMENT):
+                message = press(key, player)
+                if message:
+                    display.tell(message)
+            display.show(Status.of(player))
+    except Quit:
+        return
+
+
+def summarize(player: Player, display: Display) -> None:
+    """Tell whether anything went wrong."""
+    if player.underflows:
+        display.tell(
+            f"decoding was late {player.underflows} times: {player.silent_seconds:.2f} s of "
+            "silence were put in"
+        )
+
+
+def _opening(player: Player) -> str:
+    """What will be heard, and how."""
+    names = ", ".join(track.name for track in player.tracks)
+    kind = {1: "mono", 2: "stereo"}.get(player.model.channels, f"{player.model.channels} channels")
+    line = f"playing {names}: {player.model.samplerate} Hz {kind} on {player.device.name}"
+    return line + (f", resampled to {player.samplerate} Hz" if player.resampled else "")

@@ -1,0 +1,1 @@
+"""Latents in files and pipes, sound in files."""

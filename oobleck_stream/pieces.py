@@ -1,0 +1,42 @@
+"""The pieces of latents that come with the bundled network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_FOLDER = Path(__file__).parent / "data" / "pieces"
+
+PIECES = {
+    "keys": "electric piano and bass",
+    "plucked": "guitar and harp",
+    "groove": "drums and bass",
+    "pads": "strings and choir",
+}
+"""Names of the pieces, and what plays in each."""
+
+
+def piece(name: str) -> npt.NDArray[Any]:
+    """The latents of a piece, for the network ``tiny``.
+
+    Parameters
+    ----------
+    name : str
+        One of `PIECES`.
+
+    Returns
+    -------
+    (frames, latent_dim) float16
+
+    Raises
+    ------
+    ValueError
+        When there is no such piece.
+    """
+    if name not in PIECES:
+        raise ValueError(f"unknown piece {name!r}; the pieces are: {', '.join(PIECES)}")
+    latents: npt.NDArray[Any] = np.load(_FOLDER / f"{name}.npy", allow_pickle=False)
+    return latents

@@ -1,0 +1,1 @@
+"""Playing latents live: tracks -> producer thread -> ring -> the sound card's callback."""

@@ -1,0 +1,169 @@
+"""The thread that decodes ahead of the sound card."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from oobleck_stream.packed import FloatArray
+from oobleck_stream.player.resampler import Resampler
+from oobleck_stream.player.ring import Ring
+from oobleck_stream.player.timed import TimedDecoder
+from oobleck_stream.player.tracks import Track
+
+NAP_SECONDS = 0.005
+
+
+@dataclass(frozen=True)
+class Place:
+    """A sample of a track."""
+
+    track: int
+    sample: int
+
+
+@dataclass(frozen=True)
+class Region:
+    """The part of each track that is played, in samples; to the end where `end` is None."""
+
+    begin: int = 0
+    end: int | None = None
+
+
+@dataclass(frozen=True)
+class Mark:
+    """From this sample of the ring on, the samples are those of a track from `place` on."""
+
+    ring_sample: int
+    place: Place
+
+
+class Producer(threading.Thread):
+    """Decodes tracks one after another into a ring, until it is stopped.
+
+    Parameters
+    ----------
+    tracks : sequence of Track
+    decoder : TimedDecoder
+        Used by this thread alone.
+    ring : Ring
+        Where the samples go.
+    region : Region
+        What is played of each track.
+    rounds : float
+        How often all tracks are played; may be infinite.
+    resampler : Resampler, optional
+        Through which the samples go.
+
+    Attributes
+    ----------
+    rounds : float
+        Rounds that are left, with the one that is on; may be changed at any time.
+    marks : tuple of Mark
+        What the samples in the ring are, in order.
+    error : BaseException or None
+        What ended the thread early.
+    """
+
+    def __init__(
+        self,
+        tracks: Sequence[Track],
+        decoder: TimedDecoder,
+        ring: Ring,
+        region: Region,
+        rounds: float = 1,
+        resampler: Resampler | None = None,
+    ) -> None:
+        super().__init__(name="oobleck_stream producer", daemon=True)
+        self.rounds = rounds
+        self.marks: tuple[Mark, ...] = ()
+        self.error: BaseException | None = None
+        self._tracks = tracks
+        self._decoder = decoder
+        self._ring = ring
+        self._region = region
+        self._resampler = resampler
+        self._request = Place(0, region.begin)
+        self._served: Place | None = None
+        self._stopping = False
+
+    def go_to(self, place: Place) -> None:
+        """Go on from another place; what waits in the ring is dropped."""
+        self._request = place
+
+    @property
+    def requested(self) -> Place | None:
+        """The place to go to next, until it is taken up."""
+        return None if self._request is self._served else self._request
+
+    def stop(self) -> None:
+        """End the thread soon."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Play rounds and serve requests until stopped."""
+        try:
+            while not self._stopping:
+                if (place := self.requested) is not None:
+                    self._served = place
+                    self._ring.ended = False
+                    self._ring.discard()
+                    if self._resampler:
+                        self._resampler.clear()
+                elif self.rounds > 1:
+                    self.rounds -= 1
+                    self._ring.ended = False
+                    place = Place(0, self._region.begin)
+                else:
+                    self._end()
+                    time.sleep(NAP_SECONDS)
+                    continue
+                self._play_from(place)
+        except BaseException as error:
+            self.error = error
+            self._ring.ended = True
+
+    @property
+    def _interrupted(self) -> bool:
+        return self._stopping or self.requested is not None
+
+    def _end(self) -> None:
+        """The last track is over; give out what the resampler still holds."""
+        if self._ring.ended:
+            return
+        if self._resampler:
+            nothing = self._ring.empty_chunk()
+            self._write(self._resampler.convert(nothing, last=True))
+        if not self._interrupted:
+            self._ring.ended = True
+
+    def _play_from(self, place: Place) -> None:
+        """Decode from a place to the end of the last track."""
+        for number in range(place.track, len(self._tracks)):
+            start = place.sample if number == place.track else self._region.begin
+            self._mark(Place(number, start))
+            for chunk in self._tracks[number].samples(self._decoder, start):
+                if self._region.end is not None:
+                    chunk = chunk[: max(0, self._region.end - start)]
+                start += len(chunk)
+                self._write(self._resampler.convert(chunk) if self._resampler else chunk)
+                if self._interrupted:
+                    return
+                if self._region.end is not None and start >= self._region.end:
+                    break
+
+    def _mark(self, place: Place) -> None:
+        """Note that a track's samples follow; forget the marks that have been passed."""
+        read = self._ring.read
+        passed = sum(mark.ring_sample <= read for mark in self.marks)
+        self.marks = (*self.marks[max(0, passed - 1) :], Mark(self._ring.written, place))
+
+    def _write(self, samples: FloatArray) -> None:
+        """Write to the ring as there is room, unless something else is wanted meanwhile."""
+        while len(samples) and not self._interrupted:
+            count = self._ring.write(samples)
+            samples = samples[count:]
+            if len(samples):
+                time.sleep(NAP_SECONDS)

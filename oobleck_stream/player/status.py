@@ -1,0 +1,122 @@
+"""What the player is doing, for people and for programs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from oobleck_stream.player.player import Player
+
+BAR = 20
+METER = 8
+METER_DECIBELS = 48.0
+
+
+@dataclass(frozen=True)
+class Status:
+    """One moment of a player.
+
+    Parameters
+    ----------
+    track, tracks : int
+        Number of the track, from 0, and how many there are.
+    name : str
+    position : float
+        Seconds from the beginning of the track.
+    length : float or None
+        Seconds of the track.
+    paused, muted, looping, finished : bool
+    volume : float
+    buffered : float
+        Seconds of sound decoded ahead.
+    real_time_factor : float
+        Seconds that decoding a second of sound takes.
+    level : float
+        Peak of the last moments; 1.0 is full scale.
+    underflows, device_underflows : int
+    silent_seconds : float
+        Silence put in because decoding was late.
+    """
+
+    track: int
+    tracks: int
+    name: str
+    position: float
+    length: float | None
+    paused: bool
+    muted: bool
+    looping: bool
+    finished: bool
+    volume: float
+    buffered: float
+    real_time_factor: float
+    level: float
+    underflows: int
+    device_underflows: int
+    silent_seconds: float
+
+    @classmethod
+    def of(cls, player: Player) -> Status:
+        """The present moment."""
+        track = player.place.track
+        return cls(
+            track=track,
+            tracks=len(player.tracks),
+            name=player.tracks[track].name,
+            position=player.position,
+            length=player.length,
+            paused=player.paused,
+            muted=player.muted,
+            looping=player.looping,
+            finished=player.finished,
+            volume=player.volume,
+            buffered=player.buffered,
+            real_time_factor=player.real_time_factor,
+            level=player.level,
+            underflows=player.underflows,
+            device_underflows=player.device_underflows,
+            silent_seconds=player.silent_seconds,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def as_line(self, width: int) -> str:
+        """For a terminal of some columns."""
+        parts = [
+            "||" if self.paused else "> ",
+            f"{self.track + 1}/{self.tracks}" if self.tracks > 1 else "",
+            clock(self.position) + (f" / {clock(self.length)}" if self.length else ""),
+            bar(self.position / self.length, BAR) if self.length else "",
+            bar(_loudness(self.level), METER),
+            f"buffer {1000 * self.buffered:.0f} ms",
+            f"RTF {self.real_time_factor:.2f}",
+            "muted" if self.muted else f"vol {100 * self.volume:.0f}%" if self.volume != 1 else "",
+            "loop" if self.looping else "",
+            f"late {self.underflows} ({self.silent_seconds:.2f} s)" if self.underflows else "",
+        ]
+        return "  ".join(part for part in parts if part)[: max(1, width - 1)]
+
+
+def clock(seconds: float) -> str:
+    """``1:02:03`` or ``2:03.4``."""
+    minutes, rest = divmod(int(10 * seconds), 600)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}:{minutes:02d}:{rest // 10:02d}"
+    return f"{minutes}:{rest // 10:02d}.{rest % 10}"
+
+
+def bar(share: float, width: int) -> str:
+    """A bar of `width` columns, filled from the left."""
+    filled = round(min(1.0, max(0.0, share)) * width)
+    return "[" + "=" * filled + " " * (width - filled) + "]"
+
+
+def _loudness(level: float) -> float:
+    """0 at `METER_DECIBELS` below full scale, 1 at full scale."""
+    if level <= 0:
+        return 0.0
+    return 1 + 20 * math.log10(level) / METER_DECIBELS

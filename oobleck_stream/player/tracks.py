@@ -1,0 +1,155 @@
+"""What is played: pieces of latents that give their samples from any place on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from oobleck_stream.decoder import StreamingDecoder
+from oobleck_stream.files.latents import read_latents
+from oobleck_stream.latents import checked_shape
+from oobleck_stream.model import Model
+from oobleck_stream.packed import FloatArray
+
+BLOCK_SECONDS = 0.1
+"""Sound that one push gives: small enough to start soon, large enough to be efficient."""
+
+
+@runtime_checkable
+class Track(Protocol):
+    """One piece.
+
+    Attributes
+    ----------
+    name : str
+        To be shown.
+    seekable : bool
+        Whether it can be played from any place, and again.
+    length : int or None
+        Samples of the whole piece; None while it is not known.
+    """
+
+    name: str
+    seekable: bool
+    length: int | None
+
+    def samples(self, decoder: StreamingDecoder, start: int) -> Iterator[FloatArray]:
+        """The samples of the whole decode from number `start` on, chunk by chunk."""
+
+
+class Frames(Protocol):
+    """Latents of which slices can be had."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: slice, /) -> npt.NDArray[Any]: ...
+
+
+class StoredTrack:
+    """Latents that are all there.
+
+    Parameters
+    ----------
+    frames : (frames, latent_dim) array of real numbers
+        May be a memory map, or `Repeated`.
+    length : int
+        Samples that they decode to.
+    name : str
+        To be shown.
+    """
+
+    seekable = True
+
+    def __init__(self, frames: Frames, length: int, name: str = "") -> None:
+        self.name = name
+        self.length: int | None = length
+        self._frames = frames
+
+    def samples(self, decoder: StreamingDecoder, start: int) -> Iterator[FloatArray]:
+        """The samples from number `start` on; the first push is large enough to give some."""
+        frame, dropped = divmod(start, decoder.hop)
+        position = decoder.seek(frame)
+        block = max(1, round(BLOCK_SECONDS * decoder.model.config.frame_rate))
+        end = frame + -(-decoder.latency // decoder.hop) + block
+        while position < len(self._frames):
+            chunk = decoder.push(self._frames[position:end])
+            position, end = end, end + block
+            yield chunk[dropped:]
+            dropped = max(0, dropped - len(chunk))
+        yield decoder.flush()[dropped:]
+
+
+class LiveTrack:
+    """Latents that arrive while they are played, and are heard once.
+
+    Parameters
+    ----------
+    blocks : iterable of (n, latent_dim) or (latent_dim,) arrays
+    name : str
+        To be shown.
+    """
+
+    seekable = False
+
+    def __init__(self, blocks: Iterable[Any], name: str = "") -> None:
+        self.name = name
+        self.length: int | None = None
+        self._blocks = iter(blocks)
+
+    def samples(self, decoder: StreamingDecoder, start: int) -> Iterator[FloatArray]:
+        """The samples as they become final; those before `start` are dropped."""
+        decoder.reset()
+        dropped = start
+        for chunk in decoder.stream(self._blocks):
+            yield chunk[dropped:]
+            dropped = max(0, dropped - len(chunk))
+
+
+class Repeated:
+    """Frames over and over, as one endless piece: the network hears no seam.
+
+    Parameters
+    ----------
+    frames : (frames, latent_dim) array
+    times : float
+        How often; may be infinite.
+    """
+
+    def __init__(self, frames: npt.NDArray[Any], times: float) -> None:
+        self._frames = frames
+        self._length = len(frames) * (10**12 if math.isinf(times) else int(times))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, key: slice, /) -> npt.NDArray[Any]:
+        start, stop, _ = key.indices(self._length)
+        return self._frames[np.arange(start, stop) % len(self._frames)]
+
+
+def tracks_of(source: Any, model: Model) -> list[Track]:
+    """Tracks of anything that can be played.
+
+    Parameters
+    ----------
+    source : array_like, path, iterable of frames, Track, or sequence of tracks
+        An array is (frames, latent_dim); a path is a file of latents; an iterable gives frames,
+        or arrays of frames, while it is played.
+    model : Model
+    """
+    if isinstance(source, Track):
+        return [source]
+    if isinstance(source, str | Path):
+        frames = read_latents(source).frames(model.latent_dim)
+        return [StoredTrack(frames, model.decoded_length(len(frames)), str(source))]
+    if isinstance(source, Sequence) and source and isinstance(source[0], Track | str | Path):
+        return [track for part in source for track in tracks_of(part, model)]
+    if isinstance(source, Sequence) or hasattr(source, "__array__"):
+        frames = checked_shape(source, model.latent_dim)
+        return [StoredTrack(frames, model.decoded_length(len(frames)))]
+    return [LiveTrack(source)]

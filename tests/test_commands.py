@@ -1,0 +1,360 @@
+"""The command line, run as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from networks import random_latents, random_tensors, small, write_folder
+from sound_server import ALSA, missing_parts
+
+import oobleck_stream as ob
+from oobleck_stream.loading import load
+
+COMMAND = [sys.executable, "-m", "oobleck_stream"]
+CONFIG = small("stable-audio-open-1.0", channels=4)
+PATIENCE = 60
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of 64 numbers a frame."""
+    return write_folder(tmp_path_factory.mktemp("checkpoint"), CONFIG, random_tensors(CONFIG))
+
+
+@pytest.fixture(scope="session")
+def model(folder: Path) -> ob.Model:
+    return load(folder)
+
+
+def run_command(*arguments: object, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        **{"capture_output": True, "timeout": PATIENCE, "stdin": subprocess.DEVNULL, **options},
+    )
+
+
+def save(path: Path, array: np.ndarray) -> Path:
+    np.save(path, array)
+    return path
+
+
+def assert_refused(done: subprocess.CompletedProcess, *words: str) -> None:
+    """One line on standard error, exit code 2, nothing on standard output."""
+    message = done.stderr.decode()
+    assert done.returncode == 2, message
+    assert len(message.splitlines()) == 1, message
+    assert message.startswith("oobleck_stream: ")
+    assert done.stdout == b""
+    for word in words:
+        assert word in message
+
+
+# decode
+
+
+@pytest.mark.parametrize("frames", [1, 70])
+def test_decode_writes_the_samples_of_decode(tmp_path, folder, model, frames):
+    latents = random_latents(CONFIG, frames)
+    path = save(tmp_path / "a.npy", latents[None].transpose(0, 2, 1))
+    done = run_command(
+        "decode", path, "-o", tmp_path / "a.wav", "--model", folder, "--bits", "float"
+    )
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert f"{tmp_path / 'a.wav'}: {frames * 2048 / 44100:.1f} s" in done.stderr.decode()
+    samples, rate = soundfile.read(tmp_path / "a.wav", dtype="float32")
+    assert rate == 44100
+    assert np.array_equal(samples, model.decode(latents))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.npy", "a.wav"]
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_decode_reads_standard_input(tmp_path, folder, model, raw):
+    latents = random_latents(CONFIG, 40)
+    path = save(tmp_path / "a.npy", latents)
+    done = run_command(
+        *("decode", "-", "-o", tmp_path / "a.flac", "--model", folder, "--bits", 24),
+        stdin=None,
+        input=latents.tobytes() if raw else path.read_bytes(),
+    )
+    assert done.returncode == 0, done.stderr
+    samples, _ = soundfile.read(tmp_path / "a.flac")
+    assert np.abs(samples - model.decode(latents)).max() <= 2.0**-24
+
+
+def test_the_environment_names_the_model(tmp_path, folder):
+    path = save(tmp_path / "a.npy", random_latents(CONFIG, 3))
+    environment = {**os.environ, "OOBLECK_STREAM_MODEL": str(folder)}
+    done = run_command("decode", path, "-o", tmp_path / "a.wav", env=environment)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.wav").exists()
+
+
+def test_metadata_names_the_model(tmp_path, folder):
+    from safetensors.numpy import save_file
+
+    save_file({"x": random_latents(CONFIG, 3)}, tmp_path / "a.safetensors", {"model": str(folder)})
+    done = run_command("decode", tmp_path / "a.safetensors", "-o", tmp_path / "a.wav")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.wav").exists()
+
+
+def test_clipped_samples_are_told(tmp_path, folder, model):
+    latents = 40 * random_latents(CONFIG, 30)
+    expected = model.decode(latents)
+    clipped = np.count_nonzero(np.abs(expected) > 1)
+    assert clipped
+    path = save(tmp_path / "a.npy", latents)
+    done = run_command("decode", path, "-o", tmp_path / "a.wav", "--model", folder)
+    assert done.returncode == 0
+    assert f"{clipped} samples clipped" in done.stderr.decode()
+    assert f"the peak is {np.abs(expected).max():.2f}" in done.stderr.decode()
+
+
+# Bad input
+
+
+def bad_latents(tmp_path: Path, kind: str) -> Path:
+    frames = random_latents(CONFIG, 20)
+    path = save(tmp_path / "bad.npy", frames)
+    whole = path.read_bytes()
+    if kind == "missing":
+        return tmp_path / "missing.npy"
+    if kind == "truncated":
+        path.write_bytes(whole[:-100])
+    elif kind == "garbage":
+        path.write_bytes(b"garbage" * 100)
+    elif kind == "pickled":
+        np.save(path, np.array([{}], dtype=object), allow_pickle=True)
+    elif kind == "size":
+        save(path, frames[:, :63])
+    elif kind == "ambiguous":
+        save(path, random_latents(CONFIG, 64))
+    elif kind == "nan":
+        frames[17, 5] = np.nan
+        save(path, frames)
+    elif kind == "empty":
+        save(path, frames[:0])
+    elif kind.endswith("safetensors"):
+        path = tmp_path / "bad.safetensors"
+        path.write_bytes(b"garbage" * 100)
+        if kind == "truncated safetensors":
+            from safetensors.numpy import save_file
+
+            save_file({"latents": frames}, path)
+            path.write_bytes(path.read_bytes()[:-100])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("missing", "No such file"),
+        ("truncated", "cut off"),
+        ("garbage", "not a .npy array"),
+        ("pickled", "pickled"),
+        ("size", "(frames, 64) or (64, frames) were expected, not (20, 63)"),
+        ("ambiguous", "--layout tc or --layout ct decides"),
+        ("nan", "frame 17 is not"),
+        ("empty", "holds no frames"),
+        ("garbage safetensors", "not a"),
+        ("truncated safetensors", "bad.safetensors"),
+    ],
+)
+def test_bad_latents_are_refused_in_a_line(tmp_path, folder, kind, words):
+    path = bad_latents(tmp_path, kind)
+    before = sorted(tmp_path.iterdir())
+    done = run_command("decode", path, "-o", tmp_path / "a.wav", "--model", folder)
+    assert_refused(done, str(path), words)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "before the first frame"),
+        (np.zeros((5, 64), np.float32).tobytes()[:-1], "in the middle of frame 4"),
+        (np.full((5, 64), np.inf, np.float32).tobytes(), "frame 0 is not"),
+    ],
+)
+def test_bad_standard_input_leaves_nothing_behind(tmp_path, folder, data, words):
+    done = run_command(
+        *("decode", "-", "-o", tmp_path / "a.wav", "--model", folder), stdin=None, input=data
+    )
+    assert_refused(done, "standard input", words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("missing/a.wav", "No such file or directory"),
+        ("a.mp3", ".wav, .flac, .ogg was expected"),
+        ("folder.wav", "folder"),
+    ],
+)
+def test_an_unwritable_output_is_refused(tmp_path, folder, output, words):
+    (tmp_path / "folder.wav").mkdir()
+    path = save(tmp_path / "a.npy", random_latents(CONFIG, 3))
+    before = sorted(tmp_path.iterdir())
+    done = run_command("decode", path, "-o", tmp_path / output, "--model", folder)
+    assert_refused(done, str(tmp_path / output), words)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "random:nonsense"], ["unknown preset", "nonsense", "stable-audio-open-1.0"]),
+        (["--model", "./nowhere"], ["./nowhere"]),
+        (["--model", "random:ezaudio"], ["(frames, 128)", "a.npy"]),
+        (["--threads", "0"], ["--threads"]),
+        (["--layout", "both"], ["--layout"]),
+        (["--unknown"], ["--unknown"]),
+    ],
+)
+def test_bad_options_are_refused_in_a_line(tmp_path, arguments, words):
+    path = save(tmp_path / "a.npy", random_latents(CONFIG, 3))
+    done = run_command("decode", path, "-o", tmp_path / "a.wav", *arguments)
+    assert_refused(done, *words)
+    assert not (tmp_path / "a.wav").exists()
+
+
+def test_without_a_model_the_presets_that_fit_are_listed(tmp_path):
+    environment = {name: text for name, text in os.environ.items() if "OOBLECK" not in name}
+    path = save(tmp_path / "a.npy", random_latents(CONFIG, 3))
+    done = run_command("decode", path, "-o", tmp_path / "a.wav", env=environment)
+    assert_refused(done, str(path), "--model", "stable-audio-open-1.0", "ace-step-1.5")
+    assert "ezaudio" not in done.stderr.decode()
+    path = save(tmp_path / "b.npy", np.zeros((3, 17), np.float32))
+    done = run_command("decode", path, "-o", tmp_path / "a.wav", env=environment)
+    assert_refused(done, str(path), "--model", "(3, 17)")
+    done = run_command(
+        *("decode", "-", "-o", tmp_path / "a.wav"), env=environment, stdin=None, input=b"0" * 512
+    )
+    assert_refused(done, "standard input", "--model")
+
+
+# Interruptions
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"]
+)
+def test_an_interrupted_decode_leaves_nothing_behind(tmp_path, folder, number, status):
+    process = subprocess.Popen(
+        [*COMMAND, "decode", "-", "-o", str(tmp_path / "a.wav"), "--model", str(folder)],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    process.stdin.write(random_latents(CONFIG, 30).tobytes())
+    process.stdin.flush()
+    wait_until(lambda: any(file.stat().st_size > 50_000 for file in tmp_path.iterdir()))
+    process.send_signal(number)
+    _, message = process.communicate(timeout=PATIENCE)
+    assert process.returncode == status
+    assert b"Traceback" not in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def wait_until(condition) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+# info
+
+
+def test_info_tells_what_a_network_is(tmp_path, folder, model):
+    path = save(tmp_path / "a.npy", random_latents(CONFIG, 50))
+    done = run_command("info", path, "--model", folder, "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["latents"]["frames"] == 50
+    assert facts["latents"]["seconds"] == 50 * 2048 / 44100
+    network = facts["network"]
+    assert network["latency_samples"] == model.latency == 18981
+    assert network["context_frames"] == 10
+    assert network["weights_bytes"] == model.decoder.data.nbytes
+    assert facts["machine"]["real_time_factors"].keys() == {"1", "4", "16"}
+    text = run_command("info", path, "--model", folder).stdout.decode()
+    assert "18981 samples = 430 ms" in text
+    assert "50 frames, 2.32 s" in text
+
+
+def test_info_of_a_full_size_network_agrees_with_the_published_numbers():
+    from oobleck_stream.commands.info import network_facts
+    from oobleck_stream.network import decoder_layers
+    from oobleck_stream.packed import PackedNetwork
+
+    config = ob.PRESETS["stable-audio-open-1.0"]
+    facts = network_facts(ob.Model(config, PackedNetwork.empty(decoder_layers(config))))
+    assert round(facts["weights"] / 1e6, 1) == 78.1
+    assert round(facts["macs_per_second"] / 1e9, 1) == 54.3
+
+
+# The rest
+
+
+def test_help_names_every_command_and_loads_no_numba():
+    code = (
+        "import sys, oobleck_stream.__main__ as m; status = m.run(['--help']);"
+        "assert not {'numba', 'numpy', 'soundfile', 'sounddevice'} & set(sys.modules);"
+        "sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in ("play", "decode", "info"):
+        assert f"  {name} " in done.stdout
+    assert done.stdout == run_command().stdout.decode()
+
+
+def test_an_unknown_command_is_refused_in_a_line():
+    assert_refused(run_command("dance"), "dance")
+
+
+def test_compiling_is_told_once(tmp_path, folder):
+    path = save(tmp_path / "a.npy", random_latents(CONFIG, 3))
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    arguments = ("decode", path, "-o", tmp_path / "a.wav", "--model", folder)
+    first = run_command(*arguments, env=environment)
+    second = run_command(*arguments, env=environment)
+    assert first.stderr.decode().count("compiling kernels (once)\n") == 1
+    assert "compiling kernels" not in second.stderr.decode()
+
+
+def test_without_portaudio_the_package_is_named(tmp_path, folder):
+    # What sounddevice does where the library is missing.
+    (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
+    search = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", ""), os.getcwd()])
+    path = save(tmp_path / "a.npy", random_latents(CONFIG, 3))
+    done = run_command("play", path, "--model", folder, env={**os.environ, "PYTHONPATH": search})
+    assert_refused(done, "PortAudio", "apt install libportaudio2")
+
+
+@pytest.mark.sound
+def test_without_an_output_device_play_is_refused(tmp_path, folder):
+    if missing_parts():
+        pytest.skip(f"needs {missing_parts()}")
+    if list(Path("/proc/asound").glob("card*/pcm*p")):
+        pytest.skip("needs a machine without a sound card")
+    (tmp_path / "alsa.conf").write_text(ALSA)
+    environment = {
+        **os.environ,
+        "ALSA_CONFIG_PATH": str(tmp_path / "alsa.conf"),
+        "PULSE_SERVER": f"unix:{tmp_path / 'nowhere'}",
+    }
+    path = save(tmp_path / "a.npy", random_latents(CONFIG, 3))
+    done = run_command("play", path, "--model", folder, env=environment)
+    assert_refused(done, "output device")

@@ -1,0 +1,105 @@
+"""Packed networks on disk: the same bits, and never a stale or damaged one."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from networks import random_latents, random_tensors, small, write_folder
+
+import oobleck_stream as ob
+from oobleck_stream.checkpoints import cache
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "SMALLEST_BYTES", 1)
+    config = small("ezaudio", 8)
+    return write_folder(tmp_path / "model", config, random_tensors(config, 1))
+
+
+@pytest.fixture
+def packed(tmp_path):
+    """The one file in the cache, once something is loaded."""
+    return lambda: next((tmp_path / "cache").glob("*.safetensors"))
+
+
+def sound(source):
+    model = ob.load(source)
+    return model.decode(random_latents(model.config, 12))
+
+
+def test_same_bits(folder, packed, monkeypatch):
+    first, second = sound(folder), sound(folder)
+    assert isinstance(ob.load(folder).decoder.data.base, np.ndarray)
+    monkeypatch.setenv(cache.VARIABLE, "off")
+    np.testing.assert_array_equal(first, sound(folder))
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(first, sound(packed()))
+    data = ob.load(packed()).decoder.data
+    assert data.ctypes.data % 4096 == 0
+    assert not data.flags.writeable
+
+
+def test_used_again(folder, packed):
+    expected = sound(folder)
+    before = packed().stat()
+    np.testing.assert_array_equal(sound(folder), expected)
+    assert packed().stat() == before
+
+
+def test_stale(folder, packed):
+    sound(folder)
+    config = small("ezaudio", 8)
+    write_folder(folder, config, random_tensors(config, 2))
+    # The same size: only the time tells.
+    os.utime(folder / "model.safetensors", ns=(1, 1))
+    changed = sound(folder)
+    np.testing.assert_array_equal(changed, sound(folder))
+    packed().unlink()
+    np.testing.assert_array_equal(changed, sound(folder))
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text", "header"])
+def test_damaged(folder, packed, damage):
+    expected, path = sound(folder), packed()
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        content = content[: len(content) // 2]
+    elif damage == "flip":
+        content[-1000] ^= 4
+    elif damage == "empty":
+        content.clear()
+    elif damage == "text":
+        content[:] = b"not a network" * 100
+    else:
+        content = content.replace(b'"checksum": "', b'"checksum": "0')
+    path.write_bytes(content)
+    with pytest.raises(ob.CheckpointError):
+        ob.load(path)
+    np.testing.assert_array_equal(sound(folder), expected)
+    np.testing.assert_array_equal(sound(path), expected)
+
+
+def test_another_version(folder, packed):
+    expected, path = sound(folder), packed()
+    path.write_bytes(path.read_bytes().replace(b"packed 1", b"packed 0"))
+    with pytest.raises(ob.CheckpointError, match="packed by another version"):
+        ob.load(path)
+    np.testing.assert_array_equal(sound(folder), expected)
+
+
+def test_a_cache_that_can_not_be_written(folder, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "file" / "cache"))
+    expected = sound(folder)
+    monkeypatch.setenv(cache.VARIABLE, "off")
+    np.testing.assert_array_equal(sound(folder), expected)
+
+
+def test_small_checkpoints_are_not_kept(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "SMALLEST_BYTES", 10**9)
+    sound(folder)
+    assert not (tmp_path / "cache").exists()

@@ -1,0 +1,507 @@
+"""The player against real PortAudio and a real sound server."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pexpect
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import random_latents, random_tensors, small, write_folder
+from sound_server import SoundServer, sound_server
+
+import oobleck_stream as ob
+from oobleck_stream.loading import load
+from oobleck_stream.player.keys import split_keys
+from oobleck_stream.player.ring import Ring
+from oobleck_stream.player.status import Status
+
+__all__ = ["sound_server"]
+
+COMMAND = [sys.executable, "-m", "oobleck_stream"]
+CONFIG = small("stable-audio-open-1.0", channels=8)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("model"), CONFIG, random_tensors(CONFIG))
+
+
+@pytest.fixture(scope="session")
+def model(folder: Path) -> ob.Model:
+    return load(folder)
+
+
+def save_latents(path: Path, frames: int, seed: int = 1) -> np.ndarray:
+    latents = random_latents(CONFIG, frames, seed)
+    np.save(path, latents)
+    return latents
+
+
+def run_play(server: SoundServer, *arguments: object, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [*COMMAND, "play", "--quiet", *map(str, arguments)],
+        env=server.environment,
+        capture_output=True,
+        timeout=60,
+        **options,
+    )
+
+
+def run_script(server: SoundServer, script: str, *arguments: object) -> subprocess.CompletedProcess:
+    """Run Python code that plays; its standard output is JSON."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        env=server.environment,
+        capture_output=True,
+        timeout=60,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done
+
+
+def trimmed(samples: np.ndarray) -> np.ndarray:
+    """Without the silence at both ends, as `Recording.sound`."""
+    loud = np.flatnonzero(samples.any(axis=1))
+    return samples[loud[0] : loud[-1] + 1]
+
+
+def voiced(samples: np.ndarray) -> np.ndarray:
+    """Without any silence."""
+    return samples[samples.any(axis=1)]
+
+
+def runs_of(recorded: np.ndarray, samples: np.ndarray) -> list[tuple[int, int]]:
+    """The stretches of `samples` that were recorded one after another, silence left out."""
+    numbers = {row.tobytes(): number for number, row in enumerate(samples)}
+    played = np.array([numbers[row.tobytes()] for row in voiced(recorded)])
+    breaks = np.flatnonzero(np.diff(played) != 1)
+    starts, stops = [0, *(breaks + 1)], [*breaks, len(played) - 1]
+    return [(int(played[a]), int(played[b]) + 1) for a, b in zip(starts, stops, strict=True)]
+
+
+# What is heard
+
+
+@pytest.mark.sound
+def test_what_is_heard_are_the_samples_of_decode(sound_server, tmp_path, folder, model):
+    latents = save_latents(tmp_path / "a.npy", 60)
+    with sound_server.recording() as recording:
+        done = run_play(sound_server, tmp_path / "a.npy", "--model", folder)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert np.array_equal(recording.sound, trimmed(model.decode(latents)))
+
+
+@pytest.mark.sound
+@pytest.mark.parametrize("raw", [True, False])
+def test_standard_input_is_heard_whole(sound_server, tmp_path, folder, model, raw):
+    latents = save_latents(tmp_path / "a.npy", 40)
+    data = latents.tobytes() if raw else (tmp_path / "a.npy").read_bytes()
+    with sound_server.recording() as recording:
+        done = run_play(sound_server, "-", "--model", folder, input=data)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert np.array_equal(recording.sound, trimmed(model.decode(latents)))
+
+
+@pytest.mark.sound
+def test_two_files_are_gapless_and_recorded(sound_server, tmp_path, folder, model):
+    pieces = [save_latents(tmp_path / f"{seed}.npy", 20, seed) for seed in (1, 2)]
+    with sound_server.recording() as recording:
+        done = run_play(
+            *(sound_server, tmp_path / "1.npy", tmp_path / "2.npy", "--model", folder),
+            *("--json", "--record", tmp_path / "a.wav"),
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
+    expected = np.concatenate([model.decode(piece) for piece in pieces])
+    assert np.array_equal(recording.sound, trimmed(expected))
+    assert np.array_equal(soundfile.read(tmp_path / "a.wav", dtype="float32")[0], expected)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    moments = [line for line in lines if "position" in line]
+    assert moments[0]["tracks"] == 2
+    assert moments[0]["length"] == 20 * 2048 / 44100
+    assert sum(line["underflows"] for line in moments) == 0
+
+
+@pytest.mark.sound
+def test_start_length_and_volume(sound_server, tmp_path, folder, model):
+    latents = save_latents(tmp_path / "a.npy", 40)
+    with sound_server.recording() as recording:
+        done = run_play(
+            *(sound_server, tmp_path / "a.npy", "--model", folder),
+            *("--start", 0.5, "--length", 0.4, "--volume", 50),
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
+    expected = model.decode(latents)[22050 : 22050 + 17640] * np.float32(0.5)
+    assert np.array_equal(recording.sound, trimmed(expected))
+
+
+@pytest.mark.sound
+@pytest.mark.parametrize("seam", ["restart", "blend"])
+def test_loop(sound_server, tmp_path, folder, model, seam):
+    latents = save_latents(tmp_path / "a.npy", 12)
+    with sound_server.recording() as recording:
+        done = run_play(
+            *(sound_server, tmp_path / "a.npy", "--model", folder),
+            *("--loop", 3, "--seam", seam),
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
+    if seam == "restart":
+        expected = np.tile(model.decode(latents), (3, 1))
+    else:
+        expected = model.decode(np.tile(latents, (3, 1)))
+    assert np.array_equal(recording.sound, trimmed(expected))
+
+
+PAUSE_AND_SEEK = """
+import json, sys, time
+import numpy as np
+import oobleck_stream as ob
+from oobleck_stream.loading import load
+
+def reach(seconds):
+    while player.position < seconds:
+        time.sleep(0.005)
+
+with ob.Player(np.load(sys.argv[2]), load(sys.argv[1])) as player:
+    player.play()
+    reach(0.3)
+    player.pause()
+    time.sleep(0.2)
+    paused_at = player.position
+    time.sleep(0.2)
+    assert player.position == paused_at
+    player.play()
+    reach(0.5)
+    player.seek(1.5)
+    assert player.position == 1.5
+    reach(1.7)
+    player.seek(0.25)
+    assert player.wait()
+    assert player.finished
+    print(json.dumps([player.underflows, player.silent_seconds, player.position]))
+"""
+
+
+@pytest.mark.sound
+def test_pause_and_seeks_are_exact(sound_server, tmp_path, folder, model):
+    latents = save_latents(tmp_path / "a.npy", 50)
+    with sound_server.recording() as recording:
+        done = run_script(sound_server, PAUSE_AND_SEEK, folder, tmp_path / "a.npy")
+    samples = model.decode(latents)
+    (first, second, third) = runs_of(recording.sound, samples)
+    assert first[0] == 0
+    assert first[1] > 0.5 * 44100 - 1
+    assert second[0] == round(1.5 * 44100)
+    assert second[1] > 1.7 * 44100 - 1
+    assert third == (round(0.25 * 44100), len(samples))
+    assert json.loads(done.stdout) == [0, 0.0, len(samples) / 44100]
+
+
+STALL = """
+import json, sys, time
+import numpy as np
+import oobleck_stream as ob
+from oobleck_stream.loading import load
+
+def slow(latents):
+    for number, frame in enumerate(latents):
+        if number == 25:
+            time.sleep(1.0)
+        yield frame
+
+with ob.Player(slow(np.load(sys.argv[2])), load(sys.argv[1])) as player:
+    player.play()
+    player.wait()
+    print(json.dumps([player.underflows, player.silent_seconds]))
+"""
+
+
+@pytest.mark.sound
+def test_a_stalled_source_gives_counted_silence_and_loses_nothing(
+    sound_server, tmp_path, folder, model
+):
+    latents = save_latents(tmp_path / "a.npy", 40)
+    with sound_server.recording() as recording:
+        done = run_script(sound_server, STALL, folder, tmp_path / "a.npy")
+    underflows, silent_seconds = json.loads(done.stdout)
+    assert underflows >= 1
+    assert np.array_equal(voiced(recording.sound), voiced(model.decode(latents)))
+    silent = np.count_nonzero(~recording.sound.any(axis=1))
+    assert silent == round(silent_seconds * 44100) > 0
+
+
+OTHER_RATE = """
+import sys
+import sounddevice
+from oobleck_stream.__main__ import run
+
+# A stand-in for a device of one rate: the sound server would take any.
+def check(device, channels, dtype, samplerate):
+    if samplerate != 48000:
+        raise sounddevice.PortAudioError("Invalid sample rate")
+
+query = sounddevice.query_devices
+def devices(*arguments):
+    found = query(*arguments)
+    return {**found, "default_samplerate": 48000.0} if isinstance(found, dict) else found
+
+sounddevice.check_output_settings, sounddevice.query_devices = check, devices
+sys.exit(run(["play", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.sound
+def test_a_device_of_another_rate_gets_resampled_sound(tmp_path, folder, model):
+    soxr = pytest.importorskip("soxr")
+    latents = save_latents(tmp_path / "a.npy", 30)
+    with SoundServer.running(tmp_path, rate=48000) as server, server.recording() as recording:
+        done = subprocess.run(
+            [sys.executable, "-c", OTHER_RATE, tmp_path / "a.npy", "--model", folder],
+            env=server.environment,
+            capture_output=True,
+            timeout=60,
+        )
+    assert done.returncode == 0
+    assert b"resampled to 48000 Hz" in done.stderr
+    expected = soxr.resample(model.decode(latents), 44100, 48000, quality="VHQ")
+    played = recording.sound
+    start = np.flatnonzero((expected == played[0]).all(axis=1))[0]
+    assert np.array_equal(played, expected[start : start + len(played)])
+    assert len(expected) - len(played) < 10
+
+
+# Ways out
+
+
+def start_play(server: SoundServer, *arguments: object, **options) -> subprocess.Popen:
+    return subprocess.Popen(
+        [*COMMAND, "play", *map(str, arguments)],
+        env=server.environment,
+        stderr=subprocess.PIPE,
+        **options,
+    )
+
+
+@pytest.mark.sound
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"]
+)
+def test_signals_end_it_cleanly_with_live_input(sound_server, tmp_path, folder, number, status):
+    with sound_server.recording() as recording:
+        process = start_play(
+            *(sound_server, "-", "--model", folder, "--quiet", "--record", tmp_path / "a.wav"),
+            stdin=subprocess.PIPE,
+        )
+        process.stdin.write(random_latents(CONFIG, 30).tobytes())
+        process.stdin.flush()
+        recording.wait_for(lambda samples: samples.any())
+        process.send_signal(number)
+        _, message = process.communicate(timeout=30)
+    assert (process.returncode, message) == (status, b"")
+    # The recording is whole as far as it goes.
+    played = soundfile.read(tmp_path / "a.wav", dtype="float32")[0]
+    assert len(played)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+@pytest.mark.sound
+def test_a_vanished_sound_server_ends_it_with_a_line(tmp_path, folder):
+    save_latents(tmp_path / "a.npy", 600)
+    with SoundServer.running(tmp_path) as server:
+        with server.recording() as recording:
+            process = start_play(server, tmp_path / "a.npy", "--model", folder, "--quiet")
+            recording.wait_for(lambda samples: samples.any())
+            server.kill()
+        _, message = process.communicate(timeout=60)
+    assert process.returncode == 1
+    lines = [line for line in message.decode().splitlines() if line.startswith("oobleck_stream")]
+    assert len(lines) == 1
+    assert "output device" in lines[0]
+    assert b"Traceback" not in message
+
+
+@pytest.mark.sound
+def test_a_closed_pipe_ends_it_cleanly(sound_server, tmp_path, folder):
+    save_latents(tmp_path / "a.npy", 600)
+    process = start_play(
+        *(sound_server, tmp_path / "a.npy", "--model", folder, "--json"), stdout=subprocess.PIPE
+    )
+    assert b"message" in process.stdout.readline()
+    process.stdout.close()
+    _, message = process.communicate(timeout=30)
+    assert (process.returncode, message) == (1, b"")
+
+
+# The terminal
+
+WITH_TERMINAL = """
+trap : INT
+"$@"
+echo "status $?"
+stty -a
+"""
+
+
+def in_terminal(server: SoundServer, *arguments: object) -> pexpect.spawn:
+    """Run `play` in a pseudo-terminal; then comes its exit code, and the terminal's settings."""
+    child = pexpect.spawn(
+        "sh",
+        ["-c", WITH_TERMINAL, "sh", *COMMAND, "play", *map(str, arguments)],
+        env=server.environment,
+        dimensions=(24, 120),
+        timeout=30,
+    )
+    child.delaybeforesend = None
+    return child
+
+
+def assert_restored(child: pexpect.spawn, status: int) -> None:
+    child.expect_exact(f"status {status}\r\n")
+    settings = child.read().decode().replace(";", " ").split()
+    assert {"icanon", "echo", "isig"} <= set(settings)
+    assert b"Traceback" not in child.before
+    child.close()
+
+
+@pytest.mark.sound
+def test_keys(sound_server, tmp_path, folder):
+    save_latents(tmp_path / "a.npy", 2000)
+    child = in_terminal(sound_server, tmp_path / "a.npy", "--model", folder)
+    child.expect_exact("q quit")
+    child.expect(r"0:0\d\.\d / 1:32\.8")
+    for key, shown in [
+        (" ", r"\|\|  0:0"),
+        (" ", r">   0:0"),
+        ("\x1b[A", r"1:0\d\.\d / 1:32\.8"),
+        ("\x1b[D", r"0:5\d\.\d / 1:32\.8"),
+        ("9", "vol 95%"),
+        ("m", "muted"),
+        ("m", "vol 95%"),
+        ("0", r"RTF \d\.\d\d\s*\r"),
+        ("l", "loop"),
+        ("?", "left/right 5 s"),
+        ("z", r"RTF"),
+    ]:
+        child.send(key)
+        child.expect(shown)
+    child.send("q")
+    assert_restored(child, 0)
+
+
+@pytest.mark.sound
+@pytest.mark.parametrize("way", ["interrupt", "end", "bad"])
+def test_the_terminal_is_restored(sound_server, tmp_path, folder, way):
+    save_latents(tmp_path / "a.npy", 30 if way == "end" else 2000)
+    record = ["--record", tmp_path / "missing" / "a.wav"] if way == "bad" else []
+    child = in_terminal(sound_server, tmp_path / "a.npy", "--model", folder, *record)
+    if way != "bad":
+        child.expect_exact("RTF")
+    if way == "interrupt":
+        child.sendintr()
+    assert_restored(child, {"interrupt": 130, "end": 0, "bad": 2}[way])
+
+
+@pytest.mark.sound
+def test_no_key_is_swallowed_when_standard_input_carries_latents(sound_server, tmp_path, folder):
+    # 0x20 and 0x71 are space and q; two frames of them are latents all the same.
+    latents = np.frombuffer(b"\x20\x71\x3f\x3f" * 128, "<f4")
+    with sound_server.recording() as recording:
+        done = run_play(sound_server, "-", "--model", folder, input=latents.tobytes())
+    assert (done.returncode, done.stderr) == (0, b"")
+    expected = load(folder).decode(latents.reshape(2, 64))
+    assert np.array_equal(recording.sound, trimmed(expected))
+
+
+def test_keys_are_told_apart():
+    assert split_keys(b" \x1b[Aq\x1bOD?\xc3\xa4\x1b[5~9") == [
+        *("space", "up", "q", "left", "?", "[", "5", "~", "9"),
+    ]
+
+
+# The parts
+
+
+@given(data=st.data(), capacity=st.integers(1, 12))
+def test_a_ring_hands_on_what_it_was_given(data, capacity):
+    ring, numbers = Ring(capacity, 1), np.arange(1, 200, dtype=np.float32)[:, None]
+    expected: list[float] = []
+    played: list[float] = []
+    written = 0
+    for _ in range(30):
+        action, count = data.draw(st.sampled_from("wwwrrrd")), data.draw(st.integers(0, 15))
+        if action == "w":
+            taken = ring.write(numbers[written : written + count])
+            assert taken == min(count, ring.room + taken)
+            expected += numbers[written : written + taken, 0].tolist()
+            written += taken
+        elif action == "r":
+            out = np.zeros((count, 1), np.float32)
+            got = ring.read_into(out)
+            assert got == min(count, len(expected))
+            assert out[:got, 0].tolist() == expected[:got]
+            assert not out[got:].any()
+            played += expected[:got]
+            del expected[:got]
+            if ring.discards == 0:
+                latest = ring.latest(min(5, ring.capacity - ring.fill))[:, 0].tolist()
+                assert latest == played[len(played) - len(latest) :]
+        else:
+            ring.discard()
+            expected.clear()
+        assert ring.fill == len(expected)
+
+
+def test_the_ring_between_two_threads_loses_nothing():
+    ring, total = Ring(1000, 2), 200_000
+    samples = np.arange(2 * total, dtype=np.float32).reshape(-1, 2)
+    received = []
+
+    def read() -> None:
+        out, count = np.zeros((333, 2), np.float32), 0
+        while count < total:
+            got = ring.read_into(out)
+            received.append(out[:got].copy())
+            count += got
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    position = 0
+    while position < total:
+        position += ring.write(samples[position : position + 777])
+    reader.join()
+    assert np.array_equal(np.concatenate(received), samples)
+
+
+def test_a_status_line_fits_the_terminal():
+    status = Status(
+        track=1,
+        tracks=3,
+        name="a.npy",
+        position=61.26,
+        length=3700.0,
+        paused=False,
+        muted=False,
+        looping=True,
+        finished=False,
+        volume=0.5,
+        buffered=0.75,
+        real_time_factor=0.3,
+        level=1.0,
+        underflows=2,
+        device_underflows=0,
+        silent_seconds=0.25,
+    )
+    line = status.as_line(200)
+    for part in ("2/3", "1:01.2 / 1:01:40", "[========]", "buffer 750 ms", "RTF 0.30", "vol 50%"):
+        assert part in line
+    assert line.endswith("loop  late 2 (0.25 s)")
+    assert len(status.as_line(40)) == 39
