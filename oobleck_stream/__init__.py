@@ -1,8 +1,8 @@
 """Exact streaming decoding of Oobleck audio autoencoders.
 
 >>> import oobleck_stream as ob
->>> model = ob.random_model("stable-audio-open-1.0")      # doctest: +SKIP
->>> decoder = ob.StreamingDecoder(model)                  # doctest: +SKIP
+>>> model = ob.load("tiny")                               # doctest: +SKIP
+>>> audio = model.decode(ob.piece("keys"))                # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -14,37 +14,48 @@ if TYPE_CHECKING:
     from oobleck_stream.checkpoints.errors import CheckpointError
     from oobleck_stream.config import PRESETS, OobleckConfig, preset
     from oobleck_stream.decoder import DecoderState, StreamingDecoder
+    from oobleck_stream.encoder import EncoderState, StreamingEncoder
     from oobleck_stream.loading import load
     from oobleck_stream.model import Model, random_model
+    from oobleck_stream.pieces import PIECES, piece
     from oobleck_stream.player.player import Player, play
 
 __version__ = "0.1.0"
 
 # Loaded when first asked for: importing Numba takes a quarter of a second.
 _HOMES = {
+    "PIECES": "pieces",
     "PRESETS": "config",
     "CheckpointError": "checkpoints.errors",
     "OobleckConfig": "config",
     "DecoderState": "decoder",
+    "EncoderState": "encoder",
     "StreamingDecoder": "decoder",
+    "StreamingEncoder": "encoder",
     "Model": "model",
     "Player": "player.player",
     "play": "player.player",
     "load": "loading",
+    "piece": "pieces",
     "preset": "config",
     "random_model": "model",
 }
 
 __all__ = [
+    "PIECES",
     "PRESETS",
     "CheckpointError",
     "DecoderState",
+    "EncoderState",
     "Model",
     "OobleckConfig",
     "Player",
     "StreamingDecoder",
+    "StreamingEncoder",
     "load",
+    "piece",
     "play",
+    "preset",
     "random_model",
 ]
 

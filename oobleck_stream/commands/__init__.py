@@ -12,7 +12,11 @@ NAMES = (
     "demo",
     "play",
     "decode",
+    "encode",
+    "roundtrip",
     "info",
+    "bench",
+    "warmup",
 )
 
 

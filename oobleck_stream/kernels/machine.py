@@ -7,6 +7,7 @@ cache on disk.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -21,6 +22,25 @@ FLOAT = ir.FloatType()
 def pointer(builder: ir.IRBuilder, address: Any, to: ir.Type) -> Any:
     """Turn an integer address into a typed pointer."""
     return builder.inttoptr(address, to.as_pointer())
+
+
+def call_own_function(
+    builder: ir.IRBuilder, name: str, arguments: Sequence[Any], write: Callable[..., None]
+) -> None:
+    """Call a function of the module that is written, by `write(builder, *words)`, at its first use.
+
+    It is never inlined: its loops have all registers to themselves.
+    """
+    function = builder.module.globals.get(name)
+    if function is None:
+        kind = ir.FunctionType(ir.VoidType(), [WORD] * len(arguments))
+        function = ir.Function(builder.module, kind, name)
+        function.linkage = "internal"
+        function.attributes.add("noinline")
+        body = ir.IRBuilder(function.append_basic_block("entry"))
+        write(body, *function.args)
+        body.ret_void()
+    builder.call(function, arguments)
 
 
 @intrinsic

@@ -10,6 +10,8 @@ bias; then the residual. Nothing else may be reordered, so every cut of the work
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +20,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from oobleck_stream.kernels.machine import FLOAT, WORD, pointer
+from oobleck_stream.kernels.machine import FLOAT, WORD, call_own_function, pointer
 from oobleck_stream.kernels.vectors import LANES, TILE_ROWS, TILE_VECTORS, VECTOR, Vectors
 
 PANEL = 2 * LANES
@@ -42,8 +44,8 @@ def tile(
 
     `row_addresses` is the address of a table of row addresses, to each of which `tap_offset` bytes
     are added. The sums are stored to `totals`, or added to what stands there; its rows, like those
-    of the `weights` (a row a channel), are `stride` bytes apart. One
-    loop is written for each of the sizes, and a jump chooses among them.
+    of the `weights` (a row a channel), are `stride` bytes apart. One function is written for each
+    of the sizes, and a jump chooses among them.
     """
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -51,23 +53,24 @@ def tile(
         end = builder.append_basic_block("tile.end")
         size = builder.add(builder.mul(vectors, ir.Constant(WORD, TILE_ROWS)), rows)
         jump = builder.switch(size, end)
-        for vector_count in range(1, TILE_VECTORS + 1):
-            for row_count in range(1, TILE_ROWS + 1):
-                block = builder.append_basic_block(f"tile.{row_count}x{vector_count}")
-                jump.add_case(ir.Constant(WORD, TILE_ROWS * vector_count + row_count), block)
-                builder.position_at_end(block)
-                _emit_tile(builder, row_count, vector_count, *operands)
-                builder.branch(end)
+        sizes = itertools.product(range(1, TILE_ROWS + 1), range(1, TILE_VECTORS + 1))
+        for row_count, vector_count in sizes:
+            block = builder.append_basic_block("tile")
+            jump.add_case(ir.Constant(WORD, TILE_ROWS * vector_count + row_count), block)
+            builder.position_at_end(block)
+            write = functools.partial(_write_tile, row_count, vector_count)
+            call_own_function(builder, f"tile_{row_count}x{vector_count}", operands, write)
+            builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 9), emit
 
 
-def _emit_tile(
-    builder: ir.IRBuilder,
+def _write_tile(
     rows: int,
     vectors: int,
+    builder: ir.IRBuilder,
     row_addresses: Any,
     tap_offset: Any,
     channels: Any,
@@ -150,17 +153,18 @@ def finish(
         full = builder.icmp_signed(">=", args[1], ir.Constant(WORD, LANES))
         with builder.if_else(full) as (whole, partial):
             with whole:
-                _emit_finish(builder, False, *args)
+                call_own_function(builder, "finish", args, functools.partial(_write_finish, False))
             with partial:
-                _emit_finish(builder, True, *args)
+                write = functools.partial(_write_finish, True)
+                call_own_function(builder, "finish_masked", args, write)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 12), emit
 
 
-def _emit_finish(
-    builder: ir.IRBuilder,
+def _write_finish(
     masked: bool,
+    builder: ir.IRBuilder,
     rows: Any,
     columns: Any,
     totals: Any,
