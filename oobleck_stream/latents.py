@@ -43,10 +43,15 @@ def checked_frames(array: npt.NDArray[Any], first: int = 0) -> FloatArray:
     first : int
         Number of its first frame, for the message.
     """
+    return finite_rows(array, first, "latents", "frame")
+
+
+def finite_rows(array: npt.NDArray[Any], first: int, what: str, row: str) -> FloatArray:
+    """Rows as float32 in C order; ``ValueError`` names the first row that is not finite."""
     with np.errstate(over="ignore"):
-        frames: FloatArray = np.ascontiguousarray(array, np.float32)
-    good = np.isfinite(frames).all(axis=1)
+        rows: FloatArray = np.ascontiguousarray(array, np.float32)
+    good = np.isfinite(rows).all(axis=1)
     if not good.all():
-        frame = first + int(np.argmin(good))
-        raise ValueError(f"latents must be finite as float32: frame {frame} is not")
-    return frames
+        number = first + int(np.argmin(good))
+        raise ValueError(f"{what} must be finite as float32: {row} {number} is not")
+    return rows

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from oobleck_stream.checkpoints.cache import through_cache
@@ -20,7 +22,8 @@ from oobleck_stream.checkpoints.shapes import config_from_geometry, read_geometr
 from oobleck_stream.checkpoints.weights import StoredParameters, check_tensors
 from oobleck_stream.config import OobleckConfig, preset
 from oobleck_stream.model import Model, random_model
-from oobleck_stream.network import decoder_layers
+from oobleck_stream.network import Layer, decoder_layers, encoder_layers
+from oobleck_stream.packed import PackedNetwork
 from oobleck_stream.parameters import pack_network
 
 TINY = Path(__file__).parent / "data" / "tiny.safetensors"
@@ -63,7 +66,7 @@ def load(source: str | os.PathLike[str], *, config: OobleckConfig | str | None =
     (``$OOBLECK_STREAM_CACHE``; ``off`` for nowhere), from where it is mapped into memory.
 
     Only the decoder's tensors are read: the checkpoint of a whole diffusion model needs no more
-    memory than its decoder.
+    memory than its decoder. The encoder's are read, and their faults told, at the first encoding.
     """
     if isinstance(config, str):
         config = preset(config)
@@ -112,10 +115,13 @@ def _load_files(
 ) -> Model:
     container = open_container(weights)
     if is_packed(container):
-        return read_packed(container)
-    files = container.files + ((beside,) if beside else ())
-    build = functools.partial(_fold, container, weights, beside, name, config)
-    return through_cache(files, f"{name} {config}", build)
+        model = read_packed(container)
+    else:
+        files = container.files + ((beside,) if beside else ())
+        build = functools.partial(_fold, container, weights, beside, name, config)
+        model = through_cache(files, f"{name} {config}", build)
+    encoder = functools.partial(_fold_encoder, weights, model.config)
+    return dataclasses.replace(model, load_encoder=encoder)
 
 
 def _fold(
@@ -134,15 +140,38 @@ def _fold(
         config = _inferred_config(container, half, notes)
     else:
         _check_geometry(container, half, config)
-    layers = decoder_layers(config)
+    packed = _fold_half(weights, half, decoder_layers(config), config, config.latent_scale)
+    return Model(config, packed, name, tuple(notes))
+
+
+def _fold_encoder(weights: Path, config: OobleckConfig) -> PackedNetwork:
+    """The encoder beside a decoder that was loaded before."""
+    container = open_container(weights)
+    if is_packed(container):
+        raise CheckpointError(weights, "can't encode: a packed network has only its decoder")
+    prefix, _ = find_prefix(container)
+    half = named_half(container, prefix, "encoder")
+    if not half.tensors and not half.unknown:
+        raise CheckpointError(weights, f"can't encode: no tensors under {prefix}encoder in it")
+    return _fold_half(weights, half, encoder_layers(config), config)
+
+
+def _fold_half(
+    weights: Path,
+    half: Half,
+    layers: Sequence[Layer],
+    config: OobleckConfig,
+    input_scale: float = 1.0,
+) -> PackedNetwork:
+    """Check a half's tensors, fold them and pack them; name every fault."""
     problems = check_tensors(half, layers)
     if problems:
         raise CheckpointError(weights, *problems)
     parameters = StoredParameters(half, config)
-    packed = pack_network(layers, parameters, config.latent_scale)
+    packed = pack_network(layers, parameters, input_scale)
     if parameters.problems:
         raise CheckpointError(weights, *parameters.problems)
-    return Model(config, packed, name, tuple(notes))
+    return packed
 
 
 def _found_config(

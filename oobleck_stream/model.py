@@ -1,25 +1,33 @@
-"""A model: a config and packed parameters, immutable, shared by any number of decoders."""
+"""A model: a config and packed parameters, immutable, shared by any number of streams."""
 
 from __future__ import annotations
 
+import functools
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from oobleck_stream import network as shapes
+from oobleck_stream.bottleneck import Bottleneck, distribution
+from oobleck_stream.checkpoints.errors import CheckpointError
 from oobleck_stream.config import OobleckConfig, preset
 from oobleck_stream.latents import CHECK_FRAMES, checked_frames, checked_shape
 from oobleck_stream.packed import FloatArray, PackedNetwork
 from oobleck_stream.parameters import RandomParameters, pack_network
+from oobleck_stream.samples import CHECK_SAMPLES, checked_audio, checked_samples
 from oobleck_stream.streaming.stack import Stack
 
 DECODE_FRAMES = 256
+_packing = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """An Oobleck network ready to decode.
+    """An Oobleck network ready to decode and, where its encoder is at hand, to encode.
 
     Parameters
     ----------
@@ -30,12 +38,39 @@ class Model:
         Where it came from.
     notes : tuple of str
         What was inferred or chosen while loading, a sentence each.
+    load_encoder : callable, optional
+        Gives the encoder's layers and parameters; called when they are first needed.
     """
 
     config: OobleckConfig
     decoder: PackedNetwork
     name: str = ""
     notes: tuple[str, ...] = field(default=())
+    load_encoder: Callable[[], PackedNetwork] | None = field(default=None, repr=False)
+
+    @property
+    def encoder(self) -> PackedNetwork:
+        """The encoder's layers and parameters, packed at first use.
+
+        Raises
+        ------
+        CheckpointError
+            When the network has no encoder of this family, or its checkpoint holds none, or one
+            with faults (names all of them).
+        """
+        with _packing:
+            return self._encoder
+
+    @functools.cached_property
+    def _encoder(self) -> PackedNetwork:
+        name = self.name or "this model"
+        if not self.config.has_encoder:
+            raise CheckpointError(
+                name, "can't encode: its encoder is not of the Oobleck family, only its decoder is"
+            )
+        if self.load_encoder is None:
+            raise CheckpointError(name, "can't encode: it has only a decoder")
+        return self.load_encoder()
 
     @property
     def latent_dim(self) -> int:
@@ -113,6 +148,103 @@ class Model:
             stack.push(frames, first + len(frames) >= len(array), out[stack.rows_out :])
         return out
 
+    def encoded_length(self, samples: int, pad: bool = True) -> int:
+        """Latent frames that `samples` samples encode to, with `pad` or without."""
+        if pad:
+            samples += -samples % self.hop
+        return shapes.output_length(self.encoder.layers, samples)
+
+    def encode(
+        self,
+        audio: Any,
+        sample: bool = False,
+        seed: int | None = None,
+        pad: bool = True,
+        threads: int | None = None,
+    ) -> FloatArray:
+        """Encode a whole piece.
+
+        Works in blocks: beyond the returned array its memory does not grow with the piece.
+
+        Parameters
+        ----------
+        audio : (samples, channels) array_like of real numbers
+            Full scale is 1.0; may be a memory map. For a mono network (samples,) too.
+        sample : bool
+            Whether to draw the latents from the distributions that the encoder gives, rather than
+            to take their means.
+        seed : int, optional
+            With `sample`: the same seed gives the same latents.
+        pad : bool
+            Whether zeros fill up the last frame where the length is no multiple of `hop`;
+            otherwise the network has only what is there, and what makes no frame is left over.
+        threads : int, optional
+            As for `StreamingEncoder`; the result does not depend on it.
+
+        Returns
+        -------
+        (frames, latent_dim) float32, C-contiguous
+            With `pad`, a frame for every `hop` samples that have begun.
+
+        Raises
+        ------
+        ValueError
+            On a wrong shape or dtype, on a sample that is not finite as float32, or when the model
+            can't encode.
+        """
+        array = self._checked_audio(audio)
+        latents = np.empty((self.encoded_length(len(array), pad), self.latent_dim), np.float32)
+        bottleneck, done = Bottleneck(self.config.latent_scale, sample, seed), 0
+        for rows in self._encoded_rows(array, pad, threads):
+            latents[done : done + len(rows)] = bottleneck.latents(rows)
+            done += len(rows)
+        return latents
+
+    def encode_distribution(
+        self, audio: Any, pad: bool = True, threads: int | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Encode a whole piece to normal distributions, one for every number of every frame.
+
+        Parameters
+        ----------
+        audio, pad, threads
+            As for `encode`.
+
+        Returns
+        -------
+        mean, deviation : (frames, latent_dim) float32, C-contiguous
+
+        Raises
+        ------
+        ValueError
+            As for `encode`.
+        """
+        array = self._checked_audio(audio)
+        shape = (self.encoded_length(len(array), pad), self.latent_dim)
+        mean, deviation, done = np.empty(shape, np.float32), np.empty(shape, np.float32), 0
+        for rows in self._encoded_rows(array, pad, threads):
+            part = slice(done, done + len(rows))
+            mean[part], deviation[part] = distribution(rows, self.config.latent_scale)
+            done += len(rows)
+        return mean, deviation
+
+    def _checked_audio(self, audio: Any) -> npt.NDArray[Any]:
+        """Audio of the right shape, all of it finite."""
+        array = checked_audio(audio, self.channels)
+        for first in range(0, len(array), CHECK_SAMPLES):
+            checked_samples(array[first : first + CHECK_SAMPLES], first)
+        return array
+
+    def _encoded_rows(
+        self, array: npt.NDArray[Any], pad: bool, threads: int | None
+    ) -> Iterator[FloatArray]:
+        """The encoder's rows for a whole piece, block by block."""
+        stack = Stack(self.encoder, threads)
+        for first in range(0, len(array), CHECK_SAMPLES):
+            yield stack.push(checked_samples(array[first : first + CHECK_SAMPLES], first))
+        missing = -len(array) % self.hop if pad else 0
+        yield stack.push(np.zeros((missing, self.channels), np.float32), last=True)
+
 
 def random_model(name: str | OobleckConfig, seed: int = 0) -> Model:
     """A network of a preset's geometry with random weights.
@@ -130,7 +262,8 @@ def random_model(name: str | OobleckConfig, seed: int = 0) -> Model:
         When there is no preset of that name.
     """
     config = preset(name) if isinstance(name, str) else name
-    layers = shapes.decoder_layers(config)
-    packed = pack_network(layers, RandomParameters(config, seed), config.latent_scale)
+    parameters = RandomParameters(config, seed)
+    decoder = pack_network(shapes.decoder_layers(config), parameters, config.latent_scale)
+    encoder = functools.partial(pack_network, shapes.encoder_layers(config), parameters)
     label = name if isinstance(name, str) else "config"
-    return Model(config, packed, f"random {label}, seed {seed}")
+    return Model(config, decoder, f"random {label}, seed {seed}", load_encoder=encoder)

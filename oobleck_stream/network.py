@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 from oobleck_stream.config import OobleckConfig
 
+ENCODER_LAST_KERNEL = 3
+"""Kernel of the encoder's last convolution, in every network of the family."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -178,6 +181,49 @@ def decoder_layers(config: OobleckConfig) -> list[Layer]:
     return layers
 
 
+def encoder_layers(config: OobleckConfig) -> list[Layer]:
+    """The encoder of a config: sample rows in, rows of means and then scales out."""
+    widths, depth = config.widths, len(config.strides)
+    layers = [
+        Layer(
+            "encoder.layers.0",
+            config.audio_channels,
+            widths[0],
+            config.kernel,
+            padding=(config.kernel - 1) // 2,
+            bias=config.bias,
+        )
+    ]
+    for number, stride in enumerate(config.strides, start=1):
+        block = f"encoder.layers.{number}"
+        units = len(config.dilations)
+        layers += _residual_units(block, 0, widths[number - 1], config)
+        layers.append(
+            Layer(
+                f"{block}.layers.{units + 1}",
+                widths[number - 1],
+                widths[number],
+                config.stride_kernel(stride),
+                stride=stride,
+                padding=config.stride_padding(stride),
+                bias=config.bias,
+                snake=f"{block}.layers.{units}",
+            )
+        )
+    layers.append(
+        Layer(
+            f"encoder.layers.{depth + 2}",
+            widths[-1],
+            2 * config.latent_dim,
+            ENCODER_LAST_KERNEL,
+            padding=(ENCODER_LAST_KERNEL - 1) // 2,
+            bias=config.bias,
+            snake=f"encoder.layers.{depth + 1}",
+        )
+    )
+    return layers
+
+
 def output_length(layers: Sequence[Layer], rows: int) -> int:
     """Output rows of a whole input."""
     for layer in layers:
@@ -190,6 +236,14 @@ def due_rows(layers: Sequence[Layer], rows: int) -> int:
     for layer in layers:
         rows = layer.due_rows(rows)
     return rows
+
+
+def rows_needed(layers: Sequence[Layer], row: int) -> int:
+    """Input rows that must be known before an output row is final."""
+    for layer in reversed(layers):
+        block = (row + layer.trim) // layer.phases
+        row = block * layer.advance - layer.before + layer.span
+    return row + 1
 
 
 def latency(layers: Sequence[Layer]) -> int:

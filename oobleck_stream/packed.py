@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,23 +105,57 @@ def pack_layer(
         Of the Snake before the layer, scales taken: ``x + inverse_beta * sin(alpha * x)**2``.
     """
     layer, place, data = network.layers[index], network.places[index], network.data
-    panels = place.weights
-    for phase in range(layer.phases):
-        for column in range(0, layer.outputs, PANEL):
-            count = min(PANEL, layer.outputs - column)
-            width = PANEL if count > LANES else LANES
-            size = layer.taps * layer.inputs * width
-            panel = data[panels : panels + size].reshape(layer.taps, layer.inputs, width)
-            for tap in range(layer.taps):
-                if layer.transposed:
-                    position = phase + (layer.taps - 1 - tap) * layer.stride
-                    if position < layer.kernel:
-                        panel[tap, :, :count] = weight[:, column : column + count, position]
-                else:
-                    panel[tap, :, :count] = weight[column : column + count, :, tap].T
-            panels += size
+    by_input = weight if layer.transposed else weight.transpose(1, 0, 2)
+    for packed, columns, position in _weight_parts(network, index):
+        packed[:] = by_input[:, columns, position]
     if bias is not None:
         data[place.bias : place.bias + layer.outputs] = bias
     if alpha is not None and inverse_beta is not None:
         data[place.alpha : place.alpha + layer.inputs] = alpha
         data[place.inverse_beta : place.inverse_beta + layer.inputs] = inverse_beta
+
+
+def unpack_layer(
+    network: PackedNetwork, index: int
+) -> tuple[FloatArray, FloatArray | None, FloatArray | None, FloatArray | None]:
+    """One layer's parameters as `pack_layer` took them.
+
+    Returns
+    -------
+    weight : float32 array
+        In torch's order.
+    bias : (outputs,) float32, or None
+    alpha, inverse_beta : (inputs,) float32, or None
+    """
+    layer, place, data = network.layers[index], network.places[index], network.data
+    by_input = np.empty((layer.inputs, layer.outputs, layer.kernel), np.float32)
+    for packed, columns, position in _weight_parts(network, index):
+        by_input[:, columns, position] = packed
+    weight = by_input if layer.transposed else by_input.transpose(1, 0, 2).copy()
+    bias = data[place.bias : place.bias + layer.outputs].copy() if layer.bias else None
+    if not layer.snake:
+        return weight, bias, None, None
+    alpha = data[place.alpha : place.alpha + layer.inputs].copy()
+    inverse_beta = data[place.inverse_beta : place.inverse_beta + layer.inputs].copy()
+    return weight, bias, alpha, inverse_beta
+
+
+def _weight_parts(network: PackedNetwork, index: int) -> Iterator[tuple[FloatArray, slice, int]]:
+    """Views of the packed weights, (inputs, columns) each; which columns, and where in the kernel.
+
+    A transposed layer's kernel may end before its last tap does; the weights there stay zero.
+    """
+    layer, panels = network.layers[index], network.places[index].weights
+    for phase in range(layer.phases):
+        for column in range(0, layer.outputs, PANEL):
+            count = min(PANEL, layer.outputs - column)
+            width = PANEL if count > LANES else LANES
+            size = layer.taps * layer.inputs * width
+            panel = network.data[panels : panels + size].reshape(layer.taps, layer.inputs, width)
+            panels += size
+            for tap in range(layer.taps):
+                position = tap
+                if layer.transposed:
+                    position = phase + (layer.taps - 1 - tap) * layer.stride
+                if position < layer.kernel:
+                    yield panel[tap, :, :count], slice(column, column + count), position

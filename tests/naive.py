@@ -42,36 +42,64 @@ def conv_transpose(x, weight, bias=None, stride=1, padding=0, output_padding=0):
     return y if bias is None else y + bias
 
 
+def _parts(tensors, name):
+    """Weight and bias of a convolution."""
+    g, v = (tensors[f"{name}.weight_{part}"] for part in "gv")
+    return weight_norm(g, v), tensors.get(f"{name}.bias")
+
+
+def _bend(x, tensors, name, config):
+    alpha, beta = tensors[f"{name}.alpha"], tensors[f"{name}.beta"]
+    return snake(x, alpha, beta, config.snake_log_scale, config.snake_epsilon)
+
+
+def _unit(x, tensors, name, dilation, config):
+    """A residual unit."""
+    y = _bend(x, tensors, f"{name}.layers.0", config)
+    padding = (config.kernel - 1) // 2 * dilation
+    y = conv(y, *_parts(tensors, f"{name}.layers.1"), dilation=dilation, padding=padding)
+    y = _bend(y, tensors, f"{name}.layers.2", config)
+    return x + conv(y, *_parts(tensors, f"{name}.layers.3"))
+
+
+def _stride_padding(config, stride):
+    if config.transpose_padding == "(k-1)//2":
+        return (config.kernel_per_stride * stride - 1) // 2
+    return -(-stride // 2)
+
+
 def decode(latents, tensors, config):
     """A whole decoder from stable-audio-tools' tensors (see `networks.random_tensors`)."""
-
-    def parts(name):
-        get = lambda part: tensors.get(f"{name}.{part}")  # noqa: E731
-        return weight_norm(get("weight_g"), get("weight_v")), get("bias")
-
-    def bend(x, name):
-        alpha, beta = tensors[f"{name}.alpha"], tensors[f"{name}.beta"]
-        return snake(x, alpha, beta, config.snake_log_scale, config.snake_epsilon)
-
     same = (config.kernel - 1) // 2
     x = np.asarray(latents, float) * config.latent_scale
-    x = conv(x, *parts("decoder.layers.0"), padding=same)
+    x = conv(x, *_parts(tensors, "decoder.layers.0"), padding=same)
     for number, stride in enumerate(reversed(config.strides), start=1):
         block = f"decoder.layers.{number}.layers"
-        kernel = config.kernel_per_stride * stride
-        padding = -(-stride // 2)
-        if config.transpose_padding == "(k-1)//2":
-            padding = (kernel - 1) // 2
         extra = {"0": 0, "s%2": stride % 2, "s-1": stride - 1}[config.output_padding]
-        x = bend(x, f"{block}.0")
-        x = conv_transpose(x, *parts(f"{block}.1"), stride, padding, extra)
+        padding = _stride_padding(config, stride)
+        x = _bend(x, tensors, f"{block}.0", config)
+        x = conv_transpose(x, *_parts(tensors, f"{block}.1"), stride, padding, extra)
         for unit, dilation in enumerate(config.dilations, start=2):
-            inside = f"{block}.{unit}.layers"
-            y = bend(x, f"{inside}.0")
-            y = conv(y, *parts(f"{inside}.1"), dilation=dilation, padding=same * dilation)
-            y = bend(y, f"{inside}.2")
-            x = x + conv(y, *parts(f"{inside}.3"))
+            x = _unit(x, tensors, f"{block}.{unit}", dilation, config)
     depth = len(config.strides)
-    x = bend(x, f"decoder.layers.{depth + 1}")
-    x = conv(x, *parts(f"decoder.layers.{depth + 2}"), padding=same)
+    x = _bend(x, tensors, f"decoder.layers.{depth + 1}", config)
+    x = conv(x, *_parts(tensors, f"decoder.layers.{depth + 2}"), padding=same)
     return np.tanh(x) if config.final_tanh else x
+
+
+def encode(audio, tensors, config):
+    """Mean and deviation of a whole encoder's latents; the audio is not padded."""
+    x = np.asarray(audio, float)
+    x = conv(x, *_parts(tensors, "encoder.layers.0"), padding=(config.kernel - 1) // 2)
+    for number, stride in enumerate(config.strides, start=1):
+        block = f"encoder.layers.{number}.layers"
+        for unit, dilation in enumerate(config.dilations):
+            x = _unit(x, tensors, f"{block}.{unit}", dilation, config)
+        x = _bend(x, tensors, f"{block}.{len(config.dilations)}", config)
+        strided = _parts(tensors, f"{block}.{len(config.dilations) + 1}")
+        x = conv(x, *strided, stride, padding=_stride_padding(config, stride))
+    depth = len(config.strides)
+    x = _bend(x, tensors, f"encoder.layers.{depth + 1}", config)
+    x = conv(x, *_parts(tensors, f"encoder.layers.{depth + 2}"), padding=1)
+    mean, scale = np.split(x, 2, axis=1)
+    return mean / config.latent_scale, (np.log1p(np.exp(scale)) + 1e-4) / config.latent_scale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 import oobleck_stream as ob
-from oobleck_stream.network import decoder_layers
+from oobleck_stream.network import decoder_layers, encoder_layers
 from oobleck_stream.parameters import fold_snake, fold_weight_norm, pack_network
 
 GEOMETRIES = {
@@ -22,20 +23,25 @@ GEOMETRIES = {
 }
 """One preset of every geometry; the document's strides made smaller, odd and even."""
 
+ENCODING = [name for name in GEOMETRIES if ob.PRESETS[name].has_encoder]
+"""Those that have an encoder."""
+
+HALVES = {"decoder": decoder_layers, "encoder": encoder_layers}
+
 
 def small(name, channels=4, **changes):
     """A preset at a small width."""
     return ob.PRESETS[name].replace(channels=channels, **GEOMETRIES[name], **changes)
 
 
-def random_tensors(config, seed=0):
+def random_tensors(config, seed=0, half="decoder"):
     """Float32 tensors under stable-audio-tools' names, drawn as torch draws new layers.
 
     The logarithms of Snake's parameters are N(0, 0.3): wider draws make the network chaotic.
     """
     generator = np.random.default_rng(seed)
     tensors = {}
-    for layer in decoder_layers(config):
+    for layer in HALVES[half](config):
         shape = (layer.outputs, layer.inputs, layer.kernel)
         if layer.transposed:
             shape = (layer.inputs, layer.outputs, layer.kernel)
@@ -83,10 +89,15 @@ def packed(layers, tensors, config):
 
 def model_of(config, seed=0):
     """A model with `random_tensors`."""
-    tensors = random_tensors(config, seed)
-    layers = decoder_layers(config)
-    network = pack_network(layers, TensorParameters(tensors, config), config.latent_scale)
-    return ob.Model(config, network, "random test network")
+
+    def half(name, scale=1.0):
+        parameters = TensorParameters(random_tensors(config, seed, name), config)
+        return pack_network(HALVES[name](config), parameters, scale)
+
+    decoder = half("decoder", config.latent_scale)
+    return ob.Model(
+        config, decoder, "random test network", load_encoder=functools.partial(half, "encoder")
+    )
 
 
 def stable_audio_config(config):
@@ -128,6 +139,13 @@ def random_latents(config, frames, seed=1):
     """Standard normal latents (frames, latent_dim) float32."""
     generator = np.random.default_rng(seed)
     return generator.standard_normal((frames, config.latent_dim), np.float32)
+
+
+def random_audio(config, samples, seed=2):
+    """Normal noise (samples, audio_channels) float32, 0.3 in size."""
+    generator = np.random.default_rng(seed)
+    shape = (samples, config.audio_channels)
+    return np.float32(0.3) * generator.standard_normal(shape, np.float32)
 
 
 def signal_to_noise(reference, value):

@@ -19,17 +19,23 @@ def _load(module, tensors):
     return module.double().eval()
 
 
-def _run(module, latents):
+def _run(module, rows):
     with torch.no_grad():
-        x = torch.from_numpy(np.asarray(latents, float).T.copy())[None]
+        x = torch.from_numpy(np.asarray(rows, float).T.copy())[None]
         return module(x)[0].T.numpy()
 
 
-def diffusers_names(tensors, depth):
-    """Stable-audio-tools' decoder tensors under diffusers' names, Snake as (1, C, 1)."""
+_BLOCKS = {
+    "decoder": ("snake1", "conv_t1", "res_unit1", "res_unit2", "res_unit3"),
+    "encoder": ("res_unit1", "res_unit2", "res_unit3", "snake1", "conv1"),
+}
+
+
+def diffusers_names(tensors, depth, half="decoder"):
+    """Stable-audio-tools' tensors of a half under diffusers' names, Snake as (1, C, 1)."""
     renamed = {}
     for name, value in tensors.items():
-        parts = name.removeprefix("decoder.layers.").split(".")
+        parts = name.removeprefix(f"{half}.layers.").split(".")
         block = int(parts[0])
         if block == 0:
             key = f"conv1.{parts[-1]}"
@@ -38,15 +44,9 @@ def diffusers_names(tensors, depth):
         elif block == depth + 2:
             key = f"conv2.{parts[-1]}"
         else:
-            inner = int(parts[2])
-            key = f"block.{block - 1}."
-            if inner == 0:
-                key += "snake1."
-            elif inner == 1:
-                key += "conv_t1."
-            else:
-                module = ("snake1", "conv1", "snake2", "conv2")[int(parts[4])]
-                key += f"res_unit{inner - 1}.{module}."
+            key = f"block.{block - 1}.{_BLOCKS[half][int(parts[2])]}."
+            if len(parts) == 6:
+                key += ("snake1", "conv1", "snake2", "conv2")[int(parts[4])] + "."
             key += parts[-1]
         renamed[key] = value[None, :, None] if key.endswith(("alpha", "beta")) else value
     return renamed
@@ -75,6 +75,21 @@ def _diffusers_decode(kind, config, tensors, latents):
         channel_multiples=list(config.multiples),
     )
     return _run(_load(module, diffusers_names(tensors, len(config.strides))), latents)
+
+
+def diffusers_encode(config, tensors, audio):
+    """Means and scales by the encoder inside diffusers' AutoencoderOobleck."""
+    from diffusers.models.autoencoders.autoencoder_oobleck import OobleckEncoder
+
+    if config.channels != 2 * config.latent_dim:
+        raise ValueError("diffusers has one number for the width and for the outputs")
+    module = OobleckEncoder(
+        encoder_hidden_size=config.channels,
+        audio_channels=config.audio_channels,
+        downsampling_ratios=list(config.strides),
+        channel_multiples=list(config.multiples),
+    )
+    return _run(_load(module, diffusers_names(tensors, len(config.strides), "encoder")), audio)
 
 
 class _StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -127,6 +142,22 @@ def stable_audio_tools_decode(config, tensors, latents):
     )
     named = {name.removeprefix("decoder."): value for name, value in tensors.items()}
     return _run(_load(module, named), latents)
+
+
+def stable_audio_tools_encode(config, tensors, audio):
+    """Means and scales by stable-audio-tools' OobleckEncoder."""
+    with stand_ins():
+        from stable_audio_tools.models.autoencoders import OobleckEncoder
+    module = OobleckEncoder(
+        in_channels=config.audio_channels,
+        channels=config.channels,
+        latent_dim=2 * config.latent_dim,
+        c_mults=list(config.multiples),
+        strides=list(config.strides),
+        use_snake=True,
+    )
+    named = {name.removeprefix("encoder."): value for name, value in tensors.items()}
+    return _run(_load(module, named), audio)
 
 
 def document_decode(config, tensors, latents):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -69,6 +70,8 @@ class SoundServer:
             stderr=(folder / "pulseaudio.log").open("w"),
         )
         self._wait_until_ready()
+        # While somebody listens, the sink works in short blocks; else in blocks of two seconds.
+        self._listener = self._recorder(subprocess.DEVNULL)
 
     def _wait_until_ready(self) -> None:
         end = time.monotonic() + PATIENCE
@@ -82,19 +85,22 @@ class SoundServer:
             ["pactl", *arguments], env=self.environment, capture_output=True, text=True
         )
 
+    def _recorder(self, sink: IO[bytes] | int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [
+                *("parec", "--device=null.monitor", "--raw", "--format=float32le"),
+                *(f"--rate={self.rate}", f"--channels={self.channels}", "--latency-msec=20"),
+            ],
+            env=self.environment,
+            stdout=sink,
+        )
+
     @contextmanager
     def recording(self) -> Iterator[Recording]:
         """Record what the sink gets, from before the block until the sound has ended."""
         file = self.folder / "recorded.raw"
         with file.open("wb") as sink:
-            process = subprocess.Popen(
-                [
-                    *("parec", "--device=null.monitor", "--raw", "--format=float32le"),
-                    *(f"--rate={self.rate}", f"--channels={self.channels}", "--latency-msec=20"),
-                ],
-                env=self.environment,
-                stdout=sink,
-            )
+            process = self._recorder(sink)
         recording = Recording(file, self.channels)
         try:
             recording.wait_for(lambda samples: len(samples) > 0)
@@ -110,6 +116,7 @@ class SoundServer:
         """End the server."""
         self.process.terminate()
         self.process.wait()
+        self._listener.wait()
 
     def kill(self) -> None:
         """End the server without letting it say so."""

@@ -338,6 +338,15 @@ def test_bad_pipes(kind, message):
     assert "standard input" in str(caught.value)
 
 
+def test_frames_before_a_bad_one_come_out_of_a_pipe():
+    frames = frames_of(20)
+    frames[13, 0] = np.inf
+    blocks, got = LatentPipe(Trickle(frames.tobytes(), [])).blocks(SIZE), []
+    with pytest.raises(InputError, match="frame 13 is not"):
+        got.extend(blocks)
+    assert np.array_equal(np.concatenate(got), frames[:13])
+
+
 # Sound
 
 

@@ -40,10 +40,9 @@ class ReconstructionLoss(nn.Module):
 
     def forward(self, output: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum and its terms for audio of shape (batch, 2, samples)."""
-        error = (output - target).square().mean(dim=(1, 2))
-        power = target.square().mean(dim=(1, 2))
-        # The floor keeps a silent segment from outweighing all others.
-        waveform = (error / (power + 1e-6) + 1e-8).sqrt().mean()
+        # Relative to the whole batch: each segment by itself would let the quiet ones dominate.
+        error = (output - target).square().mean()
+        waveform = (error / (target.square().mean() + 1e-6) + 1e-6).sqrt()
         spectral = torch.zeros((), device=output.device)
         for size in WINDOW_SIZES:
             levels, target_levels = (self._magnitudes(x, size) for x in (output, target))

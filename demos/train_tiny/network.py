@@ -16,6 +16,8 @@ DILATIONS = (1, 3, 9)
 INITIAL_SNAKE_BETA = 1.5
 INITIAL_RESIDUAL_GAIN = 0.2
 INITIAL_SCALE_BIAS = -5.0
+# Standard deviations that `calibrate` gives to the signals.
+INNER_LEVEL, LATENT_LEVEL, OUTPUT_LEVEL = 0.5, 1.0, 0.02
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,65 @@ class Autoencoder(nn.Module):
         variance = deviation * deviation
         divergence = 0.5 * (mean * mean + variance - variance.log() - 1).sum(dim=1).mean()
         return self.decoder(mean + deviation * torch.randn_like(mean)), divergence
+
+
+@torch.no_grad()
+def calibrate(network: Autoencoder, audio: Tensor) -> None:
+    """Scale the weights of a new network so that signals keep their level through all layers.
+
+    Parameters
+    ----------
+    network : Autoencoder
+        The network to change.
+    audio : torch.Tensor
+        Typical audio, (batch, channels, samples).
+    """
+    x = audio
+    for half, final_level in ((network.encoder, LATENT_LEVEL), (network.decoder, OUTPUT_LEVEL)):
+        stages = [stage for layer in half.layers for stage in getattr(layer, "layers", [layer])]
+        last = stages[-1]
+        for stage in stages:
+            if isinstance(stage, NormedConvolution):
+                signal = stage(x) if stage.bias is None else stage(x) - stage.bias[:, None]
+                level = final_level if stage is last else INNER_LEVEL
+                stage.weight_g.mul_(level / signal.std())
+            x = stage(x)
+        x = x.chunk(2, dim=1)[0] if half is network.encoder else x
+
+
+def folded_state(network: Autoencoder) -> dict[str, Tensor]:
+    """Return the parameters by name, every `weight_g` and `weight_v` folded into a `weight`."""
+    state = {}
+    for name, module in network.named_modules():
+        if isinstance(module, NormedConvolution):
+            state[f"{name}.weight"] = module.weight().detach().clone()
+            if module.bias is not None:
+                state[f"{name}.bias"] = module.bias.detach().clone()
+        elif isinstance(module, Snake):
+            state[f"{name}.alpha"] = module.alpha.detach().clone()
+            state[f"{name}.beta"] = module.beta.detach().clone()
+    return state
+
+
+@torch.no_grad()
+def load_folded(network: Autoencoder, state: dict[str, Tensor]) -> None:
+    """Set the parameters from `folded_state`, of any floating type.
+
+    Parameters
+    ----------
+    network : Autoencoder
+        The network to change.
+    state : dict of str to torch.Tensor
+        All parameters of a network of the same geometry.
+    """
+    unfolded = {}
+    for name, value in state.items():
+        if name.endswith(".weight"):
+            unfolded[f"{name}_v"] = value.float()
+            unfolded[f"{name}_g"] = value.float().norm(dim=(1, 2), keepdim=True)
+        else:
+            unfolded[name] = value.float()
+    network.load_state_dict(unfolded)
 
 
 def decoder_work(geometry: Geometry, sample_rate: int = 44100) -> float:

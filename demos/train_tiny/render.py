@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from compose import Piece, write_midi
+from scipy.signal import butter, sosfiltfilt
 
 SAMPLE_RATE = 44100
 DEFAULT_SOUNDFONT = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")
+LOWEST_HERTZ = 20.0
 SILENCE = 10 ** (-75 / 20)
 
 
@@ -38,6 +40,9 @@ def render(piece: Piece, soundfont: Path = DEFAULT_SOUNDFONT) -> np.ndarray:
         audio, rate = soundfile.read(wave, dtype="float32", always_2d=True)
     if rate != SAMPLE_RATE:
         raise RuntimeError(f"FluidSynth wrote {rate} Hz instead of {SAMPLE_RATE} Hz")
+    # Some instruments of the SoundFont carry an offset, which no loudspeaker plays.
+    high_pass = butter(1, LOWEST_HERTZ, "highpass", fs=SAMPLE_RATE, output="sos")
+    audio = sosfiltfilt(high_pass, audio, axis=0).astype(np.float32)
     audible = np.flatnonzero(np.abs(audio).max(axis=1) > SILENCE * np.abs(audio).max())
     return audio[: audible[-1] + SAMPLE_RATE // 4]
 

@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import signal
+import threading
 import time
 from datetime import datetime
 from pathlib import Path
@@ -14,13 +16,17 @@ import torch
 import typer
 from losses import ReconstructionLoss
 from metrics import log_mel_distance, si_sdr
-from network import Autoencoder, Geometry
+from network import Autoencoder, Geometry, calibrate
 from torch import Tensor
 
 WARM_UP_STEPS = 200
 FINAL_RATE = 0.01
+# Segments made so quiet that only the spectral losses notice them: they teach silence, where
+# else a faint hum at multiples of the frame rate would stay.
+QUIET_SHARE = 0.2
 # A step that lasts longer was interrupted; the time of the interruption is no training.
 LONGEST_STEP_SECONDS = 5.0
+VALIDATION_SAMPLES = 5 * 44100
 
 
 class Segments:
@@ -50,9 +56,44 @@ class Segments:
             # Some silence must be learned as well, but it teaches little.
             if np.abs(segment).max() < 1e-3 and self.rng.random() < 0.9:
                 continue
-            gain = 10 ** (self.rng.uniform(-15, 0) / 20) * self.rng.choice([-1, 1])
+            quiet = self.rng.random() < QUIET_SHARE
+            decibels = self.rng.uniform(-90, -15) if quiet else self.rng.uniform(-15, 0)
+            gain = 10 ** (decibels / 20) * self.rng.choice([-1, 1])
             segments.append(segment[:: self.rng.choice([-1, 1])] * np.float32(gain))
         return torch.from_numpy(np.ascontiguousarray(np.stack(segments)))
+
+
+def rate_scales(network: Autoencoder) -> dict[str, float]:
+    """Return the scale of the learning rate for every parameter.
+
+    Adam moves every number by about the learning rate. The gains of weight norm lie between
+    thousandths and ones, so each moves in proportion to its size; moved by the same step, the
+    smallest of them (the output's) would jump by a fifth of its value at a time.
+
+    Parameters
+    ----------
+    network : Autoencoder
+        The network at the start of its training.
+
+    Returns
+    -------
+    dict of str to float
+        Powers of two, at most 1, by name.
+    """
+    scales = {}
+    for name, parameter in network.named_parameters():
+        size = float(parameter.detach().square().mean().sqrt())
+        is_gain = name.endswith("weight_g")
+        scales[name] = min(1.0, 2.0 ** round(math.log2(size))) if is_gain else 1.0
+    return scales
+
+
+def parameter_groups(network: Autoencoder, scales: dict[str, float]) -> list[dict]:
+    """Return the parameters for a torch optimizer, grouped by the `scale` of their rate."""
+    groups: dict[float, list] = {}
+    for name, parameter in network.named_parameters():
+        groups.setdefault(scales[name], []).append(parameter)
+    return [{"params": members, "scale": scale} for scale, members in sorted(groups.items())]
 
 
 def learning_rate(peak: float, step: int, progress: float) -> float:
@@ -61,12 +102,31 @@ def learning_rate(peak: float, step: int, progress: float) -> float:
     return peak * min(1.0, (step + 1) / WARM_UP_STEPS) * (FINAL_RATE + (1 - FINAL_RATE) * cosine)
 
 
-def validate(network: Autoencoder, folder: Path, device: torch.device) -> dict[str, float]:
-    """Return the median SI-SDR and the mean log mel distance over the validation pieces."""
+def validate(
+    network: Autoencoder, hop: int, folder: Path, device: torch.device
+) -> dict[str, float]:
+    """Return how well a network restores the first seconds of the validation pieces.
+
+    Parameters
+    ----------
+    network : Autoencoder
+        The network.
+    hop : int
+        Its samples per latent frame.
+    folder : Path
+        The folder with the pieces.
+    device : torch.device
+        Where the network lies.
+
+    Returns
+    -------
+    dict of str to float
+        The median SI-SDR and the mean log mel distance.
+    """
     ratios, distances = [], []
     for path in sorted(folder.glob("*.wav")):
-        audio, rate = soundfile.read(path, dtype="float32", stop=5 * 44100)
-        audio = audio[: len(audio) // 64 * 64]
+        audio, rate = soundfile.read(path, dtype="float32", stop=VALIDATION_SAMPLES)
+        audio = audio[: len(audio) // hop * hop]
         with torch.no_grad():
             mean, _ = network.encode(torch.from_numpy(audio.T[None].copy()).to(device))
             output = network.decoder(mean)[0].T.cpu().numpy()
@@ -111,7 +171,10 @@ def main(
     threads: Annotated[int, typer.Option(help="Processor threads.")] = 2,
     compile_network: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
 ) -> None:
-    """Train and write checkpoints; a run that has one goes on from it."""
+    """Train and write checkpoints; a run that has one goes on from it.
+
+    SIGTERM ends the run after a last checkpoint.
+    """
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     folder = work / run
@@ -127,10 +190,14 @@ def main(
         geometry = Geometry.from_dict(state["geometry"])
     torch.manual_seed(0)
     network = Autoencoder(geometry).to(device)
+    if state is None:
+        calibrate(network, Segments(work / "train.npy", 16, 16384, seed=1).draw().to(device))
     averaged = torch.optim.swa_utils.AveragedModel(
         network, avg_fn=lambda mean, new, count: mean.lerp(new, max(1 - average, 1 / (count + 1)))
     )
-    optimizer = torch.optim.AdamW(network.parameters(), rate, betas=(0.8, 0.99), weight_decay=0)
+    scales = state["scales"] if state else rate_scales(network)
+    groups = parameter_groups(network, scales)
+    optimizer = torch.optim.AdamW(groups, rate, betas=(0.8, 0.99), weight_decay=0)
     step, active_seconds = 0, 0.0
     if state:
         network.load_state_dict(state["network"])
@@ -144,7 +211,7 @@ def main(
     forward = torch.compile(network) if compile_network else network
 
     def save() -> None:
-        scores = validate(averaged.module, work / "validation", device)
+        scores = validate(averaged.module, geometry.hop, work / "validation", device)
         line = {"step": step, "minutes": round(active_seconds / 60, 2), **running, **scores}
         with (folder / "log.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")
@@ -153,6 +220,7 @@ def main(
             "network": network.state_dict(),
             "averaged": averaged.state_dict(),
             "optimizer": optimizer.state_dict(),
+            "scales": scales,
             "step": step,
             "active_seconds": active_seconds,
         }
@@ -160,22 +228,25 @@ def main(
         torch.save(state, checkpoint_path.with_suffix(".part"))
         checkpoint_path.with_suffix(".part").replace(checkpoint_path)
 
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     running: dict[str, float] = {}
     last_save = active_seconds
     deadline = time.time() + seconds_until(until) if until else None
-    while True:
+    while not stopping.is_set():
         began = time.time()
+        # With a deadline, time lost to interruptions shortens what is left of the schedule.
         budget = active_seconds + deadline - began if deadline else 60 * minutes
         if active_seconds >= budget:
             break
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(rate, step, active_seconds / budget)
+            group["lr"] = group["scale"] * learning_rate(rate, step, active_seconds / budget)
         audio = segments.draw().to(device)
         output, divergence = forward(audio)
         loss, terms = criterion(output, audio)
         optimizer.zero_grad(set_to_none=True)
         (loss + divergence_weight * divergence).backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 3.0)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         averaged.update_parameters(network)
         step += 1

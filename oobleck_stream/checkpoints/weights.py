@@ -1,4 +1,4 @@
-"""A decoder's tensors: checked against its layers, then read one layer at a time."""
+"""The tensors of a half: checked against its layers, then read one layer at a time."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def _expected(half: Half, layer: Layer) -> Iterator[tuple[str, _Shapes]]:
 
 
 class StoredParameters:
-    """The `Parameters` of a decoder in a container, each tensor read when it is asked for.
+    """The `Parameters` of a half in a container, each tensor read when it is asked for.
 
     Parameters
     ----------
     half : Half
-        The decoder, without a fault according to `check_tensors`.
+        A decoder or an encoder, without a fault according to `check_tensors`.
     config : OobleckConfig
 
     Attributes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import click
@@ -29,11 +29,11 @@ def compiling_told() -> Iterator[None]:
         yield
 
 
-def warm_kernels() -> None:
-    """Load or compile every kernel that decoding needs."""
+def warm_kernels(quiet: bool = False) -> None:
+    """Load or compile every kernel that decoding needs; say so unless `quiet`."""
     from oobleck_stream.config import OobleckConfig
     from oobleck_stream.model import random_model
 
     smallest = OobleckConfig(latent_dim=1, channels=1, multiples=(1,), strides=(1,))
-    with compiling_told():
+    with nullcontext() if quiet else compiling_told():
         random_model(smallest).decode([[0.0]], threads=1)

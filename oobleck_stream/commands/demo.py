@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -50,7 +50,7 @@ def demo(name: str, list_pieces: bool, output: str | None, threads: int | None) 
     compare(model, latents, threads)
 
 
-def play(model: Model, latents: npt.NDArray, name: str, threads: int | None) -> None:
+def play(model: Model, latents: npt.NDArray[Any], name: str, threads: int | None) -> None:
     """Play a piece to its end."""
     from oobleck_stream.player.player import Player
 
@@ -60,7 +60,7 @@ def play(model: Model, latents: npt.NDArray, name: str, threads: int | None) -> 
         player.wait()
 
 
-def write(model: Model, latents: npt.NDArray, output: str, threads: int | None) -> None:
+def write(model: Model, latents: npt.NDArray[Any], output: str, threads: int | None) -> None:
     """Decode a piece into a sound file."""
     from oobleck_stream.decoder import StreamingDecoder
     from oobleck_stream.files.audio import AudioWriter
@@ -72,7 +72,7 @@ def write(model: Model, latents: npt.NDArray, output: str, threads: int | None) 
     click.echo(f"{output}: {writer.seconds:.1f} s, {model.samplerate} Hz")
 
 
-def compare(model: Model, latents: npt.NDArray, threads: int | None) -> None:
+def compare(model: Model, latents: npt.NDArray[Any], threads: int | None) -> None:
     """Push frame by frame, decode whole, and say whether the bits are the same."""
     import numpy as np
 

@@ -71,9 +71,9 @@ def latents_facts(source: Latents, model: Model, layout: Layout | None) -> Facts
 def latents_lines(facts: Facts) -> list[str]:
     """For people."""
     if facts["frames"] is None:
-        return [f"latents    {facts['name']}: raw frames"]
+        return [f"file       {facts['name']}: raw frames"]
     return [
-        f"latents    {facts['name']}: shape {tuple(facts['shape'])}",
+        f"file       {facts['name']}: shape {tuple(facts['shape'])}",
         f"           {facts['frames']} frames, {facts['seconds']:.2f} s of sound",
     ]
 

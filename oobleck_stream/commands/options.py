@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import click
 
+_MODELS = "A folder, a .safetensors file, a hub id (org/name), tiny, or random:PRESET."
+
 model_option = click.option(
     "--model",
     metavar="MODEL",
-    help="A folder, a .safetensors file, a hub id (org/name), tiny, or random:PRESET. "
+    help=f"{_MODELS} "
     "[default: $OOBLECK_STREAM_MODEL, else what the latents name, else tiny if it fits]",
+)
+network_option = click.option(
+    "--model", metavar="MODEL", help=f"{_MODELS} [default: $OOBLECK_STREAM_MODEL, else tiny]"
 )
 layout_option = click.option(
     "--layout",
@@ -18,5 +23,5 @@ layout_option = click.option(
 threads_option = click.option(
     "--threads",
     type=click.IntRange(1, 256),
-    help="Threads to decode with. [default: $OOBLECK_STREAM_THREADS, else all cores]",
+    help="Threads to work with. [default: $OOBLECK_STREAM_THREADS, else all cores]",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -121,7 +122,7 @@ def play(
     tracks = [track_of(source, network, layout, prebuffer == "all") for source in sources]
     if seam == "blend" and rounds > 1:
         tracks, rounds = [blended(sources, network, layout, rounds)], 1
-    warm_kernels()
+    warm_kernels(quiet)
     with (
         Player(
             tracks,
@@ -181,7 +182,8 @@ def blended(sources: list[Latents], model: Model, layout: Layout | None, rounds:
     if len(sources) > 1 or not isinstance(source, LatentFile):
         raise click.UsageError("--seam blend: one file of latents was expected")
     frames = Repeated(source.frames(model.latent_dim, layout), rounds)
-    return StoredTrack(frames, model.decoded_length(len(frames)), source.name)
+    length = None if math.isinf(rounds) else model.decoded_length(len(frames))
+    return StoredTrack(frames, length, source.name)
 
 
 def run(player: Player, keys: Keys, display: Display) -> None:

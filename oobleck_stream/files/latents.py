@@ -87,10 +87,10 @@ class LatentFile:
         return cut(frames, size, self.name)
 
 
-def cut(frames: npt.NDArray[Any], size: int, name: str) -> Iterator[FloatArray]:
-    """Blocks of at most `size` frames as float32."""
+def cut(frames: npt.NDArray[Any], size: int, name: str, number: int = 0) -> Iterator[FloatArray]:
+    """Blocks of at most `size` frames as float32; the first frame is called `number`."""
     for first in range(0, len(frames), size):
-        yield as_decoded(frames[first : first + size], first, name)
+        yield as_decoded(frames[first : first + size], number + first, name)
 
 
 def as_decoded(frames: npt.NDArray[Any], first: int, name: str) -> FloatArray:

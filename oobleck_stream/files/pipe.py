@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -35,10 +36,12 @@ class LatentPipe:
         self.metadata: Mapping[str, str] = {}
         self._source = source
         self._ahead = b""
-        self.header: Header | None = None
+
+    @functools.cached_property
+    def header(self) -> Header | None:
+        """What an `.npy` stream announces, None for raw frames; waits for the first bytes."""
         self._ahead = self._exactly(len(MAGIC))
-        if self._ahead == MAGIC:
-            self.header = read_header(self, name)
+        return read_header(self, self.name) if self._ahead == MAGIC else None
 
     def read(self, size: int = PIECE) -> bytes:
         """At least one byte unless the pipe has ended, and at most `size`."""
@@ -99,10 +102,19 @@ class LatentPipe:
             whole = len(ahead) // row
             if whole:
                 frames = np.frombuffer(ahead, dtype, whole * latent_dim).reshape(whole, -1)
-                yield as_decoded(frames, got, self.name)
+                yield from self._decoded(frames, got)
                 got, ahead = got + whole, ahead[whole * row :]
         if ahead or (count is not None and got < count) or got == 0:
             raise InputError(f"{self.name}: {_shortfall(got, count, bool(ahead))}")
+
+    def _decoded(self, frames: npt.NDArray[Any], first: int) -> Iterator[FloatArray]:
+        """Frames as float32; where one is bad, those before it come first."""
+        try:
+            block = as_decoded(frames, first, self.name)
+        except InputError:
+            yield from cut(frames, 1, self.name, first)
+        else:
+            yield block
 
     def _transposed(
         self, header: Header, latent_dim: int, layout: Layout | None, size: int

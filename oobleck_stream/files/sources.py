@@ -13,7 +13,7 @@ Latents: TypeAlias = LatentFile | LatentPipe
 
 
 def open_latents(name: str) -> Latents:
-    """Open a file of latents, or standard input for ``-`` (then waits for its first bytes)."""
+    """Open a file of latents, or standard input for ``-``."""
     if name != STANDARD_INPUT:
         return read_latents(name)
     # Unbuffered, so that frames are handed on as they come; a second object over the descriptor,

@@ -37,8 +37,8 @@ class Feeder:
         Whether it waits for the ring to fill.
     discards : int
         The ring's discards as far as they have been noticed here.
-    called : float
-        When the device asked last, by the monotonic clock; 0.0 before.
+    calls : int
+        How often the device has asked.
     """
 
     def __init__(self, ring: Ring, start_level: int, lead_in: int, lead_out: int) -> None:
@@ -48,7 +48,7 @@ class Feeder:
         self.underflows = self.silent_samples = 0
         self.filling = True
         self.discards = 0
-        self.called = 0.0
+        self.calls = 0
         self._ring = ring
         self._start_level = self._level = start_level
         self._late = False
@@ -72,7 +72,7 @@ class Feeder:
         bool
             Whether more will come.
         """
-        self.called = time.monotonic()
+        self.calls += 1
         if self._lead_in > 0:
             self._lead_in -= len(out)
             out.fill(0.0)
@@ -119,3 +119,32 @@ class Feeder:
             samples.fill(0.0)
         elif self.volume != 1.0:
             np.multiply(samples, np.float32(self.volume), out=samples)
+
+
+class Watch:
+    """Notices that a device does not ask any more.
+
+    Parameters
+    ----------
+    feeder : Feeder
+    """
+
+    LONGEST_STEP = 0.5
+
+    def __init__(self, feeder: Feeder) -> None:
+        self._feeder = feeder
+        self._calls = 0
+        self._looked = 0.0
+        self._silence = 0.0
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the device last asked; to be looked at often.
+
+        Seconds in which nobody looked don't count: the whole process may have been stopped.
+        """
+        now, calls = time.monotonic(), self._feeder.calls
+        step = min(self.LONGEST_STEP, now - self._looked)
+        self._silence = self._silence + step if calls == self._calls and calls else 0.0
+        self._looked, self._calls = now, calls
+        return self._silence

@@ -14,9 +14,10 @@ import numpy as np
 from oobleck_stream.files.errors import InputError
 from oobleck_stream.model import Model
 from oobleck_stream.player.errors import PlaybackError
-from oobleck_stream.player.feeder import Feeder
+from oobleck_stream.player.feeder import Feeder, Watch
 from oobleck_stream.player.output import Output, find_device
-from oobleck_stream.player.producer import NAP_SECONDS, Place, Producer, Region
+from oobleck_stream.player.producer import NAP_SECONDS, Producer
+from oobleck_stream.player.programme import Place, Programme
 from oobleck_stream.player.recorder import Recorder
 from oobleck_stream.player.resampler import Resampler
 from oobleck_stream.player.ring import Ring
@@ -32,6 +33,9 @@ servers swallow the first moments of a stream, and PortAudio drops what a stoppi
 
 FAST_ENOUGH = 0.8
 """Real-time factor up to which the start waits for no more than usual."""
+
+SLOW_START_SECONDS = 3.0
+"""How much longer the start waits at most where decoding is slower."""
 
 SILENT_DEVICE_SECONDS = 5.0
 """A device that has not asked for samples for so long is gone."""
@@ -82,11 +86,10 @@ class Player:
     Raises
     ------
     OutputError
-        When there is no PortAudio, or no such device.
+        When there is no PortAudio, or no such device. It is an `InputError`.
     InputError
-        When a file of latents or the recording can't be used.
-    ValueError
-        When a live source is to be played more than once, or a track has ended before `start`.
+        When a file of latents can't be used, a live source is to be played more than once, or a
+        track has ended before `start`.
 
     Examples
     --------
@@ -113,11 +116,13 @@ class Player:
     ) -> None:
         self.model = model
         self.tracks = tracks_of(source, model)
-        self._region = _region(model, start, length)
-        self._check_tracks(rounds)
+        self._programme = Programme(self.tracks, model.samplerate, start, length)
+        if rounds > 1:
+            self._programme.require_repeatable()
         self._record = record
         self._prebuffered = prebuffer is not None
         self._target: Place | None = None
+        self._closed = False
         self._finished = threading.Event()
 
         self.device = find_device(device)
@@ -137,10 +142,9 @@ class Player:
         self._feeder = Feeder(self._ring, start_level, lead_in, lead_out)
         self._feeder.volume = volume
         self._start_level = start_level
+        self._watch = Watch(self._feeder)
         self._decoder = TimedDecoder(model, threads)
-        self._producer = Producer(
-            self.tracks, self._decoder, self._ring, self._region, rounds, resampler
-        )
+        self._producer = Producer(self._programme, self._decoder, self._ring, rounds, resampler)
 
     def play(self) -> None:
         """Begin, or go on after `pause`.
@@ -150,7 +154,7 @@ class Player:
         PlaybackError
             When decoding is too slow to be heard live.
         InputError
-            When a live source is bad from the beginning.
+            When a live source is bad from the beginning, or the recording can't be written.
         """
         self._feeder.paused = False
         if self._producer.ident is not None:
@@ -226,7 +230,7 @@ class Player:
             if latest is None or mark.ring_sample <= read:
                 latest = mark
         if latest is None:
-            return Place(0, self._region.begin)
+            return Place(0, self._programme.begin)
         passed = (read - latest.ring_sample) * self.model.samplerate // self.samplerate
         return Place(latest.place.track, latest.place.sample + max(0, passed))
 
@@ -266,7 +270,7 @@ class Player:
     @looping.setter
     def looping(self, wanted: bool) -> None:
         if wanted:
-            self._require_seekable("play again")
+            self._programme.require_repeatable()
         self._producer.rounds = math.inf if wanted else 1
 
     def seek(self, seconds: float, track: int | None = None) -> None:
@@ -281,16 +285,11 @@ class Player:
 
         Raises
         ------
-        ValueError
-            When the track arrives live.
+        InputError
+            When the track arrives live. It is a ``ValueError``.
         """
         number = self.place.track if track is None else track
-        piece = self.tracks[number]
-        if not piece.seekable:
-            raise InputError(f"{piece.name or 'the source'}: is live: nothing to seek in")
-        sample = max(self._region.begin, round(seconds * self.model.samplerate))
-        ends = [end for end in (piece.length, self._region.end) if end is not None]
-        self._target = Place(number, min([sample, *ends]))
+        self._target = self._programme.place(number, seconds)
         self._producer.go_to(self._target)
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -304,27 +303,29 @@ class Player:
         Raises
         ------
         PlaybackError
-            When the device has gone.
+            When the device has gone. It is a ``RuntimeError``.
         InputError
             When live latents are bad; what came before them has been played.
         """
+        if self._producer.ident is None:
+            raise RuntimeError("play() comes before wait()")
         end = None if timeout is None else time.monotonic() + timeout
         while not self._finished.wait(0.05 if timeout is None else min(0.05, timeout)):
-            called = self._feeder.called
-            if called and time.monotonic() - called > SILENT_DEVICE_SECONDS:
+            if self._watch.silence > SILENT_DEVICE_SECONDS:
                 raise PlaybackError(f"output device {self.device.name!r} takes no more samples")
             if end is not None and time.monotonic() >= end:
                 return False
         if self._producer.error is not None:
             raise self._producer.error
-        if not self._feeder.is_over:
+        if not (self._feeder.is_over or self._closed):
             raise PlaybackError(f"output device {self.device.name!r} has gone")
         return True
 
     def close(self) -> None:
         """Stop at once, give the device back, put the recording in place."""
-        self._producer.stop()
+        self._closed = True
         self._output.close()
+        self._producer.stop()
         recorder, self._feeder.recorder = self._feeder.recorder, None
         if recorder is not None:
             recorder.close()
@@ -344,54 +345,28 @@ class Player:
         """Of the device."""
         return round(seconds * self.samplerate)
 
-    def _check_tracks(self, rounds: float) -> None:
-        if rounds > 1:
-            self._require_seekable("play again")
-        for track in self.tracks:
-            if track.length is not None and self._region.begin >= track.length:
-                raise InputError(
-                    f"{track.name or 'the source'}: lasts only "
-                    f"{track.length / self.model.samplerate:.2f} s: nothing to start at"
-                )
-
-    def _require_seekable(self, action: str) -> None:
-        for track in self.tracks:
-            if not track.seekable:
-                raise InputError(f"{track.name or 'the source'}: is live: can't {action}")
-
-    def _remaining(self, rounds: float) -> float:
-        """Seconds of sound to come in all; infinite where that is not known."""
-        total = 0
-        for track in self.tracks:
-            ends = [end for end in (track.length, self._region.end) if end is not None]
-            if not ends:
-                return math.inf
-            total += max(0, min(ends) - self._region.begin)
-        return rounds * total / self.model.samplerate
-
     def _prebuffer_seconds(self, prebuffer: float | Literal["all"] | None) -> float:
         if prebuffer is None:
             return START_SECONDS
         if prebuffer != "all":
             return float(prebuffer)
-        total = self._remaining(1)
+        total = self._programme.seconds
         if math.isinf(total):
             raise InputError("a live source has no end that could be decoded before playing")
         return total + 1.0
 
     def _wait_for_start(self) -> None:
-        """Let the ring fill; where decoding is slow, farther, or give up."""
-        producer, ring = self._producer, self._ring
-        while not ring.ended:
-            factor = self._decoder.real_time_factor
-            fast = factor < FAST_ENOUGH or self._prebuffered
-            if ring.fill >= (self._start_level if fast else ring.capacity):
-                break
+        """Let the ring fill; where decoding is slow, some more, or give up."""
+        patience = SLOW_START_SECONDS
+        while not (self._ring.ended or self._ring.fill >= self._start_level):
             time.sleep(NAP_SECONDS)
-        if producer.error is not None and ring.fill == 0:
-            raise producer.error
-        factor, left = self._decoder.real_time_factor, self._remaining(producer.rounds)
-        if ring.ended or self._prebuffered or factor <= 1.0:
+        while patience > 0 and not self._is_ready():
+            time.sleep(NAP_SECONDS)
+            patience -= NAP_SECONDS
+        if self._producer.error is not None and self._ring.fill == 0:
+            raise self._producer.error
+        factor, left = self.real_time_factor, self._producer.rounds * self._programme.seconds
+        if self._ring.ended or self._prebuffered or factor <= 1.0:
             return
         if left * (1 - 1 / factor) > self.buffered:
             raise PlaybackError(
@@ -399,13 +374,10 @@ class Player:
                 "live; --prebuffer all decodes everything first"
             )
 
-
-def _region(model: Model, start: float, length: float | None) -> Region:
-    """Seconds in samples."""
-    if not (start >= 0 and (length is None or length > 0)):
-        raise InputError(f"start must be from 0 and length above 0: {start}, {length}")
-    begin = round(start * model.samplerate)
-    return Region(begin, None if length is None else begin + round(length * model.samplerate))
+    def _is_ready(self) -> bool:
+        """Whether decoding is fast, or as far ahead as it can be."""
+        fast = self._prebuffered or self.real_time_factor < FAST_ENOUGH
+        return fast or self._ring.ended or self._ring.room == 0
 
 
 def play(source: Any, model: Model, **options: Any) -> None:

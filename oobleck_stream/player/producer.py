@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from oobleck_stream.packed import FloatArray
+from oobleck_stream.player.programme import Place, Programme
 from oobleck_stream.player.resampler import Resampler
 from oobleck_stream.player.ring import Ring
 from oobleck_stream.player.timed import TimedDecoder
-from oobleck_stream.player.tracks import Track
 
 NAP_SECONDS = 0.005
-
-
-@dataclass(frozen=True)
-class Place:
-    """A sample of a track."""
-
-    track: int
-    sample: int
-
-
-@dataclass(frozen=True)
-class Region:
-    """The part of each track that is played, in samples; to the end where `end` is None."""
-
-    begin: int = 0
-    end: int | None = None
+STOP_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -41,19 +25,17 @@ class Mark:
 
 
 class Producer(threading.Thread):
-    """Decodes tracks one after another into a ring, until it is stopped.
+    """Decodes a programme into a ring, until it is stopped.
 
     Parameters
     ----------
-    tracks : sequence of Track
+    programme : Programme
     decoder : TimedDecoder
         Used by this thread alone.
     ring : Ring
         Where the samples go.
-    region : Region
-        What is played of each track.
     rounds : float
-        How often all tracks are played; may be infinite.
+        How often the programme is played; may be infinite.
     resampler : Resampler, optional
         Through which the samples go.
 
@@ -69,10 +51,9 @@ class Producer(threading.Thread):
 
     def __init__(
         self,
-        tracks: Sequence[Track],
+        programme: Programme,
         decoder: TimedDecoder,
         ring: Ring,
-        region: Region,
         rounds: float = 1,
         resampler: Resampler | None = None,
     ) -> None:
@@ -80,12 +61,11 @@ class Producer(threading.Thread):
         self.rounds = rounds
         self.marks: tuple[Mark, ...] = ()
         self.error: BaseException | None = None
-        self._tracks = tracks
+        self._programme = programme
         self._decoder = decoder
         self._ring = ring
-        self._region = region
         self._resampler = resampler
-        self._request = Place(0, region.begin)
+        self._request = Place(0, programme.begin)
         self._served: Place | None = None
         self._stopping = False
 
@@ -99,8 +79,12 @@ class Producer(threading.Thread):
         return None if self._request is self._served else self._request
 
     def stop(self) -> None:
-        """End the thread soon."""
+        """End the thread, if it does not wait for a live source."""
         self._stopping = True
+        if self.ident is not None:
+            self.join(STOP_SECONDS)
+        # It complains when Python ends before it is gone.
+        self._resampler = None
 
     def run(self) -> None:
         """Play rounds and serve requests until stopped."""
@@ -115,7 +99,7 @@ class Producer(threading.Thread):
                 elif self.rounds > 1:
                     self.rounds -= 1
                     self._ring.ended = False
-                    place = Place(0, self._region.begin)
+                    place = Place(0, self._programme.begin)
                 else:
                     self._end()
                     time.sleep(NAP_SECONDS)
@@ -141,17 +125,18 @@ class Producer(threading.Thread):
 
     def _play_from(self, place: Place) -> None:
         """Decode from a place to the end of the last track."""
-        for number in range(place.track, len(self._tracks)):
-            start = place.sample if number == place.track else self._region.begin
+        tracks, end = self._programme.tracks, self._programme.end
+        for number in range(place.track, len(tracks)):
+            start = place.sample if number == place.track else self._programme.begin
             self._mark(Place(number, start))
-            for chunk in self._tracks[number].samples(self._decoder, start):
-                if self._region.end is not None:
-                    chunk = chunk[: max(0, self._region.end - start)]
-                start += len(chunk)
-                self._write(self._resampler.convert(chunk) if self._resampler else chunk)
+            for chunk in tracks[number].samples(self._decoder, start):
                 if self._interrupted:
                     return
-                if self._region.end is not None and start >= self._region.end:
+                if end is not None:
+                    chunk = chunk[: max(0, end - start)]
+                start += len(chunk)
+                self._write(self._resampler.convert(chunk) if self._resampler else chunk)
+                if end is not None and start >= end:
                     break
 
     def _mark(self, place: Place) -> None:

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections import deque
 from typing import Any
 
 from oobleck_stream.decoder import StreamingDecoder
+from oobleck_stream.model import Model
 from oobleck_stream.packed import FloatArray
 
-MEMORY = 0.9
-"""Weight of what came before in the running real-time factor."""
+REMEMBERED = 9
 
 
 class TimedDecoder(StreamingDecoder):
-    """A `StreamingDecoder` that measures its pushes.
+    """A `StreamingDecoder` that measures its pushes."""
 
-    Attributes
-    ----------
-    real_time_factor : float
-        Seconds that a second of sound takes, lately; 0.0 before the first push.
-    """
+    def __init__(self, model: Model, threads: int | None = None) -> None:
+        super().__init__(model, threads)
+        self._factors: deque[float] = deque(maxlen=REMEMBERED)
+        self._factor = 0.0
 
-    real_time_factor = 0.0
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds that a second of sound takes: the median of the last pushes, 0.0 before."""
+        return self._factor
 
     def push(self, frames: Any) -> FloatArray:
         """As `StreamingDecoder.push`."""
-        start = time.perf_counter()
-        before = self.frames_in
+        start, before = time.perf_counter(), self.frames_in
         chunk = super().push(frames)
         if sound := (self.frames_in - before) * self.hop / self.samplerate:
-            factor = (time.perf_counter() - start) / sound
-            weight = MEMORY if self.real_time_factor else 0.0
-            self.real_time_factor = weight * self.real_time_factor + (1 - weight) * factor
+            self._factors.append((time.perf_counter() - start) / sound)
+            self._factor = statistics.median(self._factors)
         return chunk

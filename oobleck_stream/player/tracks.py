@@ -16,8 +16,11 @@ from oobleck_stream.latents import checked_shape
 from oobleck_stream.model import Model
 from oobleck_stream.packed import FloatArray
 
-BLOCK_SECONDS = 0.1
-"""Sound that one push gives: small enough to start soon, large enough to be efficient."""
+FIRST_SECONDS = 0.1
+"""Sound that the first push gives: little, to start soon."""
+
+BLOCK_SECONDS = 0.2
+"""Sound that every other push gives: more, because larger pushes are cheaper."""
 
 
 @runtime_checkable
@@ -57,25 +60,26 @@ class StoredTrack:
     ----------
     frames : (frames, latent_dim) array of real numbers
         May be a memory map, or `Repeated`.
-    length : int
-        Samples that they decode to.
+    length : int or None
+        Samples that they decode to; None where it never ends.
     name : str
         To be shown.
     """
 
     seekable = True
 
-    def __init__(self, frames: Frames, length: int, name: str = "") -> None:
+    def __init__(self, frames: Frames, length: int | None, name: str = "") -> None:
         self.name = name
-        self.length: int | None = length
+        self.length = length
         self._frames = frames
 
     def samples(self, decoder: StreamingDecoder, start: int) -> Iterator[FloatArray]:
         """The samples from number `start` on; the first push is large enough to give some."""
         frame, dropped = divmod(start, decoder.hop)
         position = decoder.seek(frame)
-        block = max(1, round(BLOCK_SECONDS * decoder.model.config.frame_rate))
-        end = frame + -(-decoder.latency // decoder.hop) + block
+        rate = decoder.model.config.frame_rate
+        block = math.ceil(BLOCK_SECONDS * rate)
+        end = frame + math.ceil(decoder.latency / decoder.hop + FIRST_SECONDS * rate)
         while position < len(self._frames):
             chunk = decoder.push(self._frames[position:end])
             position, end = end, end + block

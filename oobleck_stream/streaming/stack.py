@@ -71,6 +71,7 @@ class Stack:
         self._ticket = 0
         self._scratch = scratch_memory()
         self._first_out = 0
+        self._last_steps = np.empty((0, program.FIELDS), np.int64)
         self._programs: dict[tuple[Any, ...], tuple[IntArray, IntArray, Progress]] = {}
         self._busy = threading.Lock()
         self.reset()
@@ -133,6 +134,25 @@ class Stack:
         finally:
             self._busy.release()
 
+    def step_times(self) -> list[tuple[int, float]]:
+        """Where the time of the last program went: each step's layer, and its share.
+
+        A push of few rows is one program; of a long one this is the end. The layer is -1 for the
+        rows' way in and for moves alone. All shares are 0 on a processor whose clock can't be read.
+        """
+        line, steps = program.LINE // 8, self._last_steps
+        started = self._control[program.STARTED // 8]
+        ends = self._control[line + program.TIME // 8 :: 2 * line][: len(steps)]
+        times = np.diff(ends, prepend=started)
+        weights = self.network.data.ctypes.data
+        layers = {
+            weights + 4 * place.weights: index for index, place in enumerate(self.network.places)
+        }
+        return [
+            (layers.get(int(step[program.WEIGHTS]), -1), float(share))
+            for step, share in zip(steps, times / max(1, times.sum()), strict=True)
+        ]
+
     def snapshot(self) -> StackState:
         """A deep copy of the state."""
         progress = self._progress
@@ -172,6 +192,7 @@ class Stack:
             self._control = np.zeros(2 * words, np.int64)
         self._control[program.LINE // 8 : words] = 0
         self._ticket += 1
+        self._last_steps = steps
         run_program(
             steps,
             moves,

@@ -1,0 +1,118 @@
+"""Where the time goes: every layer of a steady push and of a full batch."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from typing import Any
+
+import numpy as np
+
+from oobleck_stream.bench.start import random_latents
+from oobleck_stream.model import Model
+from oobleck_stream.network import Layer
+from oobleck_stream.streaming.stack import Stack
+
+Facts = dict[str, Any]
+
+PUSH_SECONDS = 1.0
+BATCHES = 3
+ONE_PROGRAM = 32
+"""Frames that are one program of the stack in every preset; only of one are the times known."""
+
+
+def layer_facts(model: Model, batch: int, threads: int, peak: float) -> list[Facts]:
+    """Figures of every layer, for pushes of one frame and for a batch.
+
+    Parameters
+    ----------
+    model : Model
+    batch : int
+        Frames of the batch; it is pushed in blocks of at most `ONE_PROGRAM`.
+    threads : int
+    peak : float
+        Operations a second.
+
+    Returns
+    -------
+    list of dict
+        ``push`` and ``batch`` hold milliseconds, GFLOP/s, share of the peak, and the GB/s at which
+        each step's weights are read once.
+    """
+    push = LayerTimes(model, threads)
+    push.run(model.context + 1, 1, record=False)
+    start = time.perf_counter()
+    while time.perf_counter() - start < PUSH_SECONDS:
+        push.run(1, 1)
+    whole = LayerTimes(model, threads)
+    whole.run(batch, ONE_PROGRAM, record=False)
+    for _ in range(BATCHES):
+        whole.run(batch, ONE_PROGRAM)
+    facts, rate = [], 1
+    for index, layer in enumerate(model.decoder.layers):
+        operations = 2 * rate * layer.multiplications
+        facts.append(
+            {
+                "name": layer.name,
+                "shape": shape_of(layer),
+                "push": push.facts(index, operations, peak),
+                "batch": whole.facts(index, operations * batch, peak),
+            }
+        )
+        rate *= layer.phases
+    return facts
+
+
+class LayerTimes:
+    """Decodes, and keeps the times of the layers of every push.
+
+    Parameters
+    ----------
+    model : Model
+    threads : int
+    """
+
+    def __init__(self, model: Model, threads: int) -> None:
+        self._model = model
+        self._stack = Stack(model.decoder, threads)
+        self._seconds: list[dict[int, float]] = []
+        self._steps: Counter[int] = Counter()
+
+    def run(self, frames: int, block: int, record: bool = True) -> None:
+        """Push some frames in blocks of at most `block`; their times together are one record."""
+        latents = random_latents(self._model, frames)
+        seconds: defaultdict[int, float] = defaultdict(float)
+        steps: Counter[int] = Counter()
+        for first in range(0, frames, block):
+            start = time.perf_counter()
+            self._stack.push(latents[first : first + block])
+            whole = time.perf_counter() - start
+            for index, share in self._stack.step_times():
+                seconds[index] += share * whole
+                steps[index] += 1
+        if record:
+            self._seconds.append(seconds)
+            self._steps = steps
+
+    def facts(self, index: int, operations: int, peak: float) -> Facts:
+        """Medians of a layer that does some operations a record."""
+        layer = self._model.decoder.layers[index]
+        seconds = float(np.median([record.get(index, 0.0) for record in self._seconds]))
+        seconds = max(seconds, 1e-9)
+        weights = 4 * layer.inputs * layer.outputs * layer.kernel * self._steps[index]
+        return {
+            "milliseconds": 1e3 * seconds,
+            "gflops": operations / seconds / 1e9,
+            "share_of_peak": operations / seconds / peak,
+            "weight_gbytes_per_second": weights / seconds / 1e9,
+        }
+
+
+def shape_of(layer: Layer) -> str:
+    """Channels in and out, kernel, and stride or dilation, in a few letters."""
+    text = f"{layer.inputs}>{layer.outputs} k{layer.kernel}"
+    if layer.transposed:
+        text += f" s{layer.stride}"
+    if layer.dilation > 1:
+        text += f" d{layer.dilation}"
+    return text

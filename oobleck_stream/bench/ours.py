@@ -1,0 +1,137 @@
+"""This decoder's own cases: pushes, full batches, and the same without Snake and epilogues."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from oobleck_stream.bench.limits import Limits
+from oobleck_stream.bench.rounds import Case
+from oobleck_stream.bench.start import random_latents
+from oobleck_stream.decoder import StreamingDecoder
+from oobleck_stream.model import Model
+from oobleck_stream.network import multiplications
+
+Facts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Frames decoded at a time: in a push of a steady stream, or as a whole piece.
+
+    Parameters
+    ----------
+    model : Model
+    frames : int
+    threads : int
+    whole : bool
+        Whether it is `Model.decode`, not a push.
+    """
+
+    model: Model
+    frames: int
+    threads: int
+    whole: bool = False
+
+    def case(self) -> Case:
+        """To be timed; what takes longer the first time is done."""
+        model, latents = self.model, random_latents(self.model, self.frames)
+        if self.whole:
+            model.decode(latents, threads=self.threads)
+            return Case.of(lambda: model.decode(latents, threads=self.threads))
+        decoder = StreamingDecoder(model, self.threads)
+        while decoder.frames_in <= 2 * model.context:
+            decoder.push(latents)
+        return Case.of(lambda: decoder.push(latents))
+
+    def facts(self, case: Case, peak: float) -> Facts:
+        """Figures of its case at a peak in operations a second."""
+        operations = 2 * multiplications(self.model.decoder.layers) * self.frames
+        budget = self.frames / self.model.config.frame_rate
+        rate = operations / case.median
+        return {
+            "frames": self.frames,
+            "threads": self.threads,
+            "calls": len(case.times),
+            "median_seconds": case.median,
+            "p99_seconds": case.quantile(0.99),
+            "max_seconds": case.quantile(1),
+            "spread": (case.quantile(0.75) - case.quantile(0.25)) / case.median,
+            "gflops": rate / 1e9,
+            "share_of_peak": rate / peak,
+            "real_time_factor": case.median / budget,
+            "late_share": float(np.mean(np.array(case.times) > budget)),
+        }
+
+
+class Ours:
+    """All cases of this decoder.
+
+    Parameters
+    ----------
+    model : Model
+    threads : int
+    pushes : sequence of int
+        Frames of the pushes.
+    batch : int
+        Frames of the full batch.
+    """
+
+    def __init__(self, model: Model, threads: int, pushes: Sequence[int], batch: int) -> None:
+        bare = products_only(model)
+        works = [Work(model, frames, threads) for frames in pushes]
+        works.append(Work(model, batch, threads, whole=True))
+        self._timed = [
+            (work, work.case(), dataclasses.replace(work, model=bare).case()) for work in works
+        ]
+        self._single = Work(model, batch, 1, whole=True)
+        self._single_case = self._single.case() if threads > 1 else None
+
+    @property
+    def cases(self) -> list[Case]:
+        """All that is to be timed."""
+        cases = [case for _, whole, bare in self._timed for case in (whole, bare)]
+        return cases + ([self._single_case] if self._single_case else [])
+
+    @property
+    def push_medians(self) -> dict[int, float]:
+        """Seconds of the median push, by its frames."""
+        return {work.frames: case.median for work, case, _ in self._timed[:-1]}
+
+    @property
+    def batch_median(self) -> float:
+        """Seconds of the median full batch."""
+        return self._timed[-1][1].median
+
+    def facts(self, limits: Limits) -> Facts:
+        """``pushes``, ``batch``, ``one_thread`` and ``threads_ratio``."""
+        rows = [
+            work.facts(case, limits.peak(work.threads))
+            | {"epilogue_share": 1 - bare.median / case.median}
+            for work, case, bare in self._timed
+        ]
+        facts: Facts = {"pushes": rows[:-1], "batch": rows[-1]}
+        facts["one_thread"] = facts["threads_ratio"] = None
+        if self._single_case:
+            facts["one_thread"] = self._single.facts(self._single_case, limits.peak(1))
+            facts["threads_ratio"] = self._single_case.median / self.batch_median
+        return facts
+
+
+def products_only(model: Model) -> Model:
+    """The same products with identity epilogues: no Snake, no residual add, no tanh.
+
+    The layers stay what they are otherwise and read the same packed weights, so each product has
+    the same size, order and traffic; its rows go straight into the next layer's window. The bias
+    stays: it is one addition on a register that is stored anyway. The samples mean nothing.
+    """
+    network = model.decoder
+    layers = tuple(
+        dataclasses.replace(layer, snake=None, residual=False, tanh=False)
+        for layer in network.layers
+    )
+    return dataclasses.replace(model, decoder=dataclasses.replace(network, layers=layers))

@@ -1,0 +1,74 @@
+"""A peer's own process: ``python -m oobleck_stream.bench.peer NAME``.
+
+Reads one JSON object a line and answers each with one. The first says what to build (``config``,
+``weights``, ``latents``, ``threads``); those after it ask for ``frames`` of the latents from
+``first`` on: with ``output`` their samples into a file, with ``seconds`` the times of some calls.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from functools import partial
+from typing import Any, TextIO
+
+import numpy as np
+
+from oobleck_stream.bench.rounds import take_turn
+from oobleck_stream.config import OobleckConfig
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Serve the requests on standard input until it ends."""
+    _die_with_parent()
+    answers = _own_output()
+    about, decode, latents = _build(sys.argv[1], json.loads(sys.stdin.readline()))
+    print(json.dumps(about), file=answers, flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        first = request["first"]
+        block = np.ascontiguousarray(latents[first : first + request["frames"]].T)[None]
+        answer: dict[str, Any] = {}
+        if "output" in request:
+            np.save(request["output"], decode(block)[0].T)
+        if "seconds" in request:
+            answer["times"] = take_turn(partial(decode, block), request["seconds"])
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def _build(name: str, setup: dict[str, Any]) -> tuple[dict[str, str], Any, Any]:
+    """The answer to the first request, and what the others need."""
+    from oobleck_stream.bench.peer_networks import NETWORKS
+
+    try:
+        with np.load(setup["weights"]) as weights:
+            decode, title = NETWORKS[name](
+                OobleckConfig(**setup["config"]), weights, setup["threads"]
+            )
+        return {"title": title}, decode, np.load(setup["latents"])
+    except ImportError as error:
+        return {"problem": f"not installed ({error})"}, None, None
+    except Exception as error:
+        return {"problem": f"{type(error).__name__}: {error}".splitlines()[0]}, None, None
+
+
+def _own_output() -> TextIO:
+    """Standard output for the answers alone: what a runtime prints goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return answers
+
+
+def _die_with_parent() -> None:
+    """A stopped process would outlive a parent that was killed (only Linux knows how)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,270 @@
+"""Other runtimes on the same network, each in a process that is stopped while it isn't its turn.
+
+Their thread pools go on spinning after a call, which would slow down whoever comes next; a stopped
+process can't, and within its turn each runtime works with the settings that it has by itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from oobleck_stream.bench.rounds import Case
+from oobleck_stream.bench.start import random_latents
+from oobleck_stream.config import OobleckConfig
+from oobleck_stream.model import Model
+from oobleck_stream.packed import FloatArray, PackedNetwork, unpack_layer
+
+Facts = dict[str, Any]
+
+NAMES = ("diffusers", "onnxruntime", "openvino")
+FIXED = (
+    "dilations",
+    "kernel",
+    "kernel_per_stride",
+    "transpose_padding",
+    "output_padding",
+    "bias",
+    "output_bias",
+    "final_tanh",
+)
+"""What diffusers' decoder can't be told: there it is as in a default config."""
+
+TINIEST = np.finfo(np.float64).tiny
+
+
+def refusal(config: OobleckConfig) -> str | None:
+    """Why there are no peers for this network here, or None."""
+    if not hasattr(signal, "SIGSTOP"):
+        return "this system can't stop a process while it isn't its turn"
+    usual = OobleckConfig()
+    others = [name for name in FIXED if getattr(config, name) != getattr(usual, name)]
+    return f"diffusers has no network of this {others[0]}" if others else None
+
+
+@dataclass
+class PeerCase:
+    """One way of using a peer.
+
+    Parameters
+    ----------
+    mode : str
+        ``"batch"``; ``"recompute"``: exact streaming, the context decoded again with every push;
+        ``"no context"``: the frames of a push alone, which is not exact.
+    frames : int
+        New frames a call.
+    first : int
+        The first frame decoded.
+    context : int
+        Frames decoded on each side of the new ones.
+    case : Case
+    """
+
+    mode: str
+    frames: int
+    first: int
+    context: int
+    case: Case
+
+    @property
+    def computed(self) -> int:
+        """Frames decoded for each call."""
+        return self.frames + 2 * self.context
+
+
+class Peer:
+    """A peer's process and its cases.
+
+    Parameters
+    ----------
+    name : str
+        One of `NAMES`.
+    setup : dict
+        What to build, as `oobleck_stream.bench.peer` takes it.
+    log : Path
+        Where its messages go.
+    """
+
+    def __init__(self, name: str, setup: Facts, log: Path) -> None:
+        self.name = name
+        self.cases: list[PeerCase] = []
+        with log.open("w") as messages:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "oobleck_stream.bench.peer", name],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=messages,
+                text=True,
+            )
+        answer = self._ask(setup)
+        self.title = answer.get("title", name)
+        self.problem = answer.get("problem")
+
+    def add(self, mode: str, frames: int, first: int = 0, context: int = 0) -> None:
+        """Add a case; its first call, which compiles what it needs, is made here."""
+        request = {"first": first, "frames": frames + 2 * context}
+
+        def turn(seconds: float) -> list[float]:
+            times: list[float] = self._ask(request | {"seconds": seconds})["times"]
+            return times
+
+        turn(0.0)
+        self.cases.append(PeerCase(mode, frames, first, context, Case(turn)))
+
+    def decode(self, first: int, frames: int, file: Path) -> FloatArray:
+        """Its samples (samples, channels) of some frames."""
+        self._ask({"first": first, "frames": frames, "output": str(file)})
+        samples: FloatArray = np.load(file)
+        return samples
+
+    def _ask(self, request: Facts) -> Facts:
+        """Let it go on until it has answered."""
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.send_signal(signal.SIGCONT)
+        process.stdin.write(json.dumps(request) + "\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name}: its process ended with {process.wait()}")
+        process.send_signal(signal.SIGSTOP)
+        answer: Facts = json.loads(line)
+        return answer
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+@contextmanager
+def open_peers(
+    model: Model, threads: int, pushes: Sequence[int], batch: int
+) -> Iterator[PeerComparison]:
+    """Start all peers, one by one; they end with the block.
+
+    Parameters
+    ----------
+    model : Model
+    threads : int
+    pushes : sequence of int
+        Frames of the pushes.
+    batch : int
+        Frames of the full batch.
+    """
+    context = model.context
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        latents = random_latents(model, max(batch, max(pushes) + 2 * context))
+        np.save(folder / "latents.npy", latents)
+        np.savez(folder / "weights.npz", **torch_weights(model.decoder))  # type: ignore[arg-type]
+        setup = {
+            "config": dataclasses.asdict(model.config),
+            "weights": str(folder / "weights.npz"),
+            "latents": str(folder / "latents.npy"),
+            "threads": threads,
+        }
+        peers = []
+        for name in NAMES:
+            peer = stack.enter_context(Peer(name, setup, folder / f"{name}.log"))
+            peers.append(peer)
+            if peer.problem is None:
+                peer.add("batch", batch)
+                for frames in pushes:
+                    peer.add("recompute", frames, context=context)
+                for frames in pushes:
+                    peer.add("no context", frames, first=context)
+        yield PeerComparison(model, latents, peers, folder / "samples.npy")
+
+
+@dataclass(frozen=True)
+class PeerComparison:
+    """Peers at work on a model.
+
+    Parameters
+    ----------
+    model : Model
+    latents : (n, latent_dim) float32
+    peers : list of Peer
+    file : Path
+        Where a peer leaves samples.
+    """
+
+    model: Model
+    latents: FloatArray
+    peers: list[Peer]
+    file: Path
+
+    @property
+    def cases(self) -> list[Case]:
+        """All that is to be timed."""
+        return [case.case for peer in self.peers for case in peer.cases]
+
+    def facts(self, pushes: dict[int, float], batch: float) -> list[Facts]:
+        """Every peer's figures beside our medians, by the frames of a push and of the batch.
+
+        ``ratio`` is how many times as long as ours the peer's median call takes.
+        """
+        facts: list[Facts] = []
+        for peer in self.peers:
+            facts.append({"name": peer.name, "title": peer.title, "problem": peer.problem})
+            facts[-1]["rows"] = [
+                self._case_facts(peer, one, batch if one.mode == "batch" else pushes[one.frames])
+                for one in peer.cases
+            ]
+        return facts
+
+    def _case_facts(self, peer: Peer, one: PeerCase, ours: float) -> Facts:
+        median = one.case.median
+        return {
+            "mode": one.mode,
+            "frames": one.frames,
+            "frames_computed": one.computed,
+            "calls": len(one.case.times),
+            "median_seconds": median,
+            "real_time_factor": median * self.model.config.frame_rate / one.frames,
+            "snr_db": self._signal_to_noise(peer, one),
+            "ratio": median / ours,
+        }
+
+    def _signal_to_noise(self, peer: Peer, one: PeerCase) -> float:
+        """Decibels of our samples over the peer's difference from them."""
+        hop, first = self.model.hop, one.first + one.context
+        given = peer.decode(one.first, one.computed, self.file)[one.context * hop :]
+        piece = self.latents[: one.frames] if one.mode == "batch" else self.latents
+        right = self.model.decode(piece)[first * hop : (first + one.frames) * hop]
+        length = min(len(given), len(right))
+        power = np.mean(np.square(right, dtype=np.float64))
+        noise = np.mean(np.square(given[:length].astype(np.float64) - right[:length]))
+        return float(10 * np.log10(power / np.maximum(noise, TINIEST)))
+
+
+def torch_weights(network: PackedNetwork) -> dict[str, FloatArray]:
+    """All parameters in torch's order, named by the layer's number."""
+    weights: dict[str, FloatArray] = {}
+    for index in range(len(network.layers)):
+        parts = zip(
+            ("weight", "bias", "alpha", "inverse_beta"), unpack_layer(network, index), strict=True
+        )
+        weights |= {f"{index}.{part}": value for part, value in parts if value is not None}
+    return weights

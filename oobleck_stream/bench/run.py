@@ -1,0 +1,90 @@
+"""One run of the benchmark, from nothing to its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from oobleck_stream.bench.layers import layer_facts
+from oobleck_stream.bench.limits import Limits
+from oobleck_stream.bench.ours import Ours
+from oobleck_stream.bench.peers import open_peers, refusal
+from oobleck_stream.bench.rounds import run_rounds
+from oobleck_stream.bench.start import measure_start
+from oobleck_stream.model import Model
+from oobleck_stream.network import multiplications
+
+Facts = dict[str, Any]
+
+START_SHARE = 0.1
+"""Of the seconds, for the frames that show whether the memory grows."""
+
+
+def run_benchmark(
+    make_model: Callable[[], Model],
+    warm_kernels: Callable[[], None],
+    threads: int,
+    pushes: Sequence[int],
+    batch: int,
+    seconds: float,
+    layers: bool = False,
+    peers: bool = False,
+) -> Facts:
+    """Measure everything.
+
+    Parameters
+    ----------
+    make_model, warm_kernels : callable
+        As for `oobleck_stream.bench.start.measure_start`.
+    threads : int
+    pushes : sequence of int
+        Frames of the pushes.
+    batch : int
+        Frames of the full batch.
+    seconds : float
+        Of the rounds, about.
+    layers, peers : bool
+        Whether to measure each layer, and other runtimes.
+
+    Returns
+    -------
+    dict
+        ``network``, ``start``, ``machine``, ``pushes``, ``batch``, ``one_thread``,
+        ``threads_ratio``, ``layers``, ``peers``; times in seconds, shares and factors as they are.
+    """
+    model, start = measure_start(make_model, warm_kernels, threads, START_SHARE * seconds)
+    limits = Limits(threads)
+    ours = Ours(model, threads, pushes, batch)
+    problem = refusal(model.config) if peers else None
+    with ExitStack() as stack:
+        others = None
+        if peers and problem is None:
+            others = stack.enter_context(open_peers(model, threads, pushes, batch))
+        cases = limits.cases + ours.cases + (others.cases if others else [])
+        rounds = run_rounds(cases, seconds)
+        compared = others.facts(ours.push_medians, ours.batch_median) if others else None
+    return {
+        "network": network_facts(model),
+        "threads": threads,
+        "rounds": rounds,
+        "start": start,
+        "machine": limits.facts(),
+        **ours.facts(limits),
+        "layers": layer_facts(model, batch, threads, limits.peak(threads)) if layers else None,
+        "peers": compared,
+        "peers_problem": problem,
+    }
+
+
+def network_facts(model: Model) -> Facts:
+    """What a second of sound costs."""
+    operations = 2 * multiplications(model.decoder.layers)
+    return {
+        "name": model.name,
+        "samplerate": model.samplerate,
+        "frame_rate": model.config.frame_rate,
+        "context_frames": model.context,
+        "gflop_per_frame": operations / 1e9,
+        "real_time_gflops": operations * model.config.frame_rate / 1e9,
+    }

@@ -1,0 +1,135 @@
+"""`oobleck_stream bench`: what this machine can do, and what the decoder makes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from functools import partial
+from typing import TYPE_CHECKING
+
+import click
+
+from oobleck_stream.commands.options import threads_option
+from oobleck_stream.config import PRESETS
+
+if TYPE_CHECKING:
+    from oobleck_stream.model import Model
+
+DEFAULT = "stable-audio-open-1.0"
+
+
+def _counts(_: click.Context, parameter: click.Parameter, value: str) -> list[int]:
+    """Whole numbers from 1, with commas between."""
+    try:
+        counts = sorted({int(part) for part in value.split(",")})
+    except ValueError:
+        counts = [0]
+    if counts[0] < 1:
+        raise click.BadParameter(f"{value!r} is not a list like 1,4,16", param=parameter)
+    return counts
+
+
+@click.command()
+@click.option("--preset", metavar="NAME", help=f"Random weights for a preset. [default: {DEFAULT}]")
+@click.option("--model", metavar="MODEL", help="A model, as for the other commands.")
+@click.option("--width", type=click.IntRange(1), help="Channels of the preset's narrowest level.")
+@threads_option
+@click.option(
+    "--pushes",
+    metavar="N,N,...",
+    callback=_counts,
+    default="1,4,16",
+    show_default=True,
+    help="Frames of a push.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Frames of the full batch.",
+)
+@click.option("--layers", is_flag=True, help="Every layer's time.")
+@click.option("--peers", is_flag=True, help="Other runtimes beside it (extra: peers).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--plot", metavar="FILE", help="Draw a picture, too (extra: plot).")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="How long to measure, about; there are three rounds at least.",
+)
+def bench(
+    preset: str | None,
+    model: str | None,
+    width: int | None,
+    threads: int | None,
+    pushes: list[int],
+    batch: int,
+    layers: bool,
+    peers: bool,
+    as_json: bool,
+    plot: str | None,
+    seconds: float,
+) -> None:
+    """Measure the machine's limits and the decoder, in pushes and in full batches.
+
+    Each measurement takes its turn in every round, so that whatever else the machine does hits all
+    alike.
+    """
+    if model and (preset or width):
+        raise click.UsageError("--model goes with neither --preset nor --width")
+    if preset is not None and preset not in PRESETS:
+        raise click.UsageError(f"--preset: {preset!r} is none of {', '.join(PRESETS)}")
+    if plot:
+        _require_matplotlib()
+
+    from oobleck_stream.bench.run import run_benchmark
+    from oobleck_stream.commands.compiling import warm_kernels
+    from oobleck_stream.streaming.workers import default_threads
+
+    facts = run_benchmark(
+        partial(_load, model) if model else partial(_random, preset or DEFAULT, width),
+        warm_kernels,
+        threads or default_threads(),
+        pushes,
+        batch,
+        seconds,
+        layers=layers,
+        peers=peers,
+    )
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        from oobleck_stream.bench.report import report_lines
+
+        for line in report_lines(facts):
+            click.echo(line)
+    if plot:
+        from oobleck_stream.bench.plot import write_plot
+
+        write_plot(facts, plot)
+
+
+def _load(source: str) -> Model:
+    from oobleck_stream.loading import load
+
+    return load(source)
+
+
+def _random(preset: str, width: int | None) -> Model:
+    from oobleck_stream.model import random_model
+
+    if width is None:
+        return random_model(preset)
+    model = random_model(PRESETS[preset].replace(channels=width))
+    return dataclasses.replace(model, name=f"random {preset} of width {width}")
+
+
+def _require_matplotlib() -> None:
+    """Say it before minutes of measuring."""
+    import importlib.util
+
+    if importlib.util.find_spec("matplotlib") is None:
+        raise click.UsageError("--plot needs matplotlib: pip install 'oobleck_stream[plot]'")

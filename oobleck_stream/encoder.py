@@ -1,0 +1,201 @@
+"""The streaming encoder: sound in, every latent frame out as early as the network allows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from oobleck_stream.bottleneck import Bottleneck
+from oobleck_stream.model import Model
+from oobleck_stream.network import rows_needed
+from oobleck_stream.packed import FloatArray, PackedNetwork
+from oobleck_stream.samples import checked_audio, checked_samples
+from oobleck_stream.streaming.progress import StackState
+from oobleck_stream.streaming.stack import Stack
+
+
+@dataclass(frozen=True)
+class EncoderState:
+    """All that a `StreamingEncoder` remembers, as `StreamingEncoder.snapshot` gives it."""
+
+    network: PackedNetwork
+    stack: StackState
+    noise: Any
+    samples_in: int
+    flushed: bool
+
+
+class StreamingEncoder:
+    """Encodes a stream of sound, frame for frame as `Model.encode` encodes the whole.
+
+    The frames of all pushes and the flush, put together, have the same bits as the full encode,
+    however the sound is cut into pushes and whatever the number of threads. Many encoders may
+    share one model, each used by one thread at a time; pushes of different encoders may run in
+    different threads at once.
+
+    Parameters
+    ----------
+    model : Model
+    threads : int, optional
+        Threads of a push; by default the environment's OOBLECK_STREAM_THREADS, or all cores.
+    sample, seed, pad
+        As for `Model.encode`.
+
+    Raises
+    ------
+    ValueError
+        When the model can't encode.
+
+    Examples
+    --------
+    >>> encoder = StreamingEncoder(model)                     # doctest: +SKIP
+    >>> for block in recording:                               # doctest: +SKIP
+    ...     send(encoder.push(block))
+    >>> send(encoder.flush())                                 # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        threads: int | None = None,
+        sample: bool = False,
+        seed: int | None = None,
+        pad: bool = True,
+    ) -> None:
+        self.model = model
+        self.pad = pad
+        self.latency = rows_needed(model.encoder.layers, 0) - model.hop
+        self._stack = Stack(model.encoder, threads)
+        self._bottleneck = Bottleneck(model.config.latent_scale, sample, seed)
+        self.reset()
+
+    @property
+    def hop(self) -> int:
+        """Samples for each frame."""
+        return self.model.hop
+
+    @property
+    def samplerate(self) -> int:
+        """Samples a second."""
+        return self.model.samplerate
+
+    @property
+    def channels(self) -> int:
+        """Audio channels."""
+        return self.model.channels
+
+    @property
+    def samples_in(self) -> int:
+        """Samples so far; the zeros of a flush don't count."""
+        return self._samples_in
+
+    @property
+    def frames_out(self) -> int:
+        """Frames given out so far."""
+        return self._stack.rows_out
+
+    def reset(self) -> None:
+        """Back to the beginning, ready for another piece; with a seed, with the same noise."""
+        self._stack.reset()
+        self._bottleneck.reset()
+        self._samples_in = 0
+        self._flushed = False
+        self._broken = False
+
+    def push(self, audio: Any) -> FloatArray:
+        """Take in sound; give out the frames that no later sample can change.
+
+        Parameters
+        ----------
+        audio : (n, channels) array_like of real numbers
+            For a mono network (n,) too. Any number of samples; none is fine.
+
+        Returns
+        -------
+        (k, latent_dim) float32, C-contiguous
+            After n samples, ``max(0, (n - latency) // hop)`` frames have come in all. `k` may be 0.
+
+        Raises
+        ------
+        ValueError
+            On a wrong shape, a dtype that is not real, or values that are not finite as float32
+            (the sample is named); the stream is as it was.
+        RuntimeError
+            After a flush, after an exception inside the arithmetic, until `reset`; or when another
+            thread is inside this encoder.
+        """
+        self._require_open("push")
+        array = checked_audio(audio, self.channels)
+        latents = self._advance(checked_samples(array, self.samples_in), last=False)
+        self._samples_in += len(array)
+        return latents
+
+    def flush(self) -> FloatArray:
+        """End the stream, filling up its last frame with zeros; give out the frames withheld.
+
+        Returns
+        -------
+        (k, latent_dim) float32, C-contiguous
+
+        Raises
+        ------
+        RuntimeError
+            When the stream is flushed already, as for `push`.
+        """
+        self._require_open("flush")
+        missing = -self.samples_in % self.hop if self.pad else 0
+        latents = self._advance(np.zeros((missing, self.channels), np.float32), last=True)
+        self._flushed = True
+        return latents
+
+    def snapshot(self) -> EncoderState:
+        """A deep copy of the state, to be taken up again by `restore`.
+
+        Raises
+        ------
+        RuntimeError
+            After an exception inside the arithmetic, until `reset`.
+        """
+        self._require_whole("snapshot")
+        return EncoderState(
+            self.model.encoder,
+            self._stack.snapshot(),
+            self._bottleneck.snapshot(),
+            self._samples_in,
+            self._flushed,
+        )
+
+    def restore(self, state: EncoderState) -> None:
+        """Take up a state of any encoder of the same model; it may be restored again and again.
+
+        Raises
+        ------
+        ValueError
+            When it is another model's state, or only one of the two encoders draws samples.
+        """
+        if not isinstance(state, EncoderState) or state.network is not self.model.encoder:
+            raise ValueError("the state is not one of an encoder of this model")
+        if (state.noise is None) == self._bottleneck.sample:
+            raise ValueError("the state is one of an encoder with another value of sample")
+        self._stack.restore(state.stack)
+        self._bottleneck.restore(state.noise)
+        self._samples_in, self._flushed = state.samples_in, state.flushed
+        self._broken = False
+
+    def _advance(self, samples: FloatArray, last: bool) -> FloatArray:
+        """Push through the stack and the bottleneck."""
+        self._broken = True
+        latents = self._bottleneck.latents(self._stack.push(samples, last))
+        self._broken = False
+        return latents
+
+    def _require_open(self, action: str) -> None:
+        self._require_whole(action)
+        if self._flushed:
+            raise RuntimeError(f"{action} after flush: reset() begins a new stream")
+
+    def _require_whole(self, action: str) -> None:
+        if self._broken:
+            raise RuntimeError(f"{action} after an interrupted push: reset() begins a new stream")

@@ -1,0 +1,109 @@
+"""Latents written to a file while they are being made."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib import format as npy_format
+
+from oobleck_stream.files.errors import InputError
+from oobleck_stream.packed import FloatArray
+
+
+class LatentWriter:
+    """Writes an `.npy` file; under its own name it appears only when it is whole.
+
+    A context manager: left in good order it puts the file in place, left by an exception it
+    removes what was written.
+
+    Parameters
+    ----------
+    path : str or Path
+        Ends in ``.npy``.
+    latent_dim : int
+        Numbers in a latent frame.
+    dtype : dtype-like
+        Of the numbers in the file.
+
+    Attributes
+    ----------
+    written : int
+        Frames so far.
+
+    Raises
+    ------
+    InputError
+        When the file can't be written, or its name ends in something else.
+    """
+
+    def __init__(
+        self, path: str | Path, latent_dim: int, dtype: npt.DTypeLike = np.float32
+    ) -> None:
+        self.path = Path(path)
+        if self.path.suffix.lower() != ".npy":
+            raise InputError(f"{path}: a name ending in .npy was expected")
+        self.written = 0
+        self._latent_dim, self._dtype = latent_dim, np.dtype(dtype)
+        self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        try:
+            if self.path.is_dir():
+                raise IsADirectoryError(None, "it is a folder")
+            self._file = self._part.open("wb")
+        except OSError as error:
+            raise InputError(f"{self.path}: can't be written: {error.strerror}") from error
+        self._write_header()
+
+    def _write_header(self) -> None:
+        """NumPy leaves room in it for any number of frames, so that it can be written again."""
+        header = {
+            "descr": npy_format.dtype_to_descr(self._dtype),
+            "fortran_order": False,
+            "shape": (self.written, self._latent_dim),
+        }
+        npy_format.write_array_header_1_0(self._file, header)
+
+    def write(self, frames: FloatArray) -> None:
+        """Append frames.
+
+        Parameters
+        ----------
+        frames : (n, latent_dim) float32
+
+        Raises
+        ------
+        InputError
+            When a number is beyond what the file's dtype holds; the frame is named.
+        OSError
+            When the disk is full or gone.
+        """
+        with np.errstate(over="ignore"):
+            stored = np.ascontiguousarray(frames, self._dtype)
+        good = np.isfinite(stored).all(axis=1)
+        if not good.all():
+            frame = self.written + int(np.argmin(good))
+            raise InputError(f"{self.path}: frame {frame} is not finite as {self._dtype}")
+        self._file.write(stored.data)
+        self.written += len(stored)
+
+    def __enter__(self) -> LatentWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            with self._file:
+                if kind is None:
+                    self._file.seek(0)
+                    self._write_header()
+            if kind is None:
+                os.replace(self._part, self.path)
+        finally:
+            self._part.unlink(missing_ok=True)

@@ -1,0 +1,115 @@
+"""What a core can do at most: fused multiply-adds in registers, and bytes read from memory."""
+
+# mypy: disable-error-code="no-untyped-def, call-arg"
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from oobleck_stream.kernels.machine import WORD
+from oobleck_stream.kernels.vectors import LANES, TILE_ROWS, TILE_VECTORS, VECTOR, Vectors
+
+STREAMS = 8
+"""Vectors that one turn of the reading loop loads."""
+
+READ_STEP = 4 * LANES * STREAMS
+"""Bytes that one turn of the reading loop loads."""
+
+
+def _emit_loop(builder: ir.IRBuilder, turns: Any, values: list[Any], grow: Any) -> list[Any]:
+    """Write a loop that carries values in registers: ``values = grow(turn, values)``."""
+    entry = builder.block
+    loop = builder.append_basic_block("loop")
+    done = builder.append_basic_block("loop.done")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    turn = builder.phi(WORD)
+    turn.add_incoming(ir.Constant(WORD, 0), entry)
+    carried = [builder.phi(VECTOR) for _ in values]
+    for phi, value in zip(carried, values, strict=True):
+        phi.add_incoming(value, entry)
+    grown: list[Any] = grow(turn, carried)
+    following = builder.add(turn, ir.Constant(WORD, 1))
+    turn.add_incoming(following, loop)
+    for phi, value in zip(carried, grown, strict=True):
+        phi.add_incoming(value, loop)
+    builder.cbranch(builder.icmp_signed("<", following, turns), loop, done)
+    builder.position_at_end(done)
+    return grown
+
+
+def _emit_sum(builder: ir.IRBuilder, values: list[Any], target: Any) -> None:
+    """Store the sum of all values, so that none of them can be left out."""
+    total = values[0]
+    for value in values[1:]:
+        total = builder.fadd(total, value)
+    Vectors(builder).store(total, target)
+
+
+@intrinsic
+def _multiply_add(typing_context: Any, turns: Any, factor: Any, target: Any) -> Any:
+    """As `multiply_add`."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        turns, factor, target = args
+        vector = Vectors(builder)
+        half = vector.load(factor)
+
+        def grow(turn: Any, chains: list[Any]) -> list[Any]:
+            return [vector.fma(value, half, half) for value in chains]
+
+        # As many as the product's largest tile has sums; equal ones would be merged into one.
+        chains = [vector.constant(float(number)) for number in range(TILE_ROWS * TILE_VECTORS)]
+        _emit_sum(builder, _emit_loop(builder, turns, chains, grow), target)
+        operations = ir.Constant(WORD, 2 * LANES * len(chains))
+        return builder.mul(turns, operations)
+
+    return types.int64(types.int64, types.int64, types.int64), emit
+
+
+@intrinsic
+def _read(typing_context: Any, address: Any, turns: Any, target: Any) -> Any:
+    """As `read`."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        address, turns, target = args
+        vector = Vectors(builder)
+
+        def grow(turn: Any, sums: list[Any]) -> list[Any]:
+            place = builder.add(address, builder.mul(turn, ir.Constant(WORD, READ_STEP)))
+            loaded = [vector.load(vector.behind(place, number)) for number in range(STREAMS)]
+            return [builder.fadd(a, b) for a, b in zip(sums, loaded, strict=True)]
+
+        sums = [vector.constant(0.0)] * STREAMS
+        _emit_sum(builder, _emit_loop(builder, turns, sums, grow), target)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), emit
+
+
+@njit(nogil=True, cache=True)
+def multiply_add(turns, factor, target):
+    """Grow chains of ``x = x * factor + factor`` in registers; how many operations that were.
+
+    Parameters
+    ----------
+    turns : int
+        At least 1.
+    factor, target : int
+        Addresses of sixteen floats each: one half, and where the chains' sum goes.
+
+    Returns
+    -------
+    int
+        Floating-point operations, a fused multiply-add being two.
+    """
+    return _multiply_add(turns, factor, target)
+
+
+@njit(nogil=True, cache=True)
+def read(address, turns, target):
+    """Read ``turns * READ_STEP`` bytes of floats from an address; their sum goes to `target`."""
+    _read(address, turns, target)

@@ -1,0 +1,222 @@
+"""The benchmark on a small network: its figures are there and agree with each other."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from networks import random_latents
+
+from oobleck_stream.bench.peers import refusal
+from oobleck_stream.bench.rounds import Case, run_rounds, take_turn
+from oobleck_stream.config import PRESETS
+from oobleck_stream.model import random_model
+from oobleck_stream.network import decoder_layers
+from oobleck_stream.streaming.stack import Stack
+
+COMMAND = [sys.executable, "-m", "oobleck_stream", "bench"]
+SMALL = ["--width", "4", "--threads", "2", "--pushes", "2,1", "--batch", "5", "--seconds", "0.2"]
+WIDEST = 100
+
+
+def run_bench(*arguments: object, small: bool = True) -> subprocess.CompletedProcess:
+    options = SMALL if small else []
+    return subprocess.run(
+        [*COMMAND, *options, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def facts() -> dict:
+    done = run_bench("--json", "--layers")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_json_says_what_was_asked(facts):
+    assert facts["threads"] == 2
+    assert [row["frames"] for row in facts["pushes"]] == [1, 2]
+    assert facts["batch"]["frames"] == 5
+    assert facts["one_thread"]["threads"] == 1
+    assert facts["peers"] is None
+    assert facts["rounds"] >= 3
+
+
+def test_figures_agree(facts):
+    peaks = {peak["threads"]: peak["median_gflops"] for peak in facts["machine"]["peak"]}
+    assert set(peaks) == {1, 2}
+    network = facts["network"]
+    for row in [*facts["pushes"], facts["batch"], facts["one_thread"]]:
+        seconds, frames = row["median_seconds"], row["frames"]
+        assert row["share_of_peak"] == pytest.approx(row["gflops"] / peaks[row["threads"]])
+        assert row["gflops"] == pytest.approx(network["gflop_per_frame"] * frames / seconds)
+        assert row["real_time_factor"] == pytest.approx(seconds * network["frame_rate"] / frames)
+        assert 0 < seconds <= row["p99_seconds"] <= row["max_seconds"]
+        assert 0 <= row["late_share"] <= 1
+        assert row["calls"] >= facts["rounds"]
+    ratio = facts["one_thread"]["median_seconds"] / facts["batch"]["median_seconds"]
+    assert facts["threads_ratio"] == pytest.approx(ratio)
+    assert all(row["epilogue_share"] < 1 for row in [*facts["pushes"], facts["batch"]])
+
+
+def test_limits_are_the_best_at_most(facts):
+    for unit, kind in (("gflops", "peak"), ("gbytes_per_second", "read")):
+        for row in facts["machine"][kind]:
+            assert 0 < row[f"median_{unit}"] <= row[f"max_{unit}"]
+
+
+def test_start_adds_up(facts):
+    start = facts["start"]
+    parts = ("process_to_command", "load", "kernels", "first_sample")
+    if start["total_seconds"] is not None:
+        assert start["total_seconds"] == pytest.approx(sum(start[f"{p}_seconds"] for p in parts))
+        assert start["process_to_command_seconds"] > 0
+    # The network looks nine frames ahead.
+    assert start["first_sample_frames"] == 10
+    if sys.platform == "linux":
+        assert start["memory_at_first_sample"]["anonymous"] > start["weights_bytes"]
+
+
+def test_layers_do_all_the_work(facts):
+    layers, peak = facts["layers"], facts["machine"]["peak"][0]["median_gflops"]
+    assert len(layers) == len(decoder_layers(PRESETS["stable-audio-open-1.0"]))
+    for kind, frames in (("push", 1), ("batch", 5)):
+        rows = [layer[kind] for layer in layers]
+        work = sum(row["gflops"] * row["milliseconds"] / 1e3 for row in rows)
+        assert work == pytest.approx(facts["network"]["gflop_per_frame"] * frames)
+        for row in rows:
+            assert row["share_of_peak"] == pytest.approx(row["gflops"] / peak)
+
+
+def test_steps_share_the_time_of_a_push():
+    config = PRESETS["yue2"].replace(channels=2)
+    model = random_model(config)
+    stack = Stack(model.decoder, 2)
+    assert stack.step_times() == []
+    for frame in random_latents(config, 12):
+        stack.push(frame[None])
+        indices, shares = zip(*stack.step_times(), strict=True)
+        assert sum(shares) == pytest.approx(1)
+        assert min(shares) >= 0
+    assert set(indices) - {-1} == set(range(len(model.decoder.layers)))
+
+
+def test_table_fits_a_terminal():
+    done = run_bench("--layers", "--preset", "ezaudio")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= WIDEST
+    for word in ("FMA peak", "push of 1", "push of 2", "batch of 5", "one thread", "epilogues"):
+        assert any(word in line for line in lines)
+
+
+def test_plot_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    done = run_bench("--plot", tmp_path / "bench.png")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--preset", "nothing"],
+        ["--model", "tiny", "--preset", "yue2"],
+        ["--model", "tiny", "--width", "4"],
+        ["--pushes", "1,x"],
+        ["--pushes", "0"],
+        ["--seconds", "0"],
+    ],
+)
+def test_bad_options_are_refused(arguments):
+    done = run_bench(*arguments, small=False)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_networks_that_no_peer_has_are_refused():
+    for name in ("stable-audio-open-1.0", "ace-step-1.5", "ezaudio", "yue2"):
+        assert refusal(PRESETS[name]) is None
+    for name in ("cosmos3", "document"):
+        assert "diffusers" in refusal(PRESETS[name])
+
+
+def test_one_thread_and_refused_peers():
+    done = run_bench("--threads", "1", "--preset", "cosmos3", "--peers", "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert len(facts["machine"]["peak"]) == 1
+    assert facts["one_thread"] is None
+    assert facts["threads_ratio"] is None
+    assert facts["peers"] is None
+    assert "output_padding" in facts["peers_problem"]
+
+
+@pytest.mark.peers
+def test_peers_decode_the_same_network():
+    done = run_bench("--peers", "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    ours = {row["frames"]: row["median_seconds"] for row in facts["pushes"]}
+    ours["batch"] = facts["batch"]["median_seconds"]
+    assert [peer["name"] for peer in facts["peers"]] == ["diffusers", "onnxruntime", "openvino"]
+    compared = 0
+    for peer in facts["peers"]:
+        if peer["problem"]:
+            assert "not installed" in peer["problem"]
+            assert not peer["rows"]
+            continue
+        compared += 1
+        assert [row["frames_computed"] for row in peer["rows"]] == [5, 21, 22, 1, 2]
+        for row in peer["rows"]:
+            base = ours["batch" if row["mode"] == "batch" else row["frames"]]
+            assert row["ratio"] == pytest.approx(row["median_seconds"] / base)
+            assert (row["snr_db"] > 100) == (row["mode"] != "no context")
+    if not compared:
+        pytest.skip("none of the peers is installed")
+
+
+def test_a_turn_does_not_count_the_first_of_several_calls():
+    calls = []
+    assert len(take_turn(lambda: calls.append(0), 1e-3)) == len(calls) - 1
+    assert len(take_turn(lambda: calls.append(0), 0)) == 1
+
+
+def test_every_case_has_a_turn_in_every_round():
+    order: list[str] = []
+
+    def turn(name):
+        return lambda seconds: order.append(name) or [seconds]
+
+    cases = [Case(turn("a")), Case(turn("b"))]
+    assert run_rounds(cases, 1e-9) == 3
+    assert order == ["a", "b"] * 3
+    assert [len(case.times) for case in cases] == [3, 3]
+
+
+def test_the_peak_kernel_counts_its_operations():
+    from oobleck_stream.kernels.peak import multiply_add
+
+    half, total = np.full(16, 0.5, np.float32), np.zeros(16, np.float32)
+    operations = multiply_add(100, half.ctypes.data, total.ctypes.data)
+    chains = operations // 100 // 2 // 16
+    # Each chain ends at 1, the fixed point of x / 2 + 1 / 2.
+    assert chains > 1
+    assert np.array_equal(total, np.full(16, chains, np.float32))
+
+
+def test_the_reading_kernel_reads_everything_once():
+    from oobleck_stream.kernels.peak import READ_STEP, read
+
+    turns = 3
+    array = np.arange(turns * READ_STEP // 4, dtype=np.float32)
+    total = np.zeros(16, np.float32)
+    read(array.ctypes.data, turns, total.ctypes.data)
+    assert np.array_equal(total, array.reshape(-1, 16).sum(axis=0))

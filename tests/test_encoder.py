@@ -1,0 +1,489 @@
+"""The encoder: the contract at every preset's geometry, its accuracy, its manners, its files."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import naive
+import numpy as np
+import pytest
+from checkpoint_files import diffusers_config, safetensors_bytes
+from contract import (
+    Subject,
+    check_cuts,
+    check_future,
+    check_interleaved,
+    check_reset,
+    check_restore,
+    check_two_threads,
+    cuts,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import (
+    ENCODING,
+    model_of,
+    random_audio,
+    random_tensors,
+    signal_to_noise,
+    small,
+    write_folder,
+)
+
+import oobleck_stream as ob
+from oobleck_stream.checkpoints import cache
+from oobleck_stream.checkpoints.names import diffusers_modules
+
+FRAMES = 24
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {name: model_of(small(name)) for name in ENCODING}
+
+
+def subject_of(model, **options):
+    """The contract's subject; `latency` says when a frame is due."""
+    latency = ob.StreamingEncoder(model).latency
+    return Subject(
+        make=lambda threads: ob.StreamingEncoder(model, threads=threads, **options),
+        whole=lambda audio: model.encode(audio, threads=1, **options),
+        due=lambda samples: max(0, (samples - latency) // model.hop),
+        rows=random_audio(model.config, FRAMES * model.hop),
+    )
+
+
+@pytest.fixture(params=ENCODING)
+def subject(request, models):
+    return subject_of(models[request.param])
+
+
+@pytest.fixture
+def model(models):
+    return models["ezaudio"]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A geometry with few samples a frame, stereo, an odd stride among the others."""
+    yue2 = ob.PRESETS["yue2"]
+    return model_of(yue2.replace(channels=4, multiples=(1, 2, 4), strides=(2, 3, 4), latent_dim=5))
+
+
+# The contract
+
+
+@settings(max_examples=8)
+@given(data=st.data())
+def test_cuts(subject, data):
+    length = data.draw(st.integers(0, len(subject.rows)))
+    check_cuts(subject, length, data.draw(cuts(length)), data.draw(st.sampled_from([1, 2, 4])))
+
+
+@settings(max_examples=25)
+@given(data=st.data())
+def test_cuts_of_samples(tiny, data):
+    options = {
+        "sample": data.draw(st.booleans()),
+        "seed": data.draw(st.integers(0, 9)),
+        "pad": data.draw(st.booleans()),
+    }
+    length = data.draw(st.integers(0, 400))
+    lengths, threads = data.draw(cuts(length)), data.draw(st.sampled_from([1, 2, 4]))
+    check_cuts(subject_of(tiny, **options), length, lengths, threads)
+
+
+def test_reset(subject):
+    check_reset(subject, 9 * 1111, 7 * 1111)
+
+
+@pytest.mark.parametrize("at", [0, 333, 9001])
+def test_restore(subject, at):
+    check_restore(subject, 9999, at)
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_interleaved(tiny, sample):
+    check_interleaved(subject_of(tiny, sample=sample, seed=5), 300)
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_two_threads(tiny, sample):
+    check_two_threads(subject_of(tiny, sample=sample, seed=5), 305, repeats=3)
+
+
+def test_two_threads_share_a_model(subject):
+    rows = subject.rows[: 4 * 2048 + 77]
+    expected, results = subject.whole(rows), {}
+
+    def work(step):
+        stream = subject.make(2)
+        chunks = [stream.push(rows[at : at + step]) for at in range(0, len(rows), step)]
+        results[step] = np.concatenate([*chunks, stream.flush()])
+
+    workers = [threading.Thread(target=work, args=(step,)) for step in (512, 777)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for result in results.values():
+        np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize("at", [2.01, 12])
+def test_nothing_from_the_future(subject, at):
+    hop = subject.make(1).hop
+    check_future(subject, 18 * hop, int(at * hop), 50.0)
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_restore_of_noise(tiny, sample):
+    check_restore(subject_of(tiny, sample=sample, seed=3), 300, 200)
+
+
+# The numbers
+
+
+def encoding(config, seed):
+    """A model's encoder and its tensors, of another seed than the decoder of `model_of`."""
+    return model_of(config, seed), random_tensors(config, seed, "encoder")
+
+
+def assert_accurate(result, expected):
+    assert result.shape == expected.shape
+    assert np.abs(result - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert signal_to_noise(expected, result) >= 115
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.7])
+@pytest.mark.parametrize("name", ENCODING)
+def test_naive(name, scale):
+    config = small(name, latent_scale=scale)
+    config = config.replace(strides=tuple(min(stride, 4) for stride in config.strides))
+    model, tensors = encoding(config, 5)
+    audio = random_audio(config, 2 * config.hop + 5)
+    padded = np.pad(audio, ((0, config.hop - 5), (0, 0)))
+    for expected, options in (
+        (naive.encode(padded, tensors, config), {}),
+        (naive.encode(audio, tensors, config), {"pad": False}),
+    ):
+        for result, wanted in zip(
+            model.encode_distribution(audio, **options), expected, strict=True
+        ):
+            assert_accurate(result, wanted)
+    assert len(model.encode(audio)) == 3
+
+
+WIDTHS = {"stable-audio-open-1.0": (4, 32), "ace-step-1.5": (8, 16), "ezaudio": (4, 64),
+          "yue2": (4, 16)}  # fmt: skip
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("peer", ["diffusers", "stable_audio_tools"])
+@pytest.mark.parametrize(
+    ("name", "channels", "samples"),
+    [(name, width, samples) for name, widths in WIDTHS.items() for width in widths
+     for samples in (480, 2048, 23456)],
+)  # fmt: skip
+def test_peers(peer, name, channels, samples):
+    pytest.importorskip("torch")
+    pytest.importorskip(peer)
+    import peers
+
+    config = small(name, channels)
+    if peer == "diffusers":
+        config = config.replace(latent_dim=channels // 2)
+    if samples < config.hop:
+        samples = config.hop
+    model, tensors = encoding(config, 7)
+    audio = random_audio(config, samples)
+    encode = getattr(peers, f"{peer}_encode")
+    for pad, padding in ((False, 0), (True, -samples % config.hop)):
+        rows = encode(config, tensors, np.pad(audio, ((0, padding), (0, 0))))
+        mean, scale = np.split(rows, 2, axis=1)
+        result = model.encode_distribution(audio, pad=pad)
+        assert_accurate(result[0], mean)
+        assert_accurate(result[1], np.logaddexp(0, scale) + 1e-4)
+
+
+@pytest.mark.peers
+def test_full_width():
+    pytest.importorskip("torch")
+    pytest.importorskip("diffusers")
+    import peers
+
+    config = ob.PRESETS["stable-audio-open-1.0"]
+    model, tensors = encoding(config, 8)
+    audio = random_audio(config, 3 * config.hop)
+    mean, _ = np.split(peers.diffusers_encode(config, tensors, audio), 2, axis=1)
+    assert_accurate(model.encode(audio), mean)
+
+
+def test_samples_follow_their_distribution(tiny):
+    audio = random_audio(tiny.config, 20_000)
+    mean, deviation = tiny.encode_distribution(audio)
+    first, second = (tiny.encode(audio, sample=True, seed=1) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, tiny.encode(audio, sample=True, seed=2))
+    assert not np.array_equal(tiny.encode(audio, sample=True), tiny.encode(audio, sample=True))
+    noise = np.random.default_rng(1).standard_normal(mean.shape, np.float32)
+    np.testing.assert_array_equal(first, mean + deviation * noise)
+    np.testing.assert_array_equal(tiny.encode(audio), mean)
+
+
+@pytest.mark.parametrize("samples", [0, 1, 23, 24, 25, 100])
+def test_lengths(tiny, samples):
+    audio = random_audio(tiny.config, samples)
+    latents = tiny.encode(audio)
+    assert latents.shape == (-(-samples // 24), 5) == (tiny.encoded_length(samples), 5)
+    assert latents.dtype == np.float32
+    assert latents.flags.c_contiguous
+    short = tiny.encode(audio, pad=False)
+    assert len(short) == tiny.encoded_length(samples, pad=False) == (samples + 2) // 24
+    if samples % 24 == 0:
+        np.testing.assert_array_equal(short, latents)
+
+
+# Manners
+
+
+def test_counts(model):
+    encoder = ob.StreamingEncoder(model)
+    audio = random_audio(model.config, 20 * 480 + 7)
+    assert (encoder.hop, encoder.samplerate, encoder.channels) == (480, 24000, 1)
+    for first in range(0, len(audio), 480):
+        frames = encoder.push(audio[first : first + 480])
+        assert frames.shape[1] == 128
+        assert frames.flags.c_contiguous
+        assert encoder.samples_in == min(first + 480, len(audio))
+        assert encoder.frames_out == max(0, (encoder.samples_in - encoder.latency) // 480)
+    encoder.flush()
+    assert encoder.samples_in == len(audio)
+    assert encoder.frames_out == 21 == model.encoded_length(len(audio))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (np.zeros(6), r"\(samples, 2\) was expected, not \(6,\)"),
+        (np.zeros((6, 1)), r"\(samples, 2\).*\(6, 1\)"),
+        (np.zeros((2, 6)), r"\(2, 6\)"),
+        (np.zeros((1, 6, 2)), r"\(1, 6, 2\)"),
+        (np.zeros((6, 2), complex), "real numbers, not complex128"),
+        (np.full((6, 2), "x"), "real numbers, not <U1"),
+        (np.full((6, 2), np.nan), "sample 50"),
+        (np.r_[np.zeros((1, 2)), np.full((1, 2), np.inf)], "sample 51"),
+        (np.full((1, 2), 1e39), "sample 50"),
+    ],
+)
+def test_a_rejected_push_changes_nothing(tiny, bad, message):
+    audio = random_audio(tiny.config, 400)
+    encoder = ob.StreamingEncoder(tiny, sample=True, seed=1)
+    chunks = [encoder.push(audio[:50])]
+    with pytest.raises(ValueError, match=message):
+        encoder.push(bad)
+    assert encoder.samples_in == 50
+    chunks += [encoder.push(audio[50:]), encoder.flush()]
+    np.testing.assert_array_equal(np.concatenate(chunks), tiny.encode(audio, sample=True, seed=1))
+    with pytest.raises(ValueError, match=message.replace("50", "0").replace("51", "1")):
+        tiny.encode(bad)
+
+
+def test_mono_needs_no_channel_axis(model):
+    audio = random_audio(model.config, 3000)
+    expected = model.encode(audio)
+    np.testing.assert_array_equal(model.encode(audio[:, 0]), expected)
+    encoder = ob.StreamingEncoder(model)
+    result = [encoder.push(audio[:700, 0]), encoder.push(audio[700:, 0]), encoder.flush()]
+    np.testing.assert_array_equal(np.concatenate(result), expected)
+    with pytest.raises(ValueError, match=r"\(samples, 1\) or \(samples,\)"):
+        model.encode(np.zeros((5, 2)))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "int16", "bool", ">f4"])
+def test_any_real_dtype_and_order(tiny, dtype):
+    audio = np.clip(random_audio(tiny.config, 300) * 9, 0, 9).astype(dtype)
+    expected = tiny.encode(audio.astype(np.float32))
+    np.testing.assert_array_equal(tiny.encode(np.asfortranarray(audio)), expected)
+    np.testing.assert_array_equal(tiny.encode(np.repeat(audio, 2, axis=1)[:, ::2]), expected)
+    np.testing.assert_array_equal(tiny.encode(audio.tolist()), expected)
+
+
+def test_after_flush(tiny):
+    encoder = ob.StreamingEncoder(tiny)
+    encoder.push(np.zeros((30, 2)))
+    assert len(encoder.flush()) == 2
+    for action in (encoder.flush, lambda: encoder.push(np.zeros((1, 2)))):
+        with pytest.raises(RuntimeError, match=r"after flush: reset\(\)"):
+            action()
+    state = encoder.snapshot()
+    encoder.reset()
+    encoder.push(np.zeros((30, 2)))
+    encoder.restore(state)
+    with pytest.raises(RuntimeError, match="after flush"):
+        encoder.flush()
+
+
+@pytest.mark.parametrize("place", ["streaming.stack.run_program", "bottleneck.distribution"])
+def test_an_interrupted_push_closes_the_encoder(tiny, monkeypatch, place):
+    audio = random_audio(tiny.config, 300)
+    encoder = ob.StreamingEncoder(tiny)
+    encoder.push(audio[:200])
+
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"oobleck_stream.{place}", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            encoder.push(audio[200:])
+    for action in (encoder.flush, encoder.snapshot, lambda: encoder.push(audio[200:])):
+        with pytest.raises(RuntimeError, match="interrupted"):
+            action()
+    encoder.reset()
+    latents = np.concatenate([encoder.push(audio), encoder.flush()])
+    np.testing.assert_array_equal(latents, tiny.encode(audio))
+
+
+def test_states_belong_to_a_model(tiny, model):
+    state = ob.StreamingEncoder(tiny).snapshot()
+    for stranger in (model, model_of(tiny.config)):
+        with pytest.raises(ValueError, match="not one of an encoder of this model"):
+            ob.StreamingEncoder(stranger).restore(state)
+    with pytest.raises(ValueError, match="another value of sample"):
+        ob.StreamingEncoder(tiny, sample=True).restore(state)
+
+
+def test_long_audio_in_blocks(tiny, monkeypatch):
+    """Blocks of the full encode change nothing, and later samples are named by their number."""
+    audio = random_audio(tiny.config, 1000)
+    expected = tiny.encode(audio, sample=True, seed=1)
+    monkeypatch.setattr("oobleck_stream.model.CHECK_SAMPLES", 64)
+    np.testing.assert_array_equal(tiny.encode(audio, sample=True, seed=1), expected)
+    audio[777] = np.nan
+    with pytest.raises(ValueError, match="sample 777"):
+        tiny.encode(audio)
+
+
+def test_random_model():
+    config = small("ezaudio")
+    audio = random_audio(config, 5000)
+    first, second = (ob.random_model(config, seed=3).encode(audio) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, ob.random_model(config, seed=4).encode(audio))
+    assert 1e-4 < first.std() < 10
+
+
+# Where the encoder comes from
+
+
+def both_halves(config, seed=1):
+    return random_tensors(config, seed) | random_tensors(config, seed, "encoder")
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_checkpoint_gives_both_halves(tmp_path, monkeypatch, cached):
+    if cached:
+        monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
+        monkeypatch.setattr(cache, "SMALLEST_BYTES", 1)
+    config = small("ezaudio")
+    folder = write_folder(tmp_path / "model", config, both_halves(config))
+    audio = random_audio(config, 5000)
+    expected = model_of(config, 1).encode(audio)
+    for _ in range(2):
+        np.testing.assert_array_equal(ob.load(folder).encode(audio), expected)
+    for packed in (tmp_path / "cache").glob("*"):
+        with pytest.raises(ob.CheckpointError, match=rf"{packed.name}: can't encode"):
+            ob.load(packed).encode(audio)
+
+
+def test_the_encoder_is_read_at_first_use(tmp_path, monkeypatch):
+    config, asked = small("ezaudio"), []
+    folder = write_folder(tmp_path / "model", config, both_halves(config))
+    model = ob.load(folder)
+    read = ob.loading.StoredParameters.weight
+
+    def counted(self, layer):
+        asked.append(layer.name)
+        return read(self, layer)
+
+    monkeypatch.setattr("oobleck_stream.loading.StoredParameters.weight", counted)
+    model.decode(np.zeros((3, 128)))
+    assert asked == []
+    model.encode(np.zeros(480))
+    assert len(asked) == len(model.encoder.layers)
+    model.encode(np.zeros(480))
+    assert len(asked) == len(model.encoder.layers)
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_diffusers_names(tmp_path, folded):
+    config = small("yue2").replace(latent_dim=2)
+    tensors = both_halves(config)
+    names = diffusers_modules("decoder", 6) | diffusers_modules("encoder", 6)
+    renamed = {}
+    for name, values in tensors.items():
+        module, _, suffix = name.rpartition(".")
+        values = values[None, :, None] if suffix in ("alpha", "beta") else values
+        renamed[f"{names[module]}.{suffix}"] = values
+    folder = write_folder(tmp_path / "model", config, renamed)
+    (folder / "model_config.json").unlink()
+    (folder / "config.json").write_text(json.dumps(diffusers_config(config)))
+    audio = random_audio(config, 5000)
+    np.testing.assert_array_equal(ob.load(folder).encode(audio), model_of(config, 1).encode(audio))
+
+
+def faulty(tensors, fault):
+    """Tensors with an encoder that can't be used."""
+    if fault == "none":
+        return {name: values for name, values in tensors.items() if "decoder" in name}
+    if fault == "missing":
+        del tensors["encoder.layers.1.layers.0.layers.1.bias"]
+        del tensors["encoder.layers.6.weight_v"]
+    elif fault == "shape":
+        tensors["encoder.layers.6.weight_g"] = tensors["encoder.layers.6.weight_g"][:100]
+        tensors["encoder.layers.6.bias"] = tensors["encoder.layers.6.bias"][:100]
+    elif fault == "unexpected":
+        tensors["encoder.layers.9.weight"] = np.zeros((1, 1, 1), np.float32)
+    else:
+        tensors["encoder.layers.0.bias"][0] = np.nan
+        tensors["encoder.layers.6.bias"][7] = np.inf
+    return tensors
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("none", ["can't encode", "encoder"]),
+        ("missing", ["encoder.layers.1.layers.0.layers.1.bias", "encoder.layers.6.weight_v"]),
+        ("shape", ["encoder.layers.6.weight_g is 100 x 1 x 1, not 256 x 1 x 1", "6.bias is 100"]),
+        ("unexpected", ["encoder.layers.9.weight is unexpected"]),
+        ("not finite", ["encoder.layers.0.bias holds", "encoder.layers.6.bias holds"]),
+    ],
+)
+def test_a_faulty_encoder_is_told_at_the_first_encode(tmp_path, fault, words):
+    config = small("ezaudio")
+    path = tmp_path / "some.safetensors"
+    path.write_bytes(safetensors_bytes(faulty(both_halves(config), fault)))
+    model = ob.load(path)
+    assert model.decode(np.zeros((3, 128))).shape == (1440, 1)
+    for action in (
+        lambda: model.encode(np.zeros(480)),
+        lambda: model.encode_distribution(np.zeros(480)),
+        lambda: ob.StreamingEncoder(model),
+    ):
+        with pytest.raises(ob.CheckpointError) as error:
+            action()
+        for word in (str(path), *words):
+            assert word in str(error.value)
+
+
+def test_a_network_with_another_encoder_is_refused_by_name():
+    model = ob.random_model(small("cosmos3"))
+    for action in (lambda: model.encode(np.zeros((9, 2))), lambda: ob.StreamingEncoder(model)):
+        with pytest.raises(ob.CheckpointError, match=r"seed 0: can't encode.*Oobleck family"):
+            action()
+    model = ob.Model(small("yue2"), model_of(small("yue2")).decoder, "mine")
+    with pytest.raises(ob.CheckpointError, match="mine: can't encode: it has only a decoder"):
+        model.encode(np.zeros((9, 2)))
