@@ -1,6 +1,7 @@
 """The command `oobleck_stream`: what it prints when something goes wrong, and its exit codes.
 
-0: done. 1: something failed. 2: bad usage or bad input. 130, 143: ended by a signal.
+0: done. 1: something failed. 2: bad usage or bad input. 128 and more: ended by a signal (130 by
+Ctrl-C).
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ import click
 from oobleck_stream.commands import commands
 
 BAD_INPUT = 2
-INTERRUPTED = 130
-TERMINATED = 143
+SIGNALLED = 128
+INTERRUPTED = SIGNALLED + signal.SIGINT
 
 
 def main() -> None:
     """Run the command line and leave Python with its exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _terminate)
     sys.exit(run(sys.argv[1:]))
 
 
@@ -62,7 +66,7 @@ def _failed(message: str, status: int) -> int:
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     """Leave as after Ctrl-C, so that whatever is open is put in order."""
-    sys.exit(TERMINATED)
+    sys.exit(SIGNALLED + number)
 
 
 if __name__ == "__main__":

@@ -217,6 +217,7 @@ def test_an_unwritable_output_is_refused(tmp_path, folder, output, words):
         (["--model", "./nowhere"], ["./nowhere"]),
         (["--model", "random:ezaudio"], ["(frames, 128)", "a.npy"]),
         (["--threads", "0"], ["--threads"]),
+        (["--threads", "many"], ["--threads", "many"]),
         (["--layout", "both"], ["--layout"]),
         (["--unknown"], ["--unknown"]),
     ],

@@ -139,6 +139,23 @@ def test_small_steps_change_nothing(subject, monkeypatch):
     np.testing.assert_array_equal(subject.whole(subject.rows), expected)
 
 
+@settings(max_examples=5)
+@given(data=st.data())
+def test_kept_programs_change_nothing(subject, data, monkeypatch):
+    """Programs forgotten, or taken up in many situations, do not show."""
+    monkeypatch.setattr("oobleck_stream.streaming.stack.MOST_PROGRAMS", 2)
+    monkeypatch.setattr("oobleck_stream.streaming.stack.MOST_SITUATIONS", 3)
+    lengths = data.draw(st.lists(st.integers(0, 3), min_size=40, max_size=50))
+    stream, rows = subject.make(1), subject.rows[: sum(lengths)]
+    for _ in range(2):
+        stream.reset()
+        ends = np.cumsum(lengths)
+        pieces = [rows[end - n : end] for end, n in zip(ends, lengths, strict=True)]
+        chunks = [stream.push(piece) for piece in pieces]
+        result = np.concatenate([*chunks, stream.flush()])
+        np.testing.assert_array_equal(result, subject.whole(rows[: ends[-1]]))
+
+
 def test_reset(subject):
     check_reset(subject, 40, 33)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +10,6 @@ if TYPE_CHECKING:
     from oobleck_stream.files.sources import Latents
     from oobleck_stream.model import Model
 
-VARIABLE = "OOBLECK_STREAM_MODEL"
 BUNDLED = "tiny"
 
 
@@ -21,7 +19,7 @@ def chosen_model(option: str | None, latents: Latents | None = None) -> Model:
     Parameters
     ----------
     option : str or None
-        What ``--model`` says.
+        What ``--model``, or the environment, says.
     latents : Latents, optional
         What is to be decoded; without it the bundled network is the default.
 
@@ -34,7 +32,7 @@ def chosen_model(option: str | None, latents: Latents | None = None) -> Model:
     """
     from oobleck_stream.loading import TINY, load
 
-    source = option or os.environ.get(VARIABLE) or (latents and latents.metadata.get("model"))
+    source = option or (latents and latents.metadata.get("model"))
     if source or latents is None:
         return load(source or BUNDLED)
     if latents.shape is None:

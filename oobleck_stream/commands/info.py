@@ -115,14 +115,14 @@ def network_lines(facts: Facts) -> list[str]:
         f"network    {facts['name']}: {facts['samplerate']} Hz {channels}",
         f"latents    {facts['latent_dim']} numbers a frame, {facts['frame_rate']:.2f} frames a "
         f"second, {facts['hop']} samples each",
-        f"layout     strides {strides}; widths {widths}",
+        f"levels     strides {strides}; widths {widths}",
         f"look-ahead {facts['latency_samples']} samples = "
         f"{1000 * facts['latency_seconds']:.0f} ms; "
         f"context {facts['context_frames']} frames on each side",
         f"weights    {facts['weights'] / 1e6:.1f} M, "
         f"{facts['weights_bytes'] / 1e6:.0f} MB in memory",
-        f"cost       {facts['macs_per_frame'] / 1e9:.2f} GMAC a frame, "
-        f"{facts['macs_per_second'] / 1e9:.1f} GMAC/s of sound",
+        f"cost       {facts['macs_per_frame'] / 1e9:.3g} GMAC a frame, "
+        f"{facts['macs_per_second'] / 1e9:.3g} GMAC/s of sound",
         *(f"note       {note}" for note in facts["notes"]),
     ]
 

@@ -8,6 +8,7 @@ _MODELS = "A folder, a .safetensors file, a hub id (org/name), tiny, or random:P
 
 model_option = click.option(
     "--model",
+    envvar="OOBLECK_STREAM_MODEL",
     metavar="MODEL",
     help=f"{_MODELS} "
     "[default: $OOBLECK_STREAM_MODEL, else what the latents name, else tiny if it fits]",
@@ -22,6 +23,8 @@ layout_option = click.option(
 )
 threads_option = click.option(
     "--threads",
+    envvar="OOBLECK_STREAM_THREADS",
     type=click.IntRange(1, 256),
+    envvar="OOBLECK_STREAM_THREADS",
     help="Threads to work with. [default: $OOBLECK_STREAM_THREADS, else all cores]",
 )

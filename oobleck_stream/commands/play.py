@@ -195,10 +195,10 @@ def run(player: Player, keys: Keys, display: Display) -> None:
 
     # Nothing loaded so far will be freed: the collector need not look through it while playing.
     gc.freeze()
+    player.play()
     display.tell(_opening(player))
     if keys:
         display.tell(HELP)
-    player.play()
     try:
         while not player.wait(0):
             for key in keys.read(MOMENT):

@@ -50,7 +50,7 @@ class Player:
 
     Parameters
     ----------
-    source : array_like, path, iterable of frames, Track, or sequence of tracks or paths
+    source : array_like, path, iterable of frames, Track, or sequence of such pieces
         Several play one after another without a gap. An iterable is played as its frames arrive.
     model : Model
     device : int or str, optional

@@ -141,7 +141,7 @@ def tracks_of(source: Any, model: Model) -> list[Track]:
 
     Parameters
     ----------
-    source : array_like, path, iterable of frames, Track, or sequence of tracks
+    source : array_like, path, iterable of frames, Track, or sequence of such pieces
         An array is (frames, latent_dim); a path is a file of latents; an iterable gives frames,
         or arrays of frames, while it is played.
     model : Model
@@ -151,9 +151,14 @@ def tracks_of(source: Any, model: Model) -> list[Track]:
     if isinstance(source, str | Path):
         frames = read_latents(source).frames(model.latent_dim)
         return [StoredTrack(frames, model.decoded_length(len(frames)), str(source))]
-    if isinstance(source, Sequence) and source and isinstance(source[0], Track | str | Path):
+    if isinstance(source, Sequence) and source and _is_piece(source[0]):
         return [track for part in source for track in tracks_of(part, model)]
     if isinstance(source, Sequence) or hasattr(source, "__array__"):
         frames = checked_shape(source, model.latent_dim)
         return [StoredTrack(frames, model.decoded_length(len(frames)))]
     return [LiveTrack(source)]
+
+
+def _is_piece(part: Any) -> bool:
+    """Whether a part of a sequence is a piece by itself, and not a frame."""
+    return isinstance(part, Track | str | Path) or getattr(part, "ndim", 0) == 2

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-from typing import Any
 
 import numpy as np
 
@@ -33,6 +32,9 @@ STEP_CELLS = 2**18
 
 MOST_PROGRAMS = 64
 """Programs a stack keeps for the next push of the same size in the same situation."""
+
+MOST_SITUATIONS = 4096
+"""Situations that are told apart at the same time."""
 
 
 class Stack:
@@ -72,13 +74,15 @@ class Stack:
         self._scratch = scratch_memory()
         self._first_out = 0
         self._last_steps = np.empty((0, program.FIELDS), np.int64)
-        self._programs: dict[tuple[Any, ...], tuple[IntArray, IntArray, Progress]] = {}
+        self._programs: dict[tuple[int, int], tuple[IntArray, IntArray, Progress, int]] = {}
+        self._situations: dict[tuple[tuple[int, bool], ...], int] = {}
         self._busy = threading.Lock()
         self.reset()
 
     def reset(self) -> None:
         """Back to before the first row."""
         self._progress = Progress.start(len(self.network.layers))
+        self._situation: int | None = None
         for layer, window in zip(self.network.layers, self._windows, strict=True):
             window[: layer.before] = 0.0
 
@@ -122,14 +126,22 @@ class Stack:
         if not self._busy.acquire(blocking=False):
             raise RuntimeError("two threads use one stream at the same time: give each its own")
         try:
-            outputs = self.network.layers[-1].outputs
+            width = self.network.layers[-1].outputs
+            if len(rows) <= self._entry:
+                before = self.rows_out
+                steps, moves = self._program(len(rows), last)
+                if out is None:
+                    out = np.empty((self.rows_out - before, width), np.float32)
+                self._run(steps, moves, rows, out)
+                return out
             if out is None:
-                out = np.empty((self.due(len(rows), last), outputs), np.float32)
-            target = out.ctypes.data - 4 * outputs * self.rows_out
-            for first in range(0, max(1, len(rows)), self._entry):
+                out = np.empty((self.due(len(rows), last), width), np.float32)
+            begin = self.rows_out
+            for first in range(0, len(rows), self._entry):
                 piece = rows[first : first + self._entry]
-                ends = last and first + self._entry >= len(rows)
-                self._advance(piece, ends, target + 4 * outputs * self.rows_out)
+                written = self.rows_out - begin
+                steps, moves = self._program(len(piece), last and first + self._entry >= len(rows))
+                self._run(steps, moves, piece, out[written:])
             return out
         finally:
             self._busy.release()
@@ -166,6 +178,7 @@ class Stack:
     def restore(self, state: StackState) -> None:
         """Take on a state that `snapshot` of a stack over the same layers gave."""
         self._progress = state.progress.copy()
+        self._situation = None
         for buffers, kept in ((self._windows, state.windows), (self._skips, state.skips)):
             for buffer, rows in zip(buffers, kept, strict=True):
                 if buffer is not None and rows is not None:
@@ -184,9 +197,8 @@ class Stack:
             end = max(end, last_block + layer.span + 1)
         return max(0, end - self._origin(index))
 
-    def _advance(self, rows: FloatArray, last: bool, target: int) -> None:
-        """Run the program for some rows, at most an entry's; its output goes to an address."""
-        steps, moves = self._program(len(rows), last)
+    def _run(self, steps: IntArray, moves: IntArray, rows: FloatArray, out: FloatArray) -> None:
+        """Run a program that reads rows, at most an entry's, and writes to `out`."""
         words = program.control_words(len(steps))
         if words > len(self._control):
             self._control = np.zeros(2 * words, np.int64)
@@ -197,7 +209,7 @@ class Stack:
             steps,
             moves,
             rows.ctypes.data,
-            target,
+            out.ctypes.data,
             self._control,
             self._ticket,
             self._scratch,
@@ -211,25 +223,38 @@ class Stack:
         before every push: so a program is kept for the next time.
         """
         if last:
+            self._situation = None
             return self._write_program(rows, last)
-        layers, progress = self.network.layers, self._progress
-        fill = [
+        if len(self._situations) >= MOST_SITUATIONS:
+            self._situations.clear()
+            self._programs.clear()
+            self._situation = None
+        if self._situation is None:
+            self._situation = self._find_situation()
+        known = self._programs.get((self._situation, rows))
+        if known is not None:
+            steps, moves, more, self._situation = known
+            self._progress.add(more)
+            return steps, moves
+        before, situation = self._progress.copy(), self._situation
+        steps, moves = self._write_program(rows, last)
+        self._situation = self._find_situation()
+        more = self._progress.since(before)
+        if len(self._programs) >= MOST_PROGRAMS:
+            self._programs.clear()
+        self._programs[situation, rows] = steps, moves, more, self._situation
+        return steps, moves
+
+    def _find_situation(self) -> int:
+        """A number for how full the windows are, and which layers still drop their first rows."""
+        progress = self._progress
+        fill = tuple(
             (received - blocks * layer.advance, blocks * layer.phases < layer.trim)
             for received, blocks, layer in zip(
-                progress.received, progress.blocks, layers, strict=True
+                progress.received, progress.blocks, self.network.layers, strict=True
             )
-        ]
-        situation = (rows, *fill)
-        if situation not in self._programs:
-            before = progress.copy()
-            steps, moves = self._write_program(rows, last)
-            if len(self._programs) >= MOST_PROGRAMS:
-                self._programs.clear()
-            self._programs[situation] = steps, moves, progress.since(before)
-        else:
-            steps, moves, more = self._programs[situation]
-            progress.add(more)
-        return steps, moves
+        )
+        return self._situations.setdefault(fill, len(self._situations))
 
     def _write_program(self, rows: int, last: bool) -> tuple[IntArray, IntArray]:
         plan = Plan()
