@@ -107,6 +107,38 @@ def test_demo_into_a_file(tmp_path):
     assert all(name in listed for name in ob.PIECES)
 
 
+DEMOS = Path(__file__).parent.parent / "demos"
+
+
+def test_a_generator_piped_into_the_command(tmp_path, tiny):
+    generate = [sys.executable, str(DEMOS / "generate.py"), "--fast", "--seconds", "3"]
+    decode = [sys.executable, "-m", "oobleck_stream", "decode", "-", "--model", "tiny"]
+    frames = subprocess.run(generate, capture_output=True, check=True).stdout
+    out = tmp_path / "out.wav"
+    command = [*decode, "-o", str(out), "--bits", "float"]
+    subprocess.run(command, input=frames, check=True, capture_output=True)
+    latents = np.frombuffer(frames, "<f4").reshape(-1, tiny.latent_dim)
+    assert len(latents) == int(3 * tiny.config.frame_rate)
+    np.testing.assert_array_equal(soundfile.read(out, dtype="float32")[0], tiny.decode(latents))
+
+
+def test_a_pipe_that_closes_early_ends_the_generator():
+    command = f'"{sys.executable}" "{DEMOS / "generate.py"}" | head -c 1000 | wc -c'
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    assert result.stdout.strip() == "1000"
+    assert result.stderr == ""
+
+
+def test_a_pipeline_with_a_stand_in(tmp_path):
+    latents = tmp_path / "latents.npy"
+    command = [sys.executable, str(DEMOS / "stable_audio.py"), "--seconds", "1", "--silent"]
+    result = subprocess.run(
+        [*command, "-o", str(latents)], capture_output=True, text=True, check=True, timeout=300
+    )
+    assert "stand in" in result.stdout
+    assert np.load(latents).shape == (22, 64)
+
+
 @pytest.mark.peers
 def test_other_readers_give_the_same_sound(tiny, sounds):
     """Diffusers' decoder takes the shipped tensors, renamed."""

@@ -14,7 +14,10 @@ model_option = click.option(
     "[default: $OOBLECK_STREAM_MODEL, else what the latents name, else tiny if it fits]",
 )
 network_option = click.option(
-    "--model", metavar="MODEL", help=f"{_MODELS} [default: $OOBLECK_STREAM_MODEL, else tiny]"
+    "--model",
+    envvar="OOBLECK_STREAM_MODEL",
+    metavar="MODEL",
+    help=f"{_MODELS} [default: $OOBLECK_STREAM_MODEL, else tiny]",
 )
 layout_option = click.option(
     "--layout",
@@ -23,7 +26,6 @@ layout_option = click.option(
 )
 threads_option = click.option(
     "--threads",
-    envvar="OOBLECK_STREAM_THREADS",
     type=click.IntRange(1, 256),
     envvar="OOBLECK_STREAM_THREADS",
     help="Threads to work with. [default: $OOBLECK_STREAM_THREADS, else all cores]",

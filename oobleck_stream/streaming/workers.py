@@ -3,6 +3,12 @@
 The thread that pushes leads and can do all the work alone; followers take jobs from the same
 program while it runs. So a follower that the system wakes late costs nothing, several threads may
 push at once, and after a fork the child makes itself new followers.
+
+Numba's threading layers were tried first, with the products alone of a push of one frame (Stable
+Audio Open, two cores): `omp` 20.2 ms (if told to wait passively before it is loaded), `workqueue`
+21.6 ms; a whole push with these followers takes 19 ms. Beside a process that takes one core:
+32.4, 35.6 and 32.8 ms. But a fork after `omp`'s first use kills the child, two threads in
+`workqueue` abort the process, and `tbb` is not found in a virtual environment.
 """
 
 from __future__ import annotations
