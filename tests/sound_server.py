@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import os
 import shutil
 import signal
@@ -26,12 +27,10 @@ PATIENCE = 30.0
 def missing_parts() -> str:
     """What keeps these tests from running; empty when nothing does."""
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
-    try:
-        import sounddevice  # noqa: F401
-    except OSError:
-        missing.append("PortAudio")
-    plugins = [*Path("/usr/lib").glob("**/alsa-lib/libasound_module_pcm_pulse.so")]
-    if not plugins:
+    if ctypes.util.find_library("portaudio") is None:
+        missing.append("PortAudio (libportaudio2)")
+    plugin = "alsa-lib/libasound_module_pcm_pulse.so"
+    if not [*Path("/").glob(f"usr/lib*/{plugin}"), *Path("/").glob(f"usr/lib*/*/{plugin}")]:
         missing.append("ALSA's pulse plugin (libasound2-plugins)")
     return ", ".join(missing)
 
@@ -93,6 +92,7 @@ class SoundServer:
             ],
             env=self.environment,
             stdout=sink,
+            stderr=subprocess.DEVNULL,
         )
 
     @contextmanager

@@ -428,14 +428,15 @@ def test_signals_end_it_cleanly_with_live_input(sound_server, tmp_path, folder, 
 
 
 @pytest.mark.sound
-def test_a_vanished_sound_server_ends_it_with_a_line(tmp_path, folder):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+def test_a_vanished_sound_server_ends_it_with_a_line(tmp_path, folder, number):
     save_latents(tmp_path / "a.npy", 600)
-    with SoundServer.running(tmp_path) as server:
-        with server.recording() as recording:
-            process = start_play(server, tmp_path / "a.npy", "--model", folder, "--quiet")
-            recording.wait_for(lambda samples: samples.any())
-            server.kill()
+    with SoundServer.running(tmp_path) as server, server.recording() as recording:
+        process = start_play(server, tmp_path / "a.npy", "--model", folder, "--quiet")
+        recording.wait_for(lambda samples: samples.any())
+        server.process.send_signal(number)
         _, message = process.communicate(timeout=60)
+        server.kill()
     assert process.returncode == 1
     lines = [line for line in message.decode().splitlines() if line.startswith("oobleck_stream")]
     assert len(lines) == 1
@@ -624,7 +625,7 @@ def test_a_ring_hands_on_what_it_was_given(data, capacity):
 
 
 def test_the_ring_between_two_threads_loses_nothing():
-    ring, total = Ring(1000, 2), 200_000
+    ring, total = Ring(1000, 2), 40_000
     samples = np.arange(2 * total, dtype=np.float32).reshape(-1, 2)
     received = []
 

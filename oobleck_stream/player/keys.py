@@ -36,8 +36,11 @@ class Keys:
     def __init__(self, wanted: bool = True) -> None:
         self._descriptor: int | None = None
         self._settings: Any = None
-        if wanted and sys.stdin is not None and sys.stdin.isatty() and os.name == "posix":
-            self._descriptor = sys.stdin.fileno()
+        if wanted and sys.stdin is not None and os.name == "posix" and sys.stdin.isatty():
+            descriptor = sys.stdin.fileno()
+            # A job in the background would be stopped for touching the terminal.
+            if os.tcgetpgrp(descriptor) == os.getpgrp():
+                self._descriptor = descriptor
 
     def __bool__(self) -> bool:
         return self._descriptor is not None

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +17,9 @@ MISSING = (
     "PortAudio is not installed: apt install libportaudio2 (Debian, Ubuntu), "
     "dnf install portaudio (Fedora), pacman -S portaudio (Arch)"
 )
+
+
+CLOSE_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,12 @@ def _device(entry: Any, default: int = -1) -> Device:
     )
 
 
+def _leave_without_portaudio() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
 class Output:
     """A stream to an output device, silent until `start`.
 
@@ -169,8 +182,14 @@ class Output:
         self._stream.start()
 
     def close(self) -> None:
-        """Stop at once."""
-        self._stream.close(ignore_errors=True)
+        """Stop at once; a sound server that does not answer is waited for only so long."""
+        closing = threading.Thread(target=self._stream.close, name="oobleck_stream close")
+        closing.daemon = True
+        closing.start()
+        closing.join(CLOSE_SECONDS)
+        if closing.is_alive():
+            # PortAudio would wait for that server again, and for ever, when Python ends.
+            atexit.register(_leave_without_portaudio)
 
     def _callback(self, out: FloatArray, count: int, time: Any, status: Any) -> None:
         if status.output_underflow:

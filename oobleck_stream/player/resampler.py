@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from oobleck_stream.packed import FloatArray
+from oobleck_stream.player.errors import OutputError
 
 
 class Resampler:
@@ -18,11 +19,20 @@ class Resampler:
         Samples a second.
     channels : int
         Audio channels.
+
+    Raises
+    ------
+    OutputError
+        When soxr is not installed.
     """
 
     def __init__(self, rate_in: int, rate_out: int, channels: int) -> None:
-        import soxr
-
+        try:
+            import soxr
+        except ImportError as error:
+            raise OutputError(
+                f"the output device can't do {rate_in} Hz, and nothing resamples: pip install soxr"
+            ) from error
         self._stream: Any = soxr.ResampleStream(
             rate_in, rate_out, channels, dtype="float32", quality="VHQ"
         )
