@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,14 @@ FloatArray = npt.NDArray[np.float32]
 def _padded(count: int) -> int:
     """Channels in whole vectors of sixteen."""
     return -(-count // LANES) * LANES
+
+
+def aligned_zeros(*shape: int) -> FloatArray:
+    """Zeros that begin at a cache line, so that no vector of sixteen lies across two."""
+    size = math.prod(shape)
+    spare = np.zeros(size + LANES, np.float32)
+    start = -spare.ctypes.data % (4 * LANES) // 4
+    return spare[start : start + size].reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,7 @@ class PackedNetwork:
     @classmethod
     def empty(cls, layers: Sequence[Layer]) -> PackedNetwork:
         """Zeros, to be filled by `pack_layer`."""
-        return cls.over(layers, np.zeros(places(layers)[1], np.float32))
+        return cls.over(layers, aligned_zeros(places(layers)[1]))
 
 
 def pack_layer(

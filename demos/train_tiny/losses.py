@@ -27,9 +27,9 @@ class ReconstructionLoss(nn.Module):
     def __init__(
         self,
         sample_rate: int = 44100,
-        waveform_weight: float = 2.0,
-        spectral_weight: float = 0.5,
-        mel_weight: float = 0.5,
+        waveform_weight: float = 1.2,
+        spectral_weight: float = 1.0,
+        mel_weight: float = 0.8,
     ) -> None:
         super().__init__()
         self.weights = (waveform_weight, spectral_weight, mel_weight)

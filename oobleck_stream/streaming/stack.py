@@ -16,7 +16,7 @@ import numpy as np
 
 from oobleck_stream.kernels import program
 from oobleck_stream.network import Layer, due_rows, output_length
-from oobleck_stream.packed import PANEL, FloatArray, PackedNetwork
+from oobleck_stream.packed import PANEL, FloatArray, PackedNetwork, aligned_zeros
 from oobleck_stream.streaming.plan import IntArray, Plan
 from oobleck_stream.streaming.progress import Progress, StackState
 from oobleck_stream.streaming.workers import (
@@ -63,12 +63,12 @@ class Stack:
         for index, layer in enumerate(layers):
             # What is kept, what arrives, and the zeros of the end.
             rows = layer.span + arriving[index] + layer.span + layer.advance + 2
-            self._windows.append(np.zeros((rows, layer.inputs), np.float32))
+            self._windows.append(aligned_zeros(rows, layer.inputs))
             kept = index + 1 < len(layers) and layers[index + 1].residual
             rows = layer.span + arriving[index] + 2
-            self._skips.append(np.zeros((rows, layer.inputs), np.float32) if kept else None)
+            self._skips.append(aligned_zeros(rows, layer.inputs) if kept else None)
         most_zeros = max((layer.span + layer.advance + 2) * layer.inputs for layer in layers)
-        self._zeros = np.zeros(most_zeros + PANEL, np.float32)
+        self._zeros = aligned_zeros(most_zeros + PANEL)
         self._control = np.zeros(program.control_words(64), np.int64)
         self._ticket = 0
         self._scratch = scratch_memory()

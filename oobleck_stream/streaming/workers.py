@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from oobleck_stream.packed import FloatArray, aligned_zeros
+
 IntArray = npt.NDArray[np.int64]
 
 
@@ -45,11 +47,11 @@ def checked_threads(threads: Any, name: str = "threads") -> int:
     return count
 
 
-def scratch_memory() -> npt.NDArray[np.uint8]:
+def scratch_memory() -> FloatArray:
     """Working memory of one thread."""
     from oobleck_stream.kernels.program import SCRATCH_BYTES
 
-    return np.zeros(SCRATCH_BYTES, np.uint8)
+    return aligned_zeros(SCRATCH_BYTES // 4)
 
 
 class _Follower:
@@ -92,7 +94,7 @@ def run_program(
     target: int,
     control: IntArray,
     ticket: int,
-    scratch: npt.NDArray[np.uint8],
+    scratch: FloatArray,
     threads: int,
 ) -> None:
     """Run a program on this thread and at most ``threads - 1`` followers; back when it is done.
@@ -107,7 +109,7 @@ def run_program(
         The control block; this program's counters in it are zero.
     ticket : int
         Larger than 0 and new on this control block.
-    scratch : uint8 array
+    scratch : float32 array
         `scratch_memory` of this thread's own.
     threads : int
         Threads at most, this one included.
