@@ -46,7 +46,7 @@ class ReconstructionLoss(nn.Module):
         spectral = torch.zeros((), device=output.device)
         for size in WINDOW_SIZES:
             levels, target_levels = (self._magnitudes(x, size) for x in (output, target))
-            # About -110 dB below a full-scale sine, the level where mel floors as well.
+            # 108 dB below a full-scale sine, about where the mel bands end as well.
             floor = 1e-6 * size
             difference = (levels + floor).log() - (target_levels + floor).log()
             spectral = spectral + difference.abs().mean() / len(WINDOW_SIZES)

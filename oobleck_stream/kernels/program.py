@@ -50,11 +50,12 @@ from oobleck_stream.kernels.vectors import LANES, TILE_ROWS, TILE_VECTORS
     INVERSE_BETA,
     TANH,
     CHUNK,  # blocks a job
+    JOINED,  # whether the next step's product is made in the same jobs, chunk by chunk
     PRODUCT_JOBS,
     FIRST_MOVE,
     MOVES,
     FIELDS,  # the number of columns
-) = range(25)
+) = range(26)
 
 DESTINATION, SOURCE, BYTES, MOVE_FIELDS = range(4)
 
@@ -64,7 +65,13 @@ DESTINATION, SOURCE, BYTES, MOVE_FIELDS = range(4)
 OPEN, INSIDE, STARTED, LINE = 0, 8, 16, 64
 TIME = 8
 MOST_CHUNK = 96
-SCRATCH_BYTES = MOST_CHUNK * 8 + MOST_CHUNK * PANEL * 4
+MOST_JOINED = 4 * PANEL
+"""Columns up to which a step can be joined with the next: a chunk of them stays in the cache."""
+
+# A thread's scratch: the rows' addresses, the sums of a panel, the rows between joined steps.
+SUMS = 8 * MOST_CHUNK
+BETWEEN = SUMS + 4 * MOST_CHUNK * PANEL
+SCRATCH_BYTES = BETWEEN + 4 * MOST_CHUNK * MOST_JOINED
 PATIENCE = 2000
 
 
@@ -81,10 +88,9 @@ def jobs_of(rows: int, phases: int, columns: int, chunk: int) -> int:
 @njit(nogil=True)
 def product_job(step, job, source, target, scratch):
     """One chunk of rows of one panel of one phase."""
-    chunk, rows, phases, columns = step[CHUNK], step[ROWS], step[PHASES], step[COLUMNS]
-    taps, channels = step[TAPS], step[CHANNELS]
+    chunk, rows, phases = step[CHUNK], step[ROWS], step[PHASES]
     chunks = (rows + chunk - 1) // chunk
-    panels = (columns + PANEL - 1) // PANEL
+    panels = (step[COLUMNS] + PANEL - 1) // PANEL
     panel = job // chunks
     phase = panel // panels
     panel -= phase * panels
@@ -93,19 +99,43 @@ def product_job(step, job, source, target, scratch):
     # Of the rows b * phases + phase, those from FIRST_ROW to LAST_ROW.
     first = max(first, (step[FIRST_ROW] - phase + phases - 1) // phases)
     last = min(last, (step[LAST_ROW] - phase + phases - 1) // phases)
-    count = last - first
-    if count <= 0:
-        return
-    column = panel * PANEL
-    vectors = 2 if columns - column > LANES else 1
-    width = vectors * LANES
+    if first < last:
+        start = step[INPUT] + first * step[INPUT_STRIDE]
+        if step[WEIGHTS] == 0:
+            start += source
+        column = panel * PANEL
+        _panel(step, phase, column, first, last - first, start, step[ACTIVE], target, scratch)
+
+
+@njit(nogil=True)
+def joined_job(step, following, job, target, scratch):
+    """One chunk of rows of a step, and of the next one, whose only tap is at the same row."""
+    first = job * step[CHUNK]
+    count = min(step[ROWS], first + step[CHUNK]) - first
     start = step[INPUT] + first * step[INPUT_STRIDE]
+    between = scratch + BETWEEN
+    active = between - first * step[OUTPUT_STRIDE]
+    for column in range(0, step[COLUMNS], PANEL):
+        _panel(step, 0, column, first, count, start, active, target, scratch)
+    for column in range(0, following[COLUMNS], PANEL):
+        active = following[ACTIVE]
+        _panel(following, 0, column, first, count, between, active, target, scratch)
+
+
+@njit(nogil=True)
+def _panel(step, phase, column, first, count, start, active, target, scratch):
+    """Some rows of a panel: from input rows that begin at `start` to where the step says.
+
+    The Snake of the rows goes to where `active` says.
+    """
+    taps, channels, columns = step[TAPS], step[CHANNELS], step[COLUMNS]
+    vectors = 2 if columns - column > LANES else 1
+    totals, totals_stride = scratch + SUMS, 4 * LANES * vectors
     if step[WEIGHTS] == 0:
-        totals, totals_stride = source + start + 4 * column, step[INPUT_STRIDE]
+        totals, totals_stride = start + 4 * column, step[INPUT_STRIDE]
     else:
-        table, totals, totals_stride = scratch, scratch + 8 * MOST_CHUNK, 4 * width
         for row in range(count):
-            store_word(table + 8 * row, start + row * step[INPUT_STRIDE])
+            store_word(scratch + 8 * row, start + row * step[INPUT_STRIDE])
         whole = (columns + LANES - 1) // LANES * LANES
         weights = step[WEIGHTS] + 4 * taps * channels * (phase * whole + column)
         tiles = (count + TILE_ROWS - 1) // TILE_ROWS
@@ -118,7 +148,7 @@ def product_job(step, job, source, target, scratch):
                     tile(
                         size,
                         min(vectors, TILE_VECTORS),
-                        table + 8 * row,
+                        scratch + 8 * row,
                         tap * step[TAP_STRIDE],
                         channels,
                         weights + at,
@@ -128,7 +158,7 @@ def product_job(step, job, source, target, scratch):
                     )
                 row += size
             weights += channels * totals_stride
-    output = (first * phases + phase) * step[OUTPUT_STRIDE] + 4 * column
+    output = (first * step[PHASES] + phase) * step[OUTPUT_STRIDE] + 4 * column
     plain = step[PLAIN] + output if step[PLAIN] != 0 else 0
     if step[LEAVES] != 0:
         plain = target + step[PLAIN] + output
@@ -142,8 +172,8 @@ def product_job(step, job, source, target, scratch):
             step[BIAS] + 4 * column + at,
             step[RESIDUAL] + output + at if step[RESIDUAL] != 0 else 0,
             plain + at if plain != 0 else 0,
-            step[ACTIVE] + output + at if step[ACTIVE] != 0 else 0,
-            phases * step[OUTPUT_STRIDE],
+            active + output + at if active != 0 else 0,
+            step[PHASES] * step[OUTPUT_STRIDE],
             step[ALPHA] + 4 * column + at,
             step[INVERSE_BETA] + 4 * column + at,
             step[TANH],
@@ -199,7 +229,9 @@ def _work_off(steps, moves, source, target, control, ticket, scratch, leader):
         jobs = product_jobs + step[MOVES]
         job = atomic_add(claimed, 1)
         while job < jobs:
-            if job < product_jobs:
+            if job < product_jobs and step[JOINED] != 0:
+                joined_job(step, steps[index + 1], job, target, scratch)
+            elif job < product_jobs:
                 product_job(step, job, source, target, scratch)
             else:
                 move = moves[step[FIRST_MOVE] + job - product_jobs]

@@ -14,6 +14,10 @@ FEWEST_JOBS = 16
 """Jobs a step is cut into at least, where its rows allow, so that the threads end together."""
 
 
+JOINED_CHUNK = 24
+"""Rows a job of joined steps has at most."""
+
+
 class Plan:
     """Steps and moves for `oobleck_stream.kernels.program.run`.
 
@@ -26,6 +30,7 @@ class Plan:
         self._moves: list[Move] = []
         self._waiting: list[Move] = []
         self._waiting_layer = -1
+        self._added = -1
 
     def add(self, layer: int, fields: dict[int, int]) -> None:
         """Append the step of a layer (-1: the entry), cut into jobs."""
@@ -43,6 +48,21 @@ class Plan:
         step[program.CHUNK] = chunk
         step[program.PRODUCT_JOBS] = program.jobs_of(rows, phases, columns, chunk)
         self._append(step)
+        self._added = len(self._steps) - 1
+
+    def join(self, fields: dict[int, int]) -> None:
+        """Put a step of one tap and one phase behind the last one that was added.
+
+        The two are made together, chunk by chunk.
+        """
+        last = self._steps[self._added]
+        last[program.JOINED] = 1
+        last[program.CHUNK] = min(last[program.CHUNK], JOINED_CHUNK)
+        last[program.PRODUCT_JOBS] = -(-last[program.ROWS] // last[program.CHUNK])
+        step = [0] * program.FIELDS
+        for name, value in fields.items():
+            step[name] = value
+        self._steps.insert(self._added + 1, step)
 
     def move(self, layer: int, to: int, origin: int, size: int) -> None:
         """Move `size` bytes once the last step, of `layer`, is done."""

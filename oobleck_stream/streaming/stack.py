@@ -338,7 +338,11 @@ class Stack:
         skip = self._skips[index - 1] if layer.residual else None
         if skip is not None:
             fields[program.RESIDUAL] = skip.ctypes.data
-        plan.add(index, fields | self._target(index, first))
+        fields |= self._target(index, first)
+        if index > 0 and _joins(self.network.layers[index - 1], layer):
+            plan.join(fields)
+        else:
+            plan.add(index, fields)
 
         used = count * layer.advance * row_bytes
         progress.blocks[index] += count
@@ -377,6 +381,15 @@ class Stack:
             kept = first - self._progress.produced[index + 2]
             fields[program.PLAIN] = skip.ctypes.data + kept * stride
         return fields
+
+
+def _joins(previous: Layer, layer: Layer) -> bool:
+    """Whether a layer is made with the one before it, chunk by chunk: the end of a residual unit.
+
+    Its rows are those of the one before, and few enough numbers each to stay in the cache.
+    """
+    same_rows = not previous.transposed and layer.kernel == layer.stride == 1 and layer.snake
+    return bool(same_rows) and layer.inputs <= program.MOST_JOINED
 
 
 def _block_limit(layer: Layer) -> int:
