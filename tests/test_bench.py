@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from networks import random_latents
+from sound_server import sound_server  # noqa: F401
 
 from oobleck_stream.bench.peers import refusal
 from oobleck_stream.bench.rounds import Case, run_rounds, take_turn
@@ -220,3 +222,20 @@ def test_the_reading_kernel_reads_everything_once():
     total = np.zeros(16, np.float32)
     read(array.ctypes.data, turns, total.ctypes.data)
     assert np.array_equal(total, array.reshape(-1, 16).sum(axis=0))
+
+
+@pytest.mark.sound
+def test_play(sound_server):  # noqa: F811
+    result = subprocess.run(
+        [*COMMAND, "--play", "--width", "4", "--seconds", "2", "--json"],
+        env=sound_server.environment | {"HOME": os.environ.get("HOME", "/")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    facts = json.loads(result.stdout)
+    assert facts["seconds"] == 2
+    assert facts["played"] > 1.9
+    assert facts["first_sound"] is not None
+    assert facts["silence"] >= 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,7 @@ def _counts(_: click.Context, parameter: click.Parameter, value: str) -> list[in
 )
 @click.option("--layers", is_flag=True, help="Every layer's time.")
 @click.option("--peers", is_flag=True, help="Other runtimes beside it (extra: peers).")
+@click.option("--play", "plays", is_flag=True, help="Play live for --seconds instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--plot", metavar="FILE", help="Draw a picture, too (extra: plot).")
 @click.option(
@@ -69,6 +71,7 @@ def bench(
     batch: int,
     layers: bool,
     peers: bool,
+    plays: bool,
     as_json: bool,
     plot: str | None,
     seconds: float,
@@ -89,8 +92,12 @@ def bench(
     from oobleck_stream.commands.compiling import warm_kernels
     from oobleck_stream.streaming.workers import default_threads
 
+    make = partial(_load, model) if model else partial(_random, preset or DEFAULT, width)
+    if plays:
+        _play(make, warm_kernels, threads or default_threads(), seconds, as_json)
+        return
     facts = run_benchmark(
-        partial(_load, model) if model else partial(_random, preset or DEFAULT, width),
+        make,
         warm_kernels,
         threads or default_threads(),
         pushes,
@@ -110,6 +117,22 @@ def bench(
         from oobleck_stream.bench.plot import write_plot
 
         write_plot(facts, plot)
+
+
+def _play(
+    make: Callable[[], Model],
+    warm: Callable[[], None],
+    threads: int,
+    seconds: float,
+    as_json: bool,
+) -> None:
+    """Time the player and print what came of it."""
+    from oobleck_stream.bench.playing import play_facts, play_lines
+
+    warm()
+    facts = play_facts(make(), threads, seconds)
+    for line in [json.dumps(facts, indent=2)] if as_json else play_lines(facts):
+        click.echo(line)
 
 
 def _load(source: str) -> Model:
