@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -14,5 +15,7 @@ settings.register_profile(
 )
 settings.load_profile("product")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# Where the whole run is in the background, Ctrl-C is ignored, and would be by what the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Nothing of the tests stays in the user's cache of packed networks.
 os.environ["OOBLECK_STREAM_CACHE"] = "off"

@@ -138,15 +138,6 @@ def test_resampling(tmp_path, folder):
     np.testing.assert_allclose(result, expected, atol=1e-4)
 
 
-def test_without_soxr_the_package_is_named(tmp_path, folder):
-    (tmp_path / "soxr.py").write_text("raise ModuleNotFoundError('soxr')")
-    search = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", ""), os.getcwd()])
-    path = write(tmp_path / "in.wav", random_audio(CONFIG, 100), 44100)
-    variables = {**os.environ, "PYTHONPATH": search}
-    done = run_command("encode", path, tmp_path / "a.npy", "--model", folder, env=variables)
-    assert_refused(done, str(path), "44100 Hz", "48000", "pip install soxr")
-
-
 def bad_sound(tmp_path, kind):
     path, audio = tmp_path / "bad.wav", random_audio(CONFIG, 100_000)
     if kind == "missing":

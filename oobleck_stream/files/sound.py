@@ -15,7 +15,7 @@ from oobleck_stream.packed import FloatArray
 from oobleck_stream.samples import checked_samples
 
 if TYPE_CHECKING:
-    from oobleck_stream.player.resampler import Resampler
+    from oobleck_stream.files.resampler import Resampler
 
 BLOCK = 2**16
 
@@ -80,27 +80,20 @@ class SoundSource:
         Raises
         ------
         InputError
-            When the channels can't be made to fit, when soxr is needed and not installed; while
-            reading, when the file ends too early or a sample is not finite.
+            When the channels can't be made to fit; while reading, when the file ends too early or
+            a sample is not finite.
         """
         if self.channels not in (1, channels) and (self.channels, channels) != (2, 1):
             raise InputError(
                 f"{self.name}: has {self.channels} channels; {channels} were expected, or "
                 + ("2" if channels == 1 else "mono")
             )
-        resampler = self._resampler(samplerate, channels) if samplerate != self.samplerate else None
+        resampler = None
+        if samplerate != self.samplerate:
+            from oobleck_stream.files.resampler import Resampler
+
+            resampler = Resampler(self.samplerate, samplerate, channels)
         return self._converted(channels, resampler)
-
-    def _resampler(self, samplerate: int, channels: int) -> Resampler:
-        from oobleck_stream.player.resampler import Resampler
-
-        try:
-            return Resampler(self.samplerate, samplerate, channels)
-        except ImportError as error:
-            raise InputError(
-                f"{self.name}: has {self.samplerate} Hz, the network {samplerate}: resampling "
-                "needs one package more: pip install soxr"
-            ) from error
 
     def _converted(self, channels: int, resampler: Resampler | None) -> Iterator[FloatArray]:
         for samples in self._stored():

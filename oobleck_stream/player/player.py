@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from oobleck_stream.files.errors import InputError
+from oobleck_stream.files.resampler import Resampler
 from oobleck_stream.model import Model
 from oobleck_stream.player.errors import PlaybackError
 from oobleck_stream.player.feeder import Feeder, Watch
@@ -19,7 +20,6 @@ from oobleck_stream.player.output import Output, find_device
 from oobleck_stream.player.producer import NAP_SECONDS, Producer
 from oobleck_stream.player.programme import Place, Programme
 from oobleck_stream.player.recorder import Recorder
-from oobleck_stream.player.resampler import Resampler
 from oobleck_stream.player.ring import Ring
 from oobleck_stream.player.timed import TimedDecoder
 from oobleck_stream.player.tracks import tracks_of

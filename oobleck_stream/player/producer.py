@@ -6,9 +6,9 @@ import threading
 import time
 from dataclasses import dataclass
 
+from oobleck_stream.files.resampler import Resampler
 from oobleck_stream.packed import FloatArray
 from oobleck_stream.player.programme import Place, Programme
-from oobleck_stream.player.resampler import Resampler
 from oobleck_stream.player.ring import Ring
 from oobleck_stream.player.timed import TimedDecoder
 

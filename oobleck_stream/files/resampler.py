@@ -1,13 +1,13 @@
-"""From the network's sample rate to the device's, chunk by chunk."""
+"""From one sample rate to another, chunk by chunk."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import soxr
 
 from oobleck_stream.packed import FloatArray
-from oobleck_stream.player.errors import OutputError
 
 
 class Resampler:
@@ -19,20 +19,9 @@ class Resampler:
         Samples a second.
     channels : int
         Audio channels.
-
-    Raises
-    ------
-    OutputError
-        When soxr is not installed.
     """
 
     def __init__(self, rate_in: int, rate_out: int, channels: int) -> None:
-        try:
-            import soxr
-        except ImportError as error:
-            raise OutputError(
-                f"the output device can't do {rate_in} Hz, and nothing resamples: pip install soxr"
-            ) from error
         self._stream: Any = soxr.ResampleStream(
             rate_in, rate_out, channels, dtype="float32", quality="VHQ"
         )
