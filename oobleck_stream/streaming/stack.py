@@ -150,12 +150,18 @@ class Stack:
         """Where the time of the last program went: each step's layer, and its share.
 
         A push of few rows is one program; of a long one this is the end. The layer is -1 for the
-        rows' way in and for moves alone. All shares are 0 on a processor whose clock can't be read.
+        rows' way in and for moves alone. Two layers that are made together share their time in
+        proportion to their multiplications. All shares are 0 on a processor whose clock can't be
+        read.
         """
         line, steps = program.LINE // 8, self._last_steps
         started = self._control[program.STARTED // 8]
         ends = self._control[line + program.TIME // 8 :: 2 * line][: len(steps)]
-        times = np.diff(ends, prepend=started)
+        times = np.diff(ends, prepend=started).astype(np.float64)
+        work = steps[:, program.TAPS] * steps[:, program.CHANNELS] * steps[:, program.COLUMNS]
+        for first in np.flatnonzero(steps[:, program.JOINED]):
+            pair = slice(first, first + 2)
+            times[pair] = times[pair].sum() * work[pair] / work[pair].sum()
         weights = self.network.data.ctypes.data
         layers = {
             weights + 4 * place.weights: index for index, place in enumerate(self.network.places)
