@@ -11,6 +11,7 @@ import numpy as np
 from oobleck_stream.latents import checked_frames, checked_shape
 from oobleck_stream.model import Model
 from oobleck_stream.packed import FloatArray, PackedNetwork
+from oobleck_stream.streaming.gate import Gate
 from oobleck_stream.streaming.progress import StackState
 from oobleck_stream.streaming.stack import Stack
 
@@ -53,7 +54,6 @@ class StreamingDecoder:
         self.model = model
         self.latency = model.latency
         self._stack = Stack(model.decoder, threads)
-        self._broken = False
         self.reset()
 
     @property
@@ -86,8 +86,7 @@ class StreamingDecoder:
         self._stack.reset()
         self._start = 0
         self._skip = 0
-        self._flushed = False
-        self._broken = False
+        self._gate = Gate()
 
     def push(self, frames: Any) -> FloatArray:
         """Take in frames; give out the samples that no later frame can change.
@@ -111,7 +110,7 @@ class StreamingDecoder:
             After a flush, after an exception inside the arithmetic, until `reset`; or when another
             thread is inside this decoder.
         """
-        self._require_open("push")
+        self._gate.require_open("push")
         array = checked_shape(frames, self.model.latent_dim)
         return self._advance(checked_frames(array, self.frames_in), last=False)
 
@@ -127,10 +126,10 @@ class StreamingDecoder:
         RuntimeError
             When the stream is flushed already, as for `push`.
         """
-        self._require_open("flush")
+        self._gate.require_open("flush")
         nothing = np.empty((0, self.model.latent_dim), np.float32)
         samples = self._advance(nothing, last=True)
-        self._flushed = True
+        self._gate.flushed = True
         return samples
 
     def stream(self, frames: Iterable[Any]) -> Iterator[FloatArray]:
@@ -181,9 +180,9 @@ class StreamingDecoder:
         RuntimeError
             After an exception inside the arithmetic, until `reset`.
         """
-        self._require_whole("snapshot")
+        self._gate.require_whole("snapshot")
         state = self._stack.snapshot()
-        return DecoderState(self.model.decoder, state, self._start, self._skip, self._flushed)
+        return DecoderState(self.model.decoder, state, self._start, self._skip, self._gate.flushed)
 
     def restore(self, state: DecoderState) -> None:
         """Take up a state of any decoder of the same model; it may be restored again and again.
@@ -197,23 +196,13 @@ class StreamingDecoder:
             raise ValueError("the state is not one of a decoder of this model")
         self._stack.restore(state.stack)
         self._start, self._skip = state.start, state.skip
-        self._flushed = state.flushed
-        self._broken = False
+        self._gate = Gate(flushed=state.flushed)
 
     def _advance(self, frames: FloatArray, last: bool) -> FloatArray:
         """Push through the stack; drop what lies before a seek's target."""
-        self._broken = True
+        self._gate.broken = True
         samples = self._stack.push(frames, last)
-        self._broken = False
+        self._gate.broken = False
         dropped = min(self._skip, len(samples))
         self._skip -= dropped
         return samples[dropped:] if dropped else samples
-
-    def _require_open(self, action: str) -> None:
-        self._require_whole(action)
-        if self._flushed:
-            raise RuntimeError(f"{action} after flush: reset() begins a new stream")
-
-    def _require_whole(self, action: str) -> None:
-        if self._broken:
-            raise RuntimeError(f"{action} after an interrupted push: reset() begins a new stream")

@@ -12,6 +12,7 @@ from oobleck_stream.model import Model
 from oobleck_stream.network import rows_needed
 from oobleck_stream.packed import FloatArray, PackedNetwork
 from oobleck_stream.samples import checked_audio, checked_samples
+from oobleck_stream.streaming.gate import Gate
 from oobleck_stream.streaming.progress import StackState
 from oobleck_stream.streaming.stack import Stack
 
@@ -101,8 +102,7 @@ class StreamingEncoder:
         self._stack.reset()
         self._bottleneck.reset()
         self._samples_in = 0
-        self._flushed = False
-        self._broken = False
+        self._gate = Gate()
 
     def push(self, audio: Any) -> FloatArray:
         """Take in sound; give out the frames that no later sample can change.
@@ -126,7 +126,7 @@ class StreamingEncoder:
             After a flush, after an exception inside the arithmetic, until `reset`; or when another
             thread is inside this encoder.
         """
-        self._require_open("push")
+        self._gate.require_open("push")
         array = checked_audio(audio, self.channels)
         latents = self._advance(checked_samples(array, self.samples_in), last=False)
         self._samples_in += len(array)
@@ -144,10 +144,10 @@ class StreamingEncoder:
         RuntimeError
             When the stream is flushed already, as for `push`.
         """
-        self._require_open("flush")
+        self._gate.require_open("flush")
         missing = -self.samples_in % self.hop if self.pad else 0
         latents = self._advance(np.zeros((missing, self.channels), np.float32), last=True)
-        self._flushed = True
+        self._gate.flushed = True
         return latents
 
     def snapshot(self) -> EncoderState:
@@ -158,13 +158,13 @@ class StreamingEncoder:
         RuntimeError
             After an exception inside the arithmetic, until `reset`.
         """
-        self._require_whole("snapshot")
+        self._gate.require_whole("snapshot")
         return EncoderState(
             self.model.encoder,
             self._stack.snapshot(),
             self._bottleneck.snapshot(),
             self._samples_in,
-            self._flushed,
+            self._gate.flushed,
         )
 
     def restore(self, state: EncoderState) -> None:
@@ -181,21 +181,12 @@ class StreamingEncoder:
             raise ValueError("the state is one of an encoder with another value of sample")
         self._stack.restore(state.stack)
         self._bottleneck.restore(state.noise)
-        self._samples_in, self._flushed = state.samples_in, state.flushed
-        self._broken = False
+        self._samples_in = state.samples_in
+        self._gate = Gate(flushed=state.flushed)
 
     def _advance(self, samples: FloatArray, last: bool) -> FloatArray:
         """Push through the stack and the bottleneck."""
-        self._broken = True
+        self._gate.broken = True
         latents = self._bottleneck.latents(self._stack.push(samples, last))
-        self._broken = False
+        self._gate.broken = False
         return latents
-
-    def _require_open(self, action: str) -> None:
-        self._require_whole(action)
-        if self._flushed:
-            raise RuntimeError(f"{action} after flush: reset() begins a new stream")
-
-    def _require_whole(self, action: str) -> None:
-        if self._broken:
-            raise RuntimeError(f"{action} after an interrupted push: reset() begins a new stream")
