@@ -204,7 +204,7 @@ def test_every_case_has_a_turn_in_every_round():
 
 
 def test_the_peak_kernel_counts_its_operations():
-    from oobleck_stream.kernels.peak import multiply_add
+    from oobleck_stream.kernels.cpu.peak import multiply_add
 
     half, total = np.full(16, 0.5, np.float32), np.zeros(16, np.float32)
     operations = multiply_add(100, half.ctypes.data, total.ctypes.data)
@@ -215,7 +215,7 @@ def test_the_peak_kernel_counts_its_operations():
 
 
 def test_the_reading_kernel_reads_everything_once():
-    from oobleck_stream.kernels.peak import READ_STEP, read
+    from oobleck_stream.kernels.cpu.peak import READ_STEP, read
 
     turns = 3
     array = np.arange(turns * READ_STEP // 4, dtype=np.float32)

@@ -12,11 +12,11 @@ import pytest
 DECODE = """
 import os, sys, numpy as np
 sys.path.insert(0, sys.argv[1])
-from oobleck_stream.kernels import vectors
+from oobleck_stream.kernels.cpu import vectors
 if shape := os.environ.get("OOBLECK_STREAM_TEST_TILE"):
     vectors.TILE_ROWS, vectors.TILE_VECTORS = map(int, shape.split())
 from networks import model_of, random_latents, small
-from oobleck_stream.kernels import program
+from oobleck_stream.kernels.cpu import program
 sound = [model_of(small("stable-audio-open-1.0", 9)).decode(random_latents(small("yue2"), 13)),
          model_of(small("ezaudio", 5, final_tanh=True)).decode(random_latents(small("ezaudio"), 9))]
 np.save(sys.argv[2], np.concatenate([part.ravel() for part in sound]))

@@ -87,7 +87,7 @@ def _memory_facts(memory: Memory | None) -> Facts | None:
 
 def kernels_compiled() -> int:
     """Functions that this process compiled because the cache on disk did not have them."""
-    from oobleck_stream.kernels.program import run
+    from oobleck_stream.kernels.cpu.program import run
 
     return sum(run.stats.cache_misses.values())
 

@@ -1,1 +1,1 @@
-"""Free functions on memory, compiled by Numba. They know nothing of models or streams."""
+"""What a program of a push is, and the kernels that run it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from oobleck_stream.kernels import program
+from oobleck_stream.kernels.cpu import program
 
 IntArray = npt.NDArray[np.int64]
 Move = tuple[int, int, int]
@@ -19,7 +19,7 @@ JOINED_CHUNK = 24
 
 
 class Plan:
-    """Steps and moves for `oobleck_stream.kernels.program.run`.
+    """Steps and moves for `oobleck_stream.kernels.cpu.program.run`.
 
     What a step has used up is moved out of its window only when nobody reads or writes there: with
     the next step, where that works elsewhere, or else in a step of its own.

@@ -14,7 +14,7 @@ import threading
 
 import numpy as np
 
-from oobleck_stream.kernels import program
+from oobleck_stream.kernels.cpu import program
 from oobleck_stream.network import Layer, due_rows, output_length
 from oobleck_stream.packed import PANEL, FloatArray, PackedNetwork, aligned_zeros
 from oobleck_stream.streaming.plan import IntArray, Plan

@@ -49,7 +49,7 @@ def checked_threads(threads: Any, name: str = "threads") -> int:
 
 def scratch_memory() -> FloatArray:
     """Working memory of one thread."""
-    from oobleck_stream.kernels.program import SCRATCH_BYTES
+    from oobleck_stream.kernels.cpu.program import SCRATCH_BYTES
 
     return aligned_zeros(SCRATCH_BYTES // 4)
 
@@ -63,7 +63,7 @@ class _Follower:
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def _work(self) -> None:
-        from oobleck_stream.kernels.program import run
+        from oobleck_stream.kernels.cpu.program import run
 
         scratch = scratch_memory()
         while True:
@@ -102,7 +102,7 @@ def run_program(
     Parameters
     ----------
     steps, moves : int64 arrays
-        As `oobleck_stream.kernels.program.run` takes them; so too `source` and `target`.
+        As `oobleck_stream.kernels.cpu.program.run` takes them; so too `source` and `target`.
     source, target : int
         Addresses of the rows that come in and of the place for those that go out.
     control : int64 array
@@ -114,7 +114,7 @@ def run_program(
     threads : int
         Threads at most, this one included.
     """
-    from oobleck_stream.kernels.program import run
+    from oobleck_stream.kernels.cpu.program import run
 
     if threads > 1:
         if len(_followers) < threads - 1:

@@ -9,8 +9,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from oobleck_stream.kernels.machine import WORD
-from oobleck_stream.kernels.vectors import LANES, TILE_ROWS, TILE_VECTORS, VECTOR, Vectors
+from oobleck_stream.kernels.cpu.machine import WORD
+from oobleck_stream.kernels.cpu.vectors import LANES, TILE_ROWS, TILE_VECTORS, VECTOR, Vectors
 
 STREAMS = 8
 """Vectors that one turn of the reading loop loads."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from numba import njit
 
-from oobleck_stream.kernels.machine import (
+from oobleck_stream.kernels.cpu.machine import (
     atomic_add,
     atomic_load,
     clock,
@@ -24,8 +24,8 @@ from oobleck_stream.kernels.machine import (
     pause,
     store_word,
 )
-from oobleck_stream.kernels.product import PANEL, finish, tile
-from oobleck_stream.kernels.vectors import LANES, TILE_ROWS, TILE_VECTORS
+from oobleck_stream.kernels.cpu.product import PANEL, finish, tile
+from oobleck_stream.kernels.cpu.vectors import LANES, TILE_ROWS, TILE_VECTORS
 
 # Columns of the table of steps, int64. Addresses are absolute, strides and offsets in bytes.
 (

@@ -16,7 +16,7 @@ from llvmlite.binding import get_host_cpu_features
 from numba import config
 from numba.core import cgutils
 
-from oobleck_stream.kernels.machine import FLOAT, WORD
+from oobleck_stream.kernels.cpu.machine import FLOAT, WORD
 
 LANES = 16
 
