@@ -74,12 +74,12 @@ class StreamingDecoder:
     @property
     def frames_in(self) -> int:
         """Number of the frame that the next push begins with: frames so far, or since a seek."""
-        return self._start + self._stack.rows_in
+        return self._start + self._stack.rows_in()
 
     @property
     def samples_out(self) -> int:
         """Number of the sample that the next chunk begins with."""
-        return self._start * self.hop + self._stack.rows_out + self._skip
+        return self._start * self.hop + self._stack.rows_out() + self._skip
 
     def reset(self) -> None:
         """Back to the beginning, ready for another piece."""

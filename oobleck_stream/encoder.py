@@ -95,7 +95,7 @@ class StreamingEncoder:
     @property
     def frames_out(self) -> int:
         """Frames given out so far."""
-        return self._stack.rows_out
+        return self._stack.rows_out()
 
     def reset(self) -> None:
         """Back to the beginning, ready for another piece; with a seed, with the same noise."""

@@ -145,7 +145,7 @@ class Model:
         stack = Stack(self.decoder, threads)
         for first in range(0, len(array), DECODE_FRAMES):
             frames = checked_frames(array[first : first + DECODE_FRAMES], first)
-            stack.push(frames, first + len(frames) >= len(array), out[stack.rows_out :])
+            stack.push(frames, first + len(frames) >= len(array), out[stack.rows_out() :])
         return out
 
     def encoded_length(self, samples: int, pad: bool = True) -> int:

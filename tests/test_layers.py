@@ -143,8 +143,8 @@ def test_small_steps_change_nothing(subject, monkeypatch):
 @given(data=st.data())
 def test_kept_programs_change_nothing(subject, data, monkeypatch):
     """Programs forgotten, or taken up in many situations, do not show."""
-    monkeypatch.setattr("oobleck_stream.streaming.stack.MOST_PROGRAMS", 2)
-    monkeypatch.setattr("oobleck_stream.streaming.stack.MOST_SITUATIONS", 3)
+    monkeypatch.setattr("oobleck_stream.streaming.schedule.MOST_PROGRAMS", 2)
+    monkeypatch.setattr("oobleck_stream.streaming.schedule.MOST_SITUATIONS", 3)
     lengths = data.draw(st.lists(st.integers(0, 3), min_size=40, max_size=50))
     stream, rows = subject.make(1), subject.rows[: sum(lengths)]
     for _ in range(2):

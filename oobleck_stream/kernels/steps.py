@@ -61,6 +61,9 @@ NONE = -1
     FIELDS,  # the number of columns
 ) = range(25)
 
+MOST_JOINED = 128
+"""Columns up to which a step is `JOINED` with the next."""
+
 # Columns of the table of moves, int64: floats within the arena, which may overlap as C's memmove
 # allows; from NONE come zeros.
 TO, ORIGIN, SIZE, MOVE_FIELDS = range(4)

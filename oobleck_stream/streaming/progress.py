@@ -1,10 +1,17 @@
-"""How far a stack of layers is, and a copy of all it remembers."""
+"""How far a stream is in every layer, and a copy of all it remembers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
+from oobleck_stream.network import Layer
 from oobleck_stream.packed import FloatArray
+
+Counts = npt.NDArray[np.int64]
+"""(3, layers): input rows received, blocks computed, output rows produced, for every layer."""
 
 
 @dataclass
@@ -29,36 +36,33 @@ class Progress:
     complete: list[bool]
 
     @classmethod
-    def start(cls, layers: int) -> Progress:
-        """Before the first row."""
-        return cls([0] * layers, [0] * layers, [0] * layers, [False] * layers)
+    def at(cls, counts: Counts, ended: bool = False) -> Progress:
+        """The progress that some counts tell."""
+        received, blocks, produced = counts.tolist()
+        return cls(received, blocks, produced, [ended] * len(received))
 
-    def copy(self) -> Progress:
-        """A copy that shares nothing."""
-        return Progress(
-            list(self.received), list(self.blocks), list(self.produced), list(self.complete)
-        )
+    @property
+    def counts(self) -> Counts:
+        """The counts as an array."""
+        return np.array([self.received, self.blocks, self.produced], np.int64)
 
-    def since(self, earlier: Progress) -> Progress:
-        """The counts since an earlier time; `complete` as it is now."""
-        return Progress(
-            [now - then for now, then in zip(self.received, earlier.received, strict=True)],
-            [now - then for now, then in zip(self.blocks, earlier.blocks, strict=True)],
-            [now - then for now, then in zip(self.produced, earlier.produced, strict=True)],
-            list(self.complete),
-        )
+    def origin(self, index: int, layer: Layer) -> int:
+        """Number of the input row that stands first in a layer's window."""
+        return self.blocks[index] * layer.advance - layer.before
 
-    def add(self, more: Progress) -> None:
-        """Count on by what `since` gave."""
-        self.received = [a + b for a, b in zip(self.received, more.received, strict=True)]
-        self.blocks = [a + b for a, b in zip(self.blocks, more.blocks, strict=True)]
-        self.produced = [a + b for a, b in zip(self.produced, more.produced, strict=True)]
+    def kept(self, index: int, layer: Layer) -> int:
+        """Rows in a layer's window, with the zeros behind the last one once the input has ended."""
+        end = self.received[index]
+        if self.complete[index]:
+            last_block = (layer.last_block(end) - 1) * layer.advance - layer.before
+            end = max(end, last_block + layer.span + 1)
+        return max(0, end - self.origin(index, layer))
 
 
 @dataclass(frozen=True)
 class StackState:
-    """A deep copy of a stack's state: its progress and the rows it keeps for every layer."""
+    """A deep copy of a stream's state: its counts, and what it keeps in its arena, in order."""
 
-    progress: Progress
-    windows: tuple[FloatArray, ...]
-    skips: tuple[FloatArray | None, ...]
+    counts: Counts
+    ended: bool
+    kept: tuple[FloatArray, ...]

@@ -67,9 +67,9 @@ class _Follower:
 
         scratch = scratch_memory()
         while True:
-            steps, moves, source, target, control, ticket = self.tasks.get()
+            steps, moves, streams, parameters, control, ticket = self.tasks.get()
             address = control.ctypes.data
-            run(steps, moves, source, target, address, ticket, scratch.ctypes.data, False)
+            run(steps, moves, streams, parameters, address, ticket, scratch.ctypes.data, False)
 
 
 _followers: list[_Follower] = []
@@ -90,8 +90,8 @@ if hasattr(os, "register_at_fork"):
 def run_program(
     steps: IntArray,
     moves: IntArray,
-    source: int,
-    target: int,
+    streams: IntArray,
+    parameters: int,
     control: IntArray,
     ticket: int,
     scratch: FloatArray,
@@ -101,10 +101,10 @@ def run_program(
 
     Parameters
     ----------
-    steps, moves : int64 arrays
-        As `oobleck_stream.kernels.cpu.program.run` takes them; so too `source` and `target`.
-    source, target : int
-        Addresses of the rows that come in and of the place for those that go out.
+    steps, moves, streams : int64 arrays
+        As `oobleck_stream.kernels.cpu.program.run` takes them.
+    parameters : int
+        Address of the packed parameters.
     control : int64 array
         The control block; this program's counters in it are zero.
     ticket : int
@@ -123,6 +123,6 @@ def run_program(
                     _followers.append(_Follower(len(_followers) + 1))
         for follower in _followers[: threads - 1]:
             if follower.tasks.empty():
-                follower.tasks.put((steps, moves, source, target, control, ticket))
+                follower.tasks.put((steps, moves, streams, parameters, control, ticket))
     address = control.ctypes.data
-    run(steps, moves, source, target, address, ticket, scratch.ctypes.data, True)
+    run(steps, moves, streams, parameters, address, ticket, scratch.ctypes.data, True)

@@ -72,6 +72,20 @@ def move_bytes(typing_context: Any, destination: Any, source: Any, count: Any) -
 
 
 @intrinsic
+def clear_bytes(typing_context: Any, destination: Any, count: Any) -> Any:
+    """Fill with zeros."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        byte = ir.IntType(8)
+        memset = builder.module.declare_intrinsic("llvm.memset", [byte.as_pointer(), WORD])
+        zero, no = ir.Constant(byte, 0), ir.Constant(ir.IntType(1), 0)
+        builder.call(memset, [pointer(builder, args[0], byte), zero, args[1], no])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), emit
+
+
+@intrinsic
 def atomic_add(typing_context: Any, address: Any, value: Any) -> Any:
     """Add to the int64 at an address for all threads at once; returns what stood there before."""
 

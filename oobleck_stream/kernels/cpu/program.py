@@ -1,7 +1,8 @@
 """Runs a program: a table of steps, worked off by one thread or several at once.
 
-A step is one product over some rows, cut into jobs (a chunk of rows by a panel of output
-channels), and some moves of bytes that nobody reads in that step. Threads claim jobs one by one
+A step is one product over some rows of every stream, cut into jobs (a chunk of rows by a panel of
+output channels), and some moves of what nobody reads in that step. Streams share the tiles, so the
+weights are read once for all of them. Threads claim jobs one by one
 and go on to the next step when all jobs of this one are done, so a thread that comes late, or
 never, delays nobody. The leader opens the gate for its run and closes it; a follower that finds
 another run's number there, or none, goes away.
@@ -15,9 +16,11 @@ from pathlib import Path
 
 from numba import njit
 
+from oobleck_stream.kernels import steps as table
 from oobleck_stream.kernels.cpu.machine import (
     atomic_add,
     atomic_load,
+    clear_bytes,
     clock,
     give_way,
     move_bytes,
@@ -26,53 +29,61 @@ from oobleck_stream.kernels.cpu.machine import (
 )
 from oobleck_stream.kernels.cpu.product import PANEL, finish, tile
 from oobleck_stream.kernels.cpu.vectors import LANES, TILE_ROWS, TILE_VECTORS
-
-# Columns of the table of steps, int64. Addresses are absolute, strides and offsets in bytes.
-(
-    ROWS,  # blocks of output rows in this step
-    PHASES,  # output rows of a block
-    FIRST_ROW,  # of the ROWS * PHASES output rows, the first and
-    LAST_ROW,  # one past the last that are wanted
-    TAPS,
-    CHANNELS,
-    COLUMNS,  # output channels
-    INPUT,  # address of the first block's first input row; the entry: offset in the caller's rows
-    INPUT_STRIDE,  # from block to block
-    TAP_STRIDE,
-    WEIGHTS,  # panels; 0: the input rows themselves are the sums
-    BIAS,
-    RESIDUAL,  # address of the row added to output row 0 (which may be before FIRST_ROW), or 0
-    PLAIN,  # where output row 0 goes, or 0; the last layer: offset in the caller's output
-    LEAVES,  # whether this is the last layer
-    ACTIVE,  # where the Snake of output row 0 goes, or 0
-    OUTPUT_STRIDE,
+from oobleck_stream.kernels.steps import (
+    ACTIVE,
     ALPHA,
-    INVERSE_BETA,
-    TANH,
-    CHUNK,  # blocks a job
-    JOINED,  # whether the next step's product is made in the same jobs, chunk by chunk
-    PRODUCT_JOBS,
+    BIAS,
+    CHANNELS,
+    COLUMNS,
     FIRST_MOVE,
+    FIRST_ROW,
+    INPUT,
+    INPUT_STRIDE,
+    INVERSE_BETA,
+    JOINED,
+    LAST_ROW,
+    LEAVES,
+    MOST_JOINED,
     MOVES,
-    FIELDS,  # the number of columns
-) = range(26)
+    NONE,
+    ORIGIN,
+    OUTPUT_STRIDE,
+    PHASES,
+    PLAIN,
+    RESIDUAL,
+    ROWS,
+    SIZE,
+    TANH,
+    TAP_STRIDE,
+    TAPS,
+    TO,
+    WEIGHTS,
+)
 
-DESTINATION, SOURCE, BYTES, MOVE_FIELDS = range(4)
+# Columns of the table of streams, int64: addresses.
+ARENA, SOURCE, TARGET, STREAM_FIELDS = range(4)
 
 # The control block: the gate's words on a cache line of its own, then for every step the
 # count of jobs claimed (with the time when the leader saw the step's end) and, a line further, of
 # jobs done.
 OPEN, INSIDE, STARTED, LINE = 0, 8, 16, 64
 TIME = 8
-MOST_CHUNK = 96
-MOST_JOINED = 4 * PANEL
-"""Columns up to which a step can be joined with the next: a chunk of them stays in the cache."""
-
-# A thread's scratch: the rows' addresses, the sums of a panel, the rows between joined steps.
-SUMS = 8 * MOST_CHUNK
-BETWEEN = SUMS + 4 * MOST_CHUNK * PANEL
-SCRATCH_BYTES = BETWEEN + 4 * MOST_CHUNK * MOST_JOINED
 PATIENCE = 2000
+
+MOST_CHUNK = 96
+"""Rows of a job at most."""
+
+JOINED_CHUNK = 24
+"""Rows of a job at most where two steps are made together: they stay in the first cache."""
+
+FEWEST_JOBS = 16
+"""Jobs a step is cut into at least, where its rows allow, so that the threads end together."""
+
+# A thread's scratch: zeros, the rows' addresses, the sums of a panel, the rows between two steps.
+ADDRESSES = 4 * PANEL
+SUMS = ADDRESSES + 8 * MOST_CHUNK
+BETWEEN = SUMS + 4 * MOST_CHUNK * PANEL
+SCRATCH_BYTES = BETWEEN + 4 * JOINED_CHUNK * MOST_JOINED
 
 
 def control_words(steps: int) -> int:
@@ -80,104 +91,178 @@ def control_words(steps: int) -> int:
     return (2 * steps + 1) * LINE // 8
 
 
-def jobs_of(rows: int, phases: int, columns: int, chunk: int) -> int:
-    """Jobs of a step: chunks of rows, by phases, by panels."""
-    return -(-rows // chunk) * phases * -(-columns // PANEL)
+@njit(nogil=True)
+def _jobs_of(step, streams):
+    """Rows of a job, and jobs of a step: chunks of rows, by phases, by panels."""
+    rows = step[ROWS] * streams
+    if step[JOINED] != 0:
+        chunk = JOINED_CHUNK
+        return chunk, (rows + chunk - 1) // chunk
+    panels = step[PHASES] * ((step[COLUMNS] + PANEL - 1) // PANEL)
+    chunk = MOST_CHUNK
+    if (rows + chunk - 1) // chunk * panels < FEWEST_JOBS:
+        chunk = MOST_CHUNK // 4
+    return chunk, (rows + chunk - 1) // chunk * panels
 
 
 @njit(nogil=True)
-def product_job(step, job, source, target, scratch):
-    """One chunk of rows of one panel of one phase."""
-    chunk, rows, phases = step[CHUNK], step[ROWS], step[PHASES]
-    chunks = (rows + chunk - 1) // chunk
+def product_job(step, job, chunk, streams, parameters, scratch):
+    """One chunk of rows, of however many streams, of one panel of one phase."""
+    rows, phases = step[ROWS], step[PHASES]
+    chunks = (rows * len(streams) + chunk - 1) // chunk
     panels = (step[COLUMNS] + PANEL - 1) // PANEL
     panel = job // chunks
     phase = panel // panels
-    panel -= phase * panels
-    first = (job % chunks) * chunk
-    last = min(rows, first + chunk)
-    # Of the rows b * phases + phase, those from FIRST_ROW to LAST_ROW.
-    first = max(first, (step[FIRST_ROW] - phase + phases - 1) // phases)
-    last = min(last, (step[LAST_ROW] - phase + phases - 1) // phases)
-    if first < last:
-        start = step[INPUT] + first * step[INPUT_STRIDE]
-        if step[WEIGHTS] == 0:
-            start += source
-        column = panel * PANEL
-        _panel(step, phase, column, first, last - first, start, step[ACTIVE], target, scratch)
+    column = (panel - phase * panels) * PANEL
+    # Of the rows b * PHASES + phase, those from FIRST_ROW to LAST_ROW, the same in every stream.
+    first = (step[FIRST_ROW] - phase + phases - 1) // phases
+    each = min(rows, (step[LAST_ROW] - phase + phases - 1) // phases) - first
+    begin = (job % chunks) * chunk
+    count = min(chunk, each * len(streams) - begin)
+    if count > 0:
+        if step[WEIGHTS] != NONE:
+            _list_rows(step, first, each, begin, count, streams, scratch)
+            _sum_panel(step, phase, column, count, parameters, scratch)
+        _finish_panel(step, phase, column, first, each, begin, count, streams, parameters, scratch)
 
 
 @njit(nogil=True)
-def joined_job(step, following, job, target, scratch):
+def joined_job(step, following, job, streams, parameters, scratch):
     """One chunk of rows of a step, and of the next one, whose only tap is at the same row."""
-    first = job * step[CHUNK]
-    count = min(step[ROWS], first + step[CHUNK]) - first
-    start = step[INPUT] + first * step[INPUT_STRIDE]
-    between = scratch + BETWEEN
-    active = between - first * step[OUTPUT_STRIDE]
+    each = step[ROWS]
+    begin = job * JOINED_CHUNK
+    count = min(JOINED_CHUNK, each * len(streams) - begin)
+    between, row_bytes = scratch + BETWEEN, 4 * step[OUTPUT_STRIDE]
+    _list_rows(step, 0, each, begin, count, streams, scratch)
     for column in range(0, step[COLUMNS], PANEL):
-        _panel(step, 0, column, first, count, start, active, target, scratch)
+        _sum_panel(step, 0, column, count, parameters, scratch)
+        start = between + 4 * column
+        sums, stride = scratch + SUMS, 4 * _panel_width(step, column)
+        _finish_rows(step, column, count, sums, stride, 0, 0, start, parameters, scratch)
+    for row in range(count):
+        store_word(scratch + ADDRESSES + 8 * row, between + row * row_bytes)
     for column in range(0, following[COLUMNS], PANEL):
-        active = following[ACTIVE]
-        _panel(following, 0, column, first, count, between, active, target, scratch)
+        _sum_panel(following, 0, column, count, parameters, scratch)
+        _finish_panel(following, 0, column, 0, each, begin, count, streams, parameters, scratch)
 
 
 @njit(nogil=True)
-def _panel(step, phase, column, first, count, start, active, target, scratch):
-    """Some rows of a panel: from input rows that begin at `start` to where the step says.
+def _panel_width(step, column):
+    """Columns of the panel that begins at a column, whole vectors of them."""
+    return PANEL if step[COLUMNS] - column > LANES else LANES
 
-    The Snake of the rows goes to where `active` says.
+
+@njit(nogil=True)
+def _list_rows(step, first, each, begin, count, streams, scratch):
+    """Write down where some input rows begin.
+
+    Of every stream `each` blocks are wanted, from number `first` on; of all those, stream after
+    stream, these are `count` from number `begin` on.
     """
-    taps, channels, columns = step[TAPS], step[CHANNELS], step[COLUMNS]
-    vectors = 2 if columns - column > LANES else 1
-    totals, totals_stride = scratch + SUMS, 4 * LANES * vectors
-    if step[WEIGHTS] == 0:
-        totals, totals_stride = start + 4 * column, step[INPUT_STRIDE]
-    else:
-        for row in range(count):
-            store_word(scratch + 8 * row, start + row * step[INPUT_STRIDE])
-        whole = (columns + LANES - 1) // LANES * LANES
-        weights = step[WEIGHTS] + 4 * taps * channels * (phase * whole + column)
-        tiles = (count + TILE_ROWS - 1) // TILE_ROWS
-        for tap in range(taps):
+    stream = begin // each
+    row = begin - stream * each
+    for index in range(count):
+        place = step[INPUT] + (first + row) * step[INPUT_STRIDE]
+        store_word(scratch + ADDRESSES + 8 * index, streams[stream, ARENA] + 4 * place)
+        row += 1
+        if row == each:
+            stream += 1
             row = 0
-            for index in range(tiles):
-                size = (count - row + tiles - index - 1) // (tiles - index)
-                for vector in range(0, vectors, TILE_VECTORS):
-                    at = 4 * LANES * vector
-                    tile(
-                        size,
-                        min(vectors, TILE_VECTORS),
-                        scratch + 8 * row,
-                        tap * step[TAP_STRIDE],
-                        channels,
-                        weights + at,
-                        totals + row * totals_stride + at,
-                        totals_stride,
-                        tap,
-                    )
-                row += size
-            weights += channels * totals_stride
-    output = (first * step[PHASES] + phase) * step[OUTPUT_STRIDE] + 4 * column
-    plain = step[PLAIN] + output if step[PLAIN] != 0 else 0
-    if step[LEAVES] != 0:
-        plain = target + step[PLAIN] + output
-    for vector in range(vectors):
-        at = 4 * LANES * vector
+
+
+@njit(nogil=True)
+def _sum_panel(step, phase, column, count, parameters, scratch):
+    """The sums of a panel for the rows that are listed."""
+    taps, channels = step[TAPS], step[CHANNELS]
+    width = _panel_width(step, column)
+    vectors, stride = width // LANES, 4 * width
+    whole = (step[COLUMNS] + LANES - 1) // LANES * LANES
+    place = step[WEIGHTS] + taps * channels * (phase * whole + column)
+    weights = parameters + 4 * place
+    tiles = (count + TILE_ROWS - 1) // TILE_ROWS
+    for tap in range(taps):
+        row = 0
+        for index in range(tiles):
+            size = (count - row + tiles - index - 1) // (tiles - index)
+            for vector in range(0, vectors, TILE_VECTORS):
+                at = 4 * LANES * vector
+                tile(
+                    size,
+                    min(vectors, TILE_VECTORS),
+                    scratch + ADDRESSES + 8 * row,
+                    4 * tap * step[TAP_STRIDE],
+                    channels,
+                    weights + at,
+                    scratch + SUMS + row * stride + at,
+                    stride,
+                    tap,
+                )
+            row += size
+        weights += channels * stride
+
+
+@njit(nogil=True)
+def _finish_panel(step, phase, column, first, each, begin, count, streams, parameters, scratch):
+    """The epilogue of a panel's sums, stream by stream; the rows are those of `_list_rows`."""
+    stream = begin // each
+    row = begin - stream * each
+    sums, stride = scratch + SUMS, 4 * _panel_width(step, column)
+    done = 0
+    while done < count:
+        length = min(count - done, each - row)
+        arena = streams[stream, ARENA]
+        if step[WEIGHTS] == NONE:
+            stride = 4 * step[INPUT_STRIDE]
+            sums = streams[stream, SOURCE] + row * stride + 4 * column
+        place = ((first + row) * step[PHASES] + phase) * step[OUTPUT_STRIDE] + column
+        residual = plain = active = 0
+        if step[RESIDUAL] != NONE:
+            residual = arena + 4 * (step[RESIDUAL] + place)
+        if step[LEAVES] != 0:
+            plain = streams[stream, TARGET] + 4 * (step[PLAIN] + place)
+        elif step[PLAIN] != NONE:
+            plain = arena + 4 * (step[PLAIN] + place)
+        if step[ACTIVE] != NONE:
+            active = arena + 4 * (step[ACTIVE] + place)
+        _finish_rows(
+            step, column, length, sums, stride, residual, plain, active, parameters, scratch
+        )
+        sums += length * stride
+        done += length
+        stream += 1
+        row = 0
+
+
+@njit(nogil=True)
+def _finish_rows(step, column, count, sums, stride, residual, plain, active, parameters, scratch):
+    """The epilogue of consecutive rows of a panel; the last addresses are 0 where there is none."""
+    bias = scratch if step[BIAS] == NONE else parameters + 4 * (step[BIAS] + column)
+    columns = step[COLUMNS] - column
+    for at in range(0, 4 * min(PANEL, columns), 4 * LANES):
         finish(
             count,
-            columns - column - LANES * vector,
-            totals + at,
-            totals_stride,
-            step[BIAS] + 4 * column + at,
-            step[RESIDUAL] + output + at if step[RESIDUAL] != 0 else 0,
+            columns - at // 4,
+            sums + at,
+            stride,
+            bias + at,
+            residual + at if residual != 0 else 0,
             plain + at if plain != 0 else 0,
-            active + output + at if active != 0 else 0,
-            step[PHASES] * step[OUTPUT_STRIDE],
-            step[ALPHA] + 4 * column + at,
-            step[INVERSE_BETA] + 4 * column + at,
+            active + at if active != 0 else 0,
+            4 * step[PHASES] * step[OUTPUT_STRIDE],
+            parameters + 4 * (step[ALPHA] + column) + at,
+            parameters + 4 * (step[INVERSE_BETA] + column) + at,
             step[TANH],
         )
+
+
+@njit(nogil=True)
+def _move(move, arena):
+    """Move floats within an arena, or fill it with zeros."""
+    to, size = arena + 4 * move[TO], 4 * move[SIZE]
+    if move[ORIGIN] == NONE:
+        clear_bytes(to, size)
+    else:
+        move_bytes(to, arena + 4 * move[ORIGIN], size)
 
 
 @njit(nogil=True)
@@ -193,22 +278,26 @@ def _wait_until(address, value):
 
 
 @njit(nogil=True)
-def _work_off(steps, moves, source, target, control, ticket, scratch, leader):
+def _work_off(steps, moves, streams, parameters, control, ticket, scratch, leader):
     """Work off a program together with whoever else runs it.
 
     Parameters
     ----------
     steps : (steps, FIELDS) int64
     moves : (moves, MOVE_FIELDS) int64
-    source, target : int
-        Addresses of the caller's rows and of its output.
+        As `oobleck_stream.kernels.steps` describes them.
+    streams : (streams, STREAM_FIELDS) int64
+        Addresses of each stream's arena, of the rows that come in and of the place for those that
+        go out.
+    parameters : int
+        Address of the packed parameters.
     control : int
         Address of a control block of `control_words(steps)` int64; those behind the first `LINE`
         bytes are zero before the leader runs.
     ticket : int
         The number of this run: none before it on this control block had the same.
     scratch : int
-        Address of `SCRATCH_BYTES` of this thread's own.
+        Address of `SCRATCH_BYTES` of this thread's own, zeros at first.
     leader : bool
         Exactly one thread leads a run; it returns when every job is done and every follower has
         gone. Followers may come at any time, also when no run is on.
@@ -225,17 +314,19 @@ def _work_off(steps, moves, source, target, control, ticket, scratch, leader):
         step = steps[index]
         claimed = control + (2 * index + 1) * LINE
         done = claimed + LINE
-        product_jobs = step[PRODUCT_JOBS]
-        jobs = product_jobs + step[MOVES]
+        chunk, product_jobs = _jobs_of(step, len(streams))
+        if step[ROWS] == 0 or (index > 0 and steps[index - 1, JOINED] != 0):
+            product_jobs = 0
+        jobs = product_jobs + step[MOVES] * len(streams)
         job = atomic_add(claimed, 1)
         while job < jobs:
-            if job < product_jobs and step[JOINED] != 0:
-                joined_job(step, steps[index + 1], job, target, scratch)
-            elif job < product_jobs:
-                product_job(step, job, source, target, scratch)
+            if job >= product_jobs:
+                stream, move = divmod(job - product_jobs, step[MOVES])
+                _move(moves[step[FIRST_MOVE] + move], streams[stream, ARENA])
+            elif step[JOINED] != 0:
+                joined_job(step, steps[index + 1], job, streams, parameters, scratch)
             else:
-                move = moves[step[FIRST_MOVE] + job - product_jobs]
-                move_bytes(move[DESTINATION], move[SOURCE], move[BYTES])
+                product_job(step, job, chunk, streams, parameters, scratch)
             atomic_add(done, 1)
             job = atomic_add(claimed, 1)
         _wait_until(done, jobs)
@@ -256,9 +347,9 @@ def _cached(sources):
     """
 
     @njit(nogil=True, cache=True)
-    def run(steps, moves, source, target, control, ticket, scratch, leader):
+    def run(steps, moves, streams, parameters, control, ticket, scratch, leader):
         if sources != 0:
-            _work_off(steps, moves, source, target, control, ticket, scratch, leader)
+            _work_off(steps, moves, streams, parameters, control, ticket, scratch, leader)
 
     return run
 
@@ -266,7 +357,7 @@ def _cached(sources):
 def _digest_of_sources():
     """A number, never 0, of the text of every kernel module."""
     digest = 1
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in (*sorted(Path(__file__).parent.glob("*.py")), Path(table.__file__)):
         digest = zlib.crc32(path.read_bytes(), digest)
     return digest | 1
 
