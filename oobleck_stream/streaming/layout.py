@@ -13,6 +13,10 @@ from oobleck_stream.streaming.progress import Progress
 STEP_CELLS = 2**18
 """Floats a step reads or writes at most (1 MiB), unless a single block has more."""
 
+APART = 17 * LANES
+"""Floats between a window and its skip: rows written to both must not share their place in a page,
+or each write waits for the other (a tenth of a transposed convolution's time)."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -61,8 +65,8 @@ class Layout:
             windows.append(end)
             end += _whole_lines(2 * layer.span + arriving[index] + layer.advance + 2, layer.inputs)
             if index + 1 < len(layers) and layers[index + 1].residual:
-                skips.append(end)
-                end += _whole_lines(layer.span + arriving[index] + 2, layer.inputs)
+                skips.append(end + APART)
+                end += APART + _whole_lines(layer.span + arriving[index] + 2, layer.inputs)
             else:
                 skips.append(None)
         return cls(tuple(layers), limits, tuple(windows), tuple(skips), end)

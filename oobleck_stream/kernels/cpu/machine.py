@@ -44,6 +44,20 @@ def call_own_function(
 
 
 @intrinsic
+def words_at(typing_context: Any, address: Any) -> Any:
+    """A pointer to the int64 at an address.
+
+    Arrays over it (`numba.carray`) have no owner: nobody counts references to them, which costs two
+    threads that share one a microsecond a job.
+    """
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return pointer(builder, args[0], WORD)
+
+    return types.CPointer(types.int64)(types.int64), emit
+
+
+@intrinsic
 def store_word(typing_context: Any, address: Any, value: Any) -> Any:
     """Write an int64 to an address."""
 

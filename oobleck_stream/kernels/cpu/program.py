@@ -14,7 +14,7 @@ from __future__ import annotations
 import zlib
 from pathlib import Path
 
-from numba import njit
+from numba import carray, njit
 
 from oobleck_stream.kernels import steps as table
 from oobleck_stream.kernels.cpu.machine import (
@@ -26,6 +26,7 @@ from oobleck_stream.kernels.cpu.machine import (
     move_bytes,
     pause,
     store_word,
+    words_at,
 )
 from oobleck_stream.kernels.cpu.product import PANEL, finish, tile
 from oobleck_stream.kernels.cpu.vectors import LANES, TILE_ROWS, TILE_VECTORS
@@ -349,7 +350,16 @@ def _cached(sources):
     @njit(nogil=True, cache=True)
     def run(steps, moves, streams, parameters, control, ticket, scratch, leader):
         if sources != 0:
-            _work_off(steps, moves, streams, parameters, control, ticket, scratch, leader)
+            _work_off(
+                carray(words_at(steps.ctypes.data), steps.shape),
+                carray(words_at(moves.ctypes.data), moves.shape),
+                carray(words_at(streams.ctypes.data), streams.shape),
+                parameters,
+                control,
+                ticket,
+                scratch,
+                leader,
+            )
 
     return run
 
