@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, cast, overload
 
 import numpy as np
 
-from oobleck_stream.latents import checked_frames, checked_shape
+from oobleck_stream.latents import checked_batch, checked_frames, checked_shape, finite_rows
 from oobleck_stream.model import Model
 from oobleck_stream.packed import FloatArray, PackedNetwork
 from oobleck_stream.streaming.gate import Gate
 from oobleck_stream.streaming.progress import StackState
 from oobleck_stream.streaming.stack import Stack
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    # Of one stream, unless it is said otherwise.
+    Samples = TypeVar("Samples", default=FloatArray)
+    Count = TypeVar("Count", default=int)
+else:
+    from typing import TypeVar
+
+    Samples, Count = TypeVar("Samples"), TypeVar("Count")
+
 
 @dataclass(frozen=True)
 class DecoderState:
-    """All that a `StreamingDecoder` remembers, as `StreamingDecoder.snapshot` gives it."""
+    """All that a stream remembers, as `StreamingDecoder.snapshot` gives it."""
 
     network: PackedNetwork
     stack: StackState
@@ -27,7 +38,16 @@ class DecoderState:
     flushed: bool
 
 
-class StreamingDecoder:
+@dataclass
+class _Stream:
+    """What a stream has besides its place in the stack: the first frame, samples yet to drop."""
+
+    start: int = 0
+    skip: int = 0
+    gate: Gate = field(default_factory=Gate)
+
+
+class StreamingDecoder(Generic[Samples, Count]):
     """Decodes a stream of latent frames, sample for sample as `Model.decode` decodes the whole.
 
     The samples of all pushes and the flush, put together, have the same bits as the full decode,
@@ -36,11 +56,18 @@ class StreamingDecoder:
     flushed. Many decoders may share one model, each used by one thread at a time; pushes of
     different decoders may run in different threads at once.
 
+    With `streams` one decoder carries that many streams side by side and reads the weights once
+    for all that are pushed together. Each is what a decoder of its own would be, bit for bit: it
+    starts, ends, is reset and is copied without regard to the others.
+
     Parameters
     ----------
     model : Model
     threads : int, optional
         Threads of a push; by default the environment's OOBLECK_STREAM_THREADS, or all cores.
+    streams : int, optional
+        Number of streams. Then frames have one more dimension in front, `push` and `flush` give a
+        list with an array for each stream, and positions are lists too.
 
     Examples
     --------
@@ -48,13 +75,40 @@ class StreamingDecoder:
     >>> for frame in latents:                                 # doctest: +SKIP
     ...     play(decoder.push(frame))
     >>> play(decoder.flush())                                 # doctest: +SKIP
+
+    >>> four = StreamingDecoder(model, streams=4)             # doctest: +SKIP
+    >>> chunks = four.push(frames_of_four)                    # doctest: +SKIP
+    >>> chunks = four.push(frames_of_four, active=[True, True, False, True])  # doctest: +SKIP
     """
 
-    def __init__(self, model: Model, threads: int | None = None) -> None:
+    @overload
+    def __init__(
+        self: StreamingDecoder[FloatArray, int],
+        model: Model,
+        threads: int | None = None,
+        streams: None = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: StreamingDecoder[list[FloatArray], list[int]],
+        model: Model,
+        threads: int | None = None,
+        *,
+        streams: int,
+    ) -> None: ...
+
+    def __init__(
+        self, model: Model, threads: int | None = None, streams: int | None = None
+    ) -> None:
+        whole = isinstance(streams, int | np.integer) and not isinstance(streams, bool)
+        if streams is not None and not (whole and streams >= 1):
+            raise ValueError(f"streams must be a whole number from 1, not {streams!r}")
         self.model = model
+        self.streams = None if streams is None else int(streams)
         self.latency = model.latency
-        self._stack = Stack(model.decoder, threads)
-        self.reset()
+        self._stack = Stack(model.decoder, threads, self.streams or 1)
+        self._streams = [_Stream() for _ in range(self._stack.streams)]
 
     @property
     def hop(self) -> int:
@@ -72,83 +126,109 @@ class StreamingDecoder:
         return self.model.channels
 
     @property
-    def frames_in(self) -> int:
+    def frames_in(self) -> Count:
         """Number of the frame that the next push begins with: frames so far, or since a seek."""
-        return self._start + self._stack.rows_in()
+        counts = [self._frames_in(number) for number in range(len(self._streams))]
+        return cast(Count, self._each(counts))
 
     @property
-    def samples_out(self) -> int:
+    def samples_out(self) -> Count:
         """Number of the sample that the next chunk begins with."""
-        return self._start * self.hop + self._stack.rows_out() + self._skip
+        counts = [
+            stream.start * self.hop + self._stack.rows_out(number) + stream.skip
+            for number, stream in enumerate(self._streams)
+        ]
+        return cast(Count, self._each(counts))
 
-    def reset(self) -> None:
-        """Back to the beginning, ready for another piece."""
-        self._stack.reset()
-        self._start = 0
-        self._skip = 0
-        self._gate = Gate()
+    def reset(self, stream: int | None = None) -> None:
+        """Back to the beginning, ready for another piece: all streams, or one."""
+        numbers = range(len(self._streams)) if stream is None else [self._number(stream)]
+        for number in numbers:
+            self._stack.reset(number)
+            self._streams[number] = _Stream()
 
-    def push(self, frames: Any) -> FloatArray:
+    def push(self, frames: Any, active: Any = None) -> Samples:
         """Take in frames; give out the samples that no later frame can change.
 
         Parameters
         ----------
         frames : (latent_dim,) or (n, latent_dim) array_like of real numbers
-            One frame, or several; none is fine.
+            One frame, or several; none is fine. With `streams`, (streams, latent_dim) or
+            (streams, n, latent_dim).
+        active : (streams,) array_like of bool, optional
+            Only with `streams`: which of them get their frames; the others stay as they are, and
+            what `frames` has for them is not looked at. All by default.
 
         Returns
         -------
         (k, channels) float32, C-contiguous
             After t frames, ``max(0, t * hop - latency)`` samples have come in all. `k` may be 0.
+            With `streams`, a list of such arrays, one for each stream.
 
         Raises
         ------
         ValueError
             On a wrong shape, a dtype that is not real, or values that are not finite as float32
-            (the frame is named); the stream is as it was.
+            (the frame is named); no stream has changed.
         RuntimeError
             After a flush, after an exception inside the arithmetic, until `reset`; or when another
             thread is inside this decoder.
         """
-        self._gate.require_open("push")
-        array = checked_shape(frames, self.model.latent_dim)
-        return self._advance(checked_frames(array, self.frames_in), last=False)
+        chosen = self._chosen(active, "push")
+        dim = self.model.latent_dim
+        if self.streams is None:
+            rows = checked_frames(checked_shape(frames, dim), self._frames_in(0))[np.newaxis]
+        else:
+            array = checked_batch(frames, self.streams, dim)
+            rows = np.empty((len(chosen), array.shape[1], dim), np.float32)
+            for place, number in enumerate(chosen):
+                what, first = f"latents of stream {number}", self._frames_in(number)
+                rows[place] = finite_rows(array[number], first, what, "frame")
+        return self._advance(rows, chosen, last=False)
 
-    def flush(self) -> FloatArray:
+    def flush(self, active: Any = None) -> Samples:
         """End the stream; give out the samples withheld.
+
+        Parameters
+        ----------
+        active : (streams,) array_like of bool, optional
+            Only with `streams`: which of them end. All by default.
 
         Returns
         -------
         (k, channels) float32, C-contiguous
+            With `streams`, a list of such arrays, one for each stream.
 
         Raises
         ------
         RuntimeError
             When the stream is flushed already, as for `push`.
         """
-        self._gate.require_open("flush")
-        nothing = np.empty((0, self.model.latent_dim), np.float32)
-        samples = self._advance(nothing, last=True)
-        self._gate.flushed = True
+        chosen = self._chosen(active, "flush")
+        nothing = np.empty((len(chosen), 0, self.model.latent_dim), np.float32)
+        samples = self._advance(nothing, chosen, last=True)
+        for number in chosen:
+            self._streams[number].gate.flushed = True
         return samples
 
-    def stream(self, frames: Iterable[Any]) -> Iterator[FloatArray]:
+    def stream(self, frames: Iterable[Any]) -> Iterator[Samples]:
         """Decode an iterable of frames (or of arrays of frames) chunk by chunk, to the end.
 
         Yields
         ------
         (k, channels) float32
-            Never empty; the last one is what `flush` gives.
+            Never empty; the last one is what `flush` gives. With `streams`, what `push` and
+            `flush` give, unless there is nothing in it.
         """
         for piece in frames:
             chunk = self.push(piece)
-            if len(chunk):
+            if _has_samples(chunk):
                 yield chunk
         chunk = self.flush()
-        if len(chunk):
+        if _has_samples(chunk):
             yield chunk
 
-    def seek(self, frame: int) -> int:
+    def seek(self, frame: int, stream: int = 0) -> int:
         """Go to a frame's first sample; what was pushed is forgotten.
 
         The decoder keeps no latents, so the caller pushes again from the frame returned, a few
@@ -159,6 +239,8 @@ class StreamingDecoder:
         ----------
         frame : int
             From 0.
+        stream : int
+            Which stream, from 0.
 
         Returns
         -------
@@ -167,25 +249,29 @@ class StreamingDecoder:
         """
         if isinstance(frame, bool) or not isinstance(frame, int | np.integer) or frame < 0:
             raise ValueError(f"frame must be a whole number from 0, not {frame!r}")
-        self.reset()
-        self._start = max(0, int(frame) - self.model.context)
-        self._skip = (int(frame) - self._start) * self.hop
-        return self._start
+        self.reset(stream)
+        sought = self._streams[stream]
+        sought.start = max(0, int(frame) - self.model.context)
+        sought.skip = (int(frame) - sought.start) * self.hop
+        return sought.start
 
-    def snapshot(self) -> DecoderState:
-        """A deep copy of the state, to be taken up again by `restore`.
+    def snapshot(self, stream: int = 0) -> DecoderState:
+        """A deep copy of a stream's state, to be taken up again by `restore`.
 
         Raises
         ------
         RuntimeError
             After an exception inside the arithmetic, until `reset`.
         """
-        self._gate.require_whole("snapshot")
-        state = self._stack.snapshot()
-        return DecoderState(self.model.decoder, state, self._start, self._skip, self._gate.flushed)
+        copied = self._streams[self._number(stream)]
+        copied.gate.require_whole("snapshot")
+        state = self._stack.snapshot(stream)
+        return DecoderState(
+            self.model.decoder, state, copied.start, copied.skip, copied.gate.flushed
+        )
 
-    def restore(self, state: DecoderState) -> None:
-        """Take up a state of any decoder of the same model; it may be restored again and again.
+    def restore(self, state: DecoderState, stream: int = 0) -> None:
+        """Take up a state of any stream of the same model; it may be restored again and again.
 
         Raises
         ------
@@ -194,15 +280,51 @@ class StreamingDecoder:
         """
         if not isinstance(state, DecoderState) or state.network is not self.model.decoder:
             raise ValueError("the state is not one of a decoder of this model")
-        self._stack.restore(state.stack)
-        self._start, self._skip = state.start, state.skip
-        self._gate = Gate(flushed=state.flushed)
+        self._stack.restore(state.stack, self._number(stream))
+        self._streams[stream] = _Stream(state.start, state.skip, Gate(flushed=state.flushed))
 
-    def _advance(self, frames: FloatArray, last: bool) -> FloatArray:
+    def _each(self, values: list[Any]) -> Any:
+        """What there is for each stream, or for the only one."""
+        return values[0] if self.streams is None else values
+
+    def _number(self, stream: int) -> int:
+        """The number of a stream, if there is such a one."""
+        if stream not in range(len(self._streams)):
+            raise ValueError(f"stream must be below {len(self._streams)}, not {stream!r}")
+        return int(stream)
+
+    def _chosen(self, active: Any, action: str) -> list[int]:
+        """Numbers of the streams that are meant, all of them open."""
+        mask = np.ones(len(self._streams), bool) if active is None else np.asarray(active)
+        if active is not None and (
+            self.streams is None or mask.dtype != bool or mask.shape != (self.streams,)
+        ):
+            raise ValueError(
+                f"active goes with streams: a bool for each, not {mask.dtype} of shape {mask.shape}"
+            )
+        chosen = [int(number) for number in np.flatnonzero(mask)]
+        for number in chosen:
+            what = action if self.streams is None else f"{action} of stream {number}"
+            self._streams[number].gate.require_open(what)
+        return chosen
+
+    def _frames_in(self, number: int) -> int:
+        return self._streams[number].start + self._stack.rows_in(number)
+
+    def _advance(self, rows: FloatArray, chosen: list[int], last: bool) -> Samples:
         """Push through the stack; drop what lies before a seek's target."""
-        self._gate.broken = True
-        samples = self._stack.push(frames, last)
-        self._gate.broken = False
-        dropped = min(self._skip, len(samples))
-        self._skip -= dropped
-        return samples[dropped:] if dropped else samples
+        for number in chosen:
+            self._streams[number].gate.broken = True
+        made = self._stack.push_streams(rows, chosen, last)
+        chunks = [np.empty((0, self.channels), np.float32)] * len(self._streams)
+        for number, samples in zip(chosen, made, strict=True):
+            stream = self._streams[number]
+            stream.gate.broken = False
+            dropped = min(stream.skip, len(samples))
+            stream.skip -= dropped
+            chunks[number] = samples[dropped:] if dropped else samples
+        return cast(Samples, self._each(chunks))
+
+
+def _has_samples(chunk: Any) -> bool:
+    return any(map(len, chunk)) if isinstance(chunk, list) else len(chunk) > 0

@@ -34,6 +34,28 @@ def checked_shape(latents: Any, latent_dim: int) -> npt.NDArray[Any]:
     return array
 
 
+def checked_batch(latents: Any, streams: int, latent_dim: int) -> npt.NDArray[Any]:
+    """Latents of several streams as an array (streams, frames, latent_dim), or ``ValueError``.
+
+    Parameters
+    ----------
+    latents : array_like
+        (streams, latent_dim) for one frame each, or (streams, frames, latent_dim).
+    streams, latent_dim : int
+    """
+    array = np.asarray(latents)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"latents must be real numbers, not {array.dtype}")
+    if array.shape == (streams, latent_dim):
+        array = array[:, np.newaxis]
+    if array.ndim != 3 or (array.shape[0], array.shape[2]) != (streams, latent_dim):
+        raise ValueError(
+            f"latents of shape ({streams}, frames, {latent_dim}) were expected, or ({streams}, "
+            f"{latent_dim}) for one frame of each stream, not {array.shape}"
+        )
+    return array
+
+
 def checked_frames(array: npt.NDArray[Any], first: int = 0) -> FloatArray:
     """Frames as float32 in C order; ``ValueError`` names the first frame that is not finite.
 

@@ -127,15 +127,15 @@ class Stack:
                 alike.setdefault(self._situations[stream], []).append(position)
             if len(alike) == 1 and len(streams) <= MOST_TOGETHER:
                 return list(self._push_alike(rows, streams, last, out))
-            result: list[FloatArray] = [rows[0, :0]] * len(streams)
+            made: dict[int, FloatArray] = {}
             for positions in alike.values():
                 for first in range(0, len(positions), MOST_TOGETHER):
                     group = positions[first : first + MOST_TOGETHER]
                     chosen = [streams[position] for position in group]
-                    made = self._push_alike(rows[group], chosen, last, None)
-                    for position, samples in zip(group, made, strict=True):
-                        result[position] = samples
-            return result
+                    made |= zip(
+                        group, self._push_alike(rows[group], chosen, last, None), strict=True
+                    )
+            return [made[position] for position in range(len(streams))]
         finally:
             self._busy.release()
 
