@@ -11,6 +11,7 @@ import numpy as np
 from oobleck_stream.latents import checked_batch, checked_frames, checked_shape, finite_rows
 from oobleck_stream.model import Model
 from oobleck_stream.packed import FloatArray, PackedNetwork
+from oobleck_stream.streaming.backends import chosen_backend
 from oobleck_stream.streaming.gate import Gate
 from oobleck_stream.streaming.progress import StackState
 from oobleck_stream.streaming.stack import Stack
@@ -68,6 +69,14 @@ class StreamingDecoder(Generic[Samples, Count]):
     streams : int, optional
         Number of streams. Then frames have one more dimension in front, `push` and `flush` give a
         list with an array for each stream, and positions are lists too.
+    backend : str, optional
+        Where to decode: ``"cpu"``; ``"cuda"``, a GPU; ``"auto"``, a GPU if there is one, and
+        otherwise the CPU with a warning. By default the model's.
+
+    Raises
+    ------
+    NoCuda
+        A ``RuntimeError``, when the backend is ``"cuda"`` and can't be used: says what is missing.
 
     Examples
     --------
@@ -87,6 +96,7 @@ class StreamingDecoder(Generic[Samples, Count]):
         model: Model,
         threads: int | None = None,
         streams: None = None,
+        backend: str | None = None,
     ) -> None: ...
 
     @overload
@@ -96,10 +106,15 @@ class StreamingDecoder(Generic[Samples, Count]):
         threads: int | None = None,
         *,
         streams: int,
+        backend: str | None = None,
     ) -> None: ...
 
     def __init__(
-        self, model: Model, threads: int | None = None, streams: int | None = None
+        self,
+        model: Model,
+        threads: int | None = None,
+        streams: int | None = None,
+        backend: str | None = None,
     ) -> None:
         whole = isinstance(streams, int | np.integer) and not isinstance(streams, bool)
         if streams is not None and not (whole and streams >= 1):
@@ -107,7 +122,8 @@ class StreamingDecoder(Generic[Samples, Count]):
         self.model = model
         self.streams = None if streams is None else int(streams)
         self.latency = model.latency
-        self._stack = Stack(model.decoder, threads, self.streams or 1)
+        self.backend = chosen_backend(backend or model.backend)
+        self._stack = Stack(model.decoder, threads, self.streams or 1, self.backend)
         self._streams = [_Stream() for _ in range(self._stack.streams)]
 
     @property

@@ -19,6 +19,7 @@ from oobleck_stream.latents import CHECK_FRAMES, checked_frames, checked_shape
 from oobleck_stream.packed import FloatArray, PackedNetwork
 from oobleck_stream.parameters import RandomParameters, pack_network
 from oobleck_stream.samples import CHECK_SAMPLES, checked_audio, checked_samples
+from oobleck_stream.streaming.backends import chosen_backend
 from oobleck_stream.streaming.stack import Stack
 
 DECODE_FRAMES = 256
@@ -40,6 +41,9 @@ class Model:
         What was inferred or chosen while loading, a sentence each.
     load_encoder : callable, optional
         Gives the encoder's layers and parameters; called when they are first needed.
+    backend : str
+        Where it decodes unless something else is asked for: ``"cpu"``, ``"cuda"`` or ``"auto"``.
+        It encodes on the CPU.
     """
 
     config: OobleckConfig
@@ -47,6 +51,7 @@ class Model:
     name: str = ""
     notes: tuple[str, ...] = field(default=())
     load_encoder: Callable[[], PackedNetwork] | None = field(default=None, repr=False)
+    backend: str = "cpu"
 
     @property
     def encoder(self) -> PackedNetwork:
@@ -107,7 +112,11 @@ class Model:
         return shapes.output_length(self.decoder.layers, frames)
 
     def decode(
-        self, latents: Any, out: FloatArray | None = None, threads: int | None = None
+        self,
+        latents: Any,
+        out: FloatArray | None = None,
+        threads: int | None = None,
+        backend: str | None = None,
     ) -> FloatArray:
         """Decode a whole piece.
 
@@ -121,6 +130,8 @@ class Model:
             Where to write, for instance a memory map; nothing is written when the latents are bad.
         threads : int, optional
             As for `StreamingDecoder`; the result does not depend on it.
+        backend : str, optional
+            As for `StreamingDecoder`.
 
         Returns
         -------
@@ -131,6 +142,8 @@ class Model:
         ------
         ValueError
             On a wrong shape, dtype or `out`, or on a frame that is not finite as float32.
+        NoCuda
+            A ``RuntimeError``, when the backend is ``"cuda"`` and can't be used.
         """
         array = checked_shape(latents, self.latent_dim)
         for first in range(0, len(array), CHECK_FRAMES):
@@ -142,7 +155,8 @@ class Model:
             raise ValueError(f"out must be C-contiguous float32 of shape {shape}")
         elif not out.flags.writeable:
             raise ValueError("out must be writable")
-        stack = Stack(self.decoder, threads)
+        chosen = chosen_backend(backend or self.backend)
+        stack = Stack(self.decoder, threads, backend=chosen)
         for first in range(0, len(array), DECODE_FRAMES):
             frames = checked_frames(array[first : first + DECODE_FRAMES], first)
             stack.push(frames, first + len(frames) >= len(array), out[stack.rows_out() :])
@@ -246,7 +260,7 @@ class Model:
         yield stack.push(np.zeros((missing, self.channels), np.float32), last=True)
 
 
-def random_model(name: str | OobleckConfig, seed: int = 0) -> Model:
+def random_model(name: str | OobleckConfig, seed: int = 0, backend: str = "cpu") -> Model:
     """A network of a preset's geometry with random weights.
 
     Parameters
@@ -255,6 +269,8 @@ def random_model(name: str | OobleckConfig, seed: int = 0) -> Model:
         A preset's name, or a config.
     seed : int
         The same seed gives the same weights.
+    backend : str
+        As for `Model`.
 
     Raises
     ------
@@ -266,4 +282,5 @@ def random_model(name: str | OobleckConfig, seed: int = 0) -> Model:
     decoder = pack_network(shapes.decoder_layers(config), parameters, config.latent_scale)
     encoder = functools.partial(pack_network, shapes.encoder_layers(config), parameters)
     label = name if isinstance(name, str) else "config"
-    return Model(config, decoder, f"random {label}, seed {seed}", load_encoder=encoder)
+    title = f"random {label}, seed {seed}"
+    return Model(config, decoder, title, load_encoder=encoder, backend=backend)

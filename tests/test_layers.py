@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 
 from oobleck_stream.network import Layer, output_length
 from oobleck_stream.packed import PackedNetwork, pack_layer
+from oobleck_stream.streaming.backends import SIZES
+from oobleck_stream.streaming.engine import Sizes
 from oobleck_stream.streaming.stack import Stack
 
 UNIT = [
@@ -135,7 +137,7 @@ def test_cuts(subject, data):
 
 def test_small_steps_change_nothing(subject, monkeypatch):
     expected = subject.whole(subject.rows)
-    monkeypatch.setattr("oobleck_stream.streaming.stack.STEP_CELLS", 64)
+    monkeypatch.setitem(SIZES, "cpu", Sizes(step_cells=64, together=1))
     np.testing.assert_array_equal(subject.whole(subject.rows), expected)
 
 

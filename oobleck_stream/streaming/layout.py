@@ -10,9 +10,6 @@ from oobleck_stream.network import Layer
 from oobleck_stream.packed import LANES
 from oobleck_stream.streaming.progress import Progress
 
-STEP_CELLS = 2**18
-"""Floats a step reads or writes at most (1 MiB), unless a single block has more."""
-
 APART = 17 * LANES
 """Floats between a window and its skip: rows written to both must not share their place in a page,
 or each write waits for the other (a tenth of a transposed convolution's time)."""
@@ -42,7 +39,7 @@ class Layout:
     floats: int
 
     @classmethod
-    def of(cls, layers: Sequence[Layer], step_cells: int = STEP_CELLS) -> Layout:
+    def of(cls, layers: Sequence[Layer], step_cells: int) -> Layout:
         """An arena whose steps read and write at most `step_cells` floats, where they can.
 
         Raises

@@ -9,14 +9,11 @@ import numpy as np
 
 from oobleck_stream.network import due_rows, output_length
 from oobleck_stream.packed import FloatArray, PackedNetwork
-from oobleck_stream.streaming.engine import Processor
-from oobleck_stream.streaming.layout import STEP_CELLS, Layout
+from oobleck_stream.streaming.backends import SIZES, open_engine
+from oobleck_stream.streaming.layout import Layout
 from oobleck_stream.streaming.progress import Progress, StackState
 from oobleck_stream.streaming.schedule import Schedule
 from oobleck_stream.streaming.workers import checked_threads, default_threads
-
-MOST_TOGETHER = 16
-"""Streams of a program at most: more would leave the cache between two layers."""
 
 
 class Stack:
@@ -30,18 +27,25 @@ class Stack:
         Threads of a push; `default_threads` when not given. The result does not depend on it.
     streams : int
         Streams, each with a state of its own.
+    backend : str
+        One of `oobleck_stream.streaming.backends.BACKENDS`.
     """
 
     def __init__(
-        self, network: PackedNetwork, threads: int | None = None, streams: int = 1
+        self,
+        network: PackedNetwork,
+        threads: int | None = None,
+        streams: int = 1,
+        backend: str = "cpu",
     ) -> None:
         self.network = network
         self.threads = default_threads() if threads is None else checked_threads(threads)
         self.streams = streams
-        layout = Layout.of(network.layers, STEP_CELLS // min(streams, MOST_TOGETHER))
-        self._layout = layout
-        self._schedule = Schedule(network, layout)
-        self._engine = Processor(network, streams, layout.floats, self.threads)
+        self._together = SIZES[backend].together
+        cells = SIZES[backend].step_cells // min(streams, self._together)
+        self._layout = Layout.of(network.layers, cells)
+        self._schedule = Schedule(network, self._layout)
+        self._engine = open_engine(backend, network, streams, self._layout.floats, self.threads)
         self._counts = np.zeros((streams, 3, len(network.layers)), np.int64)
         self._ended = [False] * streams
         self._situations = [self._schedule.situation(self._counts[0])] * streams
@@ -125,12 +129,12 @@ class Stack:
             alike: dict[int, list[int]] = {}
             for position, stream in enumerate(streams):
                 alike.setdefault(self._situations[stream], []).append(position)
-            if len(alike) == 1 and len(streams) <= MOST_TOGETHER:
+            if len(alike) == 1 and len(streams) <= self._together:
                 return list(self._push_alike(rows, streams, last, out))
             made: dict[int, FloatArray] = {}
             for positions in alike.values():
-                for first in range(0, len(positions), MOST_TOGETHER):
-                    group = positions[first : first + MOST_TOGETHER]
+                for first in range(0, len(positions), self._together):
+                    group = positions[first : first + self._together]
                     chosen = [streams[position] for position in group]
                     made |= zip(
                         group, self._push_alike(rows[group], chosen, last, None), strict=True

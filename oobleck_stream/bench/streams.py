@@ -1,0 +1,92 @@
+"""Many streams in one decoder: what a push of one frame for each costs, and how many keep up."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from oobleck_stream.bench.rounds import Case, run_rounds
+from oobleck_stream.bench.start import random_latents
+from oobleck_stream.decoder import StreamingDecoder
+from oobleck_stream.model import Model
+from oobleck_stream.network import multiplications
+
+Facts = dict[str, Any]
+
+
+def stream_facts(model: Model, threads: int, counts: Sequence[int], seconds: float) -> Facts:
+    """Time pushes of one frame for each of some numbers of streams, in turns.
+
+    Parameters
+    ----------
+    model : Model
+    threads : int
+    counts : sequence of int
+        Numbers of streams.
+    seconds : float
+        How long to measure, about.
+
+    Returns
+    -------
+    dict
+        ``rows``, one for each of `counts`; times in seconds.
+    """
+    cases = {count: _case(model, threads, count) for count in counts}
+    rounds = run_rounds(list(cases.values()), seconds)
+    budget = 1 / model.config.frame_rate
+    operations = 2 * multiplications(model.decoder.layers)
+    rows = [
+        {
+            "streams": count,
+            "calls": len(case.times),
+            "median_seconds": case.median,
+            "p99_seconds": case.quantile(0.99),
+            "gflops": count * operations / case.median / 1e9,
+            "stream_real_time_factor": case.median / count / budget,
+            "real_time": case.quantile(0.99) <= budget,
+        }
+        for count, case in cases.items()
+    ]
+    return {
+        "network": model.name,
+        "frame_seconds": budget,
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "rounds": rounds,
+        "rows": rows,
+    }
+
+
+def _case(model: Model, threads: int, count: int) -> Case:
+    """Pushes of one frame, once all streams give out as much as they take in."""
+    decoder = StreamingDecoder(model, threads, streams=count)
+    latents = random_latents(model, count)[:, None]
+    for _ in range(model.context + 2):
+        decoder.push(latents)
+    return Case.of(lambda: decoder.push(latents))
+
+
+def stream_lines(facts: Facts) -> list[str]:
+    """For people."""
+    lines = [
+        f"network    {facts['network']}; a frame lasts {1e3 * facts['frame_seconds']:.1f} ms",
+        f"           {facts['threads']} threads on {facts['cores']} cores; medians of "
+        f"{facts['rounds']} rounds",
+        f"{'streams':>10}{'median':>10}{'p99':>10}{'calls':>8}{'GFLOP/s':>10}{'RTF a stream':>14}"
+        f"{'real time':>11}",
+    ]
+    lines += [
+        f"{row['streams']:>10}{1e3 * row['median_seconds']:>10.2f}{1e3 * row['p99_seconds']:>10.2f}"
+        f"{row['calls']:>8}{row['gflops']:>10.1f}{row['stream_real_time_factor']:>14.3f}"
+        f"{'yes' if row['real_time'] else 'no':>11}"
+        for row in facts["rows"]
+    ]
+    best = min(facts["rows"], key=lambda row: float(row["stream_real_time_factor"]))
+    held = int(1 / best["stream_real_time_factor"])
+    lines += [
+        "times in ms, of a push of one frame for every stream; RTF a stream: seconds a second of",
+        "sound of one stream takes; real time: 99 of 100 pushes take no longer than a frame lasts",
+        f"at the best rate, {best['stream_real_time_factor']:.3f}, {held} streams keep up",
+    ]
+    return lines
