@@ -53,6 +53,13 @@ STACKS = {
         *UNIT,
         Layer("o", 5, 2, 7, padding=3, bias=False, snake="o", tanh=True),
     ],
+    "kernels of one": [
+        Layer("a", 5, 5, 1, snake="s"),
+        Layer("b", 5, 5, 1, snake="t"),
+        Layer("u.1", 5, 5, 1, snake="u.0"),
+        Layer("u.3", 5, 5, 1, snake="u.2", residual=True),
+        Layer("v", 5, 5, 1, snake="v.0", residual=True),
+    ],
     "unit, down": [*UNIT, Layer("d", 5, 8, 6, stride=3, padding=2, snake="s")],
 }
 

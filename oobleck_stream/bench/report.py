@@ -30,10 +30,18 @@ def report_lines(facts: Facts) -> list[str]:
 
 
 def _machine_lines(facts: Facts) -> list[str]:
-    network, machine = facts["network"], facts["machine"]
-    lines = [
+    network = facts["network"]
+    return [
         f"network    {network['name']}: {network['gflop_per_frame']:.3g} GFLOP a frame, "
         f"{network['real_time_gflops']:.3g} GFLOP/s for real time",
+        *limit_lines(facts),
+    ]
+
+
+def limit_lines(facts: Facts) -> list[str]:
+    """The machine and its limits; the header of every report."""
+    machine = facts["machine"]
+    lines = [
         f"machine    {machine['name']}, {machine['cores']} cores; medians of {facts['rounds']} "
         "rounds (best in brackets)",
     ]

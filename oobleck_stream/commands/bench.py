@@ -53,6 +53,7 @@ def _counts(_: click.Context, parameter: click.Parameter, value: str) -> list[in
 @click.option("--layers", is_flag=True, help="Every layer's time.")
 @click.option("--peers", is_flag=True, help="Other runtimes beside it (extra: peers).")
 @click.option("--play", "plays", is_flag=True, help="Play live for --seconds instead.")
+@click.option("--components", is_flag=True, help="The design document's components instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--plot", metavar="FILE", help="Draw a picture, too (extra: plot).")
 @click.option(
@@ -72,6 +73,7 @@ def bench(
     layers: bool,
     peers: bool,
     plays: bool,
+    components: bool,
     as_json: bool,
     plot: str | None,
     seconds: float,
@@ -85,6 +87,10 @@ def bench(
         raise click.UsageError("--model goes with neither --preset nor --width")
     if preset is not None and preset not in PRESETS:
         raise click.UsageError(f"--preset: {preset!r} is none of {', '.join(PRESETS)}")
+    if components and (model or preset or layers or peers or plays or plot):
+        raise click.UsageError(
+            "--components goes only with --width, --threads, --seconds and --json"
+        )
     if plot:
         _require_matplotlib()
 
@@ -92,6 +98,9 @@ def bench(
     from oobleck_stream.commands.compiling import warm_kernels
     from oobleck_stream.streaming.workers import default_threads
 
+    if components:
+        _components(warm_kernels, threads or default_threads(), seconds, width, as_json)
+        return
     make = partial(_load, model) if model else partial(_random, preset or DEFAULT, width)
     if plays:
         _play(make, warm_kernels, threads or default_threads(), seconds, as_json)
@@ -132,6 +141,18 @@ def _play(
     warm()
     facts = play_facts(make(), threads, seconds)
     for line in [json.dumps(facts, indent=2)] if as_json else play_lines(facts):
+        click.echo(line)
+
+
+def _components(
+    warm: Callable[[], None], threads: int, seconds: float, width: int | None, as_json: bool
+) -> None:
+    """Time the document's components and print their table."""
+    from oobleck_stream.bench.component_report import component_lines
+    from oobleck_stream.bench.component_times import run_components
+
+    facts = run_components(warm, threads, seconds, width)
+    for line in [json.dumps(facts, indent=2)] if as_json else component_lines(facts):
         click.echo(line)
 
 

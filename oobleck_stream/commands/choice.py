@@ -13,7 +13,23 @@ if TYPE_CHECKING:
 BUNDLED = "tiny"
 
 
-def chosen_model(option: str | None, latents: Latents | None = None) -> Model:
+def told_backend(name: str) -> str:
+    """The backend that is asked for; says it where ``auto`` finds no GPU to use.
+
+    Raises
+    ------
+    NoCuda
+        When ``cuda`` is asked for and can't be used.
+    """
+    from oobleck_stream.streaming.backends import chosen_backend, what_cuda_lacks
+
+    if name == "auto" and what_cuda_lacks():
+        click.echo(f"decoding on the CPU: {what_cuda_lacks()}", err=True)
+        return "cpu"
+    return chosen_backend(name)
+
+
+def chosen_model(option: str | None, latents: Latents | None = None, backend: str = "cpu") -> Model:
     """Load the model that is asked for, or else the bundled one where it fits the latents.
 
     Parameters
@@ -22,9 +38,13 @@ def chosen_model(option: str | None, latents: Latents | None = None) -> Model:
         What ``--model``, or the environment, says.
     latents : Latents, optional
         What is to be decoded; without it the bundled network is the default.
+    backend : str
+        What ``--backend`` says.
 
     Raises
     ------
+    NoCuda
+        When a GPU is asked for and can't be used.
     click.UsageError
         When nothing names a model and the latents may be another network's.
     CheckpointError
@@ -32,15 +52,16 @@ def chosen_model(option: str | None, latents: Latents | None = None) -> Model:
     """
     from oobleck_stream.loading import TINY, load
 
+    backend = told_backend(backend)
     source = option or (latents and latents.metadata.get("model"))
     if source or latents is None:
-        return load(source or BUNDLED)
+        return load(source or BUNDLED, backend=backend)
     if latents.shape is None:
         raise click.UsageError(
             f"{latents.name}: raw frames don't tell their size: --model must name the network"
         )
     presets = fitting_presets(latents)
-    bundled = load(BUNDLED) if TINY.is_file() else None
+    bundled = load(BUNDLED, backend=backend) if TINY.is_file() else None
     if bundled is not None and not latents.fits(bundled.latent_dim):
         bundled = None
     if bundled is not None and not presets:

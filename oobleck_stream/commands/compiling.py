@@ -29,11 +29,11 @@ def compiling_told() -> Iterator[None]:
         yield
 
 
-def warm_kernels(quiet: bool = False) -> None:
+def warm_kernels(quiet: bool = False, backend: str = "cpu") -> None:
     """Load or compile every kernel that decoding needs; say so unless `quiet`."""
     from oobleck_stream.config import OobleckConfig
     from oobleck_stream.model import random_model
 
     smallest = OobleckConfig(latent_dim=1, channels=1, multiples=(1,), strides=(1,))
     with nullcontext() if quiet else compiling_told():
-        random_model(smallest).decode([[0.0]], threads=1)
+        random_model(smallest).decode([[0.0]], threads=1, backend=backend)

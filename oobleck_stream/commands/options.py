@@ -30,3 +30,11 @@ threads_option = click.option(
     envvar="OOBLECK_STREAM_THREADS",
     help="Threads to work with. [default: $OOBLECK_STREAM_THREADS, else all cores]",
 )
+backend_option = click.option(
+    "--backend",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    envvar="OOBLECK_STREAM_BACKEND",
+    default="cpu",
+    help="Decode on the CPU or on a GPU (extra: cuda12 or cuda13); auto: on a GPU if there is one. "
+    "[default: $OOBLECK_STREAM_BACKEND, else cpu]",
+)

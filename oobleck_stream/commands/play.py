@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from oobleck_stream.commands.options import layout_option, model_option, threads_option
+from oobleck_stream.commands.options import (
+    backend_option,
+    layout_option,
+    model_option,
+    threads_option,
+)
 from oobleck_stream.commands.values import seconds_or, times
 
 if TYPE_CHECKING:
@@ -28,6 +33,7 @@ MOMENT = 0.1
 @model_option
 @layout_option
 @threads_option
+@backend_option
 @click.option(
     "--start",
     metavar="SECONDS",
@@ -85,6 +91,7 @@ def play(
     model: str | None,
     layout: Layout | None,
     threads: int | None,
+    backend: str,
     start: float,
     length: float | None,
     rounds: float,
@@ -118,11 +125,11 @@ def play(
         raise click.UsageError("nothing to play: files of latents, or - for standard input")
     sources = [open_latents(name) for name in latents]
     find_device(device)
-    network = chosen_model(model, sources[0])
+    network = chosen_model(model, sources[0], backend)
     tracks = [track_of(source, network, layout, prebuffer == "all") for source in sources]
     if seam == "blend" and rounds > 1:
         tracks, rounds = [blended(sources, network, layout, rounds)], 1
-    warm_kernels(quiet)
+    warm_kernels(quiet, network.backend)
     with (
         Player(
             tracks,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,7 +32,7 @@ class Engine(Protocol):
         self,
         steps: IntArray,
         moves: IntArray,
-        streams: Sequence[int],
+        streams: IntArray,
         rows: FloatArray,
         out: FloatArray,
     ) -> None:
@@ -43,11 +42,11 @@ class Engine(Protocol):
         ----------
         steps, moves : int64 arrays
             As `oobleck_stream.kernels.steps` describes them.
-        streams : sequence of int
+        streams : (streams,) int64
             Numbers of the streams, all in the same situation.
         rows : (streams, n, inputs) float32, each stream's C-contiguous
         out : (streams, k, outputs) float32, each stream's C-contiguous
-            For the rows that the program gives out; there may be more room.
+            For the rows that the program gives out.
         """
 
     def read(self, stream: int, start: int, size: int) -> FloatArray:

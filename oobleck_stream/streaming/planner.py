@@ -128,7 +128,7 @@ class _Planner:
         if skip is not None:
             fields[steps.RESIDUAL] = skip
         fields |= self._target(index, first)
-        if index > 0 and _joins(self._layers[index - 1], layer):
+        if self._joins(index):
             self.plan.join(index, fields)
         else:
             self.plan.add(index, fields)
@@ -168,11 +168,14 @@ class _Planner:
             fields[steps.PLAIN] = skip + (first - progress.produced[index + 2]) * width
         return fields
 
+    def _joins(self, index: int) -> bool:
+        """Whether a layer is made with the one before it, chunk by chunk: a residual unit's end.
 
-def _joins(previous: Layer, layer: Layer) -> bool:
-    """Whether a layer can be made with the one before it, chunk by chunk: a residual unit's end.
-
-    Its rows are those of the one before, and few enough numbers each to stay in the cache.
-    """
-    same_rows = not previous.transposed and layer.kernel == layer.stride == 1 and layer.snake
-    return bool(same_rows) and layer.inputs <= steps.MOST_JOINED
+        Its rows are those of the one before, few enough numbers each to stay in the cache, and
+        nobody else needs them.
+        """
+        layer, previous = self._layers[index], self._layers[index - 1]
+        ends_unit = layer.residual and not previous.residual and not previous.transposed
+        one_row = layer.kernel == layer.stride == previous.stride == 1
+        unshared = self._layout.skips[index] is None
+        return ends_unit and one_row and unshared and layer.inputs <= steps.MOST_JOINED

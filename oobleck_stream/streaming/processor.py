@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from oobleck_stream.packed import FloatArray, aligned_zeros
@@ -38,7 +36,7 @@ class Processor:
         self,
         steps: IntArray,
         moves: IntArray,
-        streams: Sequence[int],
+        streams: IntArray,
         rows: FloatArray,
         out: FloatArray,
     ) -> None:
@@ -55,7 +53,7 @@ class Processor:
         self._last_steps = steps
         table = np.empty((len(streams), 3), np.int64)
         for column, array, chosen in (
-            (0, self._arenas, np.asarray(streams)),
+            (0, self._arenas, streams),
             (1, rows, np.arange(len(streams))),
             (2, out, np.arange(len(streams))),
         ):

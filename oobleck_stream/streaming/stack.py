@@ -148,6 +148,7 @@ class Stack:
     ) -> FloatArray:
         """Push streams that are all in the same situation."""
         length, entry, first = rows.shape[1], self._layout.entry, streams[0]
+        numbers = np.array(streams, np.int64)
         width, written = self.network.layers[-1].outputs, 0
         if out is None and length > entry:
             out = np.empty((len(streams), self.due(length, last, first), width), np.float32)
@@ -158,7 +159,8 @@ class Stack:
             )
             if out is None:
                 out = np.empty((len(streams), program.rows_out, width), np.float32)
-            self._engine.run(program.steps, program.moves, streams, piece, out[:, written:])
+            room = out[:, written : written + program.rows_out]
+            self._engine.run(program.steps, program.moves, numbers, piece, room)
             written += program.rows_out
             for stream in streams:
                 self._counts[stream] += program.counts
