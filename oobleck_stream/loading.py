@@ -6,45 +6,54 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
+from oobleck_stream.checkpoints import unpacking
 from oobleck_stream.checkpoints.cache import through_cache
-from oobleck_stream.checkpoints.configs import config_from_json
+from oobleck_stream.checkpoints.configs import CONFIG_NAMES
 from oobleck_stream.checkpoints.containers import Container
+from oobleck_stream.checkpoints.description import Description, describe
 from oobleck_stream.checkpoints.errors import CheckpointError
-from oobleck_stream.checkpoints.folder import CONFIG_NAMES, choose_files, names_in
-from oobleck_stream.checkpoints.json_text import read_text
-from oobleck_stream.checkpoints.names import Half, find_prefix, named_half
-from oobleck_stream.checkpoints.opening import open_container
+from oobleck_stream.checkpoints.folder import choose_files, names_in
+from oobleck_stream.checkpoints.folding import fold_decoder, fold_half
+from oobleck_stream.checkpoints.names import find_prefix, named_half
+from oobleck_stream.checkpoints.opening import PICKLE_SUFFIXES, is_flat, open_container
 from oobleck_stream.checkpoints.packed_file import is_packed, read_packed
-from oobleck_stream.checkpoints.shapes import config_from_geometry, read_geometry
-from oobleck_stream.checkpoints.weights import StoredParameters, check_tensors
+from oobleck_stream.checkpoints.protobuf_folder import is_library_folder, library_config
+from oobleck_stream.checkpoints.torch_file import open_torch
 from oobleck_stream.config import OobleckConfig, preset
 from oobleck_stream.model import Model, random_model
-from oobleck_stream.network import Layer, decoder_layers, encoder_layers
+from oobleck_stream.network import encoder_layers
 from oobleck_stream.packed import PackedNetwork
-from oobleck_stream.parameters import pack_network
+from oobleck_stream.streaming.backends import chosen_backend
 
 TINY = Path(__file__).parent / "data" / "tiny.safetensors"
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-_SOUNDING_PARTS = ("bottleneck", "pretransform", "transformers")
 _FILE_SUFFIXES = (".safetensors", ".json", ".ckpt", ".pt", ".pth", ".bin")
 
 
-def load(source: str | os.PathLike[str], *, config: OobleckConfig | str | None = None) -> Model:
+def load(
+    source: str | os.PathLike[str],
+    *,
+    config: OobleckConfig | str | None = None,
+    backend: str = "cpu",
+) -> Model:
     """Load a model.
 
     Parameters
     ----------
     source : str or path
         A folder as published (stable-audio-tools', diffusers', or a whole pipeline of diffusers
-        with ``vae/``); a ``.safetensors`` file, or the index of a sharded one; the id of a model
-        on the Hugging Face hub, ``"organisation/name"``; ``"tiny"`` for the bundled network;
-        ``"random:PRESET"`` or ``"random:PRESET:SEED"`` for random weights.
+        with ``vae/``); a ``.safetensors`` file, or the index of a sharded one; a folder of
+        protobuf libraries of weights; the id of a model on the Hugging Face hub,
+        ``"organisation/name"``; ``"tiny"`` for the bundled network; ``"random:PRESET"`` or
+        ``"random:PRESET:SEED"`` for random weights.
     config : OobleckConfig or name of a preset, optional
         The network, whatever the checkpoint says of it. Without it the config in the file's
         metadata counts, then the one beside it, then the shapes of the tensors.
+    backend : str
+        Where the model decodes: ``"cpu"``; ``"cuda"``, a GPU; ``"auto"``, a GPU if there is one,
+        and otherwise the CPU with a warning.
 
     Returns
     -------
@@ -58,7 +67,9 @@ def load(source: str | os.PathLike[str], *, config: OobleckConfig | str | None =
         supported, or tensors are missing, unexpected, of another shape or not finite; names all
         of them. It is a ``ValueError``.
     ValueError
-        When `config` is not the name of a preset.
+        When `config` is not the name of a preset, or there is no such backend.
+    NoCuda
+        A ``RuntimeError``, when the backend is ``"cuda"`` and can't be used: says what is missing.
 
     Notes
     -----
@@ -70,17 +81,36 @@ def load(source: str | os.PathLike[str], *, config: OobleckConfig | str | None =
     """
     if isinstance(config, str):
         config = preset(config)
-    if isinstance(source, str) and source.startswith("random:"):
-        return _random(source)
-    path = _found(source)
-    if path.is_dir():
-        choice = choose_files(path, names_in(path))
-        weights = path / choice.weights
-        beside = path / choice.config if choice.config else None
+    backend = chosen_backend(backend)
+    if is_random(source):
+        model = random_of(os.fspath(source))
     else:
-        weights = path
-        beside = next((f for f in map(path.with_name, CONFIG_NAMES) if f.is_file()), None)
-    return _load_files(os.fspath(source), weights, beside, config)
+        model = _load_files(os.fspath(source), *find_files(source), config)
+    return dataclasses.replace(model, backend=backend)
+
+
+def find_files(source: str | os.PathLike[str]) -> tuple[Path, Path | None]:
+    """The weights that are meant, and the config beside them.
+
+    Parameters
+    ----------
+    source : str or path
+        As for `load`, but for random weights. What is on the hub is fetched.
+
+    Returns
+    -------
+    weights : Path
+        For `open_container`; a folder where the folder is the container.
+    config : Path or None
+    """
+    path = _found(source)
+    if not path.is_dir():
+        return path, next((f for f in map(path.with_name, CONFIG_NAMES) if f.is_file()), None)
+    names = names_in(path)
+    if is_library_folder(path, names):
+        return path, library_config(path)
+    choice = choose_files(path, names)
+    return path / choice.weights, path / choice.config if choice.config else None
 
 
 def _found(source: str | os.PathLike[str]) -> Path:
@@ -100,7 +130,13 @@ def _found(source: str | os.PathLike[str]) -> Path:
     raise CheckpointError(source, "no such file or folder")
 
 
-def _random(source: str) -> Model:
+def is_random(source: str | os.PathLike[str]) -> bool:
+    """Whether random weights are meant."""
+    return isinstance(source, str) and source.startswith("random:")
+
+
+def random_of(source: str) -> Model:
+    """The model of ``random:PRESET`` or ``random:PRESET:SEED``."""
     match = re.fullmatch(r"random:([^:]+)(?::(\d+))?", source)
     if match is None:
         raise CheckpointError(source, "random:PRESET or random:PRESET:SEED was expected")
@@ -118,30 +154,18 @@ def _load_files(
         model = read_packed(container)
     else:
         files = container.files + ((beside,) if beside else ())
-        build = functools.partial(_fold, container, weights, beside, name, config)
+        build = functools.partial(_fold, container, beside, name, config)
         model = through_cache(files, f"{name} {config}", build)
     encoder = functools.partial(_fold_encoder, weights, model.config)
     return dataclasses.replace(model, load_encoder=encoder)
 
 
 def _fold(
-    container: Container,
-    weights: Path,
-    beside: Path | None,
-    name: str,
-    config: OobleckConfig | None,
+    container: Container, beside: Path | None, name: str, config: OobleckConfig | None
 ) -> Model:
     """Check all that is needed, fold it and pack it."""
-    prefix, notes = find_prefix(container)
-    half = named_half(container, prefix, "decoder")
-    if config is None:
-        config = _found_config(container, beside, notes)
-    if config is None:
-        config = _inferred_config(container, half, notes)
-    else:
-        _check_geometry(container, half, config)
-    packed = _fold_half(weights, half, decoder_layers(config), config, config.latent_scale)
-    return Model(config, packed, name, tuple(notes))
+    found = describe(container, beside, config)
+    return Model(found.config, fold_decoder(found, container.path), name, found.notes)
 
 
 def _fold_encoder(weights: Path, config: OobleckConfig) -> PackedNetwork:
@@ -153,62 +177,48 @@ def _fold_encoder(weights: Path, config: OobleckConfig) -> PackedNetwork:
     half = named_half(container, prefix, "encoder")
     if not half.tensors and not half.unknown:
         raise CheckpointError(weights, f"can't encode: no tensors under {prefix}encoder in it")
-    return _fold_half(weights, half, encoder_layers(config), config)
+    return fold_half(weights, half, encoder_layers(config), config)
 
 
-def _fold_half(
-    weights: Path,
-    half: Half,
-    layers: Sequence[Layer],
-    config: OobleckConfig,
-    input_scale: float = 1.0,
-) -> PackedNetwork:
-    """Check a half's tensors, fold them and pack them; name every fault."""
-    problems = check_tensors(half, layers)
-    if problems:
-        raise CheckpointError(weights, *problems)
-    parameters = StoredParameters(half, config)
-    packed = pack_network(layers, parameters, input_scale)
-    if parameters.problems:
-        raise CheckpointError(weights, *parameters.problems)
-    return packed
+def open_checkpoint(
+    source: str | os.PathLike[str], config: OobleckConfig | None = None
+) -> tuple[Container, Description]:
+    """The tensors of whatever `load` takes, and of files that torch has written; for converting.
+
+    Returns
+    -------
+    container : Container
+        For a packed or a random network, with the tensors that it can be made of.
+    description : Description
+
+    Raises
+    ------
+    CheckpointError
+        As `load` does; but the tensors are not checked yet.
+    """
+    if is_random(source):
+        return _unpacked(Path(source), random_of(os.fspath(source)), config)
+    weights, beside = find_files(source)
+    if weights.name.lower().endswith(PICKLE_SUFFIXES) and not is_flat(weights):
+        container = open_torch(weights)
+    else:
+        container = open_container(weights)
+    if is_packed(container):
+        return _unpacked(weights, read_packed(container), config)
+    return container, describe(container, beside, config)
 
 
-def _found_config(
-    container: Container, beside: Path | None, notes: list[str]
-) -> OobleckConfig | None:
-    """The config in the file's metadata or beside it, if any."""
-    if "config" in container.metadata:
-        source = f"{container.path} (config in its metadata)"
-        found = config_from_json(source, container.metadata["config"])
-        if found is not None:
-            return found
-    if beside is None:
-        return None
-    found = config_from_json(beside, read_text(beside))
-    if found is None:
-        notes.append(f"{beside.name} is not the config of an Oobleck autoencoder: not used")
-    return found
-
-
-def _inferred_config(container: Container, half: Half, notes: list[str]) -> OobleckConfig:
-    problems: list[str] = []
-    geometry = read_geometry(half, 2, problems)
-    others = tuple(f"{half.prefix}{part}." for part in _SOUNDING_PARTS)
-    problems += [
-        f"{name} belongs to a part that is not supported: a config was expected to explain it"
-        for name in container.tensors
-        if name.startswith(others)
-    ]
-    if geometry is None or problems:
-        raise CheckpointError(container.path, *problems)
-    config, assumed = config_from_geometry(geometry)
-    notes += assumed
-    return config
-
-
-def _check_geometry(container: Container, half: Half, config: OobleckConfig) -> None:
-    """One line for each difference, rather than one for each of two hundred tensors."""
-    geometry = read_geometry(half, config.kernel_per_stride, [])
-    if geometry is not None and (differences := geometry.differences(config)):
-        raise CheckpointError(container.path, *differences)
+def _unpacked(
+    path: Path, model: Model, config: OobleckConfig | None
+) -> tuple[Container, Description]:
+    if config is not None:
+        raise CheckpointError(path, "a packed network has its config: another is of no use")
+    config, networks, notes = model.config, [model.decoder], [*model.notes, *unpacking.NOTES]
+    if config.latent_scale != 1.0:
+        notes.append(f"its weights include the latent scale {config.latent_scale}: now it is 1")
+        config = config.replace(latent_scale=1.0)
+    elif model.load_encoder is not None and config.has_encoder:
+        networks.append(model.encoder)
+    container = unpacking.unpacked(path, config, *networks)
+    found = describe(container, None, config)
+    return container, dataclasses.replace(found, notes=tuple(notes))

@@ -134,6 +134,9 @@ def test_plot_is_drawn(tmp_path):
         ["--pushes", "1,x"],
         ["--pushes", "0"],
         ["--seconds", "0"],
+        ["--streams", "0"],
+        ["--streams", "2", "--layers"],
+        ["--backend", "abacus"],
     ],
 )
 def test_bad_options_are_refused(arguments):
@@ -239,3 +242,18 @@ def test_play(sound_server):  # noqa: F811
     assert facts["played"] > 1.9
     assert facts["first_sound"] is not None
     assert facts["silence"] >= 0
+
+
+def test_streams_side_by_side():
+    done = run_bench("--streams", "3,1", "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert [row["streams"] for row in facts["rows"]] == [1, 3]
+    for row in facts["rows"]:
+        seconds, budget = row["median_seconds"], facts["frame_seconds"]
+        assert row["stream_real_time_factor"] == pytest.approx(seconds / budget / row["streams"])
+        assert row["real_time"] == (row["p99_seconds"] <= budget)
+    lines = run_bench("--streams", "2").stdout.splitlines()
+    assert max(map(len, lines)) <= WIDEST
+    row = next(line for line in lines if line.startswith(f"{2:>10}"))
+    assert row.split()[-1] in ("yes", "no")

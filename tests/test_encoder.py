@@ -34,6 +34,7 @@ from networks import (
 import oobleck_stream as ob
 from oobleck_stream.checkpoints import cache
 from oobleck_stream.checkpoints.names import diffusers_modules
+from oobleck_stream.checkpoints.weights import StoredParameters
 
 FRAMES = 24
 
@@ -402,13 +403,13 @@ def test_the_encoder_is_read_at_first_use(tmp_path, monkeypatch):
     config, asked = small("ezaudio"), []
     folder = write_folder(tmp_path / "model", config, both_halves(config))
     model = ob.load(folder)
-    read = ob.loading.StoredParameters.weight
+    read = StoredParameters.weight
 
     def counted(self, layer):
         asked.append(layer.name)
         return read(self, layer)
 
-    monkeypatch.setattr("oobleck_stream.loading.StoredParameters.weight", counted)
+    monkeypatch.setattr(StoredParameters, "weight", counted)
     model.decode(np.zeros((3, 128)))
     assert asked == []
     model.encode(np.zeros(480))

@@ -231,7 +231,7 @@ def test_a_strange_safetensors_header_is_an_input_error(tmp_path_factory, header
 
 def test_an_unknown_ending_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("1 2 3")
-    with pytest.raises(InputError, match=r"\.npy, \.npz, \.safetensors were expected"):
+    with pytest.raises(InputError, match=r"\.npy, \.npz, \.safetensors, \.bin were expected"):
         read_latents(tmp_path / "a.txt")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from oobleck_stream.checkpoints.errors import CheckpointError
-from oobleck_stream.checkpoints.packed_file import read_packed, write_packed
+from oobleck_stream.checkpoints.packed_file import PACKED_SUFFIX, read_packed, write_packed
 from oobleck_stream.checkpoints.safetensors_file import open_safetensors
 from oobleck_stream.model import Model
 
@@ -52,7 +52,7 @@ def through_cache(files: Iterable[Path], options: str, build: Callable[[], Model
     stamps = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in sources]
     identity = "\n".join([*stamps, options])
     name = hashlib.sha256("\n".join([*map(str, sources), options]).encode()).hexdigest()[:24]
-    path = folder / f"{name}.packed.safetensors"
+    path = folder / f"{name}{PACKED_SUFFIX}"
     if path.is_file():
         try:
             return read_packed(open_safetensors(path), identity)

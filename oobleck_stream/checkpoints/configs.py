@@ -5,6 +5,7 @@ Each option that would change the sound and that is not supported is refused by 
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,12 @@ from oobleck_stream.checkpoints.errors import CheckpointError
 from oobleck_stream.checkpoints.json_text import parse_json
 from oobleck_stream.checkpoints.options import Options
 from oobleck_stream.config import OobleckConfig
+
+CONFIG_NAMES = ("model_config.json", "config.json")
+"""What they are called beside the weights: stable-audio-tools', and diffusers'."""
+
+OWN = "oobleck_stream"
+"""The key of this project's own form."""
 
 _Fields = dict[str, Any]
 _FAMILY = re.compile(r'oobleck|"c_mults"', re.IGNORECASE)
@@ -26,7 +33,7 @@ def config_from_json(source: object, text: bytes | str) -> OobleckConfig | None:
     source : object
         Where it was read, for messages.
     text : bytes or str
-        JSON: stable-audio-tools' model_config.json, or diffusers' config.json.
+        JSON: stable-audio-tools' model_config.json, diffusers' config.json, or this project's own.
 
     Returns
     -------
@@ -55,6 +62,8 @@ def config_from_json(source: object, text: bytes | str) -> OobleckConfig | None:
 
 
 def _reader(values: dict[str, Any]) -> Callable[[Options], _Fields] | None:
+    if OWN in values:
+        return _own
     if "model" in values:
         return _stable_audio_tools
     if "vocoder_input_dim" in values or "dec_dim" in values:
@@ -62,6 +71,28 @@ def _reader(values: dict[str, Any]) -> Callable[[Options], _Fields] | None:
     if "_class_name" in values or "downsampling_ratios" in values:
         return _diffusers
     return None
+
+
+def _own(options: Options) -> _Fields:
+    """Every field of an `OobleckConfig` by its name, as `config_texts.own_config` writes them."""
+    options = options.section(OWN)
+    found: _Fields = {}
+    for field in dataclasses.fields(OobleckConfig):
+        value: Any = field.default
+        if isinstance(value, bool):
+            found[field.name] = options.flag(field.name, value)
+        elif isinstance(value, int):
+            found[field.name] = options.integer(field.name, value)
+        elif isinstance(value, float):
+            found[field.name] = options.number(
+                field.name, value, zero=field.name == "snake_epsilon"
+            )
+        elif isinstance(value, str):
+            found[field.name] = options.text(field.name, value)
+        else:
+            found[field.name] = options.integers(field.name, value)
+    options.refuse_others(*found)
+    return found
 
 
 def _stable_audio_tools(options: Options) -> _Fields:

@@ -6,8 +6,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from oobleck_stream.checkpoints.configs import CONFIG_NAMES
 from oobleck_stream.checkpoints.errors import CheckpointError
-from oobleck_stream.checkpoints.opening import INDEX_SUFFIX, PICKLE_SUFFIXES, pickle_hint
+from oobleck_stream.checkpoints.opening import PICKLE_SUFFIXES, pickle_hint
+from oobleck_stream.checkpoints.sharded import INDEX_SUFFIX
 
 AUTOENCODER_FOLDERS = ("sound_tokenizer", "vae", ".")
 """Where a pipeline of diffusers keeps its audio autoencoder, the top level last.
@@ -15,7 +17,6 @@ AUTOENCODER_FOLDERS = ("sound_tokenizer", "vae", ".")
 Cosmos3's ``vae`` is that of its pictures.
 """
 
-CONFIG_NAMES = ("model_config.json", "config.json")
 _USUAL_NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 
 

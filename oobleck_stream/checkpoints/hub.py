@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from oobleck_stream.checkpoints.configs import CONFIG_NAMES
 from oobleck_stream.checkpoints.errors import CheckpointError
-from oobleck_stream.checkpoints.folder import AUTOENCODER_FOLDERS, CONFIG_NAMES, choose_files
+from oobleck_stream.checkpoints.folder import AUTOENCODER_FOLDERS, choose_files
 
 _PATIENCE = 10.0
 

@@ -6,27 +6,33 @@ from pathlib import Path
 
 from oobleck_stream.checkpoints.containers import Container
 from oobleck_stream.checkpoints.errors import CheckpointError
+from oobleck_stream.checkpoints.protobuf_folder import open_libraries
 from oobleck_stream.checkpoints.safetensors_file import open_safetensors
-from oobleck_stream.checkpoints.sharded import open_sharded
+from oobleck_stream.checkpoints.sharded import INDEX_SUFFIX, open_sharded
 
-INDEX_SUFFIX = ".safetensors.index.json"
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 
 
 def open_container(path: Path) -> Container:
-    """The tensors of a file, by what its name ends in.
+    """The tensors of a file, by what its name ends in, or of a folder of protobuf libraries.
 
     Raises
     ------
     CheckpointError
         When it is of no supported kind, or damaged.
     """
+    if path.is_dir():
+        return open_libraries(path)
     name = path.name.lower()
     if name.endswith(INDEX_SUFFIX):
         return open_sharded(path)
     if name.endswith(".safetensors"):
         return open_safetensors(path)
     if name.endswith(PICKLE_SUFFIXES):
+        if is_flat(path):
+            raise CheckpointError(
+                path, "holds numbers without shapes or names (latents or sound), no weights"
+            )
         raise CheckpointError(path, pickle_hint(path.name))
     raise CheckpointError(path, "a .safetensors file or a folder with one was expected")
 
@@ -37,3 +43,13 @@ def pickle_hint(name: str) -> str:
         f"{Path(name).suffix} files can hold programs and are not opened here; make it a "
         f".safetensors first: oobleck_stream convert {name} {Path(name).stem}.safetensors"
     )
+
+
+def is_flat(path: Path) -> bool:
+    """Whether a file is a count and so many float32, as in `oobleck_stream.files.flat`."""
+    try:
+        with path.open("rb") as file:
+            count = int.from_bytes(file.read(4), "little", signed=True)
+            return count > 0 and file.seek(0, 2) == 4 + 4 * count
+    except OSError:
+        return False

@@ -75,11 +75,11 @@ class Options:
             return default
         return tuple(values)
 
-    def number(self, option: str, default: float) -> float:
-        """A number that is not 0."""
+    def number(self, option: str, default: float, zero: bool = False) -> float:
+        """A number that is not 0, unless `zero` allows it."""
         value = self._values.get(option, default)
-        if type(value) not in (int, float) or not 0 < abs(value) < _HUGE:
-            self._wrong(option, "a number that is not 0")
+        if type(value) not in (int, float) or not (0 < abs(value) < _HUGE or (zero and value == 0)):
+            self._wrong(option, "a number" if zero else "a number that is not 0")
             return default
         return float(value)
 

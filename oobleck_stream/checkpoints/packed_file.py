@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import tempfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
-from oobleck_stream.checkpoints.containers import Container
+from oobleck_stream.checkpoints.containers import Container, Tensor
 from oobleck_stream.checkpoints.errors import CheckpointError
+from oobleck_stream.checkpoints.safetensors_writer import write_header
+from oobleck_stream.checkpoints.whole_file import whole_file
 from oobleck_stream.config import OobleckConfig
 from oobleck_stream.model import Model
 from oobleck_stream.network import decoder_layers
@@ -25,6 +25,8 @@ from oobleck_stream.packed import PackedNetwork
 
 FORMAT = "oobleck_stream packed 1"
 """Changes whenever the order of the packed parameters does."""
+
+PACKED_SUFFIX = ".packed.safetensors"
 
 _TENSOR = "packed"
 _ALIGNMENT = 4096
@@ -60,18 +62,10 @@ def write_packed(path: Path, model: Model, source: str = "") -> None:
         "checksum": f"{zlib.crc32(data.data):08x}",
         "source": source,
     }
-    tensor = {"dtype": "F32", "shape": list(data.shape), "data_offsets": [0, data.nbytes]}
-    header = json.dumps({"__metadata__": metadata, _TENSOR: tensor}).encode()
-    header += b" " * (-(len(header) + 8) % _ALIGNMENT)
-    handle, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(len(header).to_bytes(8, "little") + header)
-            file.write(data.data)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    tensor = Tensor(_TENSOR, data.shape, "F32", lambda: data)
+    with whole_file(path) as file:
+        write_header(file, [tensor], metadata, _ALIGNMENT)
+        file.write(data.data)
 
 
 def read_packed(container: Container, source: str | None = None) -> Model:

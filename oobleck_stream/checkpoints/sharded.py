@@ -9,6 +9,8 @@ from oobleck_stream.checkpoints.errors import CheckpointError
 from oobleck_stream.checkpoints.json_text import parse_json, read_text
 from oobleck_stream.checkpoints.safetensors_file import open_safetensors
 
+INDEX_SUFFIX = ".safetensors.index.json"
+
 
 def open_sharded(path: Path) -> Container:
     """The tensors of all files that an index names, none of them read yet.

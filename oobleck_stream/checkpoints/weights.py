@@ -21,7 +21,7 @@ def check_tensors(half: Half, layers: Sequence[Layer]) -> list[str]:
     problems = []
     expected: set[str] = set()
     for layer in layers:
-        for name, shapes in _expected(half, layer):
+        for name, shapes in expected_tensors(half, layer):
             expected.add(name)
             tensor = half.tensors.get(name)
             wanted = " or ".join(map(shape_text, shapes))
@@ -37,7 +37,7 @@ def check_tensors(half: Half, layers: Sequence[Layer]) -> list[str]:
     return problems
 
 
-def _expected(half: Half, layer: Layer) -> Iterator[tuple[str, _Shapes]]:
+def expected_tensors(half: Half, layer: Layer) -> Iterator[tuple[str, _Shapes]]:
     """Canonical name and possible shapes of each tensor of a layer."""
     first, second = layer.outputs, layer.inputs
     if layer.transposed:

@@ -14,7 +14,9 @@ NAMES = (
     "decode",
     "encode",
     "roundtrip",
+    "validate",
     "info",
+    "convert",
     "bench",
     "warmup",
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from oobleck_stream.commands.options import threads_option
+from oobleck_stream.commands.options import backend_option, threads_option
 from oobleck_stream.config import PRESETS
 
 if TYPE_CHECKING:
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 DEFAULT = "stable-audio-open-1.0"
 
 
-def _counts(_: click.Context, parameter: click.Parameter, value: str) -> list[int]:
+def _counts(_: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
     """Whole numbers from 1, with commas between."""
+    if value is None:
+        return None
     try:
         counts = sorted({int(part) for part in value.split(",")})
     except ValueError:
@@ -35,6 +37,7 @@ def _counts(_: click.Context, parameter: click.Parameter, value: str) -> list[in
 @click.option("--model", metavar="MODEL", help="A model, as for the other commands.")
 @click.option("--width", type=click.IntRange(1), help="Channels of the preset's narrowest level.")
 @threads_option
+@backend_option
 @click.option(
     "--pushes",
     metavar="N,N,...",
@@ -53,6 +56,12 @@ def _counts(_: click.Context, parameter: click.Parameter, value: str) -> list[in
 @click.option("--layers", is_flag=True, help="Every layer's time.")
 @click.option("--peers", is_flag=True, help="Other runtimes beside it (extra: peers).")
 @click.option("--play", "plays", is_flag=True, help="Play live for --seconds instead.")
+@click.option(
+    "--streams",
+    metavar="N,N,...",
+    callback=_counts,
+    help="So many streams side by side instead, a frame each.",
+)
 @click.option("--components", is_flag=True, help="The design document's components instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--plot", metavar="FILE", help="Draw a picture, too (extra: plot).")
@@ -68,11 +77,13 @@ def bench(
     model: str | None,
     width: int | None,
     threads: int | None,
+    backend: str,
     pushes: list[int],
     batch: int,
     layers: bool,
     peers: bool,
     plays: bool,
+    streams: list[int] | None,
     components: bool,
     as_json: bool,
     plot: str | None,
@@ -87,6 +98,10 @@ def bench(
         raise click.UsageError("--model goes with neither --preset nor --width")
     if preset is not None and preset not in PRESETS:
         raise click.UsageError(f"--preset: {preset!r} is none of {', '.join(PRESETS)}")
+    if streams and (layers or peers or plays or components or plot):
+        raise click.UsageError(
+            "--streams goes with none of --layers, --peers, --play, --components"
+        )
     if components and (model or preset or layers or peers or plays or plot):
         raise click.UsageError(
             "--components goes only with --width, --threads, --seconds and --json"
@@ -101,13 +116,20 @@ def bench(
     if components:
         _components(warm_kernels, threads or default_threads(), seconds, width, as_json)
         return
-    make = partial(_load, model) if model else partial(_random, preset or DEFAULT, width)
+    from oobleck_stream.commands.choice import told_backend
+
+    backend = told_backend(backend)
+    make = partial(_model, model, preset or DEFAULT, width, backend)
+    warm = partial(warm_kernels, backend=backend)
     if plays:
-        _play(make, warm_kernels, threads or default_threads(), seconds, as_json)
+        _play(make, warm, threads or default_threads(), seconds, as_json)
+        return
+    if streams:
+        _streams(make, warm, threads or default_threads(), streams, seconds, as_json)
         return
     facts = run_benchmark(
         make,
-        warm_kernels,
+        warm,
         threads or default_threads(),
         pushes,
         batch,
@@ -156,18 +178,33 @@ def _components(
         click.echo(line)
 
 
-def _load(source: str) -> Model:
+def _streams(
+    make: Callable[[], Model],
+    warm: Callable[[], None],
+    threads: int,
+    counts: list[int],
+    seconds: float,
+    as_json: bool,
+) -> None:
+    """Time many streams side by side and print what came of it."""
+    from oobleck_stream.bench.streams import stream_facts, stream_lines
+
+    warm()
+    facts = stream_facts(make(), threads, counts, seconds)
+    for line in [json.dumps(facts, indent=2)] if as_json else stream_lines(facts):
+        click.echo(line)
+
+
+def _model(source: str | None, preset: str, width: int | None, backend: str) -> Model:
+    """The model that is asked for, or random weights."""
     from oobleck_stream.loading import load
-
-    return load(source)
-
-
-def _random(preset: str, width: int | None) -> Model:
     from oobleck_stream.model import random_model
 
+    if source is not None:
+        return load(source, backend=backend)
     if width is None:
-        return random_model(preset)
-    model = random_model(PRESETS[preset].replace(channels=width))
+        return random_model(preset, backend=backend)
+    model = random_model(PRESETS[preset].replace(channels=width), backend=backend)
     return dataclasses.replace(model, name=f"random {preset} of width {width}")
 
 

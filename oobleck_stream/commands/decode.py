@@ -6,19 +6,28 @@ from typing import TYPE_CHECKING
 
 import click
 
-from oobleck_stream.commands.options import layout_option, model_option, threads_option
+from oobleck_stream.commands.options import (
+    backend_option,
+    layout_option,
+    model_option,
+    threads_option,
+)
 
 if TYPE_CHECKING:
-    from oobleck_stream.files.audio import Bits
+    from oobleck_stream.files.audio import AudioWriter, Bits
+    from oobleck_stream.files.flat_writer import FlatWriter
     from oobleck_stream.files.layout import Layout
 
 
 @click.command()
 @click.argument("latents")
-@click.option("-o", "--output", required=True, metavar="FILE", help="A .wav, .flac or .ogg file.")
+@click.option(
+    "-o", "--output", required=True, metavar="FILE", help="A .wav, .flac, .ogg or .bin file."
+)
 @model_option
 @layout_option
 @threads_option
+@backend_option
 @click.option(
     "--bits",
     type=click.Choice(["16", "24", "float"]),
@@ -30,36 +39,48 @@ def decode(
     model: str | None,
     layout: Layout | None,
     threads: int | None,
+    backend: str,
     bits: Bits | None,
 ) -> None:
-    """Decode LATENTS (.npy, .npz, .safetensors, or - for standard input) into a sound file."""
+    """Decode LATENTS (.npy, .npz, .safetensors, .bin, or - for standard input) into a sound file.
+
+    A .bin file has a count (int32) and then the numbers (float32), channels first; LATENTS in one
+    are time first with --layout tc.
+    """
     from oobleck_stream.commands.choice import chosen_model
     from oobleck_stream.commands.compiling import warm_kernels
     from oobleck_stream.commands.progress import Progress
     from oobleck_stream.decoder import StreamingDecoder
-    from oobleck_stream.files.audio import AudioWriter
+    from oobleck_stream.files.outputs import sound_writer
     from oobleck_stream.files.sources import open_latents
 
     source = open_latents(latents)
-    network = chosen_model(model, source)
+    network = chosen_model(model, source, backend)
     blocks = source.blocks(network.latent_dim, layout)
     frames = source.count(network.latent_dim, layout)
     samples = None if frames is None else network.decoded_length(frames)
-    with AudioWriter(output, network.samplerate, network.channels, bits, samples) as writer:
-        warm_kernels()
+    with sound_writer(output, network.samplerate, network.channels, bits, samples) as writer:
+        warm_kernels(backend=network.backend)
         decoder = StreamingDecoder(network, threads)
         with Progress(network.samplerate, samples) as progress:
             for chunk in decoder.stream(blocks):
                 writer.write(chunk)
                 progress.add(len(chunk))
+    tell_sound(writer, network.samplerate, progress.speed)
+
+
+def tell_sound(writer: AudioWriter | FlatWriter, samplerate: int, speed: float) -> None:
+    """Tell what was written, how fast, and what did not fit into the file."""
+    from oobleck_stream.files.flat_writer import FlatWriter
+
     click.echo(
-        f"{output}: {writer.seconds:.1f} s, {network.samplerate} Hz, "
-        f"{progress.speed:.1f} x real time",
+        f"{writer.path}: {writer.written / samplerate:.1f} s, {samplerate} Hz, "
+        f"{speed:.1f} x real time",
         err=True,
     )
-    if writer.clipped:
+    if not isinstance(writer, FlatWriter) and writer.clipped:
         click.echo(
-            f"{output}: {writer.clipped} samples clipped: the peak is {writer.peak:.2f} of full "
-            "scale (--bits float keeps them)",
+            f"{writer.path}: {writer.clipped} samples clipped: the peak is {writer.peak:.2f} of "
+            "full scale (--bits float keeps them)",
             err=True,
         )

@@ -10,6 +10,7 @@ import click
 from oobleck_stream.commands.options import network_option, threads_option
 
 if TYPE_CHECKING:
+    from oobleck_stream.files.flat_sound import FlatSound
     from oobleck_stream.files.sound import SoundSource
     from oobleck_stream.model import Model
     from oobleck_stream.packed import FloatArray
@@ -38,7 +39,7 @@ def encode(
     dtype: str,
     threads: int | None,
 ) -> None:
-    """Encode SOUND (WAV, FLAC, OGG, MP3...) into a .npy file LATENTS of (frames, latent size).
+    """Encode SOUND (WAV, FLAC, OGG, MP3...) into LATENTS: .npy of (frames, latent size), or .bin.
 
     A sound of another sample rate is resampled (with soxr). Mono is given to all channels of the
     network, stereo becomes mono as the mean of both channels; other differences are refused. Zeros
@@ -48,16 +49,16 @@ def encode(
     from oobleck_stream.commands.compiling import warm_kernels
     from oobleck_stream.commands.progress import Progress
     from oobleck_stream.encoder import StreamingEncoder
-    from oobleck_stream.files.latent_writer import LatentWriter
-    from oobleck_stream.files.sound import SoundSource
+    from oobleck_stream.files.outputs import latent_writer
+    from oobleck_stream.files.sources import open_sound
 
     if seed is not None and not sample:
         raise click.UsageError("--seed is of use only with --sample")
-    source = SoundSource(sound)
+    source = open_sound(sound)
     network = chosen_model(model)
     blocks = sound_for(network, source)
     encoder = StreamingEncoder(network, threads, sample, seed)
-    with LatentWriter(latents, network.latent_dim, dtype) as writer:
+    with latent_writer(latents, network.latent_dim, dtype) as writer:
         warm_kernels()
         with Progress(network.samplerate, source.length(network.samplerate)) as progress:
             for block in blocks:
@@ -71,7 +72,7 @@ def encode(
     )
 
 
-def sound_for(model: Model, source: SoundSource) -> Iterator[FloatArray]:
+def sound_for(model: Model, source: SoundSource | FlatSound) -> Iterator[FloatArray]:
     """The blocks of a sound as a model wants them; says what is done to it."""
     blocks = source.blocks(model.samplerate, model.channels)
     changes = source.changes(model.samplerate, model.channels)

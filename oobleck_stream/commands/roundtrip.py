@@ -30,43 +30,34 @@ if TYPE_CHECKING:
 def roundtrip(
     sound: str, output: str, model: str | None, bits: Bits | None, threads: int | None
 ) -> None:
-    """Encode SOUND and decode it again into OUTPUT (.wav, .flac, .ogg), which is as long.
+    """Encode SOUND and decode it again into OUTPUT (.wav, .flac, .ogg, .bin), which is as long.
 
     Prints the scale-invariant signal-to-distortion ratio against the input. Sample rate and
     channels of SOUND are made those of the network as `encode` does, and OUTPUT has them too.
     """
     from oobleck_stream.commands.choice import chosen_model
     from oobleck_stream.commands.compiling import warm_kernels
+    from oobleck_stream.commands.decode import tell_sound
     from oobleck_stream.commands.encode import sound_for
     from oobleck_stream.commands.progress import Progress
     from oobleck_stream.decoder import StreamingDecoder
     from oobleck_stream.encoder import StreamingEncoder
-    from oobleck_stream.files.audio import AudioWriter
-    from oobleck_stream.files.sound import SoundSource
+    from oobleck_stream.files.outputs import sound_writer
+    from oobleck_stream.files.sources import open_sound
 
-    source = SoundSource(sound)
+    source = open_sound(sound)
     network = chosen_model(model)
     blocks = sound_for(network, source)
     encoder, decoder = StreamingEncoder(network, threads), StreamingDecoder(network, threads)
     likeness = Likeness()
-    with AudioWriter(output, network.samplerate, network.channels, bits) as writer:
+    with sound_writer(output, network.samplerate, network.channels, bits) as writer:
         warm_kernels()
         with Progress(network.samplerate, source.length(network.samplerate)) as progress:
             for before, after in before_and_after(encoder, decoder, blocks):
                 likeness.add(before, after)
                 writer.write(after)
                 progress.add(len(after))
-    click.echo(
-        f"{output}: {writer.seconds:.1f} s, {network.samplerate} Hz, "
-        f"{progress.speed:.1f} x real time",
-        err=True,
-    )
-    if writer.clipped:
-        click.echo(
-            f"{output}: {writer.clipped} samples clipped: the peak is {writer.peak:.2f} of full "
-            "scale (--bits float keeps them)",
-            err=True,
-        )
+    tell_sound(writer, network.samplerate, progress.speed)
     click.echo(f"SI-SDR {likeness.decibels:.2f} dB")
 
 

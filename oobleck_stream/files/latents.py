@@ -1,4 +1,4 @@
-"""Latents from files: `.npy`, `.npz` and `.safetensors`, in either layout."""
+"""Latents from files: `.npy`, `.npz`, `.safetensors` and `.bin`, in either layout."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from oobleck_stream.checkpoints.containers import FLOAT_DTYPES
 from oobleck_stream.checkpoints.errors import CheckpointError
 from oobleck_stream.checkpoints.safetensors_file import open_safetensors
+from oobleck_stream.files import flat
 from oobleck_stream.files import layout as layouts
 from oobleck_stream.files.errors import InputError
 from oobleck_stream.files.layout import Layout
@@ -22,7 +23,7 @@ from oobleck_stream.files.npy import read_header, require_real
 from oobleck_stream.latents import CHECK_FRAMES, checked_frames
 from oobleck_stream.packed import FloatArray
 
-SUFFIXES = (".npy", ".npz", ".safetensors")
+SUFFIXES = (".npy", ".npz", ".safetensors", flat.SUFFIX)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +38,15 @@ class LatentFile:
         As stored, often a memory map; its layout is told by the size of a latent frame.
     metadata : mapping of str to str
         What the file says about itself; `model` names the network it was made for.
+    shaped : bool
+        Whether the file says its shape; if not, `array` is flat, and channels come first unless
+        a layout says otherwise.
     """
 
     name: str
     array: npt.NDArray[Any]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    shaped: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -50,6 +55,8 @@ class LatentFile:
 
     def fits(self, latent_dim: int) -> bool:
         """Whether frames of this size may be stored here."""
+        if not self.shaped:
+            return self.array.size % latent_dim == 0
         return layouts.fits(self.shape, latent_dim, self.name)
 
     def frames(self, latent_dim: int, layout: Layout | None = None) -> npt.NDArray[Any]:
@@ -68,7 +75,7 @@ class LatentFile:
             When the latents are of another size, ambiguous, empty, or not finite as float32 (the
             frame is named).
         """
-        frames = layouts.frames_view(self.array, latent_dim, layout, self.name)
+        frames = self._view(latent_dim, layout)
         if len(frames) == 0:
             raise InputError(f"{self.name}: holds no frames; at least one was expected")
         for first in range(0, len(frames), CHECK_FRAMES):
@@ -77,7 +84,12 @@ class LatentFile:
 
     def count(self, latent_dim: int, layout: Layout | None = None) -> int:
         """Number of frames."""
-        return layouts.time_first(self.shape, latent_dim, layout, self.name)[0]
+        return len(self._view(latent_dim, layout))
+
+    def _view(self, latent_dim: int, layout: Layout | None) -> npt.NDArray[Any]:
+        if not self.shaped:
+            return layouts.flat_frames(self.array, latent_dim, layout, self.name, "latent numbers")
+        return layouts.frames_view(self.array, latent_dim, layout, self.name)
 
     def blocks(
         self, latent_dim: int, layout: Layout | None = None, size: int = 32
@@ -116,6 +128,8 @@ def read_latents(path: str | Path) -> LatentFile:
     try:
         if suffix == ".safetensors":
             return _read_safetensors(path)
+        if suffix == flat.SUFFIX:
+            return LatentFile(str(path), flat.read_flat(path), shaped=False)
         return LatentFile(str(path), _read_npy(path) if suffix == ".npy" else _read_npz(path))
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror or error}") from error

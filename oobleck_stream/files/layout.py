@@ -82,3 +82,28 @@ def frames_view(
     _, time_leads = time_first(array.shape, latent_dim, layout, name)
     flat = array.reshape(array.shape[-2:])
     return flat if time_leads else flat.T
+
+
+def flat_frames(
+    numbers: npt.NDArray[Any], size: int, layout: Layout | None, name: str, what: str
+) -> npt.NDArray[Any]:
+    """Numbers without a shape as a view (frames, size).
+
+    Parameters
+    ----------
+    numbers : (n,) array
+    size : int
+        Numbers in a frame.
+    layout : {"tc", "ct"} or None
+        Channels first unless it says otherwise.
+    name, what : str
+        Where they stand, and what `size` counts, for the message.
+
+    Raises
+    ------
+    InputError
+        When they make no whole number of frames.
+    """
+    if len(numbers) % size:
+        raise InputError(f"{name}: its {len(numbers)} numbers are no whole frames of {size} {what}")
+    return numbers.reshape(-1, size) if layout == "tc" else numbers.reshape(size, -1).T

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from oobleck_stream.kernels import steps
-from oobleck_stream.network import Layer
 from oobleck_stream.packed import Place
 from oobleck_stream.streaming.layout import Layout
 from oobleck_stream.streaming.plan import IntArray, Plan

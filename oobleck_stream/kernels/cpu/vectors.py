@@ -7,7 +7,6 @@ multiply-add is written out, so the same bits come out everywhere.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,18 @@ from llvmlite.binding import get_host_cpu_features
 from numba import config
 from numba.core import cgutils
 
+from oobleck_stream.kernels.constants import (
+    EXPONENTIAL,
+    FARTHEST,
+    HYPERBOLIC,
+    INVERSE_LOG_2,
+    INVERSE_PI,
+    LOG_2_PIECES,
+    NEAR,
+    PI_PIECES,
+    ROUNDING,
+    SINE,
+)
 from oobleck_stream.kernels.cpu.machine import FLOAT, WORD
 
 LANES = 16
@@ -36,16 +47,6 @@ of AVX2, 24 of 32 of NEON)."""
 VECTOR = ir.VectorType(FLOAT, LANES)
 ALIGNMENT = ir.Constant(ir.IntType(32), 4)
 MASK = ir.VectorType(ir.IntType(1), LANES)
-
-# sin(r) = r + r**3 * P(r**2) on |r| <= pi/2: the minimax fit (Lawson's iteration at Chebyshev
-# nodes) has relative error 6e-9, a twentieth of what float32 can show.
-SINE = (-0.16666659712791443, 0.00833306647837162, -0.0001980959059437737, 2.605750751172309e-06)
-
-# pi in two float32 pieces: a product of the first with a count below 2**22 is subtracted exactly.
-PI_PIECES = (3.1415927410125732, -8.742277657347586e-08)
-
-# Adding and taking away 1.5 * 2**23 rounds a float32 to the nearest whole number.
-ROUNDING = 1.5 * 2.0**23
 
 
 class Vectors:
@@ -133,7 +134,7 @@ class Vectors:
         builder = self.builder
         angle = builder.fmul(alpha, x)
         magic = self.constant(ROUNDING)
-        turns = builder.fsub(self.fma(angle, self.constant(1 / math.pi), magic), magic)
+        turns = builder.fsub(self.fma(angle, self.constant(INVERSE_PI), magic), magic)
         rest = angle
         for piece in PI_PIECES:
             rest = self.fma(turns, self.constant(-piece), rest)
@@ -148,13 +149,14 @@ class Vectors:
     def tanh(self, x: Any) -> Any:
         """Hyperbolic tangent: ``(e - 1) / (e + 1)`` with ``e = exp(2x)``, a polynomial near 0."""
         builder = self.builder
-        twice = self.clamp(builder.fmul(x, self.constant(2.0)), -20.0, 20.0)
+        twice = self.clamp(builder.fmul(x, self.constant(2.0)), -FARTHEST, FARTHEST)
         magic = self.constant(ROUNDING)
-        shifted = self.fma(twice, self.constant(1 / math.log(2)), magic)
+        shifted = self.fma(twice, self.constant(INVERSE_LOG_2), magic)
         powers = builder.fsub(shifted, magic)
-        rest = self.fma(powers, self.constant(-0.693145751953125), twice)
-        rest = self.fma(powers, self.constant(-1.428606765330187e-06), rest)
-        exponential = self.polynomial(rest, tuple(1 / math.factorial(n) for n in range(8)))
+        rest = twice
+        for piece in LOG_2_PIECES:
+            rest = self.fma(powers, self.constant(-piece), rest)
+        exponential = self.polynomial(rest, EXPONENTIAL)
         whole = ir.VectorType(ir.IntType(32), LANES)
         bits = builder.fptosi(powers, whole)
         bits = builder.add(bits, ir.Constant(whole, [127] * LANES))
@@ -163,7 +165,6 @@ class Vectors:
         one = self.constant(1.0)
         far = builder.fdiv(builder.fsub(exponential, one), builder.fadd(exponential, one))
         square = builder.fmul(x, x)
-        series = (-1 / 3, 2 / 15, -17 / 315, 62 / 2835, -1382 / 155925)
-        near = self.fma(builder.fmul(x, square), self.polynomial(square, series), x)
-        small = builder.fcmp_ordered("<", square, self.constant(0.09))
+        near = self.fma(builder.fmul(x, square), self.polynomial(square, HYPERBOLIC), x)
+        small = builder.fcmp_ordered("<", square, self.constant(NEAR))
         return builder.select(small, near, far)

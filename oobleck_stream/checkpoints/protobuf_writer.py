@@ -1,0 +1,76 @@
+"""Weights written as a folder of protobuf libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from oobleck_stream.checkpoints.containers import Tensor
+from oobleck_stream.checkpoints.errors import CheckpointError
+from oobleck_stream.checkpoints.protobuf_folder import SUFFIX
+from oobleck_stream.checkpoints.safetensors_writer import Advance
+from oobleck_stream.checkpoints.stored_numbers import stored_bytes, stored_numbers
+
+if TYPE_CHECKING:
+    from oobleck_stream.checkpoints.weights_pb2 import CollectionLibraryData
+
+LIBRARY_BYTES = 32_000_000
+"""A file that has so many is followed by another."""
+
+LARGEST_BYTES = 2**31 - 2**16
+"""Protobuf counts the bytes of a message in 31 bits."""
+
+_PIECE = 2**16
+
+
+def library_name(number: int) -> str:
+    """The name of a file, from 1."""
+    return f"weights-{number:05}{SUFFIX}"
+
+
+def write_libraries(
+    folder: Path, tensors: Iterable[Tensor], advance: Advance, size: int = LIBRARY_BYTES
+) -> None:
+    """Write tensors of float32 (in `data_32`) or float64 (in `data`) into files in a folder.
+
+    Raises
+    ------
+    CheckpointError
+        When protobuf is not installed, or a tensor is larger than it can hold.
+    OSError
+        When a file can't be written.
+    ValueError
+        As `stored_numbers` does.
+    """
+    number, room = 0, 0
+    for tensor in tensors:
+        needed = stored_bytes(tensor)
+        if number == 0 or needed > room:
+            number, room = number + 1, size
+        if needed > LARGEST_BYTES:
+            raise CheckpointError(folder, f"{tensor.name} is too large for protobuf")
+        with (folder / library_name(number)).open("ab") as file:
+            # Libraries one after the other are one library, as protobuf has it.
+            file.write(_library(folder, tensor).SerializeToString())
+        room -= needed
+        advance(needed)
+
+
+def _library(folder: Path, tensor: Tensor) -> CollectionLibraryData:
+    """A library of one tensor."""
+    try:
+        from oobleck_stream.checkpoints.weights_pb2 import CollectionLibraryData
+    except ImportError:
+        raise CheckpointError(
+            folder, "weights in protobuf need one package more: pip install protobuf"
+        ) from None
+    library = CollectionLibraryData()
+    entry = library.collections.add(key=tensor.name)
+    entry.collection.traversal_policy.dims.extend(tensor.shape)
+    stored = stored_numbers(tensor).ravel()
+    numbers = entry.collection.data if tensor.dtype == "F64" else entry.collection.data_32
+    for first in range(0, len(stored), _PIECE):
+        # As Python's numbers, piece by piece: protobuf takes NumPy's ten times slower.
+        numbers.extend(stored[first : first + _PIECE].tolist())
+    return library

@@ -1,0 +1,79 @@
+"""The tensors that a packed network was made of, as far as they can be told."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from oobleck_stream.checkpoints.containers import Container, FloatingArray, Tensor
+from oobleck_stream.config import OobleckConfig
+from oobleck_stream.packed import FloatArray, PackedNetwork, unpack_layer
+
+NOTES = (
+    "the weight norm was folded when the network was packed, and stays so",
+    "the Snakes' parameters are restored from what they give, as float64: the sound keeps its bits "
+    "as long as they are not rounded",
+)
+
+_TINY, _HUGE = 1e-60, 1e60
+"""Beyond these float32 has only 0 and infinity."""
+
+
+def unpacked(path: Path, config: OobleckConfig, *networks: PackedNetwork) -> Container:
+    """A container of packed networks' tensors under stable-audio-tools' names.
+
+    Parameters
+    ----------
+    path : Path
+        Where they come from, for messages.
+    config : OobleckConfig
+        Says how Snakes are stored. A scale of the latents is in the first weights already.
+    *networks : PackedNetwork
+    """
+    tensors = {
+        tensor.name: tensor
+        for network in networks
+        for index in range(len(network.layers))
+        for tensor in _layer_tensors(network, index, config)
+    }
+    return Container(path, tensors, {}, (path,))
+
+
+def _layer_tensors(network: PackedNetwork, index: int, config: OobleckConfig) -> Iterator[Tensor]:
+    layer = network.layers[index]
+    shape = (layer.outputs, layer.inputs, layer.kernel)
+    if layer.transposed:
+        shape = (layer.inputs, layer.outputs, layer.kernel)
+    part = functools.partial(functools.partial, _part, network, index)
+    yield Tensor(f"{layer.name}.weight", shape, "F32", part(0))
+    if layer.bias:
+        yield Tensor(f"{layer.name}.bias", (layer.outputs,), "F32", part(1))
+    if layer.snake:
+        alpha = functools.partial(_alpha, part(2), config)
+        beta = functools.partial(_beta, part(3), config)
+        yield Tensor(f"{layer.snake}.alpha", (layer.inputs,), "F64", alpha)
+        yield Tensor(f"{layer.snake}.beta", (layer.inputs,), "F64", beta)
+
+
+def _part(network: PackedNetwork, index: int, number: int) -> FloatArray:
+    """One of a layer's parameters: weight, bias, alpha, 1 / (beta + epsilon)."""
+    part = unpack_layer(network, index)[number]
+    assert part is not None
+    return part
+
+
+def _alpha(read: Callable[[], FloatArray], config: OobleckConfig) -> FloatingArray:
+    """An alpha, or its logarithm, that folds to the same float32."""
+    alpha = read().astype(np.float64)
+    return np.log(np.maximum(alpha, _TINY)) if config.snake_log_scale else alpha
+
+
+def _beta(read: Callable[[], FloatArray], config: OobleckConfig) -> FloatingArray:
+    """A beta, or its logarithm, that folds to the same float32."""
+    inverse = read().astype(np.float64)
+    beta = np.divide(1.0, inverse, out=np.full_like(inverse, _HUGE), where=inverse != 0)
+    beta -= config.snake_epsilon
+    return np.log(np.clip(beta, _TINY, _HUGE)) if config.snake_log_scale else beta

@@ -1,0 +1,234 @@
+"""`oobleck_stream validate`: a network beside a reference."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from oobleck_stream.commands.options import layout_option, model_option, threads_option
+from oobleck_stream.config import PRESETS
+
+if TYPE_CHECKING:
+    from oobleck_stream.files.layout import Layout
+    from oobleck_stream.model import Model
+    from oobleck_stream.packed import FloatArray
+    from oobleck_stream.validation.check import Reference, Validation
+    from oobleck_stream.validation.comparison import RealArray
+    from oobleck_stream.validation.folder import Format
+    from oobleck_stream.validation.stages import Half
+
+PEERS = ("torch", "diffusers", "stable-audio-tools")
+TOLERANCES = {"decoder": 0.05, "encoder": 0.01}
+SOUND = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".opus", ".w64", ".rf64", ".caf", ".au")
+FAILED = 1
+
+
+@click.command()
+@click.argument("piece", metavar="INPUT")
+@click.argument("reference", required=False)
+@model_option
+@click.option(
+    "--config", metavar="PRESET", help="The network's geometry, whatever its files say of it."
+)
+@click.option(
+    "--half",
+    type=click.Choice(["decoder", "encoder"]),
+    help="What to validate. [default: the encoder where INPUT is a sound file]",
+)
+@click.option("--peer", type=click.Choice(PEERS), help="Compare with it, live (extra: peers).")
+@click.option("--layers", is_flag=True, help="Stage by stage; REFERENCE is a folder.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0),
+    help="Largest difference that passes. [default: 0.05, for the encoder 0.01]",
+)
+@layout_option
+@click.option("--no-pad", is_flag=True, help="No zeros to fill up the encoder's last frame.")
+@click.option(
+    "--save", metavar="FOLDER", help="Write our own rows there, a file for each stage compared."
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["npy", "bin"]),
+    default="npy",
+    show_default=True,
+    help="Of the files of --save.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--plot", metavar="FILE", help="Draw a picture, too (extra: plot).")
+@threads_option
+def validate(
+    piece: str,
+    reference: str | None,
+    model: str | None,
+    config: str | None,
+    half: Half | None,
+    peer: str | None,
+    layers: bool,
+    tolerance: float | None,
+    layout: Layout | None,
+    no_pad: bool,
+    save: str | None,
+    form: Format,
+    as_json: bool,
+    plot: str | None,
+    threads: int | None,
+) -> None:
+    """Compare what a network makes of INPUT with a REFERENCE; exit code 1 where they differ.
+
+    INPUT are latents for the decoder (as for `decode`), or sound for the encoder (as for `encode`;
+    with --half encoder .npy and .bin too). REFERENCE is what should come out: an .npy in either
+    layout, a .bin (a count and then the numbers, channels first) or a sound file. The encoder's is
+    means and scales, or the means alone, which are the latents.
+
+    With --layers the rows are compared after the input convolution, after each block, after the
+    last Snake and at the output; REFERENCE is then a folder with any of input_conv, block_1, ...,
+    final_snake and output as .npy or .bin. --save writes such a folder.
+    """
+    half = half or ("encoder" if Path(piece).suffix.lower() in SOUND else "decoder")
+    if reference and peer:
+        raise click.UsageError("REFERENCE and --peer are two references: one was expected")
+    if not (reference or peer or save):
+        raise click.UsageError("REFERENCE, --peer or --save was expected")
+    if reference and layers and Path(reference).is_file():
+        raise click.UsageError(f"{reference}: with --layers a folder was expected")
+    if config is not None and config not in PRESETS:
+        raise click.UsageError(f"--config: {config!r} is none of {', '.join(PRESETS)}")
+    if no_pad and half == "decoder":
+        raise click.UsageError("--no-pad is of use only for the encoder")
+    if plot:
+        _require_plot(plot, bool(reference or peer))
+
+    from oobleck_stream.commands.compiling import warm_kernels
+    from oobleck_stream.validation.check import check_stages
+    from oobleck_stream.validation.folder import new_folder, saved
+    from oobleck_stream.validation.plot import COLUMNS
+    from oobleck_stream.validation.stages import layer_outputs, means_alone, whole_output
+
+    network, source, rows = _opened(piece, model, config, half, layout, no_pad)
+    outputs = (layer_outputs if layers else whole_output)(network, rows, half, threads)
+    expected: Reference = _nothing
+    means = False
+    if peer:
+        expected = _peer(peer, source, network, half, rows, layers)
+    elif reference:
+        expected, means = _files(Path(reference), network, half, len(rows), layers, layout)
+    if tolerance is None:
+        tolerance = TOLERANCES[half]
+    with contextlib.ExitStack() as stack:
+        if save:
+            outputs = saved(outputs, stack.enter_context(new_folder(Path(save))), form)
+        if means:
+            outputs = means_alone(outputs, network.config.latent_scale)
+        warm_kernels()
+        result = check_stages(outputs, expected, tolerance, COLUMNS if plot else None)
+    if save:
+        click.echo(f"{save}: written", err=True)
+    if not (reference or peer):
+        return
+    about = {
+        "model": network.name,
+        "half": half,
+        "input": piece,
+        "reference": reference or peer or "",
+    }
+    _report(result, tolerance, about, as_json)
+    if plot:
+        from oobleck_stream.validation.plot import write_plot
+
+        samples = len(rows) if half == "encoder" else network.decoded_length(len(rows))
+        title = f"{half} of {network.name} beside {reference or peer}"
+        write_plot(result, Path(plot), tolerance, samples / network.samplerate, title)
+    if not result.passed:
+        click.get_current_context().exit(FAILED)
+
+
+def _opened(
+    piece: str,
+    model: str | None,
+    config: str | None,
+    half: Half,
+    layout: Layout | None,
+    no_pad: bool,
+) -> tuple[Model, str, FloatArray]:
+    """The model, what it was loaded from, and the whole input as rows."""
+    from oobleck_stream.commands.choice import BUNDLED, chosen_model
+    from oobleck_stream.commands.encode import sound_for
+    from oobleck_stream.files.sources import open_latents, open_sound
+    from oobleck_stream.loading import load
+    from oobleck_stream.validation.inputs import audio_from_npy, filled_up, gathered
+
+    latents = open_latents(piece) if half == "decoder" else None
+    if config is not None:
+        network = load(model or BUNDLED, config=config)
+    else:
+        network = chosen_model(model, latents)
+    source = model or (latents and latents.metadata.get("model")) or BUNDLED
+    if latents is not None:
+        return network, source, gathered(latents.blocks(network.latent_dim, layout))
+    if Path(piece).suffix.lower() == ".npy":
+        audio = audio_from_npy(Path(piece), network.channels, layout)
+    else:
+        audio = gathered(sound_for(network, open_sound(piece)))
+    return network, source, audio if no_pad else filled_up(audio, network.hop)
+
+
+def _nothing(visit: object) -> None:
+    """The reference where there is none."""
+
+
+def _peer(
+    peer: str, source: str, network: Model, half: Half, rows: FloatArray, layers: bool
+) -> Reference:
+    """A live reference; says whose parameters it has."""
+    from oobleck_stream.validation.peers import peer_reference
+    from oobleck_stream.validation.stored import tensors_for_peer
+
+    tensors, stored = tensors_for_peer(source, network, half)
+    if not stored:
+        click.echo(f"{peer} has our parameters: {network.name} stores no others", err=True)
+    return peer_reference(peer, network.config, half, tensors, rows, layers)
+
+
+def _files(
+    path: Path, network: Model, half: Half, rows: int, layers: bool, layout: Layout | None
+) -> tuple[Reference, bool]:
+    """A stored reference, and whether the encoder's output in it are the means alone."""
+    from oobleck_stream.validation.folder import read_references, visiting
+    from oobleck_stream.validation.stages import OUTPUT, half_of, stage_shapes
+
+    shapes = stage_shapes(half_of(network, half).layers, rows)
+    if not layers:
+        shapes = {OUTPUT: shapes[OUTPUT]}
+    means_dim = network.latent_dim if half == "encoder" else None
+    references: dict[str, RealArray] = read_references(path, shapes, layout, means_dim)
+    means = OUTPUT in references and references[OUTPUT].shape[1] == means_dim
+    return visiting(references), means
+
+
+def _report(result: Validation, tolerance: float, about: dict[str, str], as_json: bool) -> None:
+    from oobleck_stream.validation.report import report_facts, report_lines
+
+    if as_json:
+        click.echo(json.dumps(about | report_facts(result, tolerance), indent=2, allow_nan=False))
+        return
+    for line in report_lines(result, tolerance):
+        click.echo(line)
+
+
+def _require_plot(path: str, differences: bool) -> None:
+    """Say it before minutes of work."""
+    from oobleck_stream.validation.plot import SUFFIXES
+
+    if not differences:
+        raise click.UsageError("--plot draws differences: REFERENCE or --peer was expected")
+    if Path(path).suffix.lower() not in SUFFIXES:
+        raise click.UsageError(f"--plot: a name ending in {', '.join(SUFFIXES)} was expected")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise click.UsageError("--plot needs matplotlib: pip install 'oobleck_stream[plot]'")

@@ -1,0 +1,99 @@
+"""Rows of numbers written to a reference file while they are being made."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from oobleck_stream.checkpoints.whole_file import whole_file
+from oobleck_stream.files.errors import InputError
+from oobleck_stream.files.flat import MOST, NUMBER, SUFFIX, count_bytes
+from oobleck_stream.packed import FloatArray
+
+BLOCK = 2**16
+
+
+class FlatWriter:
+    """Writes a `.bin` file, channels first; under its own name it appears only when it is whole.
+
+    The rows wait in a temporary file: the second channel can follow only when the first is known.
+
+    A context manager: left in good order it puts the file in place, left by an exception it
+    leaves nothing.
+
+    Parameters
+    ----------
+    path : str or Path
+        Ends in ``.bin``.
+    channels : int
+        Numbers in a row: audio channels, or the size of a latent frame.
+
+    Attributes
+    ----------
+    written : int
+        Rows so far.
+
+    Raises
+    ------
+    InputError
+        When the file can't be written, or its name ends in something else.
+    """
+
+    def __init__(self, path: str | Path, channels: int) -> None:
+        self.path = Path(path)
+        if self.path.suffix.lower() != SUFFIX:
+            raise InputError(f"{path}: a name ending in {SUFFIX} was expected")
+        self.channels, self.written = channels, 0
+        try:
+            if self.path.is_dir():
+                raise IsADirectoryError(None, "it is a folder")
+            self._rows = tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115
+        except OSError as error:
+            raise InputError(f"{self.path}: can't be written: {error.strerror}") from error
+
+    def write(self, rows: FloatArray) -> None:
+        """Append rows.
+
+        Parameters
+        ----------
+        rows : (n, channels) float32
+
+        Raises
+        ------
+        InputError
+            When the file can't count so many numbers.
+        OSError
+            When the disk is full or gone.
+        """
+        self.written += len(rows)
+        if self.written * self.channels > MOST:
+            raise InputError(f"{self.path}: can't hold more than {MOST} numbers")
+        self._rows.write(np.ascontiguousarray(rows, NUMBER).data)
+
+    def _put(self) -> None:
+        """Write the file from its rows, one channel after the other."""
+        start = count_bytes(self.path, self.written * self.channels)
+        self._rows.flush()
+        shape = (self.written, self.channels)
+        rows: FloatArray = np.memmap(self._rows, NUMBER, "r", shape=shape)
+        with whole_file(self.path) as file:
+            file.write(start)
+            for channel in range(self.channels):
+                for first in range(0, self.written, BLOCK):
+                    file.write(rows[first : first + BLOCK, channel].tobytes())
+
+    def __enter__(self) -> FlatWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with self._rows:
+            if kind is None:
+                self._put()

@@ -1,0 +1,31 @@
+"""Where sound and latents go: the writer that a file's name asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from oobleck_stream.files import flat
+from oobleck_stream.files.audio import AudioWriter, Bits
+from oobleck_stream.files.errors import InputError
+from oobleck_stream.files.flat_writer import FlatWriter
+from oobleck_stream.files.latent_writer import LatentWriter
+
+
+def sound_writer(
+    name: str, samplerate: int, channels: int, bits: Bits | None = None, samples: int | None = None
+) -> AudioWriter | FlatWriter:
+    """A writer of sound; parameters and errors as those of `AudioWriter`."""
+    if Path(name).suffix.lower() != flat.SUFFIX:
+        return AudioWriter(name, samplerate, channels, bits, samples)
+    if bits not in (None, "float"):
+        raise InputError(f"{name}: {flat.SUFFIX} files have samples of float bits, not {bits}")
+    return FlatWriter(name, channels)
+
+
+def latent_writer(name: str, latent_dim: int, dtype: str = "float32") -> LatentWriter | FlatWriter:
+    """A writer of latents; parameters and errors as those of `LatentWriter`."""
+    if Path(name).suffix.lower() != flat.SUFFIX:
+        return LatentWriter(name, latent_dim, dtype)
+    if dtype != "float32":
+        raise InputError(f"{name}: {flat.SUFFIX} files hold float32, not {dtype}")
+    return FlatWriter(name, latent_dim)

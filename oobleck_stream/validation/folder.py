@@ -1,0 +1,138 @@
+"""A folder with a file for every stage: read as a reference, and written for those who port."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from oobleck_stream.files.errors import InputError
+from oobleck_stream.files.flat import write_flat
+from oobleck_stream.files.layout import Layout
+from oobleck_stream.packed import FloatArray
+from oobleck_stream.validation.arrays import Shape, read_rows
+from oobleck_stream.validation.check import Reference, Visit
+from oobleck_stream.validation.comparison import RealArray
+from oobleck_stream.validation.stages import OUTPUT
+
+Format = Literal["npy", "bin"]
+
+SUFFIXES = (".npy", ".bin", ".wav")
+
+
+def read_references(
+    path: Path, shapes: Mapping[str, Shape], layout: Layout | None, latent_dim: int | None = None
+) -> dict[str, RealArray]:
+    """The stages that a file or a folder holds, each checked for its shape.
+
+    Parameters
+    ----------
+    path : Path
+        A file, which is the output; or a folder with ``input_conv.npy``, ``block_1.npy``...: any
+        stages, as ``.npy``, ``.bin`` or ``.wav``.
+    shapes : mapping of str to (rows, channels)
+        The stages to look for, and their shapes.
+    layout : {"tc", "ct"}, optional
+        Time first or channels first, where an ``.npy`` of two dimensions may be either.
+    latent_dim : int, optional
+        For the encoder: its output may be the means alone, which are the latents.
+
+    Returns
+    -------
+    dict
+        (rows, channels) arrays by stage, mostly memory maps.
+
+    Raises
+    ------
+    InputError
+        When one can't be read or is of another shape, there is none, or there are two for a stage.
+    """
+    files = {OUTPUT: path}
+    if path.is_dir():
+        files = _stage_files(path, tuple(shapes))
+    references = {}
+    for name, file in files.items():
+        possible = [shapes[name]]
+        if name == OUTPUT and latent_dim is not None:
+            possible.append((shapes[name][0], latent_dim))
+        references[name] = read_rows(file, possible, layout)
+    return references
+
+
+def _stage_files(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
+    """The file of each stage that has one."""
+    found = {}
+    for name in names:
+        files = [folder / f"{name}{suffix}" for suffix in SUFFIXES]
+        there = [file for file in files if file.is_file()]
+        if len(there) > 1:
+            both = " and ".join(file.name for file in there)
+            raise InputError(f"{folder}: holds {both}: one of them was expected")
+        if there:
+            found[name] = there[0]
+    if not found:
+        raise InputError(f"{folder}: one of {', '.join(names)} as .npy or .bin was expected in it")
+    return found
+
+
+def visiting(references: Mapping[str, RealArray]) -> Reference:
+    """Stored stages as a `Reference`."""
+
+    def visit_all(visit: Visit) -> None:
+        for name, rows in references.items():
+            visit(name, rows)
+
+    return visit_all
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into, which appears under its name when all went well; else none does.
+
+    Raises
+    ------
+    InputError
+        When there is something already, or the folder can't be made.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InputError(f"{path}: a new or an empty folder was expected")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        part.mkdir()
+    except OSError as error:
+        raise InputError(f"{path}: can't be written: {error.strerror}") from error
+    try:
+        yield part
+        if path.exists():
+            path.rmdir()
+        os.replace(part, path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def saved(
+    outputs: Iterable[tuple[str, FloatArray]], folder: Path, form: Format
+) -> Iterator[tuple[str, FloatArray]]:
+    """Write each stage in PyTorch's order while it passes: a file ``NAME.npy`` or ``NAME.bin``.
+
+    Parameters
+    ----------
+    outputs : iterable of (str, (rows, channels) float32)
+        As `layer_outputs` gives them.
+    folder : Path
+    form : {"npy", "bin"}
+        ``.npy`` of shape (1, channels, rows), or the same numbers flat behind their count.
+    """
+    for name, rows in outputs:
+        stored = np.ascontiguousarray(rows.T)[np.newaxis]
+        if form == "npy":
+            np.save(folder / f"{name}.npy", stored)
+        else:
+            write_flat(folder / f"{name}.bin", stored)
+        yield name, rows

@@ -1,0 +1,212 @@
+"""The same network by other libraries, in float64; imported only where it is asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from oobleck_stream.config import OobleckConfig
+from oobleck_stream.files.errors import InputError
+from oobleck_stream.packed import FloatArray
+from oobleck_stream.validation.check import Reference, Visit
+from oobleck_stream.validation.stages import FINAL_SNAKE, INPUT_CONV, OUTPUT, Half
+from oobleck_stream.validation.tensors import Tensors
+
+HINTS = {
+    "torch": "pip install 'oobleck_stream[peers]'",
+    "diffusers": "pip install 'oobleck_stream[peers]'",
+    "stable-audio-tools": "pip install stable-audio-tools",
+}
+"""The peers, and how each is installed."""
+
+_FIXED = (
+    "dilations",
+    "kernel",
+    "kernel_per_stride",
+    "transpose_padding",
+    "bias",
+    "output_bias",
+    "snake_epsilon",
+)
+"""What the libraries' networks can't be told: there it is as in a default config."""
+
+
+def refusal(peer: str, config: OobleckConfig, half: Half) -> str | None:
+    """Why a peer has no such network, or None.
+
+    Parameters
+    ----------
+    peer : str
+        One of `HINTS`.
+    config : OobleckConfig
+    half : {"decoder", "encoder"}
+    """
+    if peer == "torch":
+        return None
+    usual = OobleckConfig()
+    fixed = list(_FIXED)
+    if half == "decoder":
+        cosmos = peer == "diffusers" and config.output_padding == "s%2"
+        fixed += [] if cosmos else ["output_padding"]
+        fixed += ["final_tanh"] if peer == "diffusers" else []
+    for name in fixed:
+        if getattr(config, name) != getattr(usual, name):
+            return f"{peer} has no network whose {name} is {getattr(config, name)}"
+    if peer == "diffusers" and half == "encoder" and config.channels != 2 * config.latent_dim:
+        return (
+            f"{peer} has one number for an encoder's channels and outputs: "
+            f"not {config.channels} and {2 * config.latent_dim}"
+        )
+    return None
+
+
+def peer_reference(
+    peer: str,
+    config: OobleckConfig,
+    half: Half,
+    tensors: Tensors,
+    rows: FloatArray,
+    layers: bool = False,
+) -> Reference:
+    """What a peer makes of some rows, in float64 on the CPU.
+
+    Parameters
+    ----------
+    peer : str
+        ``"diffusers"`` or ``"stable-audio-tools"``: the library's own modules; ``"torch"``: torch's
+        functional operations, which know every network here.
+    config : OobleckConfig
+    half : {"decoder", "encoder"}
+    tensors : iterable of (Layer, LayerTensors)
+        Of the whole half, in order.
+    rows : (n, inputs) float32
+        The whole input.
+    layers : bool
+        Whether to visit every stage; else the output alone.
+
+    Raises
+    ------
+    InputError
+        When the peer is not installed, or has no such network.
+    """
+    problem = refusal(peer, config, half)
+    if problem:
+        raise InputError(f"{problem}; the peer torch has every network")
+    try:
+        # What a library prints while it is imported is not part of the result.
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            run = _opened(peer, config, half, tensors)
+    except ImportError as error:
+        raise InputError(f"the peer {peer} is not installed ({error}): {HINTS[peer]}") from error
+
+    def visit_all(visit: Visit) -> None:
+        run(rows, visit if layers else _only(OUTPUT, visit))
+
+    return visit_all
+
+
+def _opened(
+    peer: str, config: OobleckConfig, half: Half, tensors: Tensors
+) -> Callable[[FloatArray, Visit], None]:
+    from oobleck_stream.validation.filling import fill_module
+
+    if peer == "torch":
+        from oobleck_stream.validation.torch_network import TorchNetwork
+
+        return TorchNetwork(tensors, config.snake_epsilon).run
+    if peer == "diffusers":
+        module, parts = _diffusers(config, half)
+    else:
+        module, parts = _stable_audio_tools(config, half)
+    fill_module(module, tensors)
+
+    def run(rows: FloatArray, visit: Visit) -> None:
+        _run(module, parts, rows, visit)
+
+    return run
+
+
+def _only(wanted: str, visit: Visit) -> Visit:
+    def visited(name: str, rows: Any) -> None:
+        if name == wanted:
+            visit(name, rows)
+
+    return visited
+
+
+def _diffusers(config: OobleckConfig, half: Half) -> tuple[Any, dict[str, Any]]:
+    """Diffusers' module of a half, and its parts by stage."""
+    from diffusers.models.autoencoders import autoencoder_oobleck as oobleck
+
+    if half == "encoder":
+        module = oobleck.OobleckEncoder(
+            encoder_hidden_size=config.channels,
+            audio_channels=config.audio_channels,
+            downsampling_ratios=list(config.strides),
+            channel_multiples=list(config.multiples),
+        )
+    else:
+        kind = oobleck.OobleckDecoder
+        if config.output_padding == "s%2":
+            from diffusers.models.autoencoders import autoencoder_cosmos3_audio as cosmos
+
+            kind = cosmos.Cosmos3AudioDecoder
+        module = kind(
+            channels=config.channels,
+            input_channels=config.latent_dim,
+            audio_channels=config.audio_channels,
+            upsampling_ratios=list(reversed(config.strides)),
+            channel_multiples=list(config.multiples),
+        )
+    return module, _named_parts(module.conv1, list(module.block), module.snake1)
+
+
+def _stable_audio_tools(config: OobleckConfig, half: Half) -> tuple[Any, dict[str, Any]]:
+    """Stable-audio-tools' module of a half, and its parts by stage."""
+    autoencoders = importlib.import_module("stable_audio_tools.models.autoencoders")
+
+    common = {
+        "channels": config.channels,
+        "c_mults": list(config.multiples),
+        "strides": list(config.strides),
+        "use_snake": True,
+    }
+    if half == "encoder":
+        module = autoencoders.OobleckEncoder(
+            in_channels=config.audio_channels, latent_dim=2 * config.latent_dim, **common
+        )
+    else:
+        module = autoencoders.OobleckDecoder(
+            out_channels=config.audio_channels,
+            latent_dim=config.latent_dim,
+            final_tanh=config.final_tanh,
+            **common,
+        )
+    depth, layers = len(config.strides), list(module.layers)
+    return module, _named_parts(layers[0], layers[1 : depth + 1], layers[depth + 1])
+
+
+def _named_parts(first: Any, blocks: list[Any], snake: Any) -> dict[str, Any]:
+    numbered = {f"block_{number}": block for number, block in enumerate(blocks, start=1)}
+    return {INPUT_CONV: first, **numbered, FINAL_SNAKE: snake}
+
+
+def _run(module: Any, parts: dict[str, Any], rows: FloatArray, visit: Visit) -> None:
+    """Run a module; visit each part's rows as they come."""
+    import torch
+
+    def hook(name: str) -> Callable[[Any, Any, Any], None]:
+        return lambda part, inputs, output: visit(name, output[0].T.numpy())
+
+    with contextlib.ExitStack() as stack, torch.inference_mode():
+        for name, part in parts.items():
+            stack.callback(part.register_forward_hook(hook(name)).remove)
+        output = module(torch.from_numpy(rows.astype(np.float64).T.copy())[None])
+        visit(OUTPUT, output[0].T.numpy())

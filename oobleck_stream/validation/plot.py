@@ -1,0 +1,122 @@
+"""A validation as a picture: the difference over time, and from stage to stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from oobleck_stream.checkpoints.whole_file import whole_file
+from oobleck_stream.files.errors import InputError
+from oobleck_stream.validation.check import Validation
+
+COLUMNS = 1000
+"""Stretches of time in a picture, each with its largest difference: about one a pixel."""
+
+MOST_LINES = 8
+"""Channels that are drawn as lines; more are drawn as an image."""
+
+SUFFIXES = (".png", ".svg", ".pdf")
+
+DECADES = 7
+"""Of an image's shades, below the tolerance."""
+
+SMALLEST = 1e-12
+"""No difference, on a logarithmic axis."""
+
+
+def write_plot(
+    validation: Validation, path: Path, tolerance: float, duration: float, title: str
+) -> None:
+    """Write a picture of the last stage's difference over time and of every stage's figures.
+
+    Parameters
+    ----------
+    validation : Validation
+        With `over_time`, where any stage was compared.
+    path : Path
+        Its ending, one of `SUFFIXES`, says in which format.
+    tolerance : float
+    duration : float
+        Seconds that the piece lasts.
+    title : str
+
+    Raises
+    ------
+    ImportError
+        When matplotlib is not installed.
+    InputError
+        When the file can't be written.
+    """
+    from matplotlib.figure import Figure
+
+    several = len(validation.stages) > 1
+    figure = Figure(figsize=(11, 4.5 * (1 + several)), layout="constrained")
+    axes = figure.subplots(1 + several, 1, squeeze=False)[:, 0]
+    _draw_time(figure, axes[0], validation, tolerance, duration)
+    if several:
+        _draw_stages(axes[1], validation, tolerance)
+    figure.suptitle(title)
+    try:
+        with whole_file(path) as file:
+            figure.savefig(file, dpi=100, format=path.suffix[1:].lower())
+    except OSError as error:
+        raise InputError(f"{path}: can't be written: {error.strerror or error}") from error
+
+
+def _draw_time(
+    figure: Any, axes: Any, validation: Validation, tolerance: float, duration: float
+) -> None:
+    from matplotlib import colormaps
+
+    last = next(reversed(list(validation.stages)), "")
+    axes.set_title(f"{last}: largest difference in every stretch of time")
+    axes.set_xlabel("s")
+    if validation.over_time is None:
+        return
+    values = np.maximum(validation.over_time, SMALLEST)
+    channels = values.shape[1]
+    if channels <= MOST_LINES:
+        times = (np.arange(len(values)) + 0.5) * duration / len(values)
+        for channel in range(channels):
+            axes.plot(times, values[:, channel], linewidth=0.8, label=f"channel {channel}")
+        axes.axhline(tolerance, color="black", linewidth=1, linestyle="--", label="tolerance")
+        axes.set_yscale("log")
+        axes.set_ylabel("absolute difference")
+        axes.legend(fontsize="small")
+        return
+    shades = colormaps["viridis"].with_extremes(over="red", bad="red")
+    top = np.log10(max(tolerance, SMALLEST))
+    image = axes.imshow(
+        np.log10(values.T),
+        aspect="auto",
+        origin="lower",
+        interpolation="nearest",
+        extent=(0, duration, -0.5, channels - 0.5),
+        cmap=shades,
+        vmin=top - DECADES,
+        vmax=top,
+    )
+    axes.set_ylabel("channel")
+    label = "log10 of the absolute difference; red: over the tolerance"
+    figure.colorbar(image, ax=axes, label=label, extend="max")
+
+
+def _draw_stages(axes: Any, validation: Validation, tolerance: float) -> None:
+    names = list(validation.stages)
+    found = list(validation.stages.values())
+    for label, values in (
+        ("largest difference", [one.max_difference for one in found]),
+        ("RMSE", [one.rmse for one in found]),
+    ):
+        axes.plot(names, np.maximum(values, SMALLEST), marker="o", label=label)
+    axes.axhline(tolerance, color="black", linewidth=1, linestyle="--", label="tolerance")
+    axes.set_yscale("log")
+    axes.set_ylabel("absolute difference")
+    ratio = axes.twinx()
+    ratio.plot(names, [one.snr_db for one in found], color="gray", marker="s", label="SNR (right)")
+    ratio.set_ylabel("signal-to-noise, dB")
+    lines, labels = axes.get_legend_handles_labels()
+    more_lines, more_labels = ratio.get_legend_handles_labels()
+    axes.legend(lines + more_lines, labels + more_labels, fontsize="small")
