@@ -106,7 +106,7 @@ def play(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Play LATENTS (.npy, .npz, .safetensors, or - for standard input) while they are decoded.
+    """Play LATENTS (.npy, .npz, .safetensors, .bin, - for standard input) while they are decoded.
 
     Keys: space pause, left/right 5 s, down/up 60 s, 9/0 volume, m mute, l loop, q quit, ? help.
     """

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from numba import carray, njit
 
-from oobleck_stream.kernels import steps as table
 from oobleck_stream.kernels.cpu.machine import (
     atomic_add,
     atomic_load,
@@ -367,7 +366,8 @@ def _cached(sources):
 def _digest_of_sources():
     """A number, never 0, of the text of every kernel module."""
     digest = 1
-    for path in (*sorted(Path(__file__).parent.glob("*.py")), Path(table.__file__)):
+    here = Path(__file__).parent
+    for path in (*sorted(here.glob("*.py")), *sorted(here.parent.glob("*.py"))):
         digest = zlib.crc32(path.read_bytes(), digest)
     return digest | 1
 

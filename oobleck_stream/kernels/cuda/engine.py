@@ -1,0 +1,276 @@
+"""Streams on a GPU: their arenas, and programs run over groups of them."""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from oobleck_stream.kernels import steps as table
+from oobleck_stream.kernels.cuda import NoCuda
+from oobleck_stream.kernels.cuda.launches import (
+    Buffers,
+    IntArray,
+    Launch,
+    cuts,
+    launches,
+    most_sums,
+    move_launch,
+)
+from oobleck_stream.kernels.cuda.library import (
+    SIMULATED,
+    Captured,
+    capture,
+    cuda,
+    faults,
+    make_zero,
+    multiprocessors,
+    open_device,
+    open_stream,
+    upload,
+    zeros,
+)
+from oobleck_stream.kernels.cuda.tiles import TILES, TINY_TILES, Tile
+
+FloatArray = npt.NDArray[np.float32]
+
+MOST_PROGRAMS = 128
+"""Programs whose launches are kept for the next run."""
+
+_uploaded: dict[int, Any] = {}
+
+
+@dataclass
+class _Prepared:
+    """A program for groups of one size: its launches, and the same recorded."""
+
+    launches: list[Launch]
+    captured: Captured | None = None
+    runs: int = 0
+
+
+class Engine:
+    """Arenas of several streams on the device, and all that runs programs over them.
+
+    Parameters
+    ----------
+    parameters : (n,) float32
+        A network's packed parameters. Engines on the same array share one copy on the device.
+    streams : int
+        How many arenas there are.
+    arena_floats : int
+        The size of each.
+    tiles : tuple of Tile, optional
+        Those that a product may be cut into. The result does not depend on it.
+
+    Raises
+    ------
+    NoCuda
+        When there is no GPU, or something that it needs is missing, or it has too little memory.
+    """
+
+    def __init__(
+        self,
+        parameters: FloatArray,
+        streams: int,
+        arena_floats: int,
+        tiles: tuple[Tile, ...] | None = None,
+    ) -> None:
+        open_device()
+        self.streams, self.arena_floats = streams, arena_floats
+        self._tiles = tiles or (TINY_TILES if SIMULATED else TILES)
+        self._threads = 4 if SIMULATED else 256
+        self._multiprocessors = multiprocessors()
+        self._stream = open_stream()
+        self._programs: OrderedDict[tuple[Any, ...], _Prepared] = OrderedDict()
+        self._closed = False
+        nothing = zeros(np.float32, 0, self._stream)
+        self._buffers = Buffers(
+            steps=None,
+            moves=None,
+            streams=zeros(np.int64, streams, self._stream),
+            source=nothing,
+            source_floats=0,
+            target=nothing,
+            target_floats=0,
+            arenas=zeros(np.float32, streams * arena_floats, self._stream),
+            arena_floats=arena_floats,
+            parameters=_parameters_on_device(parameters, self._stream),
+            sums=nothing,
+        )
+        self._host_source = self._host_target = cuda.pinned_array(1, np.float32)
+        self._host_streams = cuda.pinned_array(max(1, streams), np.int64)
+        self._try()
+
+    def run(
+        self,
+        steps: IntArray,
+        moves: IntArray,
+        streams: IntArray,
+        rows: FloatArray,
+        out: FloatArray,
+    ) -> None:
+        """Run a program for a group of streams and wait for its end.
+
+        Parameters
+        ----------
+        steps : (steps, FIELDS) int64
+        moves : (moves, MOVE_FIELDS) int64
+        streams : (group,) int64
+            Different numbers of streams, below `streams`.
+        rows : (group, n, inputs) float32
+        out : (group, k, outputs) float32
+            The rows that the program gives out are written.
+
+        Raises
+        ------
+        NoCuda
+            When the driver or the compiler fails; the arenas are then in no known state.
+        """
+        self._check_open()
+        group = len(streams)
+        if group == 0:
+            return
+        prepared = self._prepare(steps, moves, group, rows.size, out.size)
+        source, target = self._host_source[: rows.size], self._host_target[: out.size]
+        source.reshape(rows.shape)[:] = rows
+        self._host_streams[:group] = streams
+        with faults():
+            cuda.current_context()  # a thread that is new to CUDA has none
+            self._go(prepared, group, rows.size, out.size)
+            self._stream.synchronize()
+        out[:] = target.reshape(out.shape)
+
+    def _go(self, prepared: _Prepared, group: int, size_in: int, size_out: int) -> None:
+        """Have a program run: as plain launches first, then recorded, then replayed."""
+
+        def launch() -> None:
+            some = self._buffers.streams[:group]
+            some.copy_to_device(self._host_streams[:group], stream=self._stream)
+            if size_in > 0:
+                source = self._buffers.source[:size_in]
+                source.copy_to_device(self._host_source[:size_in], stream=self._stream)
+            for one in prepared.launches:
+                one.go(self._stream)
+            if size_out > 0:
+                target = self._buffers.target[:size_out]
+                target.copy_to_host(self._host_target[:size_out], stream=self._stream)
+
+        prepared.runs += 1
+        if prepared.runs == 2:
+            prepared.captured = capture(self._stream, launch)
+        if prepared.captured is None:
+            launch()
+        else:
+            prepared.captured.replay(self._stream)
+
+    def _prepare(
+        self, steps: IntArray, moves: IntArray, group: int, size_in: int, size_out: int
+    ) -> _Prepared:
+        """The launches of a program, kept from its last run where possible."""
+        key = (steps.tobytes(), moves.tobytes(), group, size_in, size_out)
+        found = self._programs.get(key)
+        if found is not None:
+            self._programs.move_to_end(key)
+            return found
+        cut = cuts(steps, group, self._tiles, self._multiprocessors)
+        self._grow(size_in, size_out, most_sums(steps, cut, group))
+        buffers = replace(
+            self._buffers,
+            steps=upload(steps.reshape(-1, table.FIELDS), self._stream),
+            moves=upload(moves.reshape(-1, table.MOVE_FIELDS), self._stream),
+            streams=self._buffers.streams[:group],
+            source_floats=size_in // group,
+            target_floats=size_out // group,
+        )
+        found = _Prepared(list(launches(steps, moves, cut, group, buffers, self._threads)))
+        self._programs[key] = found
+        if len(self._programs) > MOST_PROGRAMS:
+            self._programs.popitem(last=False)
+        return found
+
+    def _grow(self, size_in: int, size_out: int, sums: int) -> None:
+        """Have room for a program's rows and sums; what was prepared for less room is forgotten."""
+        b = self._buffers
+        wanted = {"source": size_in, "target": size_out, "sums": sums}
+        short = {name: size for name, size in wanted.items() if size > len(getattr(b, name))}
+        if not short:
+            return
+        self._programs.clear()
+        self._buffers = replace(
+            b, **{name: zeros(np.float32, n, self._stream) for name, n in short.items()}
+        )
+        with faults():
+            if "source" in short:
+                self._host_source = cuda.pinned_array(size_in, np.float32)
+            if "target" in short:
+                self._host_target = cuda.pinned_array(size_out, np.float32)
+
+    def step_times(self) -> list[tuple[int, float]]:
+        """Where the time of the last program went: on a GPU that is not known."""
+        return []
+
+    def read(self, stream: int, start: int, size: int) -> FloatArray:
+        """A copy of some floats of a stream's arena, (size,) float32."""
+        values = np.empty(size, np.float32)
+        if size > 0:
+            with faults():
+                floats = self._floats(stream, start, size)
+                floats.copy_to_host(values, stream=self._stream)
+                self._stream.synchronize()
+        return values
+
+    def write(self, stream: int, start: int, values: FloatArray) -> None:
+        """Set floats of a stream's arena from `start` on."""
+        flat = np.ascontiguousarray(values, np.float32).reshape(-1)
+        if flat.size > 0:
+            with faults():
+                floats = self._floats(stream, start, flat.size)
+                floats.copy_to_device(flat, stream=self._stream)
+                self._stream.synchronize()
+
+    def clear(self, stream: int) -> None:
+        """Set a stream's whole arena to zero."""
+        make_zero(self._floats(stream, 0, self.arena_floats), self._stream)
+
+    def close(self) -> None:
+        """Give all memory back; nothing can be run afterwards."""
+        if not self._closed:
+            self._programs.clear()
+            self._closed = True
+            del self._buffers, self._host_source, self._host_target
+
+    def _try(self) -> None:
+        """See that a kernel can be compiled and run: one that zeroes a float, which is zero."""
+        nothing = np.array([[0, table.NONE, min(1, self.arena_floats)]], np.int64)
+        some = replace(
+            self._buffers, moves=upload(nothing, self._stream), streams=self._buffers.streams[:1]
+        )
+        with faults():
+            move_launch(nothing, 0, 1, 1, some, self._threads).go(self._stream)
+            self._stream.synchronize()
+
+    def _floats(self, stream: int, start: int, size: int) -> Any:
+        """Some floats of an arena, on the device."""
+        self._check_open()
+        if not (0 <= stream < self.streams and 0 <= start <= start + size <= self.arena_floats):
+            raise ValueError(f"no {size} floats from {start} on in stream {stream}")
+        begin = stream * self.arena_floats + start
+        return self._buffers.arenas[begin : begin + size]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise NoCuda("this engine was closed")
+
+
+def _parameters_on_device(parameters: FloatArray, stream: Any) -> Any:
+    """A network's parameters on the device: one copy for all, for as long as they are here too."""
+    key = id(parameters)
+    if key not in _uploaded:
+        _uploaded[key] = upload(parameters, stream)
+        weakref.finalize(parameters, _uploaded.pop, key, None).atexit = False
+    return _uploaded[key]

@@ -1,0 +1,329 @@
+"""All that is used of Numba's CUDA target, and what can be missing of it.
+
+No other module imports it: the target is in maintenance and has a successor. Under its simulator
+(``NUMBA_ENABLE_CUDASIM=1``) the kernels run as plain Python: fused multiply-adds round twice there.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+from __future__ import annotations
+
+import importlib.util
+import weakref
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import config
+
+from oobleck_stream.kernels.cuda import NoCuda
+
+if importlib.util.find_spec("numba_cuda") is None:
+    raise NoCuda("numba-cuda is not installed: pip install 'oobleck_stream[cuda13]' (or cuda12)")
+
+from numba import cuda as _cuda
+
+__all__ = [
+    "ALIGNMENT",
+    "SIMULATED",
+    "SOURCES",
+    "Captured",
+    "add",
+    "capture",
+    "cuda",
+    "device",
+    "divide",
+    "faults",
+    "float_of_bits",
+    "fma",
+    "kernel",
+    "make_zero",
+    "multiply",
+    "multiprocessors",
+    "open_device",
+    "open_stream",
+    "place",
+    "subtract",
+    "unsigned",
+    "upload",
+    "zeros",
+]
+
+cuda: Any = _cuda
+
+SIMULATED = bool(config.ENABLE_CUDASIM)  # type: ignore[attr-defined]
+
+ALIGNMENT = None if SIMULATED else 16
+"""Bytes at which shared memory begins, so that four floats are read at once."""
+
+
+def _digest_of_sources() -> int:
+    """A number, never 0, of the text of all that kernels are made of."""
+    here, digest = Path(__file__).parent, 1
+    for path in (*sorted(here.glob("*.py")), *sorted(here.parent.glob("*.py"))):
+        digest = zlib.crc32(path.read_bytes(), digest)
+    return digest | 1
+
+
+SOURCES = _digest_of_sources()
+"""For kernels to close over: Numba keeps them on disk by their own file and by such values."""
+
+
+def kernel(function: Callable[..., None]) -> Any:
+    """Compile a kernel on its first launch, and keep it on disk."""
+    return cuda.jit(function, cache=not SIMULATED)
+
+
+# What kernels are written with. Numba's CUDA target contracts a product and a sum to a fused
+# multiply-add, also with fastmath off; operations with a rounding of their own stay as they are.
+if SIMULATED:
+
+    def device(function):
+        """A function for kernels to call."""
+        return function
+
+    def fma(a, b, c):
+        """``a * b + c``, here rounded twice."""
+        return a * b + c
+
+    def multiply(a, b):
+        """``a * b``."""
+        return a * b
+
+    def add(a, b):
+        """``a + b``."""
+        return a + b
+
+    def subtract(a, b):
+        """``a - b``."""
+        return a - b
+
+    def divide(a, b):
+        """``a / b``."""
+        return a / b
+
+    def float_of_bits(bits):
+        """The float32 of 32 bits."""
+        return np.int32(bits).view(np.float32)
+
+    def unsigned(count):
+        """A number known not to be negative, for sums and products."""
+        return count
+
+    def place(index):
+        """An index known not to be negative."""
+        return index
+
+else:
+    from numba.cuda import libdevice
+
+    def device(function):
+        """A function for kernels to call; it becomes part of them."""
+        return cuda.jit(function, device=True, forceinline=True)
+
+    @device
+    def fma(a, b, c):
+        """``a * b + c``, rounded once."""
+        return cuda.fma(a, b, c)
+
+    @device
+    def multiply(a, b):
+        """``a * b``, never fused with what follows."""
+        return libdevice.fmul_rn(a, b)
+
+    @device
+    def add(a, b):
+        """``a + b``, never fused with what goes before."""
+        return libdevice.fadd_rn(a, b)
+
+    @device
+    def subtract(a, b):
+        """``a - b``, never fused with what goes before."""
+        return libdevice.fsub_rn(a, b)
+
+    @device
+    def divide(a, b):
+        """``a / b`` as IEEE has it."""
+        return libdevice.fdiv_rn(a, b)
+
+    @device
+    def float_of_bits(bits):
+        """The float32 of 32 bits."""
+        return libdevice.int_as_float(np.int32(bits))
+
+    @device
+    def unsigned(count):
+        """A number known not to be negative, for sums and products."""
+        return np.uint32(count)
+
+    @device
+    def place(index):
+        """An index known not to be negative: no turn to count from the end is compiled."""
+        return np.uint64(index)
+
+
+# What the engine is written with.
+def open_device() -> None:
+    """See that there is a GPU, and the compiler for it; ``NoCuda`` says what is missing."""
+    if SIMULATED:
+        return
+    from numba.cuda.cudadrv import nvvm
+    from numba.cuda.cudadrv.driver import driver
+    from numba.cuda.cudadrv.error import CudaSupportError
+
+    try:
+        found = driver.is_available
+    except CudaSupportError:
+        found = False
+    if not found:
+        said = " ".join((driver.initialization_error or "no reason given").split())
+        if "NO_DEVICE" in said:
+            raise NoCuda("no NVIDIA GPU was found: the driver lists none")
+        if "cannot be found" in said:
+            raise NoCuda("no NVIDIA driver was found (libcuda)")
+        raise NoCuda(f"the NVIDIA driver does not start: {said}")
+    if not nvvm.is_available():
+        raise NoCuda("CUDA's compiler (NVVM) is missing: pip install 'oobleck_stream[cuda13]'")
+    with faults():
+        cuda.current_context()
+
+
+@contextmanager
+def faults() -> Iterator[None]:
+    """Give what the driver and the compiler raise as one line of ``NoCuda``."""
+    if SIMULATED:
+        yield
+        return
+    from numba.cuda.cudadrv.driver import CudaAPIError, LinkerError
+    from numba.cuda.cudadrv.error import CudaDriverError, CudaSupportError, NvvmError
+
+    kinds = (CudaAPIError, CudaDriverError, CudaSupportError, LinkerError, NvvmError)
+    try:
+        yield
+    except kinds as error:
+        said = " ".join(str(error).split())
+        if "OUT_OF_MEMORY" in said:
+            raise NoCuda("the GPU has too little memory") from error
+        raise NoCuda(f"CUDA failed: {said[:300]}") from error
+
+
+def open_stream() -> Any:
+    """A stream of the device's that waits for nobody else's, so that it can be recorded any time.
+
+    Nor does anybody wait for it: whatever is put on it is followed by its `synchronize`.
+    """
+    if SIMULATED:
+        return cuda.stream()
+    from cuda.bindings import driver
+
+    with faults():
+        cuda.current_context()
+    _, handle = _checked(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+    stream = cuda.external_stream(int(handle))
+    weakref.finalize(stream, driver.cuStreamDestroy, handle)
+    return stream
+
+
+def zeros(kind: type, count: int, stream: Any) -> Any:
+    """An array on the device, at least one long; ``NoCuda`` when there is no room."""
+    size = max(1, count)
+    _check_room(size * np.dtype(kind).itemsize)
+    with faults():
+        array = cuda.device_array(size, kind)
+    make_zero(array, stream)
+    return array
+
+
+def make_zero(array: Any, stream: Any) -> None:
+    """Overwrite an array on the device with zeros."""
+    if SIMULATED:
+        array[:] = 0
+        return
+    from numba.cuda.cudadrv.driver import device_memset
+
+    with faults():
+        device_memset(array, 0, array.nbytes, stream=stream)
+        stream.synchronize()
+
+
+def upload(array: npt.NDArray[Any], stream: Any) -> Any:
+    """A copy of an array on the device, at least one row long."""
+    rows = array if len(array) > 0 else np.zeros((1, *array.shape[1:]), array.dtype)
+    _check_room(rows.nbytes)
+    with faults():
+        copy = cuda.to_device(np.ascontiguousarray(rows), stream=stream)
+        stream.synchronize()
+    return copy
+
+
+def _check_room(need: int) -> None:
+    """``NoCuda`` unless so many bytes are free on the device."""
+    free = cuda.current_context().get_memory_info().free
+    if need > free:
+        raise NoCuda(f"the GPU has too little memory: {need >> 20} MiB of {int(free) >> 20} free")
+
+
+def multiprocessors() -> int:
+    """How many blocks of threads can run side by side."""
+    return 4 if SIMULATED else int(cuda.get_current_device().MULTIPROCESSOR_COUNT)
+
+
+class Captured:
+    """A sequence of launches and copies that the driver replays as one.
+
+    Parameters
+    ----------
+    graph
+        The driver's, instantiated.
+    """
+
+    def __init__(self, graph: Any) -> None:
+        from cuda.bindings import driver
+
+        self._graph = graph
+        weakref.finalize(self, driver.cuGraphExecDestroy, graph)
+
+    def replay(self, stream: Any) -> None:
+        """Have it run again on a stream."""
+        from cuda.bindings import driver
+
+        _checked(driver.cuGraphLaunch(self._graph, int(stream.handle)))
+
+
+def capture(stream: Any, launch: Callable[[], None]) -> Captured | None:
+    """What `launch` puts on a stream, recorded instead of run; None where that can't be done.
+
+    All kernels in it must have run before.
+    """
+    if SIMULATED:
+        return None
+    from cuda.bindings import driver
+
+    mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+    handle = int(stream.handle)
+    try:
+        _checked(driver.cuStreamBeginCapture(handle, mode))
+        try:
+            with cuda.defer_cleanup():
+                launch()
+        finally:
+            status, graph = driver.cuStreamEndCapture(handle)
+        _checked((status,))
+        try:
+            _, executable = _checked(driver.cuGraphInstantiate(graph, 0))
+        finally:
+            driver.cuGraphDestroy(graph)
+    except Exception:
+        # Whatever it was: launched one by one, they work, or say why not.
+        return None
+    return Captured(executable)
+
+
+def _checked(answer: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The driver's answer; ``RuntimeError`` unless it says success."""
+    if int(answer[0]) != 0:
+        raise RuntimeError(f"CUDA failed: {answer[0]}")
+    return answer

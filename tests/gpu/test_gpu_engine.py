@@ -1,0 +1,97 @@
+"""Programs of a single step: what CUDA computes is what the CPU computes, bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from step_tables import no_moves, step
+
+from oobleck_stream.kernels.cuda import tiles
+from oobleck_stream.kernels.cuda.engine import Engine
+from oobleck_stream.kernels.cuda.tiles import TILES
+from oobleck_stream.streaming.processor import Processor
+
+STREAMS = 3
+SHAPES = {
+    "few rows": (1, 8, 2, 256, 70),
+    "some rows": (13, 1, 7, 130, 128),
+    "many rows": (700, 2, 3, 64, 140),
+    "two columns": (333, 1, 7, 128, 2),
+    "odd channels": (40, 3, 2, 37, 33),
+    "one of each": (1, 1, 1, 1, 1),
+}
+
+
+def program(rows, phases, taps, channels, columns, **given):
+    """A step with everything in it but tanh; parameters; the arena's size."""
+    random = np.random.default_rng(0)
+    padded = -(-columns // 16) * 16
+    weights = phases * taps * channels * padded
+    parameters = random.standard_normal(weights + 3 * padded).astype(np.float32)
+    parameters[:weights] /= np.float32(np.sqrt(taps * channels))
+    window = (rows + 2 * taps) * channels
+    whole = rows * phases * columns
+    fields = {
+        "ROWS": rows,
+        "PHASES": phases,
+        "FIRST_ROW": min(1, rows * phases - 1),
+        "TAPS": taps,
+        "CHANNELS": channels,
+        "COLUMNS": columns,
+        "INPUT_STRIDE": channels,
+        "TAP_STRIDE": 2 * channels,
+        "WEIGHTS": 0,
+        "BIAS": weights,
+        "RESIDUAL": window,
+        "PLAIN": window + whole,
+        "ACTIVE": window + 2 * whole,
+        "OUTPUT_STRIDE": columns,
+        "ALPHA": weights + padded,
+        "INVERSE_BETA": weights + 2 * padded,
+    }
+    return step(**fields | given)[None], parameters, window + 3 * whole
+
+
+def both(steps, parameters, floats, used=None):
+    """The streams' arenas after the same run by both engines."""
+    start = np.random.default_rng(1).standard_normal((STREAMS, floats)).astype(np.float32)
+    nothing = np.zeros((2, 0, 1), np.float32)
+    results = []
+    engines = Processor(parameters, STREAMS, floats, 2), Engine(parameters, STREAMS, floats, used)
+    for engine in engines:
+        for stream in range(STREAMS):
+            engine.write(stream, 0, start[stream])
+        for _ in range(3):  # launched, recorded, replayed
+            engine.run(steps, no_moves(), np.array([2, 0]), nothing, nothing)
+        results.append([engine.read(stream, 0, floats) for stream in range(STREAMS)])
+    return results
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("tile", [None, *TILES], ids=lambda tile: str(tile and tile.rows))
+@pytest.mark.parametrize("split", [False, True])
+def test_bits_of_the_cpu(shape, tile, split, monkeypatch):
+    monkeypatch.setattr(tiles, "SECOND_PASS", -(10**12) if split else 10**12)
+    steps, parameters, floats = program(*SHAPES[shape])
+    expected, got = both(steps, parameters, floats, None if tile is None else (tile,))
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_bits_of_tanh():
+    steps, parameters, floats = program(300, 1, 2, 64, 64, TANH=1)
+    expected, got = both(steps, parameters, floats)
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("far", [1, 37, 5000, -1, -37, -5000])
+def test_moves_that_overlap(far):
+    size, at = 20000, 6000
+    parameters = np.zeros(1, np.float32)
+    start = np.arange(40000, dtype=np.float32)
+    engine = Engine(parameters, 2, len(start))
+    engine.write(1, 0, start)
+    moves = np.array([[at, at + far, size]])
+    steps, nothing = step(LAYER=-2, MOVES=1)[None], np.zeros((1, 0, 1), np.float32)
+    engine.run(steps, moves, np.array([1]), nothing, nothing)
+    start[at : at + size] = start[at + far : at + far + size].copy()
+    np.testing.assert_array_equal(engine.read(1, 0, len(start)), start)

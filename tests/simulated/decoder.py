@@ -1,0 +1,74 @@
+"""Small networks decoded by the CUDA kernels under Numba's simulator: the contract, and the sound.
+
+Exactness is within the simulator, whose fused multiply-adds round twice; the plain reference and
+the CPU are met by tolerance.
+"""
+
+from __future__ import annotations
+
+import naive
+import numpy as np
+import pytest
+from networks import model_of, random_latents, random_tensors, signal_to_noise, small
+
+import oobleck_stream as ob
+from oobleck_stream.streaming import backends
+from oobleck_stream.streaming.engine import Sizes
+
+SHAPE = {"latent_dim": 3, "audio_channels": 1, "multiples": (1, 2), "dilations": (1, 3)}
+CONFIGS = {
+    "even": small("stable-audio-open-1.0", channels=2, strides=(2, 2), **SHAPE),
+    "odd": small("ezaudio", channels=2, strides=(1, 3), final_tanh=True, **SHAPE),
+}
+FRAMES = 9
+
+
+@pytest.fixture(autouse=True)
+def _small_steps(monkeypatch):
+    """Steps as small as the networks, so that a push has several of them."""
+    monkeypatch.setitem(backends.SIZES, "cuda", Sizes(step_cells=48, together=2))
+
+
+def decoded(name, lengths, streams=None):
+    """What pushes of the given lengths give, and how many samples came with each."""
+    model, latents = model_of(CONFIGS[name]), random_latents(CONFIGS[name], FRAMES)
+    decoder = ob.StreamingDecoder(model, streams=streams, backend="cuda")
+    ends = np.cumsum(lengths)
+    chunks = [decoder.push(latents[end - n : end]) for end, n in zip(ends, lengths, strict=True)]
+    chunks.append(decoder.flush())
+    return np.concatenate(chunks), [len(chunk) for chunk in chunks]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_sound_and_contract(name):
+    config = CONFIGS[name]
+    model, latents = model_of(config), random_latents(config, FRAMES)
+    whole = model.decode(latents, backend="cuda")
+    expected = naive.decode(latents, random_tensors(config), config)
+    assert whole.shape == expected.shape
+    assert signal_to_noise(expected, whole) > 100
+    np.testing.assert_allclose(whole, model.decode(latents, backend="cpu"), atol=1e-5)
+    due = [len(ob.StreamingDecoder(model, backend="cpu").push(latents[:n])) for n in (1, 4)]
+    for lengths in ([1, 3, 5], [4, 5, 0]):
+        result, counts = decoded(name, lengths)
+        np.testing.assert_array_equal(result, whole)
+        assert counts[0] == due[0 if lengths[0] == 1 else 1]
+
+
+def test_streams_end_start_and_copy_apart():
+    config = CONFIGS["even"]
+    model, latents = model_of(config), random_latents(config, FRAMES)
+    backwards = np.ascontiguousarray(latents[::-1])
+    three = ob.StreamingDecoder(model, streams=3, backend="cuda")
+    frames = np.stack([latents[:3], backwards[:3], latents[:3]])
+    first = three.push(frames)
+    three.restore(three.snapshot(1), 2)
+    later = three.push(np.stack([latents[3:], latents[3:], backwards[3:]]), [False, False, True])
+    three.reset(1)
+    tails = three.flush([False, False, True])
+    whole = model.decode(backwards, backend="cuda")
+    np.testing.assert_array_equal(np.concatenate([first[1], later[2], tails[2]]), whole)
+    rest = three.push(np.stack([latents[3:], latents[3:], latents[3:]]), [True, False, False])
+    ends = three.flush([True, False, False])
+    whole = model.decode(latents, backend="cuda")
+    np.testing.assert_array_equal(np.concatenate([first[0], rest[0], ends[0]]), whole)

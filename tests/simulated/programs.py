@@ -1,0 +1,221 @@
+"""The CUDA kernels under Numba's simulator; `test_cuda.py` runs this file with it switched on."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import step_tables
+import steps_reference
+from step_tables import ARENA, Drawn, draw_product, no_moves, step
+
+from oobleck_stream.kernels import steps as table
+from oobleck_stream.kernels.cuda import NoCuda, tiles
+from oobleck_stream.kernels.cuda.engine import Engine
+from oobleck_stream.kernels.cuda.tiles import Tile
+
+STREAMS = 3
+ONE_TILE = {
+    "square": Tile(4, 4, 2, 2, 4),
+    "flat": Tile(2, 4, 2, 1, 4),
+    "two parts": Tile(8, 2, 8, 1, 2),
+}
+
+
+def arenas(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((STREAMS, ARENA)).astype(np.float32)
+
+
+def filled(parameters, start, used=None) -> Engine:
+    engine = Engine(parameters, STREAMS, ARENA, used)
+    for stream, floats in enumerate(start):
+        engine.write(stream, 0, floats)
+    return engine
+
+
+def all_floats(engine) -> np.ndarray:
+    return np.stack([engine.read(stream, 0, ARENA) for stream in range(STREAMS)])
+
+
+def run(drawn: Drawn, moves, start, group, used=None, rows=None):
+    """Arenas and target after a run over the streams of a group."""
+    engine = filled(drawn.parameters, start, used)
+    rows = np.zeros((len(group), 0, 1), np.float32) if rows is None else rows
+    out = np.zeros((len(group), drawn.target_floats, 1), np.float32)
+    engine.run(drawn.steps, moves, np.array(group), rows, out)
+    return all_floats(engine), out
+
+
+def check(drawn: Drawn, moves, group, used=None, rows=None):
+    """A run agrees with the plain interpreter, and leaves the other streams alone."""
+    start = arenas()
+    got, out = run(drawn, moves, start, group, used, rows)
+    for place, stream in enumerate(group):
+        arena, target = start[stream].astype(np.float64), np.zeros(drawn.target_floats)
+        source = np.zeros(0) if rows is None else rows[place].astype(np.float64).ravel()
+        parameters = drawn.parameters.astype(np.float64)
+        steps_reference.run(drawn.steps, moves, parameters, arena, source, target)
+        np.testing.assert_allclose(got[stream], arena, rtol=2e-5, atol=2e-6)
+        np.testing.assert_allclose(out[place].ravel(), target, rtol=2e-5, atol=2e-6)
+    for stream in set(range(STREAMS)) - set(group):
+        np.testing.assert_array_equal(got[stream], start[stream])
+    return got, out
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_drawn_product(seed):
+    check(draw_product(np.random.default_rng(seed)), no_moves(), [2, 0])
+
+
+@pytest.mark.parametrize("columns", [17, 33])
+def test_columns_of_a_narrow_panel_and_of_the_one_after_it(columns):
+    random = np.random.default_rng(columns)
+    # Only the last columns' panel differs, so few channels will do.
+    check(
+        draw_product(random, COLUMNS=columns, CHANNELS=3, ROWS=1, TAPS=2, PHASES=2), no_moves(), [1]
+    )
+
+
+@pytest.mark.parametrize("name", ONE_TILE)
+@pytest.mark.parametrize("split", [False, True])
+def test_every_tile_and_split_taps_give_the_same_bits(name, split, monkeypatch):
+    drawn = draw_product(np.random.default_rng(7), TAPS=3, ROWS=5, PHASES=2)
+    usual, out = check(drawn, no_moves(), [0, 2])
+    monkeypatch.setattr(tiles, "SECOND_PASS", -(10**9) if split else 10**9)
+    got, other = run(drawn, no_moves(), arenas(), [0, 2], (ONE_TILE[name],))
+    np.testing.assert_array_equal(got, usual)
+    np.testing.assert_array_equal(other, out)
+
+
+def test_split_taps_are_added_in_their_order(monkeypatch):
+    """In another order, or from another start, these three come to something else."""
+    weights = np.zeros(3 * 16 + 16, np.float32)
+    weights[[0, 16, 32]] = 1.0, 2.0**-24, 2.0**-24
+    one = {"ROWS": 1, "TAPS": 3, "CHANNELS": 1, "COLUMNS": 1, "OUTPUT_STRIDE": 1}
+    steps = step(**one, WEIGHTS=0, BIAS=48, PLAIN=10)[None]
+    start = np.ones((STREAMS, ARENA), np.float32)
+    for second_pass in (-(10**9), 10**9):
+        monkeypatch.setattr(tiles, "SECOND_PASS", second_pass)
+        got, _ = run(Drawn(steps, weights, 0), no_moves(), start, [0])
+        assert got[0, 10] == 1.0
+
+
+def test_streams_of_a_group_are_as_alone():
+    drawn = draw_product(np.random.default_rng(3), LEAVES=1)
+    together, out = run(drawn, no_moves(), arenas(), [2, 0, 1])
+    for place, stream in enumerate([2, 0, 1]):
+        alone, own = run(drawn, no_moves(), arenas(), [stream])
+        np.testing.assert_array_equal(alone[stream], together[stream])
+        np.testing.assert_array_equal(own[0], out[place])
+
+
+def test_rows_made_in_two_steps_are_those_of_one():
+    whole = draw_product(
+        np.random.default_rng(5), ROWS=5, PHASES=2, FIRST_ROW=1, LAST_ROW=9, LEAVES=0
+    )
+    first, second = whole.steps[0].copy(), whole.steps[0].copy()
+    first[[table.ROWS, table.LAST_ROW]] = 2, 4
+    second[[table.ROWS, table.FIRST_ROW, table.LAST_ROW]] = 3, 0, 5
+    second[table.INPUT] += 2 * second[table.INPUT_STRIDE]
+    for field in (table.PLAIN, table.ACTIVE, table.RESIDUAL):
+        if second[field] != table.NONE:
+            second[field] += 4 * second[table.OUTPUT_STRIDE]
+    cut = Drawn(np.stack([first, second]), whole.parameters, 0)
+    at_once, _ = run(whole, no_moves(), arenas(), [1])
+    in_two, _ = run(cut, no_moves(), arenas(), [1])
+    np.testing.assert_array_equal(in_two, at_once)
+
+
+def test_the_source_goes_in_plain_and_through_its_snake():
+    alpha = np.linspace(0.5, 2.0, 16).astype(np.float32)
+    parameters = np.concatenate([np.zeros(16, np.float32), alpha, 1 / alpha])
+    way_in = {"LAYER": -1, "ROWS": 3, "COLUMNS": 5, "INPUT": 5, "INPUT_STRIDE": 5}
+    places = {"PLAIN": 300, "ACTIVE": 400, "OUTPUT_STRIDE": 5, "ALPHA": 16, "INVERSE_BETA": 32}
+    rows = np.random.default_rng(1).standard_normal((2, 4, 5)).astype(np.float32)
+    for bias in (0, table.NONE):
+        steps = step(**way_in, **places, BIAS=bias)[None]
+        check(Drawn(steps, parameters, 0), no_moves(), [1, 2], rows=rows)
+
+
+MOVES = {
+    "down": (580, 583, 20),
+    "up": (590, 583, 20),
+    "far": (580, 640, 20),
+    "in place": (590, 590, 5),
+    "zeros": (580, table.NONE, 30),
+    "at the start": (0, 2, 9),
+    "one float on": (581, 580, 40),
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_a_move_is_a_memmove_in_every_stream(name):
+    steps = step(LAYER=-2, MOVES=1)[None]
+    check(Drawn(steps, np.zeros(1, np.float32), 0), np.array([MOVES[name]]), [0, 2])
+
+
+def test_moves_come_after_their_step_and_several_at_once():
+    drawn = draw_product(np.random.default_rng(11), LEAVES=0, PLAIN=step_tables.PLAIN_AT)
+    drawn.steps[0, [table.FIRST_MOVE, table.MOVES]] = 1, 2
+    last = step(LAYER=-2, FIRST_MOVE=0, MOVES=1)
+    moves = np.array([[650, step_tables.PLAIN_AT, 9], [600, 603, 30], [640, table.NONE, 5]])
+    together = Drawn(np.stack([drawn.steps[0], last]), drawn.parameters, drawn.target_floats)
+    check(together, moves, [2, 1])
+
+
+def test_programs_of_growing_size_and_back():
+    random = np.random.default_rng(2)
+    programs = [
+        draw_product(random, LEAVES=1, COLUMNS=c, ROWS=2, PHASES=1, FIRST_ROW=0, LAST_ROW=2)
+        for c in (2, 9, 2)
+    ]
+    parameters = np.concatenate([program.parameters for program in programs])
+    begins = [0, *itertools.accumulate(len(program.parameters) for program in programs)]
+    engine = filled(parameters, arenas())
+    for program, begin in zip(programs * 2, begins[:3] * 2, strict=True):
+        steps = program.steps.copy()
+        for field in (table.WEIGHTS, table.BIAS):
+            steps[0, field] += begin
+        out = np.zeros((2, program.target_floats, 1), np.float32)
+        empty = np.zeros((2, 0, 1), np.float32)
+        engine.run(steps, no_moves(), np.array([0, 2]), empty, out)
+        _, expected = run(program, no_moves(), arenas(), [0, 2])
+        np.testing.assert_array_equal(out, expected)
+
+
+def test_read_write_and_clear():
+    engine = filled(np.zeros(1, np.float32), arenas())
+    engine.write(1, 10, np.arange(6, dtype=np.float32).reshape(2, 3))
+    np.testing.assert_array_equal(engine.read(1, 9, 3), [arenas()[1, 9], 0, 1])
+    engine.clear(1)
+    got = all_floats(engine)
+    assert not got[1].any()
+    np.testing.assert_array_equal(got[[0, 2]], arenas()[[0, 2]])
+    assert engine.read(0, 5, 0).shape == (0,)
+    for stream, start, size in ((STREAMS, 0, 1), (-1, 0, 1), (0, -1, 2), (0, ARENA - 1, 2)):
+        with pytest.raises(ValueError, match="stream"):
+            engine.read(stream, start, size)
+
+
+def test_an_empty_group_and_a_closed_engine():
+    drawn = draw_product(np.random.default_rng(0), LEAVES=0)
+    engine = filled(drawn.parameters, arenas())
+    nobody = np.zeros((0, 1, 1), np.float32)
+    engine.run(drawn.steps, no_moves(), np.zeros(0, np.int64), nobody, nobody)
+    np.testing.assert_array_equal(all_floats(engine), arenas())
+    engine.close()
+    engine.close()
+    with pytest.raises(NoCuda, match="closed"):
+        engine.read(0, 0, 1)
+
+
+def test_too_little_memory(monkeypatch):
+    from types import SimpleNamespace
+
+    from oobleck_stream.kernels.cuda import library
+
+    context = SimpleNamespace(get_memory_info=lambda: SimpleNamespace(free=2**20))
+    monkeypatch.setattr(library.cuda, "current_context", lambda: context)
+    with pytest.raises(NoCuda, match="too little memory: 4 MiB of 1 free"):
+        Engine(np.zeros(1, np.float32), 1, 2**20)

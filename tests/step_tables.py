@@ -1,0 +1,91 @@
+"""Programs made up for tests: steps with every kind of epilogue, and moves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from oobleck_stream.kernels import steps as table
+
+ARENA = 700
+"""Floats of an arena: inputs and residuals below 300, outputs from there on, the rest for moves."""
+
+PLAIN_AT, ACTIVE_AT, MOVED_AT = 300, 440, 580
+
+
+def step(**fields: int) -> np.ndarray:
+    """One row of a table of steps; what is not given is 0, or no such place."""
+    row = np.zeros(table.FIELDS, np.int64)
+    for field in (
+        table.WEIGHTS,
+        table.BIAS,
+        table.RESIDUAL,
+        table.PLAIN,
+        table.ACTIVE,
+        table.ALPHA,
+        table.INVERSE_BETA,
+    ):
+        row[field] = table.NONE
+    fields.setdefault("PHASES", 1)
+    fields.setdefault("LAST_ROW", fields.get("ROWS", 0) * fields["PHASES"])
+    for name, value in fields.items():
+        row[getattr(table, name)] = value
+    return row
+
+
+def no_moves() -> np.ndarray:
+    """An empty table of moves."""
+    return np.empty((0, table.MOVE_FIELDS), np.int64)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A program of one product, and how much it reads and writes a stream."""
+
+    steps: np.ndarray
+    parameters: np.ndarray
+    target_floats: int
+
+
+def draw_product(random: np.random.Generator, **given: int) -> Drawn:
+    """A random product: taps, strides, phases, trims and epilogue; `given` fields are as said."""
+
+    def number(name: str, low: int, high: int) -> int:
+        return given.get(name, int(random.integers(low, high + 1)))
+
+    rows, phases, taps = number("ROWS", 1, 5), number("PHASES", 1, 3), number("TAPS", 1, 4)
+    channels, columns = number("CHANNELS", 1, 9), number("COLUMNS", 1, 9)
+    whole = rows * phases
+    first = number("FIRST_ROW", 0, min(2, whole - 1))
+    padded = -(-columns // 16) * 16
+    weights = phases * taps * channels * padded
+    leaves = given.get("LEAVES", int(random.integers(0, 2)))
+    fields = {
+        "ROWS": rows,
+        "PHASES": phases,
+        "FIRST_ROW": first,
+        "LAST_ROW": number("LAST_ROW", first + 1, whole),
+        "TAPS": taps,
+        "CHANNELS": channels,
+        "COLUMNS": columns,
+        "INPUT": int(random.integers(0, 9)),
+        "INPUT_STRIDE": channels * int(random.integers(1, 3)),
+        "TAP_STRIDE": channels * int(random.integers(1, 4)),
+        "WEIGHTS": 0,
+        "BIAS": weights,
+        "OUTPUT_STRIDE": columns,
+        "TANH": int(random.integers(0, 2)),
+        "LEAVES": leaves,
+        "PLAIN": 0 if leaves else PLAIN_AT,
+    }
+    if random.integers(0, 2):
+        fields["RESIDUAL"] = int(random.integers(0, 100))
+    if not leaves and random.integers(0, 2):
+        fields |= {"ACTIVE": ACTIVE_AT, "ALPHA": weights + padded}
+        fields["INVERSE_BETA"] = weights + 2 * padded
+        if random.integers(0, 2):
+            fields["PLAIN"] = table.NONE
+    parameters = random.standard_normal(weights + 3 * padded).astype(np.float32)
+    parameters[:weights] /= np.float32(np.sqrt(taps * channels))
+    return Drawn(step(**fields | given)[None], parameters, whole * columns if leaves else 0)

@@ -1,0 +1,87 @@
+"""A plain interpreter of program tables (`oobleck_stream.kernels.steps`), in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from oobleck_stream.kernels import steps as table
+
+
+def weight(step, parameters, phase, tap, channel, column) -> float:
+    """One weight, found in the panels."""
+    padded = -(-int(step[table.COLUMNS]) // 16) * 16
+    panel = column // 32 * 32
+    width = min(32, padded - panel)
+    each = int(step[table.TAPS] * step[table.CHANNELS])
+    inside = (tap * int(step[table.CHANNELS]) + channel) * width + column - panel
+    return parameters[int(step[table.WEIGHTS]) + each * (phase * padded + panel) + inside]
+
+
+def weights_of(step, parameters, phase) -> np.ndarray:
+    """(taps, channels, columns) of a phase."""
+    taps, channels, columns = (int(step[f]) for f in (table.TAPS, table.CHANNELS, table.COLUMNS))
+    found = np.empty((taps, channels, columns))
+    for place in np.ndindex(found.shape):
+        found[place] = weight(step, parameters, phase, *place)
+    return found
+
+
+def run(steps, moves, parameters, arena, source, target) -> None:
+    """Run a program for one stream.
+
+    Parameters
+    ----------
+    steps : (steps, FIELDS) int64
+    moves : (moves, MOVE_FIELDS) int64
+    parameters, arena, source, target : float64 arrays
+        The arena and the target are written.
+    """
+    for step in steps:
+        if step[table.LAYER] != -2:
+            _run_step(step, parameters, arena, source, target)
+        first = int(step[table.FIRST_MOVE])
+        for to, origin, size in moves[first : first + int(step[table.MOVES])]:
+            # A copy first: that is what memmove comes to.
+            values = 0.0 if origin == table.NONE else arena[origin : origin + size].copy()
+            arena[to : to + size] = values
+
+
+def _run_step(step, parameters, arena, source, target) -> None:
+    phases, columns = int(step[table.PHASES]), int(step[table.COLUMNS])
+    product = step[table.WEIGHTS] != table.NONE
+    weights = [weights_of(step, parameters, phase) for phase in range(phases)] if product else []
+    for row in range(int(step[table.FIRST_ROW]), int(step[table.LAST_ROW])):
+        block, phase = divmod(row, phases)
+        begin = int(step[table.INPUT] + block * step[table.INPUT_STRIDE])
+        if product:
+            value = np.zeros(columns)
+            for tap, matrix in enumerate(weights[phase]):
+                start = begin + tap * int(step[table.TAP_STRIDE])
+                value += arena[start : start + len(matrix)] @ matrix
+        else:
+            value = source[begin : begin + columns].copy()
+        _give_out(step, row, value, parameters, arena, target)
+
+
+def _give_out(step, row, value, parameters, arena, target) -> None:
+    columns, offset = len(value), row * int(step[table.OUTPUT_STRIDE])
+
+    def along(field) -> slice:
+        return slice(int(step[field]) + offset, int(step[field]) + offset + columns)
+
+    def of_columns(field) -> np.ndarray:
+        return parameters[int(step[field]) : int(step[field]) + columns]
+
+    if step[table.BIAS] != table.NONE:
+        value = value + of_columns(table.BIAS)
+    if step[table.RESIDUAL] != table.NONE:
+        value = value + arena[along(table.RESIDUAL)]
+    if step[table.TANH]:
+        value = np.tanh(value)
+    if step[table.LEAVES]:
+        target[along(table.PLAIN)] = value
+    elif step[table.PLAIN] != table.NONE:
+        arena[along(table.PLAIN)] = value
+    if step[table.ACTIVE] != table.NONE:
+        alpha, inverse_beta = of_columns(table.ALPHA), of_columns(table.INVERSE_BETA)
+        arena[along(table.ACTIVE)] = value + np.sin(alpha * value) ** 2 * inverse_beta

@@ -1,0 +1,89 @@
+"""Every CUDA kernel, compiled to PTX and assembled for each generation of GPUs, without any GPU."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+
+pytest.importorskip("numba_cuda", reason="numba-cuda is not installed (extra `cuda13`)")
+
+import ptx
+
+from oobleck_stream.kernels.cuda import finish, moves, product
+from oobleck_stream.kernels.cuda.tiles import TILES
+
+CAPABILITIES = [(7, 5), (8, 0), (8, 9), (9, 0), (12, 0)]
+REGISTERS, MOST_REGISTERS, STATIC_SHARED = 65536, 255, 48 * 1024
+NAMES = [f"{tile.rows}x{tile.columns}" for tile in TILES] + ["finish", "moves"]
+
+# Of one Snake and one tanh, as written: what a contraction would turn into fused ones is counted.
+FUSED, PRODUCTS, DIFFERENCES, QUOTIENTS = 23, 8, 3, 1
+
+
+@functools.cache
+def compiled(name: str, capability: tuple[int, int]) -> tuple[str, int]:
+    """PTX of a kernel, and the threads of its blocks."""
+    supported = ptx.capabilities()
+    if capability not in supported:
+        pytest.skip(f"the installed compiler knows {supported[0]} to {supported[-1]}")
+    threads = 256
+    if name == "finish":
+        kernel, kinds = finish.finish_kernel(), finish.KINDS
+    elif name == "moves":
+        kernel, kinds = moves.moves_kernel(), moves.KINDS
+    else:
+        tile = TILES[NAMES.index(name)]
+        kernel, kinds, threads = product.product_kernel(tile), product.KINDS, tile.threads
+    return ptx.compiled(kernel, kinds, capability), threads
+
+
+def pytest_generate_tests(metafunc):
+    if "capability" in metafunc.fixturenames:
+        ids = [f"{major}.{minor}" for major, minor in CAPABILITIES]
+        metafunc.parametrize("capability", CAPABILITIES, ids=ids)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_assembles_without_spills(name, capability, tmp_path, record_property):
+    program = ptx.ptxas()
+    if program is None:
+        pytest.skip("ptxas is not installed (pip install 'cuda-toolkit[nvcc]==13.*')")
+    text, threads = compiled(name, capability)
+    usage = ptx.assembled(text, capability, program, tmp_path)
+    record_property("usage", str(usage))
+    assert usage.spilled == 0
+    assert usage.stack == 0
+    assert ".local" not in text
+    assert usage.registers <= MOST_REGISTERS
+    assert usage.registers * threads <= REGISTERS
+    assert usage.shared <= STATIC_SHARED
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "moves"])
+def test_only_what_is_written_as_fused_is_fused(name, capability):
+    """Operations with a rounding of their own are never contracted; each stands there, in float32.
+
+    So does no flush of small numbers to zero (``.ftz``), and no division but IEEE's.
+    """
+    text, _ = compiled(name, capability)
+    found = ptx.float_operations(text)
+    assert set(found) == {f"{kind}.rn.f32" for kind in ("add", "sub", "mul", "div", "fma")}
+    assert "approx" not in text
+    copies = found["div.rn.f32"] // QUOTIENTS
+    assert found["sub.rn.f32"] == DIFFERENCES * copies
+    assert found["mul.rn.f32"] >= PRODUCTS * copies
+    chains = found["fma.rn.f32"] - FUSED * copies
+    if name == "finish":
+        assert chains == 0
+    else:
+        tile = TILES[NAMES.index(name)]
+        assert chains > 0
+        assert chains % (tile.thread_rows * tile.thread_columns) == 0
+
+
+@pytest.mark.parametrize("tile", TILES, ids=NAMES[: len(TILES)])
+def test_a_thread_reads_several_floats_at_once(tile):
+    text, _ = compiled(f"{tile.rows}x{tile.columns}", (9, 0))
+    wide = {1: "f32", 2: "v2.f32", 4: "v4.f32"}[min(4, tile.thread_rows)]
+    assert f"ld.shared.{wide}" in text
