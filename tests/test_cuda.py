@@ -55,16 +55,15 @@ def test_no_gpu_is_one_line():
     ],
 )
 def test_what_is_missing_is_named(monkeypatch, error, expected):
-    from numba.cuda.cudadrv import nvvm
     from numba.cuda.cudadrv.driver import driver
 
-    from oobleck_stream.kernels.cuda.library import open_device
+    from oobleck_stream.kernels.cuda import library
 
     monkeypatch.setattr(driver, "is_initialized", True)
     monkeypatch.setattr(driver, "initialization_error", error)
-    monkeypatch.setattr(nvvm, "is_available", lambda: False)
+    monkeypatch.setattr(library, "has_compiler", lambda: False)
     with pytest.raises(NoCuda, match=expected) as caught:
-        open_device()
+        library.open_device()
     assert "\n" not in str(caught.value)
 
 

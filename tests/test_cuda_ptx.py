@@ -11,7 +11,11 @@ pytest.importorskip("numba_cuda", reason="numba-cuda is not installed (extra `cu
 import ptx
 
 from oobleck_stream.kernels.cuda import finish, moves, product
+from oobleck_stream.kernels.cuda.library import has_compiler
 from oobleck_stream.kernels.cuda.tiles import TILES
+
+if not has_compiler():
+    pytest.skip("CUDA's compiler is missing (extra `cuda13`)", allow_module_level=True)
 
 CAPABILITIES = [(7, 5), (8, 0), (8, 9), (9, 0), (12, 0)]
 REGISTERS, MOST_REGISTERS, STATIC_SHARED = 65536, 255, 48 * 1024

@@ -39,6 +39,7 @@ __all__ = [
     "faults",
     "float_of_bits",
     "fma",
+    "has_compiler",
     "kernel",
     "make_zero",
     "multiply",
@@ -166,11 +167,22 @@ else:
 
 
 # What the engine is written with.
+def has_compiler() -> bool:
+    """Whether the libraries that compile kernels (NVVM and NVRTC) can be loaded."""
+    from cuda.pathfinder import DynamicLibNotFoundError, load_nvidia_dynamic_lib
+
+    try:
+        for library in ("nvvm", "nvrtc"):
+            load_nvidia_dynamic_lib(library)
+    except DynamicLibNotFoundError:
+        return False
+    return True
+
+
 def open_device() -> None:
     """See that there is a GPU, and the compiler for it; ``NoCuda`` says what is missing."""
     if SIMULATED:
         return
-    from numba.cuda.cudadrv import nvvm
     from numba.cuda.cudadrv.driver import driver
     from numba.cuda.cudadrv.error import CudaSupportError
 
@@ -185,8 +197,10 @@ def open_device() -> None:
         if "cannot be found" in said:
             raise NoCuda("no NVIDIA driver was found (libcuda)")
         raise NoCuda(f"the NVIDIA driver does not start: {said}")
-    if not nvvm.is_available():
-        raise NoCuda("CUDA's compiler (NVVM) is missing: pip install 'oobleck_stream[cuda13]'")
+    if not has_compiler():
+        raise NoCuda(
+            "CUDA's compiler (NVVM, NVRTC) is missing: pip install 'oobleck_stream[cuda13]'"
+        )
     with faults():
         cuda.current_context()
 
