@@ -144,7 +144,7 @@ def test_cuts(subject, data):
 
 def test_small_steps_change_nothing(subject, monkeypatch):
     expected = subject.whole(subject.rows)
-    monkeypatch.setitem(SIZES, "cpu", Sizes(step_cells=64, together=1))
+    monkeypatch.setitem(SIZES, "cpu", Sizes(step_cells=64, shares=1, together=1))
     np.testing.assert_array_equal(subject.whole(subject.rows), expected)
 
 

@@ -16,13 +16,20 @@ class Sizes:
     Parameters
     ----------
     step_cells : int
-        Floats that a step reads or writes at most, of all streams, unless a single block has more.
+        Floats that a step reads or writes at most, unless a single block has more.
+    shares : int
+        Streams that have to share these cells; beyond so many each has as much as with so many.
     together : int
         Streams of a program at most.
     """
 
     step_cells: int
+    shares: int
     together: int
+
+    def cells(self, streams: int) -> int:
+        """Floats that a step reads or writes at most of each of some streams."""
+        return self.step_cells // min(streams, self.shares)
 
 
 class Engine(Protocol):

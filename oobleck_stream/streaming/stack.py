@@ -42,8 +42,7 @@ class Stack:
         self.threads = default_threads() if threads is None else checked_threads(threads)
         self.streams = streams
         self._together = SIZES[backend].together
-        cells = SIZES[backend].step_cells // min(streams, self._together)
-        self._layout = Layout.of(network.layers, cells)
+        self._layout = Layout.of(network.layers, SIZES[backend].cells(streams))
         self._schedule = Schedule(network, self._layout)
         self._engine = open_engine(backend, network, streams, self._layout.floats, self.threads)
         self._counts = np.zeros((streams, 3, len(network.layers)), np.int64)

@@ -26,7 +26,7 @@ FRAMES = 9
 @pytest.fixture(autouse=True)
 def _small_steps(monkeypatch):
     """Steps as small as the networks, so that a push has several of them."""
-    monkeypatch.setitem(backends.SIZES, "cuda", Sizes(step_cells=48, together=2))
+    monkeypatch.setitem(backends.SIZES, "cuda", Sizes(step_cells=48, shares=2, together=2))
 
 
 def decoded(name, lengths, streams=None):
