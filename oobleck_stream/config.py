@@ -10,6 +10,12 @@ from typing import Literal
 TransposePadding = Literal["ceil(s/2)", "(k-1)//2"]
 OutputPadding = Literal["0", "s%2", "s-1"]
 
+MOST_LEVELS = 32
+"""Levels of a network, and units of a block, at most."""
+
+MOST_DILATION = 1024
+"""A window is as long as a dilation; no tensor's shape shows that one is absurd."""
+
 
 @dataclass(frozen=True)
 class OobleckConfig:
@@ -77,6 +83,10 @@ class OobleckConfig:
             object.__setattr__(self, name, tuple(int(value) for value in getattr(self, name)))
             if not getattr(self, name) or min(getattr(self, name)) < 1:
                 raise ValueError(f"{name} must be whole numbers from 1: {getattr(self, name)}")
+            if len(getattr(self, name)) > MOST_LEVELS:
+                raise ValueError(f"{name} must be {MOST_LEVELS} whole numbers at most")
+        if max(self.dilations) > MOST_DILATION:
+            raise ValueError(f"dilations must be {MOST_DILATION} at most: {self.dilations}")
         if len(self.multiples) != len(self.strides):
             raise ValueError(
                 f"as many multiples as strides are needed: {self.multiples} and {self.strides}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -19,3 +20,13 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Nothing of the tests stays in the user's cache of packed networks.
 os.environ["OOBLECK_STREAM_CACHE"] = "off"
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what takes long, unless the markers that are asked for speak of it."""
+    if "nightly" in config.option.markexpr:
+        return
+    skip = pytest.mark.skip(reason="long: pytest -m nightly")
+    for item in items:
+        if item.get_closest_marker("nightly"):
+            item.add_marker(skip)

@@ -51,6 +51,26 @@ def config_from_json(source: object, text: bytes | str) -> OobleckConfig | None:
         if _FAMILY.search(str(text)):
             raise CheckpointError(source, "describes such a network in a form not known here")
         return None
+    return _config(source, values, read)
+
+
+def config_from_fields(source: object, text: bytes | str) -> OobleckConfig:
+    """The network of an object with the fields of an `OobleckConfig`, as packed files have it.
+
+    Raises
+    ------
+    CheckpointError
+        When it is no such object; names every field that is wrong.
+    """
+    values = parse_json(source, text)
+    if not isinstance(values, dict):
+        raise CheckpointError(source, "an object with the fields of a config was expected")
+    return _config(source, values, _every_field)
+
+
+def _config(
+    source: object, values: dict[str, Any], read: Callable[[Options], _Fields]
+) -> OobleckConfig:
     problems: list[str] = []
     fields = read(Options(values, "", problems))
     if not problems:
@@ -74,8 +94,12 @@ def _reader(values: dict[str, Any]) -> Callable[[Options], _Fields] | None:
 
 
 def _own(options: Options) -> _Fields:
-    """Every field of an `OobleckConfig` by its name, as `config_texts.own_config` writes them."""
-    options = options.section(OWN)
+    """This project's own form, as `config_texts.own_config` writes it."""
+    return _every_field(options.section(OWN))
+
+
+def _every_field(options: Options) -> _Fields:
+    """Every field of an `OobleckConfig` by its name."""
     found: _Fields = {}
     for field in dataclasses.fields(OobleckConfig):
         value: Any = field.default

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _HUGE = 1e30
+_MOST = 2**31 - 1
 
 
 class Options:
@@ -59,7 +60,7 @@ class Options:
         value = self._values.get(option, default)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if type(value) is not int or value < 1:
+        if type(value) is not int or not 1 <= value <= _MOST:
             self._wrong(option, "a whole number from 1")
             return 1
         return value
@@ -70,7 +71,7 @@ class Options:
         if not isinstance(values, (list, tuple)) or not values:
             self._wrong(option, "a list of whole numbers")
             return default
-        if any(type(value) is not int or value < 1 for value in values):
+        if any(type(value) is not int or not 1 <= value <= _MOST for value in values):
             self._wrong(option, "a list of whole numbers from 1")
             return default
         return tuple(values)

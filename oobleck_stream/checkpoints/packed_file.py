@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from oobleck_stream.checkpoints.configs import config_from_fields
 from oobleck_stream.checkpoints.containers import Container, Tensor
 from oobleck_stream.checkpoints.errors import CheckpointError
+from oobleck_stream.checkpoints.json_text import parse_json
 from oobleck_stream.checkpoints.safetensors_writer import write_header
 from oobleck_stream.checkpoints.whole_file import whole_file
-from oobleck_stream.config import OobleckConfig
 from oobleck_stream.model import Model
 from oobleck_stream.network import decoder_layers
 from oobleck_stream.packed import PackedNetwork
@@ -89,12 +90,16 @@ def read_packed(container: Container, source: str | None = None) -> Model:
     if source is not None and metadata.get("source") != source:
         raise CheckpointError(path, "packed from another checkpoint")
     try:
-        config = OobleckConfig(**json.loads(metadata["config"]))
-        notes = tuple(json.loads(metadata["notes"]))
+        config = config_from_fields(f"{path} (config in its metadata)", metadata["config"])
+        notes = parse_json(path, metadata["notes"])
         data = container.tensors[_TENSOR].read()
         network = PackedNetwork.over(decoder_layers(config), data.astype(np.float32, copy=False))
-    except (KeyError, TypeError, ValueError) as error:
+    except CheckpointError:
+        raise
+    except (KeyError, ValueError) as error:
         raise CheckpointError(path, f"damaged: not a whole packed network ({error})") from error
     if f"{zlib.crc32(data.data):08x}" != metadata.get("checksum"):
         raise CheckpointError(path, "damaged: its parameters don't have the checksum of its header")
-    return Model(config, network, metadata.get("name", str(path)), notes)
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        raise CheckpointError(path, "damaged: its notes are no list of texts")
+    return Model(config, network, metadata.get("name", str(path)), tuple(notes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,6 +13,15 @@ from numpy.lib import format as npy_format
 from oobleck_stream.files.errors import InputError
 
 MAGIC = npy_format.MAGIC_PREFIX
+
+_LENGTH_BYTES = {b"\1\0": 2, b"\2\0": 4, b"\3\0": 4}
+"""Bytes that a header's length takes, by the version of the format."""
+
+_LONGEST = 10_000
+"""Bytes of a header; NumPy refuses longer ones too."""
+
+_MOST_DIMENSIONS = 32
+_PIECE = 1 << 16
 
 
 class Readable(Protocol):
@@ -35,6 +45,18 @@ class Header:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+def exactly(stream: Readable, size: int) -> bytes:
+    """`size` bytes, or fewer where the stream ends before; no more is held than has come."""
+    pieces, missing = [], size
+    while missing:
+        piece = stream.read(min(_PIECE, missing))
+        if not piece:
+            break
+        pieces.append(piece)
+        missing -= len(piece)
+    return b"".join(pieces)
+
+
 def read_header(stream: Readable, name: str) -> Header:
     """Read magic and header; the numbers follow in the stream.
 
@@ -43,17 +65,27 @@ def read_header(stream: Readable, name: str) -> Header:
     InputError
         When it is no `.npy` header, or one of something else than real numbers.
     """
+    start = exactly(stream, len(MAGIC) + 2)
+    version, width = start[len(MAGIC) :], _LENGTH_BYTES.get(start[len(MAGIC) :], 0)
+    length = exactly(stream, width)
+    size = int.from_bytes(length, "little")
+    if start[: len(MAGIC)] != MAGIC or len(length) < width or not 0 < size <= _LONGEST:
+        raise InputError(f"{name}: not a .npy array (its header is not one of NumPy's)")
+    header = io.BytesIO(length + exactly(stream, size))
+    parse = npy_format.read_array_header_2_0
+    if version == b"\1\0":
+        parse = npy_format.read_array_header_1_0
     try:
-        version = npy_format.read_magic(stream)
-        if version == (1, 0):
-            shape, fortran, dtype = npy_format.read_array_header_1_0(stream)
-        else:
-            shape, fortran, dtype = npy_format.read_array_header_2_0(stream)
-    except (ValueError, OverflowError, SyntaxError) as error:
+        shape, fortran, dtype = parse(header)
+    except Exception as error:  # whatever a damaged header makes Python's own parser raise
         raise InputError(f"{name}: not a .npy array (its header is not one of NumPy's)") from error
     if dtype.hasobject:
         raise InputError(f"{name}: holds pickled objects; an array of real numbers was expected")
     require_real(dtype, name)
+    if len(shape) > _MOST_DIMENSIONS or any(type(axis) is not int or axis < 0 for axis in shape):
+        raise InputError(f"{name}: damaged: has a shape that can't be")
+    if math.prod(max(axis, 1) for axis in shape) * dtype.itemsize >= 2**63:
+        raise InputError(f"{name}: damaged: has a shape that can't be")
     return Header(shape, dtype, fortran)
 
 

@@ -13,7 +13,7 @@ from oobleck_stream.files import layout as layouts
 from oobleck_stream.files.errors import InputError
 from oobleck_stream.files.latents import as_decoded, cut
 from oobleck_stream.files.layout import Layout
-from oobleck_stream.files.npy import MAGIC, Header, Readable, read_header
+from oobleck_stream.files.npy import MAGIC, Header, Readable, exactly, read_header
 from oobleck_stream.packed import FloatArray
 
 PIECE = 1 << 16
@@ -40,7 +40,7 @@ class LatentPipe:
     @functools.cached_property
     def header(self) -> Header | None:
         """What an `.npy` stream announces, None for raw frames; waits for the first bytes."""
-        self._ahead = self._exactly(len(MAGIC))
+        self._ahead = exactly(self, len(MAGIC))
         return read_header(self, self.name) if self._ahead == MAGIC else None
 
     def read(self, size: int = PIECE) -> bytes:
@@ -120,7 +120,7 @@ class LatentPipe:
         self, header: Header, latent_dim: int, layout: Layout | None, size: int
     ) -> Iterator[FloatArray]:
         """Channels first: the first frame is whole only when everything is there."""
-        data = self._exactly(header.size_in_bytes)
+        data = exactly(self, header.size_in_bytes)
         if len(data) < header.size_in_bytes:
             raise InputError(
                 f"{self.name}: ended after {len(data)} of {header.size_in_bytes} bytes"
@@ -130,17 +130,6 @@ class LatentPipe:
         array = array.reshape(header.shape, order=order)
         frames = layouts.frames_view(array, latent_dim, layout, self.name)
         yield from cut(frames, size, self.name)
-
-    def _exactly(self, size: int) -> bytes:
-        """`size` bytes, or fewer where the pipe ends before."""
-        pieces, missing = [], size
-        while missing:
-            piece = self.read(min(PIECE, missing))
-            if not piece:
-                break
-            pieces.append(piece)
-            missing -= len(piece)
-        return b"".join(pieces)
 
 
 def _shortfall(got: int, count: int | None, within: bool) -> str:
