@@ -11,10 +11,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from oobleck_stream.checkpoints.errors import CheckpointError
     from oobleck_stream.config import PRESETS, OobleckConfig, preset
     from oobleck_stream.decoder import DecoderState, StreamingDecoder
     from oobleck_stream.encoder import EncoderState, StreamingEncoder
+    from oobleck_stream.errors import CheckpointError
     from oobleck_stream.loading import load
     from oobleck_stream.model import Model, random_model
     from oobleck_stream.pieces import PIECES, piece
@@ -26,7 +26,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "PIECES": "pieces",
     "PRESETS": "config",
-    "CheckpointError": "checkpoints.errors",
+    "CheckpointError": "errors",
     "OobleckConfig": "config",
     "DecoderState": "decoder",
     "EncoderState": "encoder",

@@ -13,7 +13,6 @@ from oobleck_stream.checkpoints.cache import through_cache
 from oobleck_stream.checkpoints.configs import CONFIG_NAMES
 from oobleck_stream.checkpoints.containers import Container
 from oobleck_stream.checkpoints.description import Description, describe
-from oobleck_stream.checkpoints.errors import CheckpointError
 from oobleck_stream.checkpoints.folder import choose_files, names_in
 from oobleck_stream.checkpoints.folding import fold_decoder, fold_half
 from oobleck_stream.checkpoints.names import find_prefix, named_half
@@ -22,6 +21,7 @@ from oobleck_stream.checkpoints.packed_file import is_packed, read_packed
 from oobleck_stream.checkpoints.protobuf_folder import is_library_folder, library_config
 from oobleck_stream.checkpoints.torch_file import open_torch
 from oobleck_stream.config import OobleckConfig, preset
+from oobleck_stream.errors import CheckpointError
 from oobleck_stream.model import Model, random_model
 from oobleck_stream.network import encoder_layers
 from oobleck_stream.packed import PackedNetwork

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from oobleck_stream import network as shapes
 from oobleck_stream.bottleneck import Bottleneck, distribution
-from oobleck_stream.checkpoints.errors import CheckpointError
 from oobleck_stream.config import OobleckConfig, preset
+from oobleck_stream.errors import CheckpointError
 from oobleck_stream.latents import CHECK_FRAMES, checked_frames, checked_shape
 from oobleck_stream.packed import FloatArray, PackedNetwork
 from oobleck_stream.parameters import RandomParameters, pack_network

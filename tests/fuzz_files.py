@@ -12,9 +12,9 @@ from checkpoint_files import diffusers_config, diffusers_form, parametrized, saf
 from networks import random_latents, random_tensors, stable_audio_config
 
 import oobleck_stream as ob
-from oobleck_stream.checkpoints.config_texts import own_config
 from oobleck_stream.checkpoints.packed_file import write_packed
 from oobleck_stream.checkpoints.weights_pb2 import CollectionLibraryData
+from oobleck_stream.conversion.config_texts import own_config
 
 CONFIG = ob.OobleckConfig(latent_dim=3, channels=2, multiples=(1, 2), strides=(2, 3))
 DOCUMENT = ob.PRESETS["document"].replace(

@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from oobleck_stream.checkpoints.errors import CheckpointError
 from oobleck_stream.checkpoints.packed_file import PACKED_SUFFIX, read_packed, write_packed
 from oobleck_stream.checkpoints.safetensors_file import open_safetensors
+from oobleck_stream.errors import CheckpointError
 from oobleck_stream.model import Model
 
 VARIABLE = "OOBLECK_STREAM_CACHE"

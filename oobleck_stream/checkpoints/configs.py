@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from oobleck_stream.checkpoints.errors import CheckpointError
 from oobleck_stream.checkpoints.json_text import parse_json
 from oobleck_stream.checkpoints.options import Options
 from oobleck_stream.config import OobleckConfig
+from oobleck_stream.errors import CheckpointError
 
 CONFIG_NAMES = ("model_config.json", "config.json")
 """What they are called beside the weights: stable-audio-tools', and diffusers'."""
@@ -94,7 +94,7 @@ def _reader(values: dict[str, Any]) -> Callable[[Options], _Fields] | None:
 
 
 def _own(options: Options) -> _Fields:
-    """This project's own form, as `config_texts.own_config` writes it."""
+    """This project's own form, as `oobleck_stream.conversion.config_texts` writes it."""
     return _every_field(options.section(OWN))
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from oobleck_stream.checkpoints.configs import config_from_json
 from oobleck_stream.checkpoints.containers import Container
-from oobleck_stream.checkpoints.errors import CheckpointError
 from oobleck_stream.checkpoints.json_text import read_text
 from oobleck_stream.checkpoints.names import Half, find_prefix, named_half
 from oobleck_stream.checkpoints.shapes import config_from_geometry, read_geometry
 from oobleck_stream.config import OobleckConfig
+from oobleck_stream.errors import CheckpointError
 
 _SOUNDING_PARTS = ("bottleneck", "pretransform", "transformers")
 

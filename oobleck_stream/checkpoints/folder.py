@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from oobleck_stream.checkpoints.configs import CONFIG_NAMES
-from oobleck_stream.checkpoints.errors import CheckpointError
 from oobleck_stream.checkpoints.opening import PICKLE_SUFFIXES, pickle_hint
 from oobleck_stream.checkpoints.sharded import INDEX_SUFFIX
+from oobleck_stream.errors import CheckpointError
 
 AUTOENCODER_FOLDERS = ("sound_tokenizer", "vae", ".")
 """Where a pipeline of diffusers keeps its audio autoencoder, the top level last.

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from oobleck_stream.checkpoints.description import Description
-from oobleck_stream.checkpoints.errors import CheckpointError
 from oobleck_stream.checkpoints.names import Half
 from oobleck_stream.checkpoints.weights import StoredParameters, check_tensors
 from oobleck_stream.config import OobleckConfig
+from oobleck_stream.errors import CheckpointError
 from oobleck_stream.network import Layer, decoder_layers
 from oobleck_stream.packed import PackedNetwork
 from oobleck_stream.parameters import pack_network

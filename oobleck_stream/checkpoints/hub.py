@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from oobleck_stream.checkpoints.configs import CONFIG_NAMES
-from oobleck_stream.checkpoints.errors import CheckpointError
 from oobleck_stream.checkpoints.folder import AUTOENCODER_FOLDERS, choose_files
+from oobleck_stream.errors import CheckpointError
 
 _PATIENCE = 10.0
 

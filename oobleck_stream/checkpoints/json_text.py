@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from oobleck_stream.checkpoints.errors import CheckpointError
+from oobleck_stream.errors import CheckpointError
 
 
 def parse_json(source: object, text: bytes | str) -> Any:

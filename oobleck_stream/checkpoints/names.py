@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from oobleck_stream.checkpoints.containers import Container, Tensor
-from oobleck_stream.checkpoints.errors import CheckpointError
+from oobleck_stream.errors import CheckpointError
 
 KNOWN_PREFIXES = ("pretransform.model.", "model.pretransform.model.", "autoencoder.", "")
 """In order of preference, where a checkpoint has several and none is an average (EMA)."""

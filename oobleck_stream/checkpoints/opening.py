@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from oobleck_stream.checkpoints.containers import Container
-from oobleck_stream.checkpoints.errors import CheckpointError
 from oobleck_stream.checkpoints.protobuf_folder import open_libraries
 from oobleck_stream.checkpoints.safetensors_file import open_safetensors
 from oobleck_stream.checkpoints.sharded import INDEX_SUFFIX, open_sharded
+from oobleck_stream.errors import CheckpointError
 
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 

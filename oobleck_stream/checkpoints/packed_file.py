@@ -16,10 +16,10 @@ import numpy as np
 
 from oobleck_stream.checkpoints.configs import config_from_fields
 from oobleck_stream.checkpoints.containers import Container, Tensor
-from oobleck_stream.checkpoints.errors import CheckpointError
 from oobleck_stream.checkpoints.json_text import parse_json
 from oobleck_stream.checkpoints.safetensors_writer import write_header
 from oobleck_stream.checkpoints.whole_file import whole_file
+from oobleck_stream.errors import CheckpointError
 from oobleck_stream.model import Model
 from oobleck_stream.network import decoder_layers
 from oobleck_stream.packed import PackedNetwork

@@ -16,7 +16,7 @@ import numpy as np
 
 from oobleck_stream.checkpoints.configs import CONFIG_NAMES
 from oobleck_stream.checkpoints.containers import Container, FloatingArray, Tensor, shape_text
-from oobleck_stream.checkpoints.errors import CheckpointError
+from oobleck_stream.errors import CheckpointError
 
 if TYPE_CHECKING:
     from oobleck_stream.checkpoints.weights_pb2 import CollectionData, CollectionLibraryData

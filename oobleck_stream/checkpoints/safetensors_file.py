@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oobleck_stream.checkpoints.containers import Container, FloatingArray, Tensor, shape_text
-from oobleck_stream.checkpoints.errors import CheckpointError
+from oobleck_stream.errors import CheckpointError
 
 _LENGTH_BYTES = 8
 _LONGEST_HEADER = 100_000_000

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from oobleck_stream.checkpoints.containers import Container, Tensor
-from oobleck_stream.checkpoints.errors import CheckpointError
 from oobleck_stream.checkpoints.json_text import parse_json, read_text
 from oobleck_stream.checkpoints.safetensors_file import open_safetensors
+from oobleck_stream.errors import CheckpointError
 
 INDEX_SUFFIX = ".safetensors.index.json"
 

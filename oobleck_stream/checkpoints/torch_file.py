@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from oobleck_stream.checkpoints.containers import Container, FloatingArray, Tensor
-from oobleck_stream.checkpoints.errors import CheckpointError
+from oobleck_stream.errors import CheckpointError
 
 _DTYPES = {
     "torch.float16": "F16",

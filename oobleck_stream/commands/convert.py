@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 if TYPE_CHECKING:
-    from oobleck_stream.checkpoints.conversion import Conversion, WeightNorm, Wishes
-    from oobleck_stream.checkpoints.targets import Kind, Target
-    from oobleck_stream.checkpoints.writing import Writing
+    from oobleck_stream.conversion.planning import Conversion, WeightNorm, Wishes
+    from oobleck_stream.conversion.targets import Kind, Target
+    from oobleck_stream.conversion.writing import Writing
 
 SHOWN = 8
 """Names of tensors that are told one by one; more are told by where they belong."""
@@ -79,11 +79,11 @@ def convert(
     .packed.safetensors file (the decoder, made ready for the kernels); a .safetensors.index.json
     with its shards; or a folder, in the form that --to names.
     """
-    from oobleck_stream.checkpoints.conversion import plan_conversion
     from oobleck_stream.checkpoints.stored_numbers import stored_bytes
-    from oobleck_stream.checkpoints.targets import target_of
-    from oobleck_stream.checkpoints.writing import SHARD_BYTES, Writing
     from oobleck_stream.config import preset
+    from oobleck_stream.conversion.planning import plan_conversion
+    from oobleck_stream.conversion.targets import target_of
+    from oobleck_stream.conversion.writing import SHARD_BYTES, Writing
     from oobleck_stream.loading import open_checkpoint
 
     place = target_of(target, to)
@@ -108,7 +108,7 @@ def _wishes(
     dtype: str | None,
 ) -> Wishes:
     """What is asked for, or why it can't be."""
-    from oobleck_stream.checkpoints.conversion import Wishes
+    from oobleck_stream.conversion.planning import Wishes
 
     encoder = None if half is None else half == "both"
     if target.kind == "packed":
@@ -130,7 +130,7 @@ def _write(conversion: Conversion, writing: Writing, size: int) -> None:
     """Write it, with a progress bar when standard error is a terminal."""
     from tqdm import tqdm
 
-    from oobleck_stream.checkpoints.writing import write_conversion
+    from oobleck_stream.conversion.writing import write_conversion
 
     with tqdm(total=size, unit="B", unit_scale=True, disable=None, leave=False) as bar:
         write_conversion(conversion, writing, bar.update)
@@ -139,7 +139,7 @@ def _write(conversion: Conversion, writing: Writing, size: int) -> None:
 def _facts(conversion: Conversion, writing: Writing) -> dict[str, Any]:
     """What was done."""
     from oobleck_stream.checkpoints.stored_numbers import DTYPE_BYTES, DTYPE_NAMES
-    from oobleck_stream.checkpoints.writing import missed_by_others
+    from oobleck_stream.conversion.writing import missed_by_others
 
     packed = writing.target.kind == "packed"
     numbers = {}

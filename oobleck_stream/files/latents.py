@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from oobleck_stream.checkpoints.containers import FLOAT_DTYPES
-from oobleck_stream.checkpoints.errors import CheckpointError
 from oobleck_stream.checkpoints.safetensors_file import open_safetensors
+from oobleck_stream.errors import CheckpointError
 from oobleck_stream.files import flat
 from oobleck_stream.files import layout as layouts
 from oobleck_stream.files.errors import InputError

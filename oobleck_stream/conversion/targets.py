@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from oobleck_stream.checkpoints.errors import CheckpointError
 from oobleck_stream.checkpoints.packed_file import PACKED_SUFFIX
 from oobleck_stream.checkpoints.sharded import INDEX_SUFFIX
+from oobleck_stream.errors import CheckpointError
 
 Kind = Literal["safetensors", "packed", "sharded", "diffusers", "stable-audio-tools", "protobuf"]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oobleck_stream.checkpoints.containers import Tensor
-from oobleck_stream.checkpoints.errors import CheckpointError
 from oobleck_stream.checkpoints.protobuf_folder import SUFFIX
 from oobleck_stream.checkpoints.safetensors_writer import Advance
 from oobleck_stream.checkpoints.stored_numbers import stored_bytes, stored_numbers
+from oobleck_stream.errors import CheckpointError
 
 if TYPE_CHECKING:
     from oobleck_stream.checkpoints.weights_pb2 import CollectionLibraryData

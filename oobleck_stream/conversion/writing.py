@@ -5,17 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from oobleck_stream.checkpoints.config_texts import (
-    diffusers_config,
-    own_config,
-    stable_audio_tools_config,
-)
-from oobleck_stream.checkpoints.conversion import Conversion
-from oobleck_stream.checkpoints.errors import CheckpointError
 from oobleck_stream.checkpoints.folding import fold_decoder
 from oobleck_stream.checkpoints.packed_file import write_packed
 from oobleck_stream.checkpoints.protobuf_folder import HIDDEN_CONFIG
-from oobleck_stream.checkpoints.protobuf_writer import write_libraries
 from oobleck_stream.checkpoints.safetensors_writer import (
     Advance,
     cut_into_shards,
@@ -24,7 +16,15 @@ from oobleck_stream.checkpoints.safetensors_writer import (
     write_shards,
 )
 from oobleck_stream.checkpoints.stored_numbers import stored_bytes
-from oobleck_stream.checkpoints.targets import Target, staged
+from oobleck_stream.conversion.config_texts import (
+    diffusers_config,
+    own_config,
+    stable_audio_tools_config,
+)
+from oobleck_stream.conversion.planning import Conversion
+from oobleck_stream.conversion.protobuf_writer import write_libraries
+from oobleck_stream.conversion.targets import Target, staged
+from oobleck_stream.errors import CheckpointError
 from oobleck_stream.model import Model
 
 SHARD_BYTES = 2_000_000_000

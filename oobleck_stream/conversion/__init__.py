@@ -1,0 +1,1 @@
+"""From one container of weights into another, tensor by tensor."""
