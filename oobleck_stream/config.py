@@ -100,6 +100,14 @@ class OobleckConfig:
             raise ValueError(f"unknown transpose_padding: {self.transpose_padding!r}")
         if self.output_padding not in ("0", "s%2", "s-1"):
             raise ValueError(f"unknown output_padding: {self.output_padding!r}")
+        for stride in self.strides:
+            end = self.stride_kernel(stride) + self.stride_output_padding(stride)
+            needed = stride + self.stride_padding(stride)
+            if end < needed:
+                raise ValueError(
+                    f"kernel and output padding of stride {stride} must be {needed} together at "
+                    f"least, as its stride and padding are, not {end}: the end would be cut off"
+                )
         if not (math.isfinite(self.latent_scale) and self.latent_scale != 0):
             raise ValueError(f"latent_scale must be finite and not 0: {self.latent_scale}")
 

@@ -190,17 +190,9 @@ class StreamingDecoder(Generic[Samples, Count]):
             After a flush, after an exception inside the arithmetic, until `reset`; or when another
             thread is inside this decoder.
         """
-        chosen = self._chosen(active, "push")
-        dim = self.model.latent_dim
-        if self.streams is None:
-            rows = checked_frames(checked_shape(frames, dim), self._frames_in(0))[np.newaxis]
-        else:
-            array = checked_batch(frames, self.streams, dim)
-            rows = np.empty((len(chosen), array.shape[1], dim), np.float32)
-            for place, number in enumerate(chosen):
-                what, first = f"latents of stream {number}", self._frames_in(number)
-                rows[place] = finite_rows(array[number], first, what, "frame")
-        return self._advance(rows, chosen, last=False)
+        with self._stack.held():
+            chosen = self._chosen(active, "push")
+            return self._advance(self._checked(frames, chosen), chosen, last=False)
 
     def flush(self, active: Any = None) -> Samples:
         """End the stream; give out the samples withheld.
@@ -220,12 +212,10 @@ class StreamingDecoder(Generic[Samples, Count]):
         RuntimeError
             When the stream is flushed already, as for `push`.
         """
-        chosen = self._chosen(active, "flush")
-        nothing = np.empty((len(chosen), 0, self.model.latent_dim), np.float32)
-        samples = self._advance(nothing, chosen, last=True)
-        for number in chosen:
-            self._streams[number].gate.flushed = True
-        return samples
+        with self._stack.held():
+            chosen = self._chosen(active, "flush")
+            nothing = np.empty((len(chosen), 0, self.model.latent_dim), np.float32)
+            return self._advance(nothing, chosen, last=True)
 
     def stream(self, frames: Iterable[Any]) -> Iterator[Samples]:
         """Decode an iterable of frames (or of arrays of frames) chunk by chunk, to the end.
@@ -265,8 +255,9 @@ class StreamingDecoder(Generic[Samples, Count]):
         """
         if isinstance(frame, bool) or not isinstance(frame, int | np.integer) or frame < 0:
             raise ValueError(f"frame must be a whole number from 0, not {frame!r}")
-        self.reset(stream)
-        sought = self._streams[stream]
+        number = self._number(stream)
+        self.reset(number)
+        sought = self._streams[number]
         sought.start = max(0, int(frame) - self.model.context)
         sought.skip = (int(frame) - sought.start) * self.hop
         return sought.start
@@ -279,9 +270,10 @@ class StreamingDecoder(Generic[Samples, Count]):
         RuntimeError
             After an exception inside the arithmetic, until `reset`.
         """
-        copied = self._streams[self._number(stream)]
+        number = self._number(stream)
+        copied = self._streams[number]
         copied.gate.require_whole("snapshot")
-        state = self._stack.snapshot(stream)
+        state = self._stack.snapshot(number)
         return DecoderState(
             self.model.decoder, state, copied.start, copied.skip, copied.gate.flushed
         )
@@ -296,16 +288,18 @@ class StreamingDecoder(Generic[Samples, Count]):
         """
         if not isinstance(state, DecoderState) or state.network is not self.model.decoder:
             raise ValueError("the state is not one of a decoder of this model")
-        self._stack.restore(state.stack, self._number(stream))
-        self._streams[stream] = _Stream(state.start, state.skip, Gate(flushed=state.flushed))
+        number = self._number(stream)
+        self._stack.restore(state.stack, number)
+        self._streams[number] = _Stream(state.start, state.skip, Gate.after(state.flushed))
 
     def _each(self, values: list[Any]) -> Any:
         """What there is for each stream, or for the only one."""
         return values[0] if self.streams is None else values
 
-    def _number(self, stream: int) -> int:
+    def _number(self, stream: Any) -> int:
         """The number of a stream, if there is such a one."""
-        if stream not in range(len(self._streams)):
+        whole = isinstance(stream, int | np.integer) and not isinstance(stream, bool)
+        if not (whole and 0 <= stream < len(self._streams)):
             raise ValueError(f"stream must be below {len(self._streams)}, not {stream!r}")
         return int(stream)
 
@@ -327,18 +321,31 @@ class StreamingDecoder(Generic[Samples, Count]):
     def _frames_in(self, number: int) -> int:
         return self._streams[number].start + self._stack.rows_in(number)
 
+    def _checked(self, frames: Any, chosen: list[int]) -> FloatArray:
+        """The frames of the streams that are meant, (streams, n, latent_dim)."""
+        dim = self.model.latent_dim
+        if self.streams is None:
+            return checked_frames(checked_shape(frames, dim), self._frames_in(0))[np.newaxis]
+        array = checked_batch(frames, self.streams, dim)
+        rows = np.empty((len(chosen), array.shape[1], dim), np.float32)
+        for place, number in enumerate(chosen):
+            what, first = f"latents of stream {number}", self._frames_in(number)
+            rows[place] = finite_rows(array[number], first, what, "frame")
+        return rows
+
     def _advance(self, rows: FloatArray, chosen: list[int], last: bool) -> Samples:
         """Push through the stack; drop what lies before a seek's target."""
+        gate = Gate("broken")
         for number in chosen:
-            self._streams[number].gate.broken = True
+            self._streams[number].gate = gate
         made = self._stack.push_streams(rows, chosen, last)
         chunks = [np.empty((0, self.channels), np.float32)] * len(self._streams)
         for number, samples in zip(chosen, made, strict=True):
             stream = self._streams[number]
-            stream.gate.broken = False
             dropped = min(stream.skip, len(samples))
             stream.skip -= dropped
             chunks[number] = samples[dropped:] if dropped else samples
+        gate.state = "flushed" if last else "open"
         return cast(Samples, self._each(chunks))
 
 

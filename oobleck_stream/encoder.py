@@ -126,11 +126,11 @@ class StreamingEncoder:
             After a flush, after an exception inside the arithmetic, until `reset`; or when another
             thread is inside this encoder.
         """
-        self._gate.require_open("push")
-        array = checked_audio(audio, self.channels)
-        latents = self._advance(checked_samples(array, self.samples_in), last=False)
-        self._samples_in += len(array)
-        return latents
+        with self._stack.held():
+            self._gate.require_open("push")
+            array = checked_audio(audio, self.channels)
+            samples = checked_samples(array, self.samples_in)
+            return self._advance(samples, len(samples), last=False)
 
     def flush(self) -> FloatArray:
         """End the stream, filling up its last frame with zeros; give out the frames withheld.
@@ -144,11 +144,10 @@ class StreamingEncoder:
         RuntimeError
             When the stream is flushed already, as for `push`.
         """
-        self._gate.require_open("flush")
-        missing = -self.samples_in % self.hop if self.pad else 0
-        latents = self._advance(np.zeros((missing, self.channels), np.float32), last=True)
-        self._gate.flushed = True
-        return latents
+        with self._stack.held():
+            self._gate.require_open("flush")
+            missing = -self.samples_in % self.hop if self.pad else 0
+            return self._advance(np.zeros((missing, self.channels), np.float32), 0, last=True)
 
     def snapshot(self) -> EncoderState:
         """A deep copy of the state, to be taken up again by `restore`.
@@ -182,11 +181,12 @@ class StreamingEncoder:
         self._stack.restore(state.stack)
         self._bottleneck.restore(state.noise)
         self._samples_in = state.samples_in
-        self._gate = Gate(flushed=state.flushed)
+        self._gate = Gate.after(state.flushed)
 
-    def _advance(self, samples: FloatArray, last: bool) -> FloatArray:
-        """Push through the stack and the bottleneck."""
-        self._gate.broken = True
+    def _advance(self, samples: FloatArray, count: int, last: bool) -> FloatArray:
+        """Push through the stack and the bottleneck; `count` of the samples are the caller's."""
+        self._gate.state = "broken"
         latents = self._bottleneck.latents(self._stack.push(samples, last))
-        self._gate.broken = False
+        self._samples_in += count
+        self._gate.state = "flushed" if last else "open"
         return latents

@@ -59,6 +59,8 @@ def test_presets_of_one_geometry():
         ({"transpose_padding": "same"}, "unknown transpose_padding"),
         ({"output_padding": "1"}, "unknown output_padding"),
         ({"latent_scale": 0.0}, "latent_scale"),
+        ({"kernel_per_stride": 1}, "stride 2 must be 3 together"),
+        ({"dilations": (1, 2000, 3)}, "dilations must be 1024 at most"),
     ],
 )
 def test_impossible_configs(changes, message):

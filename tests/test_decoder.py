@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -294,3 +297,53 @@ def test_random_model():
     assert 1e-4 < first.std() < 10
     with pytest.raises(ValueError, match=r"unknown preset 'nonsense'.*stable-audio-open-1"):
         ob.random_model("nonsense")
+
+
+@pytest.mark.parametrize("kernels", [3, 4, 5])
+@pytest.mark.parametrize("padding", ["ceil(s/2)", "(k-1)//2"])
+def test_long_transposed_kernels(kernels, padding):
+    """More rows are dropped at the start than a block has."""
+    config = ob.OobleckConfig(
+        latent_dim=4,
+        channels=4,
+        multiples=(1, 2),
+        strides=(2, 8),
+        kernel_per_stride=kernels,
+        transpose_padding=padding,
+    )
+    model = ob.random_model(config)
+    latents = np.random.default_rng(0).standard_normal((40, 4))
+    decoder = ob.StreamingDecoder(model)
+    result = np.concatenate(list(decoder.stream(latents)))
+    np.testing.assert_array_equal(result, model.decode(latents))
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="sets x86's register")
+@pytest.mark.skipif(os.name != "posix", reason="maps a page to run")
+def test_a_host_that_flushes_subnormals():
+    """Audio hosts have their threads flush subnormals to zero: the bits don't depend on it."""
+    config = ob.OobleckConfig(
+        latent_dim=16,
+        channels=128,
+        multiples=(2, 4),
+        strides=(4, 8),
+        bias=False,
+        latent_scale=1e-38,
+    )
+    model = ob.random_model(config)
+    latents = np.random.default_rng(0).standard_normal((50, 16))
+    expected = model.decode(latents, threads=1)
+    assert (np.abs(expected[expected != 0]) < np.finfo(np.float32).tiny).any()
+    read_write_run = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
+    page = mmap.mmap(-1, mmap.PAGESIZE, prot=read_write_run)
+    page.write(bytes([0x0F, 0xAE, 0x17, 0xC3]))  # ldmxcsr [rdi]; ret
+    start = ctypes.addressof(ctypes.c_char.from_buffer(page))
+    load = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_uint32))(start)
+    usual, flushing = ctypes.c_uint32(0x1F80), ctypes.c_uint32(0x1F80 | 0x8040)
+    for threads in (1, 2):
+        load(ctypes.byref(flushing))
+        try:
+            found = model.decode(latents, threads=threads)
+        finally:
+            load(ctypes.byref(usual))
+        np.testing.assert_array_equal(found, expected)

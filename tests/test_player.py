@@ -336,9 +336,9 @@ import numpy as np
 import oobleck_stream as ob
 
 push = ob.StreamingDecoder.push
-def slow(self, frames):
+def slow(self, frames, active=None):
     time.sleep(1.2 * len(frames) * self.hop / self.samplerate)
-    return push(self, frames)
+    return push(self, frames, active)
 ob.StreamingDecoder.push = slow
 
 latents, model = np.load(sys.argv[2]), ob.load(sys.argv[1])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 from networks import GEOMETRIES, small
 
 import oobleck_stream as ob
+from oobleck_stream.streaming import processor
 
 CONFIG = small("stable-audio-open-1.0", channels=4, strides=(2, 3, 4), multiples=(1, 2, 4))
 MODEL = ob.random_model(CONFIG, seed=3)
@@ -114,6 +118,21 @@ def test_more_streams_than_run_together():
         np.testing.assert_array_equal(result, MODEL.decode(frames[number]))
 
 
+def test_moves_wait_for_what_is_joined():
+    """Long look-aheads in narrow layers: what waits to be moved is where a joined step writes."""
+    config = ob.OobleckConfig(
+        latent_dim=4, channels=128, multiples=(1,), strides=(4,), dilations=(1, 30, 30), kernel=15
+    )
+    model = ob.random_model(config)
+    latents = np.random.default_rng(0).standard_normal((16, 83, 4)).astype(np.float32)
+    for threads in (1, 2):
+        together = ob.StreamingDecoder(model, threads, streams=16)
+        parts = zip(together.push(latents), together.flush(), strict=True)
+        for number, chunks in enumerate(parts):
+            whole = model.decode(latents[number], threads=1)
+            np.testing.assert_array_equal(np.concatenate(chunks), whole)
+
+
 def test_stream_of_blocks():
     together = ob.StreamingDecoder(MODEL, streams=2)
     chunks = list(together.stream(FRAMES[:2].transpose(1, 0, 2)))
@@ -155,9 +174,17 @@ def test_rejected_pushes_change_nothing():
     for mask in ([1, 0], [True], [[True, False]], "yes"):
         with pytest.raises(ValueError, match="active goes with streams"):
             together.push(FRAMES[:2, 10:14], mask)
-    for call in (together.reset, together.snapshot, lambda number: together.seek(3, number)):
-        with pytest.raises(ValueError, match="stream must be below 2, not 2"):
-            call(2)
+    state = together.snapshot(1)
+    calls = (
+        together.snapshot,
+        lambda number: together.seek(3, number),
+        lambda number: together.restore(state, number),
+    )
+    for call, number in itertools.product((together.reset, *calls), (2, -1, 1.0, True, "1")):
+        with pytest.raises(ValueError, match=f"stream must be below 2, not {number!r}"):
+            call(number)
+    with pytest.raises(ValueError, match="stream must be below 2, not None"):
+        together.seek(3, None)
     chunks = together.push(FRAMES[:2, 10:])
     assert together.frames_in == [60, 60]
     decoder = ob.StreamingDecoder(MODEL)
@@ -181,3 +208,62 @@ def test_a_flushed_stream_is_named():
 def test_active_is_not_for_a_lone_stream():
     with pytest.raises(ValueError, match="active goes with streams"):
         ob.StreamingDecoder(MODEL).push(FRAMES[0, :3], [True])
+
+
+def test_a_refused_thread_changes_no_stream(monkeypatch):
+    """Another thread is sent away, and the streams that it meant go on."""
+    together = ob.StreamingDecoder(MODEL, 1, streams=2)
+    inside, go_on = threading.Event(), threading.Event()
+    run = processor.run_program
+
+    def slowly(*arguments):
+        inside.set()
+        go_on.wait(30)
+        run(*arguments)
+
+    monkeypatch.setattr(processor, "run_program", slowly)
+    first = [True, False]
+    thread = threading.Thread(target=together.push, args=(FRAMES[:2, :5], first))
+    thread.start()
+    assert inside.wait(30)
+    for active in (first, [False, True]):
+        with pytest.raises(RuntimeError, match="two threads use one stream"):
+            together.push(FRAMES[:2, :5], active)
+    go_on.set()
+    thread.join()
+    together.push(FRAMES[:2, :5], [False, True])
+    assert together.frames_in == [5, 5]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_interruption_closes_all_that_were_pushed(error, monkeypatch):
+    """It comes between two groups: none that was meant stays open, and no other is closed."""
+    streams = 40
+    frames = np.resize(FRAMES, (streams, 60, MODEL.latent_dim))
+    together = ob.StreamingDecoder(MODEL, 2, streams=streams)
+    together.push(frames[:, :20])
+    active = np.arange(streams) != 3
+    run, calls = processor.run_program, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise error
+        run(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(processor, "run_program", interrupted)
+        with pytest.raises(error):
+            together.push(frames[:, 20:30], active)
+    for number in range(streams):
+        if number != 3:
+            with pytest.raises(RuntimeError, match="after an interrupted push"):
+                together.snapshot(number)
+    together.push(frames[:, 20:], ~active)
+    together.reset(17)
+    mask = np.isin(np.arange(streams), (3, 17))
+    result = together.flush(mask & ~(np.arange(streams) == 17))[3]
+    np.testing.assert_array_equal(result, MODEL.decode(frames[3])[-len(result) :])
+    chunks = [together.push(frames, np.arange(streams) == 17)[17]]
+    chunks.append(together.flush(np.arange(streams) == 17)[17])
+    np.testing.assert_array_equal(np.concatenate(chunks), MODEL.decode(frames[17]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass
@@ -11,14 +12,22 @@ class Gate:
 
     Parameters
     ----------
-    flushed : bool
-        Whether the stream has been flushed.
-    broken : bool
-        Whether an exception left the arithmetic half done; true while it works.
+    state : {"open", "flushed", "broken"}
+        Broken while the arithmetic works, and for good when an exception left it half done. All
+        streams that are pushed together have the same gate: they open in one moment.
     """
 
-    flushed: bool = False
-    broken: bool = False
+    state: Literal["open", "flushed", "broken"] = "open"
+
+    @classmethod
+    def after(cls, flushed: bool) -> Gate:
+        """The gate of a stream that is whole."""
+        return cls("flushed" if flushed else "open")
+
+    @property
+    def flushed(self) -> bool:
+        """Whether the stream has been flushed."""
+        return self.state == "flushed"
 
     def require_open(self, action: str) -> None:
         """``RuntimeError`` naming the action, after a flush or an interruption."""
@@ -28,5 +37,5 @@ class Gate:
 
     def require_whole(self, action: str) -> None:
         """``RuntimeError`` naming the action, after an interruption."""
-        if self.broken:
+        if self.state == "broken":
             raise RuntimeError(f"{action} after an interrupted push: reset() begins a new stream")

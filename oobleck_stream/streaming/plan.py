@@ -32,7 +32,9 @@ class Plan:
 
     def add(self, layer: int, fields: dict[int, int]) -> None:
         """Append the step of a layer (-1: the entry)."""
-        works_beside = layer > self._waiting_layer or layer + 2 < self._waiting_layer
+        # The layer, and the one that may be joined with it, write up to two windows further; what
+        # waits are the windows of a layer and of the one that it was joined with.
+        works_beside = layer > self._waiting_layer or layer + 3 < self._waiting_layer
         if self._waiting and not works_beside:
             self.settle()
         self._append(_step(layer, fields))

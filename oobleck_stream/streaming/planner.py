@@ -173,8 +173,10 @@ class _Planner:
         Its rows are those of the one before, few enough numbers each to stay in the cache, and
         nobody else needs them.
         """
+        if index == 0 or self._layout.skips[index] is not None:
+            return False
         layer, previous = self._layers[index], self._layers[index - 1]
-        ends_unit = layer.residual and not previous.residual and not previous.transposed
-        one_row = layer.kernel == layer.stride == previous.stride == 1
-        unshared = self._layout.skips[index] is None
-        return ends_unit and one_row and unshared and layer.inputs <= steps.MOST_JOINED
+        same_rows = layer.kernel == layer.stride == 1 and layer.padding == 0
+        narrow = layer.inputs <= steps.MOST_JOINED
+        plain = not (previous.transposed or previous.residual or self._joins(index - 1))
+        return same_rows and narrow and plain

@@ -22,8 +22,8 @@ MOST_PROGRAMS = 64
 MOST_SITUATIONS = 4096
 """Situations that are told apart at the same time."""
 
-Situation = tuple[bool, tuple[tuple[int, bool], ...]]
-"""Whether nothing has come yet, and each layer's fill."""
+Situation = tuple[bool, tuple[tuple[int, int], ...]]
+"""Whether nothing has come yet; each layer's fill, and the rows that it has yet to drop."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class Schedule:
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def situation(self, counts: Counts) -> int:
-        """A number for how full the windows are, and which layers still drop their first rows.
+        """A number for how full the windows are, and how many rows layers have yet to drop.
 
         Streams with the same number run the same programs.
         """
@@ -74,7 +74,7 @@ class Schedule:
             self._programs.clear()
         received, blocks, _ = counts.tolist()
         fill = tuple(
-            (rows - done * layer.advance, done * layer.phases < layer.trim)
+            (rows - done * layer.advance, max(0, layer.trim - done * layer.phases))
             for rows, done, layer in zip(received, blocks, self.layout.layers, strict=True)
         )
         situation = received[0] == 0, fill

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -50,8 +51,27 @@ class Stack:
         self._situations = [self._schedule.situation(self._counts[0])] * streams
         self._busy = threading.Lock()
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other threads out.
+
+        Raises
+        ------
+        RuntimeError
+            When another thread is inside.
+        """
+        busy = self._busy
+        if not busy.acquire(blocking=False):
+            raise RuntimeError("two threads use one stream at the same time: give each its own")
+        try:
+            yield
+        finally:
+            busy.release()
+
     def reset(self, stream: int = 0) -> None:
         """Back to before the first row."""
+        # A signal may come when the lock is taken and nobody is there yet to give it back.
+        self._busy = threading.Lock()
         self._counts[stream] = 0
         self._ended[stream] = False
         self._situations[stream] = self._schedule.situation(self._counts[stream])
@@ -85,11 +105,6 @@ class Stack:
         Returns
         -------
         (due, outputs) float32
-
-        Raises
-        ------
-        RuntimeError
-            When another thread is inside this stack.
         """
         return self.push_streams(rows[None], [0], last, None if out is None else out[None])[0]
 
@@ -116,31 +131,19 @@ class Stack:
         -------
         list of (due, outputs) float32
             For each of `streams`.
-
-        Raises
-        ------
-        RuntimeError
-            When another thread is inside this stack.
         """
-        if not self._busy.acquire(blocking=False):
-            raise RuntimeError("two threads use one stream at the same time: give each its own")
-        try:
-            alike: dict[int, list[int]] = {}
-            for position, stream in enumerate(streams):
-                alike.setdefault(self._situations[stream], []).append(position)
-            if len(alike) == 1 and len(streams) <= self._together:
-                return list(self._push_alike(rows, streams, last, out))
-            made: dict[int, FloatArray] = {}
-            for positions in alike.values():
-                for first in range(0, len(positions), self._together):
-                    group = positions[first : first + self._together]
-                    chosen = [streams[position] for position in group]
-                    made |= zip(
-                        group, self._push_alike(rows[group], chosen, last, None), strict=True
-                    )
-            return [made[position] for position in range(len(streams))]
-        finally:
-            self._busy.release()
+        alike: dict[int, list[int]] = {}
+        for position, stream in enumerate(streams):
+            alike.setdefault(self._situations[stream], []).append(position)
+        if len(alike) == 1 and len(streams) <= self._together:
+            return list(self._push_alike(rows, streams, last, out))
+        made: dict[int, FloatArray] = {}
+        for positions in alike.values():
+            for first in range(0, len(positions), self._together):
+                group = positions[first : first + self._together]
+                chosen = [streams[position] for position in group]
+                made |= zip(group, self._push_alike(rows[group], chosen, last, None), strict=True)
+        return [made[position] for position in range(len(streams))]
 
     def _push_alike(
         self, rows: FloatArray, streams: Sequence[int], last: bool, out: FloatArray | None
@@ -159,6 +162,8 @@ class Stack:
             if out is None:
                 out = np.empty((len(streams), program.rows_out, width), np.float32)
             room = out[:, written : written + program.rows_out]
+            if room.shape[1] != program.rows_out:
+                raise ValueError(f"room for {program.rows_out} rows was expected in out")
             self._engine.run(program.steps, program.moves, numbers, piece, room)
             written += program.rows_out
             for stream in streams:

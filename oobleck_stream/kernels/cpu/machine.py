@@ -139,6 +139,67 @@ def pause(typing_context: Any) -> Any:
 
 
 @intrinsic
+def plain_floats(typing_context: Any) -> Any:
+    """Have this thread round to nearest and keep subnormals, as IEEE has it; gives the mode it had.
+
+    Hosts of audio plug-ins flush subnormals to zero in their threads, but not in ours.
+    """
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        before = _float_mode(builder)
+        machine = builder.module.triple
+        usual = 0x1F80 if machine.startswith(("x86", "i686")) else 0
+        _set_float_mode(builder, ir.Constant(WORD, usual))
+        return before
+
+    return types.int64(), emit
+
+
+@intrinsic
+def set_float_mode(typing_context: Any, mode: Any) -> Any:
+    """Go back to a mode that `plain_floats` gave."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        _set_float_mode(builder, args[0])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), emit
+
+
+def _float_mode(builder: ir.IRBuilder) -> Any:
+    """The register that says how floats are rounded (0 where it is not known)."""
+    machine = builder.module.triple
+    if machine.startswith(("x86", "i686")):
+        place = cgutils.alloca_once(builder, ir.IntType(32))
+        _call_with_pointer(builder, "llvm.x86.sse.stmxcsr", place)
+        return builder.zext(builder.load(place), WORD)
+    if machine.startswith(("aarch64", "arm64")):
+        kind = ir.FunctionType(WORD, [])
+        name = "llvm.aarch64.get.fpcr"
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [])
+    return ir.Constant(WORD, 0)
+
+
+def _set_float_mode(builder: ir.IRBuilder, mode: Any) -> None:
+    machine = builder.module.triple
+    if machine.startswith(("x86", "i686")):
+        place = cgutils.alloca_once(builder, ir.IntType(32))
+        builder.store(builder.trunc(mode, ir.IntType(32)), place)
+        _call_with_pointer(builder, "llvm.x86.sse.ldmxcsr", place)
+    elif machine.startswith(("aarch64", "arm64")):
+        kind = ir.FunctionType(ir.VoidType(), [WORD])
+        name = "llvm.aarch64.set.fpcr"
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [mode])
+
+
+def _call_with_pointer(builder: ir.IRBuilder, name: str, place: Any) -> None:
+    byte = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [byte])
+    function = cgutils.get_or_insert_function(builder.module, kind, name)
+    builder.call(function, [builder.bitcast(place, byte)])
+
+
+@intrinsic
 def clock(typing_context: Any) -> Any:
     """A counter that runs evenly (0 where the processor has none that a program may read)."""
 

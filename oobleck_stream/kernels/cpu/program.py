@@ -24,6 +24,8 @@ from oobleck_stream.kernels.cpu.machine import (
     give_way,
     move_bytes,
     pause,
+    plain_floats,
+    set_float_mode,
     store_word,
     words_at,
 )
@@ -136,9 +138,13 @@ def joined_job(step, following, job, streams, parameters, scratch):
     _list_rows(step, 0, each, begin, count, streams, scratch)
     for column in range(0, step[COLUMNS], PANEL):
         _sum_panel(step, 0, column, count, parameters, scratch)
-        start = between + 4 * column
         sums, stride = scratch + SUMS, 4 * _panel_width(step, column)
-        _finish_rows(step, column, count, sums, stride, 0, 0, start, parameters, scratch)
+        plain = active = 0
+        if step[ACTIVE] != NONE:
+            active = between + 4 * column
+        else:
+            plain = between + 4 * column
+        _finish_rows(step, column, count, sums, stride, 0, plain, active, parameters, scratch)
     for row in range(count):
         store_word(scratch + ADDRESSES + 8 * row, between + row * row_bytes)
     for column in range(0, following[COLUMNS], PANEL):
@@ -349,6 +355,7 @@ def _cached(sources):
     @njit(nogil=True, cache=True)
     def run(steps, moves, streams, parameters, control, ticket, scratch, leader):
         if sources != 0:
+            mode: int = plain_floats()
             _work_off(
                 carray(words_at(steps.ctypes.data), steps.shape),
                 carray(words_at(moves.ctypes.data), moves.shape),
@@ -359,6 +366,7 @@ def _cached(sources):
                 scratch,
                 leader,
             )
+            set_float_mode(mode)
 
     return run
 
