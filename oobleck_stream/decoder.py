@@ -32,8 +32,8 @@ else:
 class DecoderState:
     """All that a stream remembers, as `StreamingDecoder.snapshot` gives it."""
 
-    network: PackedNetwork
-    stack: StackState
+    network: PackedNetwork = field(repr=False)
+    stack: StackState = field(repr=False)
     start: int
     skip: int
     flushed: bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,9 @@ from oobleck_stream.streaming.stack import Stack
 class EncoderState:
     """All that a `StreamingEncoder` remembers, as `StreamingEncoder.snapshot` gives it."""
 
-    network: PackedNetwork
-    stack: StackState
-    noise: Any
+    network: PackedNetwork = field(repr=False)
+    stack: StackState = field(repr=False)
+    noise: Any = field(repr=False)
     samples_in: int
     flushed: bool
 

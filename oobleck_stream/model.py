@@ -47,7 +47,7 @@ class Model:
     """
 
     config: OobleckConfig
-    decoder: PackedNetwork
+    decoder: PackedNetwork = field(repr=False)
     name: str = ""
     notes: tuple[str, ...] = field(default=())
     load_encoder: Callable[[], PackedNetwork] | None = field(default=None, repr=False)

@@ -273,7 +273,9 @@ def test_nothing_half_written_stays(tmp_path, validate, inputs, monkeypatch):
 def test_a_peer_that_is_not_there(validate, inputs, missing, monkeypatch):
     if missing != "torch":
         pytest.importorskip("torch")
-    monkeypatch.setitem(sys.modules, missing, None)
+    for name in {missing, *sys.modules}:
+        if name == missing or name.startswith(f"{missing}."):
+            monkeypatch.setitem(sys.modules, name, None)
     peer = missing.replace("_", "-")
     assert_refused(validate(inputs["decoder"], "--peer", peer), peer, "pip install")
 

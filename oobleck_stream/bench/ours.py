@@ -62,7 +62,7 @@ class Work:
             "max_seconds": case.quantile(1),
             "spread": (case.quantile(0.75) - case.quantile(0.25)) / case.median,
             "gflops": rate / 1e9,
-            "share_of_peak": rate / peak,
+            "share_of_peak": rate / peak if self.model.backend == "cpu" else None,
             "real_time_factor": case.median / budget,
             "late_share": float(np.mean(np.array(case.times) > budget)),
         }

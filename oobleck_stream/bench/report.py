@@ -100,11 +100,12 @@ def _case_lines(facts: Facts) -> list[str]:
 
 
 def _case_line(name: str, row: Facts) -> str:
+    share = "-" if row["share_of_peak"] is None else f"{row['share_of_peak']:.1%}"
     epilogues = f"{row['epilogue_share']:>11.1%}" if "epilogue_share" in row else ""
     return (
         f"{name:14}{1e3 * row['median_seconds']:>9.2f}{1e3 * row['p99_seconds']:>9.2f}"
         f"{1e3 * row['max_seconds']:>9.2f}{row['spread']:>8.0%}{row['calls']:>7}"
-        f"{row['gflops']:>9.1f}{row['share_of_peak']:>9.1%}{row['real_time_factor']:>7.3f}"
+        f"{row['gflops']:>9.1f}{share:>9}{row['real_time_factor']:>7.3f}"
         f"{row['late_share']:>7.1%}{epilogues}"
     )
 

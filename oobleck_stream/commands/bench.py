@@ -100,7 +100,11 @@ def bench(
         raise click.UsageError(f"--preset: {preset!r} is none of {', '.join(PRESETS)}")
     if streams and (layers or peers or plays or components or plot):
         raise click.UsageError(
-            "--streams goes with none of --layers, --peers, --play, --components"
+            "--streams goes with none of --layers, --peers, --play, --components and --plot"
+        )
+    if backend != "cpu" and (layers or peers or components or plot):
+        raise click.UsageError(
+            f"--backend {backend} goes with none of --layers, --peers, --components and --plot"
         )
     if components and (model or preset or layers or peers or plays or plot):
         raise click.UsageError(
