@@ -53,6 +53,15 @@ STACKS = {
         *UNIT,
         Layer("o", 5, 2, 7, padding=3, bias=False, snake="o", tanh=True),
     ],
+    "conv, wide kernel of one": [
+        Layer("c", 3, 4, 7, padding=3),
+        Layer("p", 4, 60, 1, snake="s"),
+        Layer("o", 60, 3, 1, bias=False),
+    ],
+    "conv, transposed kernel of one": [
+        Layer("c", 3, 6, 3, padding=1),
+        Layer("t", 6, 4, 1, output_padding=1, transposed=True, snake="s"),
+    ],
     "kernels of one": [
         Layer("a", 5, 5, 1, snake="s"),
         Layer("b", 5, 5, 1, snake="t"),

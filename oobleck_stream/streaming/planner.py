@@ -170,13 +170,14 @@ class _Planner:
     def _joins(self, index: int) -> bool:
         """Whether a layer is made with the one before it, chunk by chunk: a residual unit's end.
 
-        Its rows are those of the one before, few enough numbers each to stay in the cache, and
-        nobody else needs them.
+        Its rows are those of the one before, always all of them, with few enough numbers each to
+        stay in the cache, and nobody else needs them.
         """
         if index == 0 or self._layout.skips[index] is not None:
             return False
         layer, previous = self._layers[index], self._layers[index - 1]
-        same_rows = layer.kernel == layer.stride == 1 and layer.padding == 0
+        pointwise = layer.kernel == layer.stride == 1 and layer.padding == 0
+        all_of_them = self._layout.limits[index] >= self._layout.limits[index - 1]
         narrow = layer.inputs <= steps.MOST_JOINED
         plain = not (previous.transposed or previous.residual or self._joins(index - 1))
-        return same_rows and narrow and plain
+        return pointwise and not layer.transposed and all_of_them and narrow and plain
