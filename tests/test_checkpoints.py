@@ -333,7 +333,12 @@ def test_without_a_config_a_preset_of_the_same_shapes_speaks(tmp_path, monkeypat
     file = written(tmp_path / "a.safetensors")
     preset = CONFIG.replace(samplerate=48000, output_padding="s%2", has_encoder=False)
     monkeypatch.setitem(ob.PRESETS, "little", preset)
-    document = preset.replace(samplerate=8000, kernel_per_stride=1)
+    document = preset.replace(
+        samplerate=8000,
+        kernel_per_stride=1,
+        transpose_padding="(k-1)//2",
+        output_padding="s-1",
+    )
     monkeypatch.setitem(ob.PRESETS, "never guessed", document)
     model = ob.load(file)
     assert model.config == preset

@@ -197,7 +197,7 @@ def test_bad_standard_input_leaves_nothing_behind(tmp_path, folder, data, words)
     ("output", "words"),
     [
         ("missing/a.wav", "No such file or directory"),
-        ("a.mp3", ".wav, .flac, .ogg was expected"),
+        ("a.mp3", ".wav, .flac, .ogg or .bin was expected"),
         ("folder.wav", "folder"),
     ],
 )

@@ -218,6 +218,19 @@ def test_bfloat16_is_the_nearest_and_ties_are_even(upper, lower):
         assert (good | (found & 0x7FFF == 0)).all()
 
 
+def test_bfloat16_from_float64_is_rounded_once():
+    """Halfway and a little more, which float32 does not hold: the little decides."""
+    half, little = 2.0**-8, 2.0**-40
+    values = np.array([1 + half + little, 1 + half, 1 + 3 * half - little, 1e-300, 1.0, 2e38])
+    values = np.concatenate([values, -values])
+    found = stored_numbers(Tensor("x", values.shape, "BF16", lambda: values))
+    numbers = (found.astype(np.uint32) << 16).view(np.float32)
+    wanted = np.array([1 + 2 * half, 1, 1 + 2 * half, 0, 1])
+    np.testing.assert_array_equal(numbers[:5], wanted)
+    np.testing.assert_array_equal(numbers[6:11], -wanted)
+    np.testing.assert_allclose(numbers[[5, 11]], [2e38, -2e38], rtol=2**-8)
+
+
 @pytest.mark.parametrize("spelling", [dict, parametrized])
 def test_weight_norm_is_folded(tmp_path, spelling):
     source = written(tmp_path / "source.safetensors", spelling(TENSORS))

@@ -44,7 +44,7 @@ def test_without_torch_there_is_a_hint(tmp_path, monkeypatch, suffix):
     monkeypatch.setitem(sys.modules, "torch", None)
     file = tmp_path / f"a.{suffix}"
     file.write_bytes(b"PK")
-    assert "pip install torch" in convert(file, tmp_path / "b.safetensors", status=2)
+    assert "oobleck_stream[peers]" in convert(file, tmp_path / "b.safetensors", status=2)
 
 
 @pytest.mark.peers

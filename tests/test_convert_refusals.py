@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +74,35 @@ def test_what_is_there_stays_unless_forced(tmp_path, folder):
                 path.unlink(missing_ok=True)
 
 
+def test_old_shards_go_and_an_interruption_leaves_no_false_index(tmp_path, folder, monkeypatch):
+    index = tmp_path / "a.safetensors.index.json"
+    other = write_folder(tmp_path / "other", CONFIG, random_tensors(CONFIG, 5))
+    convert(other, index, "--shard-size", "1KB")
+    kept = tmp_path / "a-00001-of-00099.safetensors"
+    kept.write_text("named by nobody")
+    replace = os.replace
+
+    def interrupted(source, target):
+        replace(source, target)
+        raise OSError("interrupted")
+
+    convert(folder, index, "--shard-size", "3KB", "--force")
+    assert_sounds_the_same(index, folder)
+    named = set(json.loads(index.read_text())["weight_map"].values())
+    assert {path.name for path in tmp_path.glob("a-*")} == named | {kept.name}
+    monkeypatch.setattr(os, "replace", interrupted)
+    convert(other, index, "--shard-size", "3KB", "--force", status=1)
+    assert not index.exists()
+
+
+def test_the_protobuf_hint_names_the_target(tmp_path, folder, monkeypatch):
+    monkeypatch.delitem(sys.modules, "oobleck_stream.checkpoints.weights_pb2", raising=False)
+    monkeypatch.setitem(sys.modules, "google.protobuf", None)
+    message = convert(folder, tmp_path / "a", "--to", "protobuf", status=2)
+    assert f"{tmp_path / 'a'}: " in message
+    assert "'oobleck_stream[protobuf]'" in message
+
+
 def test_a_folder_with_other_things_in_it_is_not_replaced(tmp_path, folder):
     (tmp_path / "a").mkdir()
     convert(folder, tmp_path / "a", "--to", "protobuf")
@@ -92,6 +123,11 @@ def test_the_source_is_never_written_over(tmp_path, folder):
         (file, tmp_path / "link.safetensors"),
     ):
         assert "of the checkpoint itself" in convert(source, target, "--force", status=2)
+    index = tmp_path / "b.safetensors.index.json"
+    convert(folder, index)
+    shard = tmp_path / "b-00001-of-00001.safetensors"
+    convert(shard, index, "--shard-size", "3KB", "--force")
+    assert shard.exists()
     for target in (folder, tmp_path):
         message = convert(file, target, "--to", "stable-audio-tools", "--force", status=2)
         assert "where the checkpoint itself lies" in message

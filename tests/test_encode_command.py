@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import soundfile
 from networks import random_audio, random_tensors, small, write_folder
 
 import oobleck_stream as ob
+from oobleck_stream.commands.progress import Progress
 from oobleck_stream.files.errors import InputError
+from oobleck_stream.files.flat import write_flat
 from oobleck_stream.files.latent_writer import LatentWriter
 from oobleck_stream.files.sound import SoundSource
 
@@ -185,7 +188,7 @@ def test_bad_sound_is_refused_in_a_line(tmp_path, folder, command, kind, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["a.wav"], [".npy"]),
+        (["a.wav"], [".npy or .bin was expected"]),
         (["nowhere/a.npy"], ["nowhere/a.npy", "can't be written"]),
         (["a.npy", "--seed", "3"], ["--sample"]),
         (["a.npy", "--dtype", "int8"], ["--dtype"]),
@@ -235,6 +238,37 @@ def test_blocks_of_any_file(tmp_path, monkeypatch):
     assert source.length(24000) == 500
 
 
+def test_an_input_is_not_written_over(tmp_path, folder, sound):
+    (tmp_path / "link.wav").symlink_to(sound)
+    np.save(tmp_path / "a.npy", np.zeros((3, 64), np.float32))
+    write_flat(tmp_path / "a.bin", np.zeros(192))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for arguments in (
+        ("roundtrip", sound, sound),
+        ("roundtrip", sound, tmp_path / "link.wav"),
+        ("encode", tmp_path / "a.bin", tmp_path / ".." / tmp_path.name / "a.bin"),
+        ("decode", tmp_path / "a.bin", "-o", tmp_path / "a.bin"),
+    ):
+        assert_refused(run_command(*arguments, "--model", folder), "is the input itself")
+        assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("told", [-5, 0])
+def test_the_progress_bar_ends_at_its_total(monkeypatch, told):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Progress(44100, 1000 * 7 + told) as progress:
+        progress._bar.mininterval = 0
+        for _ in range(1000):
+            progress.add(7)
+    shown = terminal.getvalue()
+    assert "100%" in shown
+    assert "0.2 of 0.2 s [00:00 left" in shown
+    assert "-0" not in shown
+
+
 # roundtrip
 
 
@@ -266,7 +300,7 @@ def test_roundtrip_of_a_whole_number_of_frames(tmp_path, folder):
 def test_roundtrip_of_silence(tmp_path, folder):
     sound = write(tmp_path / "in.wav", np.zeros((5000, 2)))
     done = run_command("roundtrip", sound, tmp_path / "out.wav", "--model", folder)
-    assert (done.returncode, done.stdout) == (0, b"SI-SDR nan dB\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, b"SI-SDR undefined for silence\n"), done.stderr
 
 
 def test_the_bundled_network_keeps_its_music(tmp_path):

@@ -197,6 +197,16 @@ def test_bad_safetensors(tmp_path, kind):
         read_latents(path)
 
 
+def test_weights_given_as_latents_are_known(tmp_path):
+    names = [f"decoder.layers.{number}.weight_v" for number in range(99)]
+    arrays = {name: np.ones((2, 3, 4), np.float32) for name in names}
+    with pytest.raises(InputError, match=r"looks like a model \(for --model\)"):
+        read_latents(write_safetensors(tmp_path / "a.safetensors", arrays))
+    others = {f"x{number:02}": array for number, array in enumerate(arrays.values())}
+    with pytest.raises(InputError, match="x00, x01, x02, x03 and 95 more"):
+        read_latents(write_safetensors(tmp_path / "b.safetensors", others))
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.binary(max_size=200), suffix=st.sampled_from(["npy", "npz", "safetensors"]))
 def test_garbage_is_never_anything_but_an_input_error(tmp_path_factory, data, suffix):

@@ -227,7 +227,7 @@ def test_no_network_is_one_clear_line(hub, tmp_path):
 
 def test_without_the_client_the_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ob.CheckpointError, match="pip install huggingface_hub"):
+    with pytest.raises(ob.CheckpointError, match=r"no such file or folder here; .*stream\[hub\]"):
         ob.load("someone/plain")
 
 

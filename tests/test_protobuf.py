@@ -33,10 +33,10 @@ def library(tensors, double=False):
     return made.SerializeToString()
 
 
-def folder_of(folder, *libraries):
+def folder_of(folder, *libraries, suffix=""):
     folder.mkdir(exist_ok=True)
     for number, data in enumerate(libraries):
-        (folder / f"part{number}").write_bytes(data)
+        (folder / f"part{number}{suffix}").write_bytes(data)
     return folder
 
 
@@ -145,6 +145,19 @@ def test_the_documents_geometry_is_loaded_when_named(tmp_path, monkeypatch):
     assert "kernel" in refusal(folder)
 
 
+def test_what_else_lies_in_the_folder(tmp_path):
+    """Beside .pb files anything may; without them all must begin like libraries."""
+    folder = folder_of(tmp_path / "a", library(TENSORS))
+    (folder / "README.md").write_text("# weights")
+    assert "no .safetensors in it" in refusal(folder)
+    (folder / "part0").rename(folder / "weights-00001.pb")
+    (folder / "notes.txt").write_text("\n\n\nnotes")
+    np.testing.assert_array_equal(ob.load(folder).decode(LATENTS), model_of(CONFIG).decode(LATENTS))
+    (folder / "weights-00001.pb").rename(folder / "m.ckpt")
+    (folder / "m.ckpt").write_bytes(b"PK\x03\x04")
+    assert "convert m.ckpt" in refusal(folder)
+
+
 # --- damage
 
 SMALL = {name: TENSORS[name] for name in list(TENSORS)[:4]}
@@ -153,7 +166,7 @@ SMALL = {name: TENSORS[name] for name in list(TENSORS)[:4]}
 def test_every_cut_is_named_with_the_file(tmp_path):
     whole, rest = library(SMALL), library({n: v for n, v in TENSORS.items() if n not in SMALL})
     for end in range(0, len(whole), 7):
-        folder = folder_of(tmp_path, whole[:end], rest)
+        folder = folder_of(tmp_path, whole[:end], rest, suffix=".pb")
         assert "part0" in refusal(folder), end
 
 
@@ -196,8 +209,8 @@ FAULTS = {
 def test_damage_is_named_with_the_file(tmp_path, fault):
     data, words = FAULTS[fault]
     rest = library({name: TENSORS[name] for name in TENSORS if name not in SMALL})
-    message = refusal(folder_of(tmp_path, rest, data))
-    assert message.startswith(f"{tmp_path / 'part1'}: ")
+    message = refusal(folder_of(tmp_path, rest, data, suffix=".pb"))
+    assert message.startswith(f"{tmp_path / 'part1.pb'}: ")
     assert words in message
 
 
@@ -228,7 +241,7 @@ def test_without_protobuf_there_is_a_hint(tmp_path, monkeypatch):
     folder = folder_of(tmp_path, library(TENSORS))
     monkeypatch.delitem(sys.modules, "oobleck_stream.checkpoints.weights_pb2")
     monkeypatch.setitem(sys.modules, "google.protobuf.message", None)
-    assert "pip install protobuf" in refusal(folder)
+    assert "pip install 'oobleck_stream[protobuf]'" in refusal(folder)
 
 
 @settings(max_examples=150)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 from networks import random_audio, random_latents, random_tensors, small, write_folder
+from safetensors.numpy import save_file
 
 import oobleck_stream as ob
 from oobleck_stream.__main__ import run
@@ -213,6 +214,11 @@ def test_nan_is_over_and_null_in_json(tmp_path, validate, model, inputs):
     output = json.loads(out)["stages"]["output"]
     assert (code, output["over"], output["worst"]) == (1, 1, {"time": 77, "channel": 0})
     assert output["max_difference"] is output["peak"] is None
+    assert output["not_finite"] == 1
+    expected[80] = np.inf
+    path = write(tmp_path / "ref", expected, "bin")
+    _, out, _ = validate(inputs["decoder"], path)
+    assert "3 of the reference are not finite (time 77, channel 0)" in out
 
 
 # refusals
@@ -249,6 +255,26 @@ def test_a_folder_with_two_files_for_a_stage(tmp_path, validate, inputs):
         validate(inputs["decoder"], "--save", tmp_path / form, "--format", form)
     os.rename(tmp_path / "npy" / "output.npy", tmp_path / "bin" / "output.npy")
     assert_refused(validate(inputs["decoder"], tmp_path / "bin"), "output.npy and output.bin")
+
+
+def test_a_folder_with_a_file_of_no_stage(tmp_path, validate, inputs):
+    saved = tmp_path / "saved"
+    validate(inputs["decoder"], "--layers", "--save", saved)
+    os.rename(saved / "block_1.npy", saved / "blok_1.npy")
+    (saved / "README.txt").write_text("ours")
+    for options in ([], ["--layers"]):
+        done = validate(inputs["decoder"], saved, *options)
+        assert_refused(done, "blok_1.npy: is none of", "block_1, block_2")
+
+
+def test_config_keeps_the_model_that_the_latents_name(tmp_path, folder, monkeypatch, capsys):
+    monkeypatch.delenv("OOBLECK_STREAM_MODEL", raising=False)
+    monkeypatch.setitem(ob.PRESETS, "stable-audio-open-1.0", CONFIG)
+    path, latents = tmp_path / "in.safetensors", random_latents(CONFIG, FRAMES)
+    save_file({"latents": latents}, path, {"model": str(folder)})
+    reference = write(tmp_path / "ref", ob.load(folder).decode(latents), "bin")
+    options = ["--config", "stable-audio-open-1.0", "--tolerance", "0"]
+    assert run(["validate", str(path), str(reference), *options]) == 0, capsys.readouterr().err
 
 
 def test_save_keeps_what_is_there(tmp_path, validate, inputs):

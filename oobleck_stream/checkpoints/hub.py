@@ -36,7 +36,9 @@ def fetch(repository: str) -> Path:
         from huggingface_hub import errors
     except ImportError:
         raise CheckpointError(
-            repository, "models of the hub need one package more: pip install huggingface_hub"
+            repository,
+            "no such file or folder here; models of the hub need one package more: "
+            "pip install 'oobleck_stream[hub]'",
         ) from None
     try:
         # Not list_repo_files: without a network that one tries for half a minute.

@@ -1,4 +1,5 @@
-"""Folders of weights in protobuf: every file that is not hidden is one library of tensors.
+"""Folders of weights in protobuf: every `.pb` file is one library of tensors; where there is none,
+every file that is not hidden.
 
 All files are parsed once for an index; then again, one at a time, when a tensor is asked for.
 """
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
     from oobleck_stream.checkpoints.weights_pb2 import CollectionData, CollectionLibraryData
 
 HIDDEN_CONFIG = ".config.json"
-"""Hidden, since every other file is a library."""
+"""Hidden, since every other file may be a library."""
 
 SUFFIX = ".pb"
 """Of the files that are written here; others may have any names."""
+
+NO_PROTOBUF = "weights in protobuf need one package more: pip install 'oobleck_stream[protobuf]'"
 
 _MOST_DIMENSIONS = 32
 _START = re.compile(rb"\n[\x80-\xff]{0,9}[\x00-\x7f][\n\x12]")
@@ -33,10 +36,14 @@ _START = re.compile(rb"\n[\x80-\xff]{0,9}[\x00-\x7f][\n\x12]")
 
 
 def is_library_folder(folder: Path, names: Collection[str]) -> bool:
-    """Whether a folder holds protobuf libraries, and no safetensors among its `names`."""
+    """Whether a folder holds protobuf libraries, and no safetensors among its `names`.
+
+    Without `.pb` files all must begin like libraries: one that does may be any text.
+    """
     if any(".safetensors" in name for name in names):
         return False
-    return any(path.suffix == SUFFIX or _begins_like_one(path) for path in _files(folder))
+    files = _files(folder)
+    return bool(files) and all(path.suffix == SUFFIX or _begins_like_one(path) for path in files)
 
 
 def library_config(folder: Path) -> Path | None:
@@ -70,17 +77,14 @@ def open_libraries(folder: Path) -> Container:
 def _files(folder: Path) -> tuple[Path, ...]:
     """The files that should be libraries."""
     try:
-        return tuple(
-            sorted(
-                path
-                for path in folder.iterdir()
-                if not path.name.startswith(".")
-                and path.name not in CONFIG_NAMES
-                and path.is_file()
-            )
+        files = sorted(
+            path
+            for path in folder.iterdir()
+            if not path.name.startswith(".") and path.name not in CONFIG_NAMES and path.is_file()
         )
     except OSError as error:
         raise CheckpointError(folder, f"can't be read: {error.strerror or error}") from error
+    return tuple(path for path in files if path.suffix == SUFFIX) or tuple(files)
 
 
 def _begins_like_one(path: Path) -> bool:
@@ -100,9 +104,7 @@ class _Parser:
 
             from oobleck_stream.checkpoints.weights_pb2 import CollectionLibraryData
         except ImportError:
-            raise CheckpointError(
-                folder, "weights in protobuf need one package more: pip install protobuf"
-            ) from None
+            raise CheckpointError(folder, NO_PROTOBUF) from None
         self._parse, self._error = CollectionLibraryData.FromString, DecodeError
         self._path: Path | None = None
         self._library: CollectionLibraryData | None = None

@@ -58,10 +58,23 @@ def stored_numbers(tensor: Tensor) -> npt.NDArray[Any]:
 
 def _bfloat16(values: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
     """The upper halves of float32 numbers, rounded half to even."""
-    bits = np.array(values, np.float32, order="C").view(np.uint32)
+    bits = _float32_bits(values)
     odd = bits >> 16
     odd &= 1
     bits += odd
     bits += 0x7FFF
     bits >>= 16
     return bits.astype("<u2")
+
+
+def _float32_bits(values: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
+    """Numbers as float32; what lies between two becomes the odd one, so that rounding it again to
+    fewer bits is as if it had been rounded once.
+    """
+    numbers = np.array(values, np.float32, order="C")
+    bits = numbers.view(np.uint32)
+    if values.dtype.itemsize > numbers.dtype.itemsize:
+        away, between = np.abs(numbers) > np.abs(values), numbers != values
+        bits -= away
+        bits |= between
+    return bits

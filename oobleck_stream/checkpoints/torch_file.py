@@ -37,7 +37,7 @@ def open_torch(path: Path) -> Container:
         import torch
     except ImportError:
         raise CheckpointError(
-            path, f"{path.suffix} files are opened by torch: pip install torch"
+            path, f"{path.suffix} files are opened by torch: pip install 'oobleck_stream[peers]'"
         ) from None
     values = _loaded(torch, path)
     if isinstance(values, dict) and isinstance(values.get("state_dict"), dict):

@@ -51,10 +51,11 @@ def decode(
     from oobleck_stream.commands.compiling import warm_kernels
     from oobleck_stream.commands.progress import Progress
     from oobleck_stream.decoder import StreamingDecoder
-    from oobleck_stream.files.outputs import sound_writer
+    from oobleck_stream.files.outputs import refuse_input, sound_writer
     from oobleck_stream.files.sources import open_latents
 
     source = open_latents(latents)
+    refuse_input(output, latents)
     network = chosen_model(model, source, backend)
     blocks = source.blocks(network.latent_dim, layout)
     frames = source.count(network.latent_dim, layout)

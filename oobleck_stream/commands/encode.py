@@ -49,12 +49,13 @@ def encode(
     from oobleck_stream.commands.compiling import warm_kernels
     from oobleck_stream.commands.progress import Progress
     from oobleck_stream.encoder import StreamingEncoder
-    from oobleck_stream.files.outputs import latent_writer
+    from oobleck_stream.files.outputs import latent_writer, refuse_input
     from oobleck_stream.files.sources import open_sound
 
     if seed is not None and not sample:
         raise click.UsageError("--seed is of use only with --sample")
     source = open_sound(sound)
+    refuse_input(latents, sound)
     network = chosen_model(model)
     blocks = sound_for(network, source)
     encoder = StreamingEncoder(network, threads, sample, seed)

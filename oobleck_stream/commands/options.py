@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import click
 
-_MODELS = "A folder, a .safetensors file, a hub id (org/name), tiny, or random:PRESET."
+_MODELS = (
+    "A folder, a .safetensors file, a hub id (org/name), tiny, or random:PRESET, such as "
+    "random:stable-audio-open-1.0."
+)
 
 model_option = click.option(
     "--model",

@@ -25,9 +25,12 @@ class Progress:
     def __init__(self, samplerate: int, samples: int | None) -> None:
         self._samplerate = samplerate
         self._samples = 0
+        self._total = samples
         self._start = time.perf_counter()
+        # Counted in samples, which are whole, and only shown in seconds.
         self._bar = tqdm(
-            total=None if samples is None else samples / samplerate,
+            total=samples,
+            unit_scale=1 / samplerate,
             bar_format=UNKNOWN if samples is None else KNOWN,
             disable=None,
             leave=False,
@@ -40,9 +43,13 @@ class Progress:
 
     def add(self, samples: int) -> None:
         """Count samples that have been decoded."""
+        before = self._samples
         self._samples += samples
         self._bar.set_postfix_str(f"{self.speed:.1f} x real time", refresh=False)
-        self._bar.update(samples / self._samplerate)
+        if self._total is not None:
+            # A resampled sound can be a little longer than was told.
+            samples = min(self._samples, self._total) - min(before, self._total)
+        self._bar.update(samples)
 
     def __enter__(self) -> Progress:
         return self

@@ -42,10 +42,11 @@ def roundtrip(
     from oobleck_stream.commands.progress import Progress
     from oobleck_stream.decoder import StreamingDecoder
     from oobleck_stream.encoder import StreamingEncoder
-    from oobleck_stream.files.outputs import sound_writer
+    from oobleck_stream.files.outputs import refuse_input, sound_writer
     from oobleck_stream.files.sources import open_sound
 
     source = open_sound(sound)
+    refuse_input(output, sound)
     network = chosen_model(model)
     blocks = sound_for(network, source)
     encoder, decoder = StreamingEncoder(network, threads), StreamingDecoder(network, threads)
@@ -58,7 +59,8 @@ def roundtrip(
                 writer.write(after)
                 progress.add(len(after))
     tell_sound(writer, network.samplerate, progress.speed)
-    click.echo(f"SI-SDR {likeness.decibels:.2f} dB")
+    ratio = likeness.decibels
+    click.echo("SI-SDR undefined for silence" if math.isnan(ratio) else f"SI-SDR {ratio:.2f} dB")
 
 
 def before_and_after(

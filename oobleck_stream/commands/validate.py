@@ -165,11 +165,8 @@ def _opened(
     from oobleck_stream.validation.inputs import audio_from_npy, filled_up, gathered
 
     latents = open_latents(piece) if half == "decoder" else None
-    if config is not None:
-        network = load(model or BUNDLED, config=config)
-    else:
-        network = chosen_model(model, latents)
     source = model or (latents and latents.metadata.get("model")) or BUNDLED
+    network = load(source, config=config) if config else chosen_model(model, latents)
     if latents is not None:
         return network, source, gathered(latents.blocks(network.latent_dim, layout))
     if Path(piece).suffix.lower() == ".npy":
@@ -204,10 +201,8 @@ def _files(
     from oobleck_stream.validation.stages import OUTPUT, half_of, stage_shapes
 
     shapes = stage_shapes(half_of(network, half).layers, rows)
-    if not layers:
-        shapes = {OUTPUT: shapes[OUTPUT]}
     means_dim = network.latent_dim if half == "encoder" else None
-    references: dict[str, RealArray] = read_references(path, shapes, layout, means_dim)
+    references: dict[str, RealArray] = read_references(path, shapes, layout, means_dim, layers)
     means = OUTPUT in references and references[OUTPUT].shape[1] == means_dim
     return visiting(references), means
 

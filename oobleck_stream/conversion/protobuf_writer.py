@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oobleck_stream.checkpoints.containers import Tensor
-from oobleck_stream.checkpoints.protobuf_folder import SUFFIX
+from oobleck_stream.checkpoints.protobuf_folder import NO_PROTOBUF, SUFFIX
 from oobleck_stream.checkpoints.safetensors_writer import Advance
 from oobleck_stream.checkpoints.stored_numbers import stored_bytes, stored_numbers
 from oobleck_stream.errors import CheckpointError
@@ -36,12 +36,10 @@ def write_libraries(
 
     Raises
     ------
-    CheckpointError
-        When protobuf is not installed, or a tensor is larger than it can hold.
     OSError
         When a file can't be written.
     ValueError
-        As `stored_numbers` does.
+        As `stored_numbers` does, and when a tensor is larger than protobuf can hold.
     """
     number, room = 0, 0
     for tensor in tensors:
@@ -49,22 +47,26 @@ def write_libraries(
         if number == 0 or needed > room:
             number, room = number + 1, size
         if needed > LARGEST_BYTES:
-            raise CheckpointError(folder, f"{tensor.name} is too large for protobuf")
+            raise ValueError(f"{tensor.name} is too large for protobuf")
         with (folder / library_name(number)).open("ab") as file:
             # Libraries one after the other are one library, as protobuf has it.
-            file.write(_library(folder, tensor).SerializeToString())
+            file.write(_library(tensor).SerializeToString())
         room -= needed
         advance(needed)
 
 
-def _library(folder: Path, tensor: Tensor) -> CollectionLibraryData:
-    """A library of one tensor."""
+def require_protobuf(target: Path) -> None:
+    """`CheckpointError` naming the target where protobuf is not installed."""
     try:
-        from oobleck_stream.checkpoints.weights_pb2 import CollectionLibraryData
+        import oobleck_stream.checkpoints.weights_pb2  # noqa: F401
     except ImportError:
-        raise CheckpointError(
-            folder, "weights in protobuf need one package more: pip install protobuf"
-        ) from None
+        raise CheckpointError(target, NO_PROTOBUF) from None
+
+
+def _library(tensor: Tensor) -> CollectionLibraryData:
+    """A library of one tensor."""
+    from oobleck_stream.checkpoints.weights_pb2 import CollectionLibraryData
+
     library = CollectionLibraryData()
     entry = library.collections.add(key=tensor.name)
     entry.collection.traversal_policy.dims.extend(tensor.shape)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from oobleck_stream.checkpoints.json_text import parse_json, read_text
 from oobleck_stream.checkpoints.packed_file import PACKED_SUFFIX
 from oobleck_stream.checkpoints.sharded import INDEX_SUFFIX
 from oobleck_stream.errors import CheckpointError
@@ -76,7 +77,9 @@ def staged(
 ) -> Iterator[Path]:
     """A folder to write a target's files into; they are put in place when all went well.
 
-    Left by an exception it is removed, and whatever was there before is as it was.
+    Left by an exception it is removed, and whatever was there before is as it was. Only while the
+    files of a sharded checkpoint are put in place of others can an interruption leave neither: then
+    there are shards and no index, never an index over shards of another.
 
     Parameters
     ----------
@@ -108,8 +111,7 @@ def staged(
         if is_folder:
             _replace_folder(staging, target.path)
         else:
-            for name in files:
-                os.replace(staging / name, parent / name)
+            _replace_files(staging, parent, files, sources)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -148,6 +150,33 @@ def _check_folder(target: Target, force: bool) -> None:
         )
     if inside and not force:
         raise CheckpointError(path, "is there already (--force replaces it)")
+
+
+def _replace_files(new: Path, place: Path, files: Sequence[str], sources: Sequence[Path]) -> None:
+    """Put files in the place of others; an index is away while its shards change."""
+    index = place / files[-1]
+    originals = {os.path.realpath(source) for source in sources}
+    stale = _shards_named_in(index) - set(files)
+    if len(files) > 1:
+        index.unlink(missing_ok=True)
+    for name in files:
+        os.replace(new / name, place / name)
+    for name in stale:
+        if os.path.realpath(place / name) not in originals:
+            (place / name).unlink(missing_ok=True)
+
+
+def _shards_named_in(index: Path) -> set[str]:
+    """The shards of an index that have names as they are given here; none where it is damaged."""
+    if not index.name.endswith(INDEX_SUFFIX) or not index.is_file():
+        return set()
+    try:
+        places = parse_json(index, read_text(index))["weight_map"].values()
+    except (CheckpointError, AttributeError, KeyError, TypeError):
+        return set()
+    stem = re.escape(index.name.removesuffix(INDEX_SUFFIX))
+    shard = re.compile(rf"{stem}-\d+-of-\d+\.safetensors")
+    return {name for name in places if isinstance(name, str) and shard.fullmatch(name)}
 
 
 def _replace_folder(new: Path, place: Path) -> None:

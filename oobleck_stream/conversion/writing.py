@@ -22,7 +22,7 @@ from oobleck_stream.conversion.config_texts import (
     stable_audio_tools_config,
 )
 from oobleck_stream.conversion.planning import Conversion
-from oobleck_stream.conversion.protobuf_writer import write_libraries
+from oobleck_stream.conversion.protobuf_writer import require_protobuf, write_libraries
 from oobleck_stream.conversion.targets import Target, staged
 from oobleck_stream.errors import CheckpointError
 from oobleck_stream.model import Model
@@ -70,6 +70,8 @@ def write_conversion(conversion: Conversion, writing: Writing, advance: Advance)
         When it can't be written.
     """
     target, sources = writing.target, conversion.source.files
+    if target.kind == "protobuf":
+        require_protobuf(target.path)
     shards = cut_into_shards(conversion.tensors, writing.shard_bytes)
     files = [target.path.name]
     if target.kind == "sharded":

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oobleck_stream.checkpoints.containers import FLOAT_DTYPES
+from oobleck_stream.checkpoints.packed_file import is_packed
 from oobleck_stream.checkpoints.safetensors_file import open_safetensors
 from oobleck_stream.errors import CheckpointError
 from oobleck_stream.files import flat
@@ -23,6 +24,8 @@ from oobleck_stream.latents import CHECK_FRAMES, checked_frames
 from oobleck_stream.packed import FloatArray
 
 SUFFIXES = (".npy", ".npz", ".safetensors", flat.SUFFIX)
+SHOWN = 4
+"""Names of tensors that a message has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +197,10 @@ def _read_safetensors(path: Path) -> LatentFile:
     if "latents" in tensors:
         names = ["latents"]
     if len(names) != 1:
-        found = ", ".join(tensors) or "none"
+        if is_packed(container) or any("decoder." in name for name in tensors):
+            raise InputError(f"{path}: looks like a model (for --model); latents were expected")
+        more = f" and {len(tensors) - SHOWN} more" if len(tensors) > SHOWN else ""
+        found = ", ".join(list(tensors)[:SHOWN]) + more or "none"
         raise InputError(
             f"{path}: one tensor of 2 or 3 dimensions, or one named latents, was expected; "
             f"the tensors are: {found}"

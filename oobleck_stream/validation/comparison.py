@@ -43,6 +43,8 @@ class Comparison:
         Elements that differ by more than the tolerance; NaN counts as over.
     worst : tuple of int
         Time and channel of the largest difference, or of the first NaN.
+    not_finite : int
+        Elements of the reference that are infinite or NaN.
     """
 
     rows: int
@@ -55,6 +57,7 @@ class Comparison:
     peak: float
     over: int
     worst: tuple[int, int]
+    not_finite: int = 0
 
     @property
     def count(self) -> int:
@@ -90,9 +93,10 @@ def compare(ours: RealArray, reference: RealArray, tolerance: float) -> Comparis
     """
     _require_alike(ours, reference)
     total = squares = signal = peak = 0.0
-    largest, worst, over, first = -1.0, (0, 0), 0, 0
+    largest, worst, over, first, not_finite = -1.0, (0, 0), 0, 0, 0
     for difference, expected in _blocks(ours, reference):
         over += int(np.count_nonzero(~(difference <= tolerance)))
+        not_finite += int(np.count_nonzero(~np.isfinite(expected)))
         with np.errstate(over="ignore", invalid="ignore"):
             total += float(difference.sum())
             squares += float(np.square(difference).sum())
@@ -117,6 +121,7 @@ def compare(ours: RealArray, reference: RealArray, tolerance: float) -> Comparis
         peak=peak,
         over=over,
         worst=worst,
+        not_finite=not_finite,
     )
 
 

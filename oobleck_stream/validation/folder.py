@@ -27,7 +27,11 @@ SUFFIXES = (".npy", ".bin", ".wav")
 
 
 def read_references(
-    path: Path, shapes: Mapping[str, Shape], layout: Layout | None, latent_dim: int | None = None
+    path: Path,
+    shapes: Mapping[str, Shape],
+    layout: Layout | None,
+    latent_dim: int | None = None,
+    layers: bool = True,
 ) -> dict[str, RealArray]:
     """The stages that a file or a folder holds, each checked for its shape.
 
@@ -37,11 +41,13 @@ def read_references(
         A file, which is the output; or a folder with ``input_conv.npy``, ``block_1.npy``...: any
         stages, as ``.npy``, ``.bin`` or ``.wav``.
     shapes : mapping of str to (rows, channels)
-        The stages to look for, and their shapes.
+        All stages, and their shapes.
     layout : {"tc", "ct"}, optional
         Time first or channels first, where an ``.npy`` of two dimensions may be either.
     latent_dim : int, optional
         For the encoder: its output may be the means alone, which are the latents.
+    layers : bool
+        Whether to look for all stages, or for the output alone.
 
     Returns
     -------
@@ -51,11 +57,13 @@ def read_references(
     Raises
     ------
     InputError
-        When one can't be read or is of another shape, there is none, or there are two for a stage.
+        When one can't be read or is of another shape, there is none, there are two for a stage, or
+        one of no stage.
     """
     files = {OUTPUT: path}
     if path.is_dir():
-        files = _stage_files(path, tuple(shapes))
+        _refuse_others(path, tuple(shapes))
+        files = _stage_files(path, tuple(shapes) if layers else (OUTPUT,))
     references = {}
     for name, file in files.items():
         possible = [shapes[name]]
@@ -63,6 +71,13 @@ def read_references(
             possible.append((shapes[name][0], latent_dim))
         references[name] = read_rows(file, possible, layout)
     return references
+
+
+def _refuse_others(folder: Path, names: tuple[str, ...]) -> None:
+    """Refuse a file that looks like a stage's but has the name of none: nobody would compare it."""
+    for file in sorted(folder.iterdir()):
+        if file.suffix in SUFFIXES and file.stem not in names and not file.name.startswith("."):
+            raise InputError(f"{file}: is none of {', '.join(names)}")
 
 
 def _stage_files(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:

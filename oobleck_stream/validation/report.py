@@ -35,9 +35,13 @@ def verdict(validation: Validation, tolerance: float) -> str:
         time, channel = found.worst
         sentence = (
             f"FAILED: {first} is the first to leave the tolerance of {tolerance:g}: "
-            f"{found.over} of {found.count} elements, by up to {found.max_difference:.3g} "
-            f"(time {time}, channel {channel})"
+            f"{found.over} of {found.count} elements, "
         )
+        if found.not_finite:
+            sentence += f"{found.not_finite} of the reference are not finite "
+        else:
+            sentence += f"by up to {found.max_difference:.3g} "
+        sentence += f"(time {time}, channel {channel})"
         return f"{sentence}; {validation.problem}" if validation.problem else sentence
     if validation.problem:
         return f"FAILED: {validation.problem}"
@@ -68,6 +72,7 @@ def _facts(found: Comparison) -> dict[str, Any]:
         **numbers,
         "count": found.count,
         "over": found.over,
+        "not_finite": found.not_finite,
         "share": found.share,
         "worst": {"time": found.worst[0], "channel": found.worst[1]},
         "within": found.within,
