@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import signal
 import sys
+import warnings
 from types import FrameType
+from typing import TextIO
 
 import click
 
@@ -25,6 +27,7 @@ def main() -> None:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _terminate)
+    warnings.showwarning = _tell_warning
     sys.exit(run(sys.argv[1:]))
 
 
@@ -63,6 +66,18 @@ def _failed(message: str, status: int) -> int:
     line = " ".join(message.split())
     click.echo(f"oobleck_stream: {line}", err=True)
     return status
+
+
+def _tell_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning as a line, without the place in the code that it comes from."""
+    click.echo(" ".join(str(message).split()), err=True)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

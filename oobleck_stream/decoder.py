@@ -11,7 +11,6 @@ import numpy as np
 from oobleck_stream.latents import checked_batch, checked_frames, checked_shape, finite_rows
 from oobleck_stream.model import Model
 from oobleck_stream.packed import FloatArray, PackedNetwork
-from oobleck_stream.streaming.backends import chosen_backend
 from oobleck_stream.streaming.gate import Gate
 from oobleck_stream.streaming.progress import StackState
 from oobleck_stream.streaming.stack import Stack
@@ -122,8 +121,8 @@ class StreamingDecoder(Generic[Samples, Count]):
         self.model = model
         self.streams = None if streams is None else int(streams)
         self.latency = model.latency
-        self.backend = chosen_backend(backend or model.backend)
-        self._stack = Stack(model.decoder, threads, self.streams or 1, self.backend)
+        self._stack = Stack(model.decoder, threads, self.streams or 1, backend or model.backend)
+        self.backend = self._stack.backend
         self._streams = [_Stream() for _ in range(self._stack.streams)]
 
     @property

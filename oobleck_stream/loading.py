@@ -25,7 +25,7 @@ from oobleck_stream.errors import CheckpointError
 from oobleck_stream.model import Model, random_model
 from oobleck_stream.network import encoder_layers
 from oobleck_stream.packed import PackedNetwork
-from oobleck_stream.streaming.backends import chosen_backend
+from oobleck_stream.streaming.backends import checked_backend
 
 TINY = Path(__file__).parent / "data" / "tiny.safetensors"
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -81,7 +81,7 @@ def load(
     """
     if isinstance(config, str):
         config = preset(config)
-    backend = chosen_backend(backend)
+    backend = checked_backend(backend)
     if is_random(source):
         model = random_of(os.fspath(source))
     else:

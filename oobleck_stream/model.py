@@ -19,7 +19,6 @@ from oobleck_stream.latents import CHECK_FRAMES, checked_frames, checked_shape
 from oobleck_stream.packed import FloatArray, PackedNetwork
 from oobleck_stream.parameters import RandomParameters, pack_network
 from oobleck_stream.samples import CHECK_SAMPLES, checked_audio, checked_samples
-from oobleck_stream.streaming.backends import chosen_backend
 from oobleck_stream.streaming.stack import Stack
 
 DECODE_FRAMES = 256
@@ -155,8 +154,7 @@ class Model:
             raise ValueError(f"out must be C-contiguous float32 of shape {shape}")
         elif not out.flags.writeable:
             raise ValueError("out must be writable")
-        chosen = chosen_backend(backend or self.backend)
-        stack = Stack(self.decoder, threads, backend=chosen)
+        stack = Stack(self.decoder, threads, backend=backend or self.backend)
         for first in range(0, len(array), DECODE_FRAMES):
             frames = checked_frames(array[first : first + DECODE_FRAMES], first)
             stack.push(frames, first + len(frames) >= len(array), out[stack.rows_out() :])

@@ -9,8 +9,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from oobleck_stream.kernels.cuda import NoCuda
@@ -65,6 +68,146 @@ def test_what_is_missing_is_named(monkeypatch, error, expected):
     with pytest.raises(NoCuda, match=expected) as caught:
         library.open_device()
     assert "\n" not in str(caught.value)
+
+
+def cuda_core_error():
+    from cuda.core._utils.cuda_utils import CUDAError
+
+    return CUDAError("CUDA_ERROR_NO_BINARY_FOR_GPU:\nno kernel image")
+
+
+def capability_error():
+    from numba.cuda.cudadrv.error import CCSupportError
+
+    return CCSupportError("GPU compute capability 5.0 is not supported")
+
+
+def memory_error():
+    from numba.cuda.cudadrv.driver import CudaAPIError
+
+    return CudaAPIError(2, "Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (cuda_core_error, "^CUDA failed: CUDA_ERROR_NO_BINARY_FOR_GPU: no kernel image$"),
+        (capability_error, "^CUDA failed: GPU compute capability 5.0 is not supported$"),
+        (memory_error, "^the GPU has too little memory$"),
+    ],
+)
+def test_what_cuda_raises_is_one_line(make, expected):
+    from oobleck_stream.kernels.cuda.library import faults
+
+    with pytest.raises(NoCuda, match=expected), faults():
+        raise make()
+
+
+def test_what_python_raises_within_cuda_is_one_line_and_elsewhere_is_left():
+    from numba import cuda
+
+    from oobleck_stream.kernels.cuda.library import faults
+
+    if cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(NoCuda, match=r"^CUDA failed: "), faults():
+        exec("raise RuntimeError('a driver too old')", {"__name__": "cuda.core._device"})
+    for error in (RuntimeError("ours"), ValueError("ours"), OSError("ours")):
+        with pytest.raises(type(error), match=r"^ours$"), faults():
+            raise error
+
+
+def test_an_engine_without_a_gpu_is_one_line():
+    from numba import cuda
+
+    if cuda.is_available():
+        pytest.skip("there is a GPU")
+    from oobleck_stream.kernels.cuda.engine import Engine
+    from oobleck_stream.kernels.cuda.library import multiprocessors, pinned
+
+    for call in (multiprocessors, lambda: pinned(np.float32, 1)):
+        with pytest.raises(NoCuda) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    with pytest.raises(NoCuda, match=r"^no NVIDIA"):
+        Engine(np.zeros(1, np.float32), 1, 1)
+
+
+class Driver:
+    """As much of the driver as recording asks for; counts the graphs that are left."""
+
+    CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_RELAXED=2)
+
+    def __init__(self, instantiated):
+        self.graphs, self._instantiated = 0, instantiated
+
+    def cuStreamBeginCapture(self, handle, mode):  # noqa: N802
+        return (0,)
+
+    def cuStreamEndCapture(self, handle):  # noqa: N802
+        self.graphs += 1
+        return 0, "graph"
+
+    def cuGraphInstantiate(self, graph, flags):  # noqa: N802
+        return self._instantiated, "executable"
+
+    def cuGraphDestroy(self, graph):  # noqa: N802
+        self.graphs -= 1
+        return (0,)
+
+
+@pytest.mark.parametrize("fails", ["launch", "instantiate"])
+def test_recording_that_fails_is_told_and_leaves_nothing(fails, monkeypatch):
+    import contextlib
+
+    import cuda.bindings
+
+    from oobleck_stream.kernels.cuda import library
+
+    driver = Driver(instantiated=999 if fails == "instantiate" else 0)
+    monkeypatch.setattr(cuda.bindings, "driver", driver)
+    monkeypatch.setattr(library.cuda, "defer_cleanup", contextlib.nullcontext)
+    library._tell_once.cache_clear()
+
+    def launch():
+        if fails == "launch":
+            raise RuntimeError("no")
+
+    stream = SimpleNamespace(handle=1)
+    said = "no$" if fails == "launch" else "CUDA failed: 999$"
+    with pytest.warns(RuntimeWarning, match=f"can't be recorded: {said}"):
+        assert library.capture(stream, launch) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert library.capture(stream, launch) is None
+    assert driver.graphs == 0
+
+
+def test_room_that_waits_to_be_freed_counts(monkeypatch):
+    from oobleck_stream.kernels.cuda import library
+
+    free = [1000]
+    queue = SimpleNamespace(clear=lambda: free.append(5000))
+    context = SimpleNamespace(
+        get_memory_info=lambda: SimpleNamespace(free=free[-1]),
+        memory_manager=SimpleNamespace(deallocations=queue),
+    )
+    monkeypatch.setattr(library.cuda, "current_context", lambda: context)
+    library._check_room(900)
+    assert free == [1000]
+    library._check_room(4000)
+    with pytest.raises(NoCuda, match="too little memory"):
+        library._check_room(6000)
+
+
+def test_few_blocks_are_no_reason_to_warn():
+    from numba.cuda.dispatcher import _LaunchConfiguration
+
+    from oobleck_stream.kernels.cuda.moves import moves_kernel
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _LaunchConfiguration(moves_kernel(), (1, 1, 1), (32, 1, 1), 0, 0)
 
 
 def test_without_the_package():

@@ -91,3 +91,16 @@ def test_a_thread_reads_several_floats_at_once(tile):
     text, _ = compiled(f"{tile.rows}x{tile.columns}", (9, 0))
     wide = {1: "f32", 2: "v2.f32", 4: "v4.f32"}[min(4, tile.thread_rows)]
     assert f"ld.shared.{wide}" in text
+
+
+def test_compiling_is_told():
+    from oobleck_stream.kernels.cuda.library import telling_of_compiling
+
+    told = []
+    with telling_of_compiling(lambda: told.append(1)):
+        assert not told
+        ptx.compiled(moves.moves_kernel(), moves.KINDS, ptx.capabilities()[-1])
+    before = len(told)
+    assert before > 0
+    ptx.compiled(moves.moves_kernel(), moves.KINDS, ptx.capabilities()[-1])
+    assert len(told) == before

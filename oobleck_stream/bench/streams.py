@@ -11,7 +11,6 @@ from oobleck_stream.bench.start import random_latents
 from oobleck_stream.decoder import StreamingDecoder
 from oobleck_stream.model import Model
 from oobleck_stream.network import multiplications
-from oobleck_stream.streaming.backends import chosen_backend
 
 Facts = dict[str, Any]
 
@@ -51,7 +50,7 @@ def stream_facts(model: Model, threads: int, counts: Sequence[int], seconds: flo
     ]
     return {
         "network": model.name,
-        "backend": chosen_backend(model.backend),
+        "backend": model.backend,
         "frame_seconds": budget,
         "cores": os.cpu_count(),
         "threads": threads,

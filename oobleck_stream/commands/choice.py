@@ -14,19 +14,21 @@ BUNDLED = "tiny"
 
 
 def told_backend(name: str) -> str:
-    """The backend that is asked for; says it where ``auto`` finds no GPU to use.
+    """The backend that is asked for; where ``auto`` finds no GPU to use, says so: it is the CPU.
+
+    Otherwise ``auto`` stays ``auto``: the GPU may have too little memory for a network.
 
     Raises
     ------
     NoCuda
         When ``cuda`` is asked for and can't be used.
     """
-    from oobleck_stream.streaming.backends import chosen_backend, what_cuda_lacks
+    from oobleck_stream.streaming.backends import checked_backend, what_cuda_lacks
 
     if name == "auto" and what_cuda_lacks():
         click.echo(f"decoding on the CPU: {what_cuda_lacks()}", err=True)
         return "cpu"
-    return chosen_backend(name)
+    return checked_backend(name)
 
 
 def chosen_model(option: str | None, latents: Latents | None = None, backend: str = "cpu") -> Model:

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
 import click
 
 
 @contextmanager
-def compiling_told() -> Iterator[None]:
+def compiling_told(backend: str = "cpu") -> Iterator[None]:
     """Tell on standard error when kernels are compiled within, and are not found in the cache."""
     from numba.core import event
 
-    class Listener(event.Listener):
-        told = False
+    from oobleck_stream.kernels.cuda import NoCuda
 
+    @functools.cache
+    def tell() -> None:
+        click.echo("compiling kernels (once)", err=True)
+
+    class Listener(event.Listener):
         def on_start(self, _: Any) -> None:
-            if not self.told:
-                click.echo("compiling kernels (once)", err=True)
-            self.told = True
+            tell()
 
         def on_end(self, _: Any) -> None:
             """Nothing: the work goes on."""
 
-    with event.install_listener("numba:compile", Listener()):
+    with ExitStack() as listeners:
+        listeners.enter_context(event.install_listener("numba:compile", Listener()))
+        if backend != "cpu":
+            with suppress(NoCuda):
+                from oobleck_stream.kernels.cuda.library import telling_of_compiling
+
+                listeners.enter_context(telling_of_compiling(tell))
         yield
 
 
@@ -33,7 +42,13 @@ def warm_kernels(quiet: bool = False, backend: str = "cpu") -> None:
     """Load or compile every kernel that decoding needs; say so unless `quiet`."""
     from oobleck_stream.config import OobleckConfig
     from oobleck_stream.model import random_model
+    from oobleck_stream.streaming.backends import what_cuda_lacks
 
-    smallest = OobleckConfig(latent_dim=1, channels=1, multiples=(1,), strides=(1,))
-    with nullcontext() if quiet else compiling_told():
-        random_model(smallest).decode([[0.0]], threads=1, backend=backend)
+    with nullcontext() if quiet else compiling_told(backend):
+        if backend == "cuda" or (backend == "auto" and not what_cuda_lacks()):
+            from oobleck_stream.kernels.cuda.warm import warm
+
+            warm()
+        else:
+            smallest = OobleckConfig(latent_dim=1, channels=1, multiples=(1,), strides=(1,))
+            random_model(smallest).decode([[0.0]], threads=1, backend="cpu")

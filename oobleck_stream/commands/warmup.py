@@ -6,20 +6,23 @@ import time
 
 import click
 
-from oobleck_stream.commands.options import model_option
+from oobleck_stream.commands.options import backend_option, model_option
 
 
 @click.command()
 @model_option
-def warmup(model: str | None) -> None:
+@backend_option
+def warmup(model: str | None, backend: str) -> None:
     """Compile the kernels, and pack a model's weights, so that the next start is quick."""
-    from oobleck_stream.commands.choice import chosen_model
-    from oobleck_stream.commands.compiling import warm_kernels
+    from oobleck_stream.commands.choice import chosen_model, told_backend
+    from oobleck_stream.commands.compiling import compiling_told, warm_kernels
 
     start = time.perf_counter()
-    warm_kernels()
+    with compiling_told(backend):
+        backend = told_backend(backend)
+        warm_kernels(quiet=True, backend=backend)
     click.echo(f"kernels ready after {time.perf_counter() - start:.1f} s")
     if model is not None:
         start = time.perf_counter()
-        network = chosen_model(model)
+        network = chosen_model(model, backend=backend)
         click.echo(f"{network.name} ready after {time.perf_counter() - start:.1f} s")

@@ -21,10 +21,10 @@ in which the inner sum is a chain of fused multiply-adds from +0 over the channe
 and the outer one adds the taps in theirs. The last layer (`LEAVES`) writes its plain rows to the
 target instead. The first step of a push has no weights: its value is the source's row.
 
-Weights lie in panels: a phase has ``ceil(COLUMNS / 16) * 16`` columns in panels of 32, of which
-the last may be 16 wide; the weight of a column stands at ``WEIGHTS + TAPS * CHANNELS *
-(phase * padded columns + the panel's first column) + (tap * CHANNELS + channel) * panel's width +
-column within the panel``.
+Weights lie in panels: a phase has ``ceil(COLUMNS / LANES) * LANES`` columns in panels of `PANEL`,
+of which the last may be `LANES` wide; the weight of a column stands at ``WEIGHTS + TAPS *
+CHANNELS * (phase * padded columns + the panel's first column) + (tap * CHANNELS + channel) *
+panel's width + column within the panel``.
 """
 
 from __future__ import annotations
@@ -32,9 +32,15 @@ from __future__ import annotations
 NONE = -1
 """No such place."""
 
+MOVES_ALONE = -2
+"""The `LAYER` of a step without a product, only moves."""
+
+LANES, PANEL = 16, 32
+"""Columns that packed weights are padded to, and those of a panel."""
+
 # Columns of the table of steps, int64.
 (
-    LAYER,  # number of the layer; -1: the way in; -2: no product, only moves
+    LAYER,  # number of the layer; -1: the way in; or MOVES_ALONE
     ROWS,  # blocks of output rows
     PHASES,  # output rows of a block
     FIRST_ROW,  # of the ROWS * PHASES output rows, the first and

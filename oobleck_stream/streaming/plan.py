@@ -10,7 +10,6 @@ from oobleck_stream.kernels import steps
 IntArray = npt.NDArray[np.int64]
 Move = tuple[int, int, int]
 
-MOVES_ALONE = -2
 _BLANK = [0] * steps.FIELDS
 for _place in (steps.WEIGHTS, steps.BIAS, steps.RESIDUAL, steps.PLAIN, steps.ACTIVE):
     _BLANK[_place] = steps.NONE
@@ -57,7 +56,7 @@ class Plan:
     def settle(self) -> None:
         """Have all moves done before whatever comes next."""
         if self._waiting:
-            self._append(_step(MOVES_ALONE, {}))
+            self._append(_step(steps.MOVES_ALONE, {}))
 
     def _append(self, step: list[int]) -> None:
         step[steps.FIRST_MOVE] = len(self._moves)

@@ -11,7 +11,6 @@ import numpy as np
 from oobleck_stream.network import due_rows, output_length
 from oobleck_stream.packed import FloatArray, PackedNetwork
 from oobleck_stream.streaming.backends import SIZES, open_engine
-from oobleck_stream.streaming.layout import Layout
 from oobleck_stream.streaming.progress import Progress, StackState
 from oobleck_stream.streaming.schedule import Schedule
 from oobleck_stream.streaming.workers import checked_threads, default_threads
@@ -29,7 +28,7 @@ class Stack:
     streams : int
         Streams, each with a state of its own.
     backend : str
-        One of `oobleck_stream.streaming.backends.BACKENDS`.
+        One of `oobleck_stream.streaming.backends.CHOICES`; the attribute has the one in use.
     """
 
     def __init__(
@@ -42,10 +41,11 @@ class Stack:
         self.network = network
         self.threads = default_threads() if threads is None else checked_threads(threads)
         self.streams = streams
-        self._together = SIZES[backend].together
-        self._layout = Layout.of(network.layers, SIZES[backend].cells(streams))
+        self.backend, self._layout, self._engine = open_engine(
+            backend, network, streams, self.threads
+        )
+        self._together = SIZES[self.backend].together
         self._schedule = Schedule(network, self._layout)
-        self._engine = open_engine(backend, network, streams, self._layout.floats, self.threads)
         self._counts = np.zeros((streams, 3, len(network.layers)), np.int64)
         self._ended = [False] * streams
         self._situations = [self._schedule.situation(self._counts[0])] * streams

@@ -9,6 +9,8 @@ from step_tables import no_moves, step
 from oobleck_stream.kernels.cuda import tiles
 from oobleck_stream.kernels.cuda.engine import Engine
 from oobleck_stream.kernels.cuda.tiles import TILES
+from oobleck_stream.kernels.cuda.warm import warm
+from oobleck_stream.kernels.steps import MOVES_ALONE
 from oobleck_stream.streaming.processor import Processor
 
 STREAMS = 3
@@ -91,7 +93,12 @@ def test_moves_that_overlap(far):
     engine = Engine(parameters, 2, len(start))
     engine.write(1, 0, start)
     moves = np.array([[at, at + far, size]])
-    steps, nothing = step(LAYER=-2, MOVES=1)[None], np.zeros((1, 0, 1), np.float32)
+    steps, nothing = step(LAYER=MOVES_ALONE, MOVES=1)[None], np.zeros((1, 0, 1), np.float32)
     engine.run(steps, moves, np.array([1]), nothing, nothing)
     start[at : at + size] = start[at + far : at + far + size].copy()
     np.testing.assert_array_equal(engine.read(1, 0, len(start)), start)
+
+
+def test_every_kernel_runs_without_a_warning(recwarn):
+    warm()
+    assert not [str(found.message) for found in recwarn if "Grid size" in str(found.message)]

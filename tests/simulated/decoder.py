@@ -72,3 +72,43 @@ def test_streams_end_start_and_copy_apart():
     ends = three.flush([True, False, False])
     whole = model.decode(latents, backend="cuda")
     np.testing.assert_array_equal(np.concatenate([first[0], rest[0], ends[0]]), whole)
+
+
+def test_auto_falls_back_where_memory_is_short(monkeypatch):
+    """The layout is then the CPU's, and so are the bits."""
+    from oobleck_stream.kernels.cuda import NoCuda, library
+    from oobleck_stream.streaming.stack import Stack
+
+    model, latents = model_of(CONFIGS["even"]), random_latents(CONFIGS["even"], FRAMES)
+    assert Stack(model.decoder, backend="auto").backend == "cuda"
+
+    def full(need):
+        raise NoCuda("the GPU has too little memory")
+
+    monkeypatch.setattr(library, "_check_room", full)
+    with pytest.warns(RuntimeWarning, match=r"^decoding on the CPU: the GPU has too little memory"):
+        stack = Stack(model.decoder, backend="auto")
+    assert stack.backend == "cpu"
+    rows = latents.astype(np.float32)
+    np.testing.assert_array_equal(
+        stack.push(rows, last=True), Stack(model.decoder, backend="cpu").push(rows, last=True)
+    )
+    with pytest.raises(NoCuda, match="too little memory"):
+        Stack(model.decoder, backend="cuda")
+
+
+def test_auto_falls_back_where_no_kernel_runs(monkeypatch):
+    from oobleck_stream.kernels.cuda import NoCuda, engine
+
+    def refused(self):
+        raise NoCuda("CUDA failed: compute capability 5.0 is not supported")
+
+    monkeypatch.setattr(engine.Engine, "_try", refused)
+    backends.what_cuda_lacks.cache_clear()
+    try:
+        assert "5.0" in backends.what_cuda_lacks()
+        with pytest.raises(NoCuda, match=r"5\.0"):
+            backends.checked_backend("cuda")
+        assert backends.checked_backend("auto") == "auto"
+    finally:
+        backends.what_cuda_lacks.cache_clear()

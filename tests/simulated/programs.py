@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -151,14 +152,14 @@ MOVES = {
 
 @pytest.mark.parametrize("name", MOVES)
 def test_a_move_is_a_memmove_in_every_stream(name):
-    steps = step(LAYER=-2, MOVES=1)[None]
+    steps = step(LAYER=table.MOVES_ALONE, MOVES=1)[None]
     check(Drawn(steps, np.zeros(1, np.float32), 0), np.array([MOVES[name]]), [0, 2])
 
 
 def test_moves_come_after_their_step_and_several_at_once():
     drawn = draw_product(np.random.default_rng(11), LEAVES=0, PLAIN=step_tables.PLAIN_AT)
     drawn.steps[0, [table.FIRST_MOVE, table.MOVES]] = 1, 2
-    last = step(LAYER=-2, FIRST_MOVE=0, MOVES=1)
+    last = step(LAYER=table.MOVES_ALONE, FIRST_MOVE=0, MOVES=1)
     moves = np.array([[650, step_tables.PLAIN_AT, 9], [600, 603, 30], [640, table.NONE, 5]])
     together = Drawn(np.stack([drawn.steps[0], last]), drawn.parameters, drawn.target_floats)
     check(together, moves, [2, 1])
@@ -184,14 +185,11 @@ def test_programs_of_growing_size_and_back():
         np.testing.assert_array_equal(out, expected)
 
 
-def test_read_write_and_clear():
+def test_read_and_write():
     engine = filled(np.zeros(1, np.float32), arenas())
     engine.write(1, 10, np.arange(6, dtype=np.float32).reshape(2, 3))
     np.testing.assert_array_equal(engine.read(1, 9, 3), [arenas()[1, 9], 0, 1])
-    engine.clear(1)
-    got = all_floats(engine)
-    assert not got[1].any()
-    np.testing.assert_array_equal(got[[0, 2]], arenas()[[0, 2]])
+    np.testing.assert_array_equal(all_floats(engine)[[0, 2]], arenas()[[0, 2]])
     assert engine.read(0, 5, 0).shape == (0,)
     for stream, start, size in ((STREAMS, 0, 1), (-1, 0, 1), (0, -1, 2), (0, ARENA - 1, 2)):
         with pytest.raises(ValueError, match="stream"):
@@ -219,3 +217,39 @@ def test_too_little_memory(monkeypatch):
     monkeypatch.setattr(library.cuda, "current_context", lambda: context)
     with pytest.raises(NoCuda, match="too little memory: 4 MiB of 1 free"):
         Engine(np.zeros(1, np.float32), 1, 2**20)
+
+
+def test_all_kernels_are_warmed(monkeypatch):
+    """No kernel is made by a push that was not launched before, whatever its tile."""
+    from oobleck_stream.kernels.cuda import launches, warm
+
+    launched = set()
+
+    def go(self, stream, plain=launches.Launch.go):
+        launched.add(self.kernel)
+        plain(self, stream)
+
+    monkeypatch.setattr(launches.Launch, "go", go)
+    warm.warm()
+    every = {launches.product_kernel(tile) for tile in tiles.TINY_TILES}
+    assert launched == every | {launches.finish_kernel(), launches.moves_kernel()}
+
+
+def test_threads_that_open_engines_at_once_upload_once(monkeypatch):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from oobleck_stream.kernels.cuda import engine
+
+    uploads, parameters = [], np.zeros(1, np.float32)
+
+    def slow(array, stream, plain=engine.upload):
+        if array is parameters:
+            uploads.append(array)
+            time.sleep(0.05)
+        return plain(array, stream)
+
+    monkeypatch.setattr(engine, "upload", slow)
+    monkeypatch.setattr(Engine, "_try", lambda _: None)  # one thread at a time may simulate
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: Engine(parameters, 1, 4), range(4)))
+    assert len(uploads) == 1

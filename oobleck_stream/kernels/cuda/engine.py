@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections import OrderedDict
 from dataclasses import dataclass, replace
@@ -27,10 +28,10 @@ from oobleck_stream.kernels.cuda.library import (
     capture,
     cuda,
     faults,
-    make_zero,
     multiprocessors,
     open_device,
     open_stream,
+    pinned,
     upload,
     zeros,
 )
@@ -42,6 +43,7 @@ MOST_PROGRAMS = 128
 """Programs whose launches are kept for the next run."""
 
 _uploaded: dict[int, Any] = {}
+_uploading = threading.Lock()
 
 
 @dataclass
@@ -80,31 +82,36 @@ class Engine:
         arena_floats: int,
         tiles: tuple[Tile, ...] | None = None,
     ) -> None:
-        open_device()
         self.streams, self.arena_floats = streams, arena_floats
         self._tiles = tiles or (TINY_TILES if SIMULATED else TILES)
         self._threads = 4 if SIMULATED else 256
-        self._multiprocessors = multiprocessors()
-        self._stream = open_stream()
         self._programs: OrderedDict[tuple[Any, ...], _Prepared] = OrderedDict()
         self._closed = False
+        with faults():
+            self._open(parameters)
+            self._try()
+
+    def _open(self, parameters: FloatArray) -> None:
+        """Take a stream and memory of the device's."""
+        open_device()
+        self._multiprocessors = multiprocessors()
+        self._stream = open_stream()
         nothing = zeros(np.float32, 0, self._stream)
         self._buffers = Buffers(
             steps=None,
             moves=None,
-            streams=zeros(np.int64, streams, self._stream),
+            streams=zeros(np.int64, self.streams, self._stream),
             source=nothing,
             source_floats=0,
             target=nothing,
             target_floats=0,
-            arenas=zeros(np.float32, streams * arena_floats, self._stream),
-            arena_floats=arena_floats,
+            arenas=zeros(np.float32, self.streams * self.arena_floats, self._stream),
+            arena_floats=self.arena_floats,
             parameters=_parameters_on_device(parameters, self._stream),
             sums=nothing,
         )
-        self._host_source = self._host_target = cuda.pinned_array(1, np.float32)
-        self._host_streams = cuda.pinned_array(max(1, streams), np.int64)
-        self._try()
+        self._host_source = self._host_target = pinned(np.float32, 1)
+        self._host_streams = pinned(np.int64, self.streams)
 
     def run(
         self,
@@ -135,12 +142,12 @@ class Engine:
         group = len(streams)
         if group == 0:
             return
-        prepared = self._prepare(steps, moves, group, rows.size, out.size)
-        source, target = self._host_source[: rows.size], self._host_target[: out.size]
-        source.reshape(rows.shape)[:] = rows
-        self._host_streams[:group] = streams
         with faults():
             cuda.current_context()  # a thread that is new to CUDA has none
+            prepared = self._prepare(steps, moves, group, rows.size, out.size)
+            source, target = self._host_source[: rows.size], self._host_target[: out.size]
+            source.reshape(rows.shape)[:] = rows
+            self._host_streams[:group] = streams
             self._go(prepared, group, rows.size, out.size)
             self._stream.synchronize()
         out[:] = target.reshape(out.shape)
@@ -204,11 +211,10 @@ class Engine:
         self._buffers = replace(
             b, **{name: zeros(np.float32, n, self._stream) for name, n in short.items()}
         )
-        with faults():
-            if "source" in short:
-                self._host_source = cuda.pinned_array(size_in, np.float32)
-            if "target" in short:
-                self._host_target = cuda.pinned_array(size_out, np.float32)
+        if "source" in short:
+            self._host_source = pinned(np.float32, size_in)
+        if "target" in short:
+            self._host_target = pinned(np.float32, size_out)
 
     def step_times(self) -> list[tuple[int, float]]:
         """Where the time of the last program went: on a GPU that is not known."""
@@ -233,16 +239,15 @@ class Engine:
                 floats.copy_to_device(flat, stream=self._stream)
                 self._stream.synchronize()
 
-    def clear(self, stream: int) -> None:
-        """Set a stream's whole arena to zero."""
-        make_zero(self._floats(stream, 0, self.arena_floats), self._stream)
-
     def close(self) -> None:
-        """Give all memory back; nothing can be run afterwards."""
+        """Let go of all memory but the parameters, which other engines may share.
+
+        Nothing can be run afterwards.
+        """
         if not self._closed:
             self._programs.clear()
             self._closed = True
-            del self._buffers, self._host_source, self._host_target
+            del self._buffers, self._host_source, self._host_target, self._host_streams
 
     def _try(self) -> None:
         """See that a kernel can be compiled and run: one that zeroes a float, which is zero."""
@@ -250,9 +255,8 @@ class Engine:
         some = replace(
             self._buffers, moves=upload(nothing, self._stream), streams=self._buffers.streams[:1]
         )
-        with faults():
-            move_launch(nothing, 0, 1, 1, some, self._threads).go(self._stream)
-            self._stream.synchronize()
+        move_launch(nothing, 0, 1, 1, some, self._threads).go(self._stream)
+        self._stream.synchronize()
 
     def _floats(self, stream: int, start: int, size: int) -> Any:
         """Some floats of an arena, on the device."""
@@ -270,7 +274,8 @@ class Engine:
 def _parameters_on_device(parameters: FloatArray, stream: Any) -> Any:
     """A network's parameters on the device: one copy for all, for as long as they are here too."""
     key = id(parameters)
-    if key not in _uploaded:
-        _uploaded[key] = upload(parameters, stream)
-        weakref.finalize(parameters, _uploaded.pop, key, None).atexit = False
-    return _uploaded[key]
+    with _uploading:
+        if key not in _uploaded:
+            _uploaded[key] = upload(parameters, stream)
+            weakref.finalize(parameters, _uploaded.pop, key, None).atexit = False
+        return _uploaded[key]

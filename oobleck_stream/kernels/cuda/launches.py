@@ -17,7 +17,6 @@ from oobleck_stream.kernels.cuda.tiles import Cut, Tile, choose
 
 IntArray = npt.NDArray[np.int64]
 
-MOVES_ONLY = -2
 MOST_BLOCKS = 256
 """Blocks of threads that one move is spread over at most."""
 
@@ -74,7 +73,7 @@ def cuts(
     """How each step is cut; None for those without a product."""
     found: list[Cut | None] = []
     for step in steps:
-        if step[table.LAYER] == MOVES_ONLY or step[table.WEIGHTS] == table.NONE:
+        if step[table.LAYER] == table.MOVES_ALONE or step[table.WEIGHTS] == table.NONE:
             found.append(None)
             continue
         rows, phases, taps, channels, columns = (
@@ -126,7 +125,7 @@ def launches(
                     b.sums,
                 ),
             )
-        if step[table.LAYER] != MOVES_ONLY and (part is None or part.splits > 1):
+        if step[table.LAYER] != table.MOVES_ALONE and (part is None or part.splits > 1):
             numbers = group * int(step[table.ROWS] * step[table.PHASES] * step[table.COLUMNS])
             yield Launch(
                 finish_kernel(),

@@ -7,7 +7,10 @@ No other module imports it: the target is in maintenance and has a successor. Un
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
+import functools
 import importlib.util
+import traceback
+import warnings
 import weakref
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,9 +25,16 @@ from numba import config
 from oobleck_stream.kernels.cuda import NoCuda
 
 if importlib.util.find_spec("numba_cuda") is None:
-    raise NoCuda("numba-cuda is not installed: pip install 'oobleck_stream[cuda13]' (or cuda12)")
+    raise NoCuda(
+        "numba-cuda is not installed: pip install 'oobleck_stream[cuda13]' "
+        "(or cuda12 for an older driver)"
+    )
 
 from numba import cuda as _cuda
+from numba.cuda.core import config as _settings
+
+# Numba warns of every launch of fewer than 128 blocks; a single frame has no work for more.
+_settings.CUDA_LOW_OCCUPANCY_WARNINGS = 0
 
 __all__ = [
     "ALIGNMENT",
@@ -46,8 +56,10 @@ __all__ = [
     "multiprocessors",
     "open_device",
     "open_stream",
+    "pinned",
     "place",
     "subtract",
+    "telling_of_compiling",
     "unsigned",
     "upload",
     "zeros",
@@ -199,7 +211,8 @@ def open_device() -> None:
         raise NoCuda(f"the NVIDIA driver does not start: {said}")
     if not has_compiler():
         raise NoCuda(
-            "CUDA's compiler (NVVM, NVRTC) is missing: pip install 'oobleck_stream[cuda13]'"
+            "CUDA's compiler (NVVM, NVRTC) is missing: pip install 'oobleck_stream[cuda13]' "
+            "(or cuda12 for an older driver)"
         )
     with faults():
         cuda.current_context()
@@ -207,21 +220,47 @@ def open_device() -> None:
 
 @contextmanager
 def faults() -> Iterator[None]:
-    """Give what the driver and the compiler raise as one line of ``NoCuda``."""
-    if SIMULATED:
-        yield
-        return
-    from numba.cuda.cudadrv.driver import CudaAPIError, LinkerError
-    from numba.cuda.cudadrv.error import CudaDriverError, CudaSupportError, NvvmError
-
-    kinds = (CudaAPIError, CudaDriverError, CudaSupportError, LinkerError, NvvmError)
+    """Give what the driver, the compiler and Numba's target raise as one line of ``NoCuda``."""
     try:
         yield
-    except kinds as error:
-        said = " ".join(str(error).split())
-        if "OUT_OF_MEMORY" in said:
-            raise NoCuda("the GPU has too little memory") from error
-        raise NoCuda(f"CUDA failed: {said[:300]}") from error
+    except Exception as error:
+        if SIMULATED or not _of_cuda(error):
+            raise
+        raise _no_cuda(str(error) or type(error).__name__) from error
+
+
+def _of_cuda(error: Exception) -> bool:
+    """Whether it is one of CUDA's exceptions, or one of Python's for a lack that CUDA found."""
+    raised_in = ""
+    if isinstance(error, RuntimeError | ImportError | OSError):
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            raised_in = str(frame.f_globals.get("__name__"))
+    names = type(error).__module__, raised_in
+    return any(f"{name}.".startswith(("numba.cuda.", "cuda.")) for name in names)
+
+
+def _no_cuda(said: str) -> NoCuda:
+    """What CUDA said, in one line."""
+    if "OUT_OF_MEMORY" in said:
+        return NoCuda("the GPU has too little memory")
+    return NoCuda(f"CUDA failed: {' '.join(said.split())[:300]}")
+
+
+@contextmanager
+def telling_of_compiling(tell: Callable[[], None]) -> Iterator[None]:
+    """Call `tell` whenever something of a kernel is compiled within, and not found on disk."""
+    from numba.cuda.core import event
+
+    class Listener(event.Listener):  # type: ignore[misc]
+        def on_start(self, _: Any) -> None:
+            tell()
+
+        def on_end(self, _: Any) -> None:
+            """Nothing: the work goes on."""
+
+    # There is no event of a kernel as a whole; the compiler's lock is taken for loading, too.
+    with event.install_listener("numba-cuda:run_pass", Listener()):
+        yield
 
 
 def open_stream() -> Any:
@@ -235,8 +274,8 @@ def open_stream() -> Any:
 
     with faults():
         cuda.current_context()
-    _, handle = _checked(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
-    stream = cuda.external_stream(int(handle))
+        _, handle = _checked(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+        stream = cuda.external_stream(int(handle))
     weakref.finalize(stream, driver.cuStreamDestroy, handle)
     return stream
 
@@ -273,16 +312,29 @@ def upload(array: npt.NDArray[Any], stream: Any) -> Any:
     return copy
 
 
+def pinned(kind: type, count: int) -> Any:
+    """An array here that the device reads and writes by itself, at least one long."""
+    with faults():
+        return cuda.pinned_array(max(1, count), kind)
+
+
 def _check_room(need: int) -> None:
     """``NoCuda`` unless so many bytes are free on the device."""
-    free = cuda.current_context().get_memory_info().free
+    with faults():
+        context = cuda.current_context()
+        free = context.get_memory_info().free
+        if need > free and not SIMULATED:
+            # Numba frees arrays that are no longer used a few at a time.
+            context.memory_manager.deallocations.clear()
+            free = context.get_memory_info().free
     if need > free:
         raise NoCuda(f"the GPU has too little memory: {need >> 20} MiB of {int(free) >> 20} free")
 
 
 def multiprocessors() -> int:
     """How many blocks of threads can run side by side."""
-    return 4 if SIMULATED else int(cuda.get_current_device().MULTIPROCESSOR_COUNT)
+    with faults():
+        return 4 if SIMULATED else int(cuda.get_current_device().MULTIPROCESSOR_COUNT)
 
 
 class Captured:
@@ -316,28 +368,44 @@ def capture(stream: Any, launch: Callable[[], None]) -> Captured | None:
         return None
     from cuda.bindings import driver
 
-    mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
-    handle = int(stream.handle)
     try:
-        _checked(driver.cuStreamBeginCapture(handle, mode))
-        try:
-            with cuda.defer_cleanup():
-                launch()
-        finally:
-            status, graph = driver.cuStreamEndCapture(handle)
-        _checked((status,))
+        graph = _recorded(int(stream.handle), launch)
         try:
             _, executable = _checked(driver.cuGraphInstantiate(graph, 0))
         finally:
             driver.cuGraphDestroy(graph)
-    except Exception:
+    except Exception as error:
         # Whatever it was: launched one by one, they work, or say why not.
+        _tell_once(f"CUDA launches are slower here, as they can't be recorded: {error}")
         return None
     return Captured(executable)
 
 
+def _recorded(handle: int, launch: Callable[[], None]) -> Any:
+    """The driver's graph of what `launch` puts on a stream."""
+    from cuda.bindings import driver
+
+    mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+    _checked(driver.cuStreamBeginCapture(handle, mode))
+    try:
+        with cuda.defer_cleanup():
+            launch()
+    except BaseException:
+        status, graph = driver.cuStreamEndCapture(handle)
+        if int(status) == 0:
+            driver.cuGraphDestroy(graph)
+        raise
+    _, graph = _checked(driver.cuStreamEndCapture(handle))
+    return graph
+
+
+@functools.cache
+def _tell_once(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
 def _checked(answer: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The driver's answer; ``RuntimeError`` unless it says success."""
+    """The driver's answer; ``NoCuda`` unless it says success."""
     if int(answer[0]) != 0:
-        raise RuntimeError(f"CUDA failed: {answer[0]}")
+        raise _no_cuda(str(getattr(answer[0], "name", answer[0])))
     return answer

@@ -31,9 +31,11 @@ from oobleck_stream.kernels.steps import (
     FIRST_ROW,
     INPUT,
     INPUT_STRIDE,
+    LANES,
     LAST_ROW,
     NONE,
     OUTPUT_STRIDE,
+    PANEL,
     PHASES,
     ROWS,
     TAP_STRIDE,
@@ -43,9 +45,6 @@ from oobleck_stream.kernels.steps import (
 
 KINDS = "tnifnffnf"
 """The kernel's parameters, as `library.compiled` takes them."""
-
-LANES, PANEL = 16, 32
-"""Columns that the packed weights are padded to, and those of a panel."""
 
 ZERO = np.float32(0.0)
 
