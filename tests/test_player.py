@@ -668,4 +668,10 @@ def test_a_status_line_fits_the_terminal():
     for part in ("2/3", "1:01.2 / 1:01:40", "[========]", "buffer 750 ms", "RTF 0.30", "vol 50%"):
         assert part in line
     assert line.endswith("loop  late 2 (0.25 s)")
-    assert len(status.as_line(40)) == 39
+    for width in (80, 60):
+        line = status.as_line(width)
+        assert len(line) < width
+        for part in ("2/3", "1:01.2 / 1:01:40", "vol 50%", "loop", "late 2 (0.25 s)"):
+            assert part in line
+    assert "RTF 0.30" in status.as_line(80)
+    assert len(status.as_line(20)) == 19

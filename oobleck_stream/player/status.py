@@ -84,20 +84,30 @@ class Status:
         return asdict(self)
 
     def as_line(self, width: int) -> str:
-        """For a terminal of some columns."""
+        """For a terminal of some columns; where they are few, without what can be missed."""
+        along = bar(self.position / self.length, BAR) if self.length else ""
+        meter = bar(_loudness(self.level), METER)
+        buffer = f"buffer {1000 * self.buffered:.0f} ms"
+        factor = f"RTF {self.real_time_factor:.2f}"
         parts = [
             "||" if self.paused else "> ",
             f"{self.track + 1}/{self.tracks}" if self.tracks > 1 else "",
             clock(self.position) + (f" / {clock(self.length)}" if self.length else ""),
-            bar(self.position / self.length, BAR) if self.length else "",
-            bar(_loudness(self.level), METER),
-            f"buffer {1000 * self.buffered:.0f} ms",
-            f"RTF {self.real_time_factor:.2f}",
+            along,
+            meter,
+            buffer,
+            factor,
             "muted" if self.muted else f"vol {100 * self.volume:.0f}%" if self.volume != 1 else "",
             "loop" if self.looping else "",
             f"late {self.underflows} ({self.silent_seconds:.2f} s)" if self.underflows else "",
         ]
-        return "  ".join(part for part in parts if part)[: max(1, width - 1)]
+        line = ""
+        for spare in (meter, along, buffer, factor, None):
+            line = "  ".join(part for part in parts if part)
+            if len(line) < width:
+                break
+            parts = [part for part in parts if part is not spare]
+        return line[: max(1, width - 1)]
 
 
 def clock(seconds: float) -> str:
