@@ -162,12 +162,12 @@ def test_recording_that_fails_is_told_and_leaves_nothing(fails, monkeypatch):
 
     import cuda.bindings
 
-    from oobleck_stream.kernels.cuda import library
+    from oobleck_stream.kernels.cuda import recording
 
     driver = Driver(instantiated=999 if fails == "instantiate" else 0)
     monkeypatch.setattr(cuda.bindings, "driver", driver)
-    monkeypatch.setattr(library.cuda, "defer_cleanup", contextlib.nullcontext)
-    library._tell_once.cache_clear()
+    monkeypatch.setattr(recording.cuda, "defer_cleanup", contextlib.nullcontext)
+    recording._tell_once.cache_clear()
 
     def launch():
         if fails == "launch":
@@ -176,10 +176,10 @@ def test_recording_that_fails_is_told_and_leaves_nothing(fails, monkeypatch):
     stream = SimpleNamespace(handle=1)
     said = "no$" if fails == "launch" else "CUDA failed: 999$"
     with pytest.warns(RuntimeWarning, match=f"can't be recorded: {said}"):
-        assert library.capture(stream, launch) is None
+        assert recording.capture(stream, launch) is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert library.capture(stream, launch) is None
+        assert recording.capture(stream, launch) is None
     assert driver.graphs == 0
 
 

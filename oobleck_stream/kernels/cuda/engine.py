@@ -24,8 +24,6 @@ from oobleck_stream.kernels.cuda.launches import (
 )
 from oobleck_stream.kernels.cuda.library import (
     SIMULATED,
-    Captured,
-    capture,
     cuda,
     faults,
     multiprocessors,
@@ -35,6 +33,7 @@ from oobleck_stream.kernels.cuda.library import (
     upload,
     zeros,
 )
+from oobleck_stream.kernels.cuda.recording import Captured, capture
 from oobleck_stream.kernels.cuda.tiles import TILES, TINY_TILES, Tile
 
 FloatArray = npt.NDArray[np.float32]

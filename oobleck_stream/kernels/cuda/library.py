@@ -7,10 +7,8 @@ No other module imports it: the target is in maintenance and has a successor. Un
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
-import functools
 import importlib.util
 import traceback
-import warnings
 import weakref
 import zlib
 from collections.abc import Callable, Iterator
@@ -40,9 +38,8 @@ __all__ = [
     "ALIGNMENT",
     "SIMULATED",
     "SOURCES",
-    "Captured",
     "add",
-    "capture",
+    "checked",
     "cuda",
     "device",
     "divide",
@@ -274,7 +271,7 @@ def open_stream() -> Any:
 
     with faults():
         cuda.current_context()
-        _, handle = _checked(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+        _, handle = checked(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
         stream = cuda.external_stream(int(handle))
     weakref.finalize(stream, driver.cuStreamDestroy, handle)
     return stream
@@ -337,74 +334,7 @@ def multiprocessors() -> int:
         return 4 if SIMULATED else int(cuda.get_current_device().MULTIPROCESSOR_COUNT)
 
 
-class Captured:
-    """A sequence of launches and copies that the driver replays as one.
-
-    Parameters
-    ----------
-    graph
-        The driver's, instantiated.
-    """
-
-    def __init__(self, graph: Any) -> None:
-        from cuda.bindings import driver
-
-        self._graph = graph
-        weakref.finalize(self, driver.cuGraphExecDestroy, graph)
-
-    def replay(self, stream: Any) -> None:
-        """Have it run again on a stream."""
-        from cuda.bindings import driver
-
-        _checked(driver.cuGraphLaunch(self._graph, int(stream.handle)))
-
-
-def capture(stream: Any, launch: Callable[[], None]) -> Captured | None:
-    """What `launch` puts on a stream, recorded instead of run; None where that can't be done.
-
-    All kernels in it must have run before.
-    """
-    if SIMULATED:
-        return None
-    from cuda.bindings import driver
-
-    try:
-        graph = _recorded(int(stream.handle), launch)
-        try:
-            _, executable = _checked(driver.cuGraphInstantiate(graph, 0))
-        finally:
-            driver.cuGraphDestroy(graph)
-    except Exception as error:
-        # Whatever it was: launched one by one, they work, or say why not.
-        _tell_once(f"CUDA launches are slower here, as they can't be recorded: {error}")
-        return None
-    return Captured(executable)
-
-
-def _recorded(handle: int, launch: Callable[[], None]) -> Any:
-    """The driver's graph of what `launch` puts on a stream."""
-    from cuda.bindings import driver
-
-    mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
-    _checked(driver.cuStreamBeginCapture(handle, mode))
-    try:
-        with cuda.defer_cleanup():
-            launch()
-    except BaseException:
-        status, graph = driver.cuStreamEndCapture(handle)
-        if int(status) == 0:
-            driver.cuGraphDestroy(graph)
-        raise
-    _, graph = _checked(driver.cuStreamEndCapture(handle))
-    return graph
-
-
-@functools.cache
-def _tell_once(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=3)
-
-
-def _checked(answer: tuple[Any, ...]) -> tuple[Any, ...]:
+def checked(answer: tuple[Any, ...]) -> tuple[Any, ...]:
     """The driver's answer; ``NoCuda`` unless it says success."""
     if int(answer[0]) != 0:
         raise _no_cuda(str(getattr(answer[0], "name", answer[0])))
