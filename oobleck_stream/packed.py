@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from oobleck_stream.kernels.steps import LANES, PANEL
 from oobleck_stream.network import Layer
 
-LANES = 16
-PANEL = 2 * LANES
 FloatArray = npt.NDArray[np.float32]
 
 

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from oobleck_stream.kernels.steps import LANES
 from oobleck_stream.network import Layer
-from oobleck_stream.packed import LANES
 from oobleck_stream.streaming.progress import Progress
 
 APART = 17 * LANES

@@ -10,7 +10,8 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from oobleck_stream.kernels.cpu.machine import WORD
-from oobleck_stream.kernels.cpu.vectors import LANES, TILE_ROWS, TILE_VECTORS, VECTOR, Vectors
+from oobleck_stream.kernels.cpu.vectors import TILE_ROWS, TILE_VECTORS, VECTOR, Vectors
+from oobleck_stream.kernels.steps import LANES
 
 STREAMS = 8
 """Vectors that one turn of the reading loop loads."""

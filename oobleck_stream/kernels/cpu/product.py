@@ -21,10 +21,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from oobleck_stream.kernels.cpu.machine import FLOAT, WORD, call_own_function, pointer
-from oobleck_stream.kernels.cpu.vectors import LANES, TILE_ROWS, TILE_VECTORS, VECTOR, Vectors
-
-PANEL = 2 * LANES
-"""Output channels of a weight panel; the last panel of a layer may be half of that."""
+from oobleck_stream.kernels.cpu.vectors import TILE_ROWS, TILE_VECTORS, VECTOR, Vectors
+from oobleck_stream.kernels.steps import LANES
 
 
 @intrinsic

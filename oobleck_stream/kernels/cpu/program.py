@@ -29,8 +29,8 @@ from oobleck_stream.kernels.cpu.machine import (
     store_word,
     words_at,
 )
-from oobleck_stream.kernels.cpu.product import PANEL, finish, tile
-from oobleck_stream.kernels.cpu.vectors import LANES, TILE_ROWS, TILE_VECTORS
+from oobleck_stream.kernels.cpu.product import finish, tile
+from oobleck_stream.kernels.cpu.vectors import TILE_ROWS, TILE_VECTORS
 from oobleck_stream.kernels.steps import (
     ACTIVE,
     ALPHA,
@@ -43,6 +43,7 @@ from oobleck_stream.kernels.steps import (
     INPUT_STRIDE,
     INVERSE_BETA,
     JOINED,
+    LANES,
     LAST_ROW,
     LEAVES,
     MOST_JOINED,
@@ -50,6 +51,7 @@ from oobleck_stream.kernels.steps import (
     NONE,
     ORIGIN,
     OUTPUT_STRIDE,
+    PANEL,
     PHASES,
     PLAIN,
     RESIDUAL,

@@ -28,8 +28,7 @@ from oobleck_stream.kernels.constants import (
     SINE,
 )
 from oobleck_stream.kernels.cpu.machine import FLOAT, WORD
-
-LANES = 16
+from oobleck_stream.kernels.steps import LANES
 
 
 def _has_wide_registers() -> bool:
