@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, cast, overload
 
 import numpy as np
 
 from oobleck_stream.latents import checked_batch, checked_frames, checked_shape, finite_rows
 from oobleck_stream.model import Model
 from oobleck_stream.packed import FloatArray, PackedNetwork
-from oobleck_stream.streaming.gate import Gate
 from oobleck_stream.streaming.progress import StackState
 from oobleck_stream.streaming.stack import Stack
+from oobleck_stream.streaming.status import Status, require_complete, require_open, status_of
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -38,13 +38,12 @@ class DecoderState:
     flushed: bool
 
 
-@dataclass
-class _Stream:
-    """What a stream has besides its place in the stack: the first frame, samples yet to drop."""
+class _Stream(NamedTuple):
+    """A stream's first frame, the samples still to be dropped after a seek, and its status."""
 
     start: int = 0
     skip: int = 0
-    gate: Gate = field(default_factory=Gate)
+    status: Status = "open"
 
 
 class StreamingDecoder(Generic[Samples, Count]):
@@ -158,9 +157,7 @@ class StreamingDecoder(Generic[Samples, Count]):
     def reset(self, stream: int | None = None) -> None:
         """Back to the beginning, ready for another piece: all streams, or one."""
         numbers = range(len(self._streams)) if stream is None else [self._number(stream)]
-        for number in numbers:
-            self._stack.reset(number)
-            self._streams[number] = _Stream()
+        self._begin(numbers, _Stream())
 
     def push(self, frames: Any, active: Any = None) -> Samples:
         """Take in frames; give out the samples that no later frame can change.
@@ -186,10 +183,10 @@ class StreamingDecoder(Generic[Samples, Count]):
             On a wrong shape, a dtype that is not real, or values that are not finite as float32
             (the frame is named); no stream has changed.
         RuntimeError
-            After a flush, after an exception inside the arithmetic, until `reset`; or when another
+            After a flush, after an exception inside an operation, until `reset`; or when another
             thread is inside this decoder.
         """
-        with self._stack.held():
+        with self._stack.exclusive():
             chosen = self._chosen(active, "push")
             return self._advance(self._checked(frames, chosen), chosen, last=False)
 
@@ -211,7 +208,7 @@ class StreamingDecoder(Generic[Samples, Count]):
         RuntimeError
             When the stream is flushed already, as for `push`.
         """
-        with self._stack.held():
+        with self._stack.exclusive():
             chosen = self._chosen(active, "flush")
             nothing = np.empty((len(chosen), 0, self.model.latent_dim), np.float32)
             return self._advance(nothing, chosen, last=True)
@@ -255,11 +252,9 @@ class StreamingDecoder(Generic[Samples, Count]):
         if isinstance(frame, bool) or not isinstance(frame, int | np.integer) or frame < 0:
             raise ValueError(f"frame must be a whole number from 0, not {frame!r}")
         number = self._number(stream)
-        self.reset(number)
-        sought = self._streams[number]
-        sought.start = max(0, int(frame) - self.model.context)
-        sought.skip = (int(frame) - sought.start) * self.hop
-        return sought.start
+        start = max(0, int(frame) - self.model.context)
+        self._begin([number], _Stream(start, (int(frame) - start) * self.hop))
+        return start
 
     def snapshot(self, stream: int = 0) -> DecoderState:
         """A deep copy of a stream's state, to be taken up again by `restore`.
@@ -267,15 +262,13 @@ class StreamingDecoder(Generic[Samples, Count]):
         Raises
         ------
         RuntimeError
-            After an exception inside the arithmetic, until `reset`.
+            After an exception inside an operation, until `reset`.
         """
         number = self._number(stream)
-        copied = self._streams[number]
-        copied.gate.require_whole("snapshot")
+        start, skip, status = self._streams[number]
+        require_complete(status, "snapshot")
         state = self._stack.snapshot(number)
-        return DecoderState(
-            self.model.decoder, state, copied.start, copied.skip, copied.gate.flushed
-        )
+        return DecoderState(self.model.decoder, state, start, skip, status == "flushed")
 
     def restore(self, state: DecoderState, stream: int = 0) -> None:
         """Take up a state of any stream of the same model; it may be restored again and again.
@@ -288,8 +281,29 @@ class StreamingDecoder(Generic[Samples, Count]):
         if not isinstance(state, DecoderState) or state.network is not self.model.decoder:
             raise ValueError("the state is not one of a decoder of this model")
         number = self._number(stream)
+        self._interrupt([number])
         self._stack.restore(state.stack, number)
-        self._streams[number] = _Stream(state.start, state.skip, Gate.after(state.flushed))
+        restored = _Stream(state.start, state.skip, status_of(state.flushed))
+        self._replace([number], [restored])
+
+    def _begin(self, numbers: Sequence[int], stream: _Stream) -> None:
+        """Clear some streams and give each the same first frame."""
+        self._interrupt(numbers)
+        for number in numbers:
+            self._stack.reset(number)
+        self._replace(numbers, [stream] * len(numbers))
+
+    def _interrupt(self, numbers: Sequence[int]) -> None:
+        """Mark some streams as changing; if an exception comes, they stay marked until a reset."""
+        marked = [self._streams[number]._replace(status="interrupted") for number in numbers]
+        self._replace(numbers, marked)
+
+    def _replace(self, numbers: Sequence[int], streams: Sequence[_Stream]) -> None:
+        """Replace some streams by one assignment, which no exception can split."""
+        replaced = list(self._streams)
+        for number, stream in zip(numbers, streams, strict=True):
+            replaced[number] = stream
+        self._streams = replaced
 
     def _each(self, values: list[Any]) -> Any:
         """What there is for each stream, or for the only one."""
@@ -314,7 +328,7 @@ class StreamingDecoder(Generic[Samples, Count]):
         chosen = [int(number) for number in np.flatnonzero(mask)]
         for number in chosen:
             what = action if self.streams is None else f"{action} of stream {number}"
-            self._streams[number].gate.require_open(what)
+            require_open(self._streams[number].status, what)
         return chosen
 
     def _frames_in(self, number: int) -> int:
@@ -334,17 +348,16 @@ class StreamingDecoder(Generic[Samples, Count]):
 
     def _advance(self, rows: FloatArray, chosen: list[int], last: bool) -> Samples:
         """Push through the stack; drop what lies before a seek's target."""
-        gate = Gate("broken")
-        for number in chosen:
-            self._streams[number].gate = gate
+        self._interrupt(chosen)
         made = self._stack.push_streams(rows, chosen, last)
         chunks = [np.empty((0, self.channels), np.float32)] * len(self._streams)
+        advanced, status = [], status_of(last)
         for number, samples in zip(chosen, made, strict=True):
-            stream = self._streams[number]
-            dropped = min(stream.skip, len(samples))
-            stream.skip -= dropped
+            start, skip, _ = self._streams[number]
+            dropped = min(skip, len(samples))
             chunks[number] = samples[dropped:] if dropped else samples
-        gate.state = "flushed" if last else "open"
+            advanced.append(_Stream(start, skip - dropped, status))
+        self._replace(chosen, advanced)
         return cast(Samples, self._each(chunks))
 
 
