@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from oobleck_stream.bottleneck import Bottleneck
+from oobleck_stream.errors import NonFiniteError
+from oobleck_stream.finite import first_not_finite, latents_not_finite
 from oobleck_stream.model import Model
 from oobleck_stream.network import rows_needed
 from oobleck_stream.packed import FloatArray, PackedNetwork
@@ -122,9 +124,13 @@ class StreamingEncoder:
         ValueError
             On a wrong shape, a dtype that is not real, or values that are not finite as float32
             (the sample is named); the stream is as it was.
+        NonFiniteError
+            When the sound is so large that float32 overflows in the network, and frames that are
+            not finite would be given out. The error names the first such frame and has the finite
+            ones before it. The encoder has to be reset or restored.
         RuntimeError
-            After a flush, after an exception inside the arithmetic, until `reset`; or when another
-            thread is inside this encoder.
+            After a flush, after an exception inside the arithmetic, after a `NonFiniteError`, until
+            `reset`; or when another thread is inside this encoder.
         """
         with self._stack.held():
             self._gate.require_open("push")
@@ -141,6 +147,8 @@ class StreamingEncoder:
 
         Raises
         ------
+        NonFiniteError
+            As for `push`.
         RuntimeError
             When the stream is flushed already, as for `push`.
         """
@@ -188,5 +196,10 @@ class StreamingEncoder:
         self._gate.state = "broken"
         latents = self._bottleneck.latents(self._stack.push(samples, last))
         self._samples_in += count
+        row = first_not_finite(latents)
+        if row is not None:
+            self._gate.state = "overflowed"
+            frame = self.frames_out - len(latents) + row
+            raise NonFiniteError(latents_not_finite(frame, self.hop), {0: frame}, latents[:row])
         self._gate.state = "flushed" if last else "open"
         return latents

@@ -1,4 +1,4 @@
-"""Whether a stream may be used: not after its flush, nor after an interruption."""
+"""Whether a stream may be used: not after its flush, an interruption or an overflow."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ class Gate:
 
     Parameters
     ----------
-    state : {"open", "flushed", "broken"}
+    state : {"open", "flushed", "broken", "overflowed"}
         Broken while the arithmetic works, and for good when an exception left it half done. All
-        streams that are pushed together have the same gate: they open in one moment.
+        streams that are pushed together have the same gate: they open in one moment. Overflowed
+        when the output was not finite.
     """
 
-    state: Literal["open", "flushed", "broken"] = "open"
+    state: Literal["open", "flushed", "broken", "overflowed"] = "open"
 
     @classmethod
     def after(cls, flushed: bool) -> Gate:
@@ -30,12 +31,16 @@ class Gate:
         return self.state == "flushed"
 
     def require_open(self, action: str) -> None:
-        """``RuntimeError`` naming the action, after a flush or an interruption."""
+        """``RuntimeError`` naming the action, after a flush, an interruption or an overflow."""
         self.require_whole(action)
         if self.flushed:
             raise RuntimeError(f"{action} after flush: reset() begins a new stream")
 
     def require_whole(self, action: str) -> None:
-        """``RuntimeError`` naming the action, after an interruption."""
+        """``RuntimeError`` naming the action, after an interruption or an overflow."""
         if self.state == "broken":
             raise RuntimeError(f"{action} after an interrupted push: reset() begins a new stream")
+        if self.state == "overflowed":
+            raise RuntimeError(
+                f"{action} after output that is not finite: reset() begins a new stream"
+            )
