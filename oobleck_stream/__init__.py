@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from oobleck_stream.config import PRESETS, OobleckConfig, preset
     from oobleck_stream.decoder import DecoderState, StreamingDecoder
     from oobleck_stream.encoder import EncoderState, StreamingEncoder
-    from oobleck_stream.errors import CheckpointError
+    from oobleck_stream.errors import CheckpointError, NonFiniteError
     from oobleck_stream.loading import load
     from oobleck_stream.model import Model, random_model
     from oobleck_stream.pieces import PIECES, piece
@@ -27,6 +27,7 @@ _HOMES = {
     "PIECES": "pieces",
     "PRESETS": "config",
     "CheckpointError": "errors",
+    "NonFiniteError": "errors",
     "OobleckConfig": "config",
     "DecoderState": "decoder",
     "EncoderState": "encoder",
@@ -48,6 +49,7 @@ __all__ = [
     "DecoderState",
     "EncoderState",
     "Model",
+    "NonFiniteError",
     "OobleckConfig",
     "Player",
     "StreamingDecoder",

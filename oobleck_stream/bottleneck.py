@@ -24,13 +24,15 @@ def distribution(rows: FloatArray, latent_scale: float) -> tuple[FloatArray, Flo
     Returns
     -------
     mean, deviation : (n, latent_dim) float32
-        The deviation is ``softplus(scale) + 1e-4``, divided by the size of `latent_scale`.
+        The deviation is ``softplus(scale) + 1e-4``, divided by the size of `latent_scale`. Both
+        are not finite where `rows` are not or float32 overflows.
     """
     mean, scale = np.split(rows, 2, axis=1)
-    # NumPy has no vectorized logaddexp: a number's softplus does not depend on its neighbours.
-    deviation = np.logaddexp(0.0, scale.astype(np.float64)) + SMALLEST_DEVIATION
-    deviation /= abs(latent_scale)
-    return mean / np.float32(latent_scale), deviation.astype(np.float32)
+    with np.errstate(all="ignore"):
+        # NumPy has no vectorized logaddexp: a number's softplus does not depend on its neighbours.
+        deviation = np.logaddexp(0.0, scale.astype(np.float64)) + SMALLEST_DEVIATION
+        deviation /= abs(latent_scale)
+        return mean / np.float32(latent_scale), deviation.astype(np.float32)
 
 
 class Bottleneck:
@@ -57,7 +59,9 @@ class Bottleneck:
         mean, deviation = distribution(rows, self._latent_scale)
         if not self.sample:
             return mean
-        return mean + deviation * self._noise.standard_normal(mean.shape, np.float32)
+        noise = self._noise.standard_normal(mean.shape, np.float32)
+        with np.errstate(all="ignore"):
+            return mean + deviation * noise
 
     def reset(self) -> None:
         """Back to the first frame; with a seed, to the same noise."""

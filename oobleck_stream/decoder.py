@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, cast, overload
 
 import numpy as np
 
+from oobleck_stream.errors import NonFiniteError
+from oobleck_stream.finite import first_not_finite, samples_not_finite
 from oobleck_stream.latents import checked_batch, checked_frames, checked_shape, finite_rows
 from oobleck_stream.model import Model
 from oobleck_stream.packed import FloatArray, PackedNetwork
@@ -182,9 +184,14 @@ class StreamingDecoder(Generic[Samples, Count]):
         ValueError
             On a wrong shape, a dtype that is not real, or values that are not finite as float32
             (the frame is named); no stream has changed.
+        NonFiniteError
+            When latents are so large that float32 overflows in the network, and samples that are
+            not finite would be given out. The error names the first such frame, and has the finite
+            samples before it and those of all other streams, which go on as usual. The stream with
+            the overflow has to be reset, restored or sent elsewhere by `seek`.
         RuntimeError
-            After a flush, after an exception inside an operation, until `reset`; or when another
-            thread is inside this decoder.
+            After a flush; after an exception inside an operation or a `NonFiniteError`, until
+            `reset`; or when another thread is inside this decoder.
         """
         with self._stack.exclusive():
             chosen = self._chosen(active, "push")
@@ -205,6 +212,8 @@ class StreamingDecoder(Generic[Samples, Count]):
 
         Raises
         ------
+        NonFiniteError
+            As for `push`.
         RuntimeError
             When the stream is flushed already, as for `push`.
         """
@@ -221,14 +230,15 @@ class StreamingDecoder(Generic[Samples, Count]):
         (k, channels) float32
             Never empty; the last one is what `flush` gives. With `streams`, what `push` and
             `flush` give, unless there is nothing in it.
+
+        Raises
+        ------
+        NonFiniteError
+            As for `push`, after the finite samples have been given.
         """
         for piece in frames:
-            chunk = self.push(piece)
-            if _has_samples(chunk):
-                yield chunk
-        chunk = self.flush()
-        if _has_samples(chunk):
-            yield chunk
+            yield from self._given(self.push, piece)
+        yield from self._given(self.flush)
 
     def seek(self, frame: int, stream: int = 0) -> int:
         """Go to a frame's first sample; what was pushed is forgotten.
@@ -305,6 +315,17 @@ class StreamingDecoder(Generic[Samples, Count]):
             replaced[number] = stream
         self._streams = replaced
 
+    def _given(self, step: Callable[..., Samples], *frames: Any) -> Iterator[Samples]:
+        """What a push or a flush gives, unless it is nothing; before an overflow too."""
+        try:
+            chunk = step(*frames)
+        except NonFiniteError as error:
+            if _has_samples(error.output):
+                yield error.output
+            raise
+        if _has_samples(chunk):
+            yield chunk
+
     def _each(self, values: list[Any]) -> Any:
         """What there is for each stream, or for the only one."""
         return values[0] if self.streams is None else values
@@ -347,18 +368,37 @@ class StreamingDecoder(Generic[Samples, Count]):
         return rows
 
     def _advance(self, rows: FloatArray, chosen: list[int], last: bool) -> Samples:
-        """Push through the stack; drop what lies before a seek's target."""
+        """Push through the stack; drop what lies before a seek's target; refuse an overflow."""
         self._interrupt(chosen)
         made = self._stack.push_streams(rows, chosen, last)
         chunks = [np.empty((0, self.channels), np.float32)] * len(self._streams)
-        advanced, status = [], status_of(last)
+        advanced, lost = [], {}
         for number, samples in zip(chosen, made, strict=True):
             start, skip, _ = self._streams[number]
             dropped = min(skip, len(samples))
-            chunks[number] = samples[dropped:] if dropped else samples
+            chunk = samples[dropped:] if dropped else samples
+            status, row = status_of(last), first_not_finite(chunk)
+            if row is not None:
+                status, lost[number] = "overflowed", len(chunk) - row
+                chunk = chunk[:row]
+            chunks[number] = chunk
             advanced.append(_Stream(start, skip - dropped, status))
         self._replace(chosen, advanced)
+        if lost:
+            raise self._overflow(lost, chunks)
         return cast(Samples, self._each(chunks))
+
+    def _overflow(self, lost: dict[int, int], chunks: list[FloatArray]) -> NonFiniteError:
+        """The error for the samples at the end of some streams' chunks that are lost."""
+        frames, problems = {}, []
+        for number, count in lost.items():
+            end = self._streams[number].start * self.hop + self._stack.rows_out(number)
+            frames[number] = (end - count) // self.hop
+            problem = samples_not_finite(
+                frames[number], self.model.context, self._frames_in(number)
+            )
+            problems.append(problem if self.streams is None else f"stream {number}: {problem}")
+        return NonFiniteError("; ".join(problems), frames, self._each(chunks))
 
 
 def _has_samples(chunk: Any) -> bool:

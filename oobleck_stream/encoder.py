@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from oobleck_stream.bottleneck import Bottleneck
+from oobleck_stream.errors import NonFiniteError
+from oobleck_stream.finite import first_not_finite, latents_not_finite
 from oobleck_stream.model import Model
 from oobleck_stream.network import rows_needed
 from oobleck_stream.packed import FloatArray, PackedNetwork
@@ -129,9 +131,13 @@ class StreamingEncoder:
         ValueError
             On a wrong shape, a dtype that is not real, or values that are not finite as float32
             (the sample is named); the stream is as it was.
+        NonFiniteError
+            When the sound is so large that float32 overflows in the network, and frames that are
+            not finite would be given out. The error names the first such frame and has the finite
+            ones before it. The encoder has to be reset or restored.
         RuntimeError
-            After a flush, after an exception inside an operation, until `reset`; or when another
-            thread is inside this encoder.
+            After a flush; after an exception inside an operation or a `NonFiniteError`, until
+            `reset`; or when another thread is inside this encoder.
         """
         with self._stack.exclusive():
             require_open(self._stream.status, "push")
@@ -148,6 +154,8 @@ class StreamingEncoder:
 
         Raises
         ------
+        NonFiniteError
+            As for `push`.
         RuntimeError
             When the stream is flushed already, as for `push`.
         """
@@ -200,5 +208,9 @@ class StreamingEncoder:
         samples_in = self.samples_in + count
         self._interrupt()
         latents = self._bottleneck.latents(self._stack.push(samples, last))
-        self._stream = _Stream(samples_in, status_of(last))
+        row = first_not_finite(latents)
+        self._stream = _Stream(samples_in, "overflowed" if row is not None else status_of(last))
+        if row is not None:
+            frame = self.frames_out - len(latents) + row
+            raise NonFiniteError(latents_not_finite(frame, self.hop), {0: frame}, latents[:row])
         return latents

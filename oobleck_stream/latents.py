@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from oobleck_stream.finite import first_not_finite
 from oobleck_stream.packed import FloatArray
 
 CHECK_FRAMES = 4096
@@ -72,8 +73,7 @@ def finite_rows(array: npt.NDArray[Any], first: int, what: str, row: str) -> Flo
     """Rows as float32 in C order; ``ValueError`` names the first row that is not finite."""
     with np.errstate(over="ignore"):
         rows: FloatArray = np.ascontiguousarray(array, np.float32)
-    good = np.isfinite(rows).all(axis=1)
-    if not good.all():
-        number = first + int(np.argmin(good))
-        raise ValueError(f"{what} must be finite as float32: {row} {number} is not")
+    number = first_not_finite(rows)
+    if number is not None:
+        raise ValueError(f"{what} must be finite as float32: {row} {first + number} is not")
     return rows

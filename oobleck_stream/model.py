@@ -13,7 +13,8 @@ import numpy.typing as npt
 from oobleck_stream import network as shapes
 from oobleck_stream.bottleneck import Bottleneck, distribution
 from oobleck_stream.config import OobleckConfig, preset
-from oobleck_stream.errors import CheckpointError
+from oobleck_stream.errors import CheckpointError, NonFiniteError
+from oobleck_stream.finite import first_not_finite, latents_not_finite, samples_not_finite
 from oobleck_stream.latents import CHECK_FRAMES, checked_frames, checked_shape
 from oobleck_stream.packed import FloatArray, PackedNetwork
 from oobleck_stream.parameters import RandomParameters, pack_network
@@ -143,6 +144,10 @@ class Model:
         ------
         ValueError
             On a wrong shape, dtype or `out`, or on a frame that is not finite as float32.
+        NonFiniteError
+            When latents are so large that float32 overflows in the network, and samples would not
+            be finite. The error names the first such frame and has the samples before it; `out` is
+            written in part.
         NoCuda
             A ``RuntimeError``, when the backend is ``"cuda"`` and can't be used.
         """
@@ -159,7 +164,13 @@ class Model:
         stack = Stack(self.decoder, threads, backend=backend or self.backend)
         for first in range(0, len(array), DECODE_FRAMES):
             frames = checked_frames(array[first : first + DECODE_FRAMES], first)
-            stack.push(frames, first + len(frames) >= len(array), out[stack.rows_out() :])
+            start, last = stack.rows_out(), first + len(frames) >= len(array)
+            stack.push(frames, last, out[start:])
+            row = first_not_finite(out[start : stack.rows_out()])
+            if row is not None:
+                frame = (start + row) // self.hop
+                message = samples_not_finite(frame, self.context, len(array))
+                raise NonFiniteError(message, {0: frame}, out[: start + row])
         return out
 
     def encoded_length(self, samples: int, pad: bool = True) -> int:
@@ -205,12 +216,18 @@ class Model:
         ValueError
             On a wrong shape or dtype, on a sample that is not finite as float32, or when the model
             can't encode.
+        NonFiniteError
+            When the sound is so large that float32 overflows in the network, and latents would not
+            be finite. The error names the first such frame and has the frames before it.
         """
         array = self._checked_audio(audio)
         latents = np.empty((self.encoded_length(len(array), pad), self.latent_dim), np.float32)
         bottleneck, done = Bottleneck(self.config.latent_scale, sample, seed), 0
         for rows in self._encoded_rows(array, pad, threads):
             latents[done : done + len(rows)] = bottleneck.latents(rows)
+            row = first_not_finite(latents[done : done + len(rows)])
+            if row is not None:
+                raise self._overflow(done + row, latents[: done + row])
             done += len(rows)
         return latents
 
@@ -230,7 +247,7 @@ class Model:
 
         Raises
         ------
-        ValueError
+        ValueError, NonFiniteError
             As for `encode`.
         """
         array = self._checked_audio(audio)
@@ -239,8 +256,16 @@ class Model:
         for rows in self._encoded_rows(array, pad, threads):
             part = slice(done, done + len(rows))
             mean[part], deviation[part] = distribution(rows, self.config.latent_scale)
+            row = first_not_finite(np.concatenate([mean[part], deviation[part]], axis=1))
+            if row is not None:
+                frame = done + row
+                raise self._overflow(frame, (mean[:frame], deviation[:frame]))
             done += len(rows)
         return mean, deviation
+
+    def _overflow(self, frame: int, output: Any) -> NonFiniteError:
+        """The error for an encoded frame that is not finite, and the output before it."""
+        return NonFiniteError(latents_not_finite(frame, self.hop), {0: frame}, output)
 
     def _checked_audio(self, audio: Any) -> npt.NDArray[Any]:
         """Audio of the right shape, all of it finite."""

@@ -34,7 +34,8 @@ def pack_network(
     for index, layer in enumerate(layers):
         weight = parameters.weight(layer)
         if index == 0 and input_scale != 1.0:
-            weight = (weight.astype(np.float64) * input_scale).astype(np.float32)
+            with np.errstate(over="ignore"):
+                weight = (weight.astype(np.float64) * input_scale).astype(np.float32)
         bias = parameters.bias(layer) if layer.bias else None
         alpha, inverse_beta = parameters.snake(layer) if layer.snake else (None, None)
         pack_layer(network, index, weight, bias, alpha, inverse_beta)

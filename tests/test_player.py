@@ -375,6 +375,41 @@ def test_bad_live_latents_end_it_after_what_came_before(sound_server, tmp_path, 
     assert runs == [(0, 30 * 2048 - model.latency)]
 
 
+@pytest.mark.sound
+@pytest.mark.parametrize("live", [False, True])
+def test_an_overflow_ends_it_after_what_came_before(sound_server, tmp_path, live):
+    """Finite latents whose sound is not: the device gets the samples before, and no others."""
+    tensors = random_tensors(CONFIG)
+    tensors["decoder.layers.0.weight_g"] *= np.float32(1e4)
+    tensors["decoder.layers.7.weight_g"] /= np.float32(1e4)
+    folder = write_folder(tmp_path / "model", CONFIG, tensors)
+    latents = random_latents(CONFIG, 60)
+    latents[40] = 3e38
+    np.save(tmp_path / "a.npy", latents)
+    model = ob.load(folder)
+    with pytest.raises(ob.NonFiniteError) as caught:
+        model.decode(latents)
+    before = caught.value.output
+    assert 20 * model.hop < len(before) < 40 * model.hop
+    source, options = (tmp_path / "a.npy", {})
+    if live:
+        source, options = "-", {"input": latents.tobytes()}
+    heard, done = listen(
+        sound_server,
+        run_play,
+        *(source, "--model", folder, "--record", tmp_path / "a.wav"),
+        **options,
+    )
+    assert done.returncode == 2
+    name = "standard input" if live else str(source)
+    frame = len(before) // model.hop
+    assert f"{name}: the samples of frame {frame} are not finite" in messages(done)
+    assert len(messages(done).splitlines()) == 1
+    assert np.array_equal(heard, trimmed(before))
+    recorded = soundfile.read(tmp_path / "a.wav", dtype="float32")[0]
+    assert np.array_equal(recorded, before)
+
+
 # Devices
 
 

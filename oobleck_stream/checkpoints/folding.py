@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from oobleck_stream.checkpoints.description import Description
 from oobleck_stream.checkpoints.names import Half
 from oobleck_stream.checkpoints.weights import StoredParameters, check_tensors
 from oobleck_stream.config import OobleckConfig
 from oobleck_stream.errors import CheckpointError
 from oobleck_stream.network import Layer, decoder_layers
-from oobleck_stream.packed import PackedNetwork
+from oobleck_stream.packed import PackedNetwork, unpack_layer
 from oobleck_stream.parameters import pack_network
 
 
@@ -33,7 +35,8 @@ def fold_half(
     Raises
     ------
     CheckpointError
-        Names every tensor that is missing, unexpected, of another shape, or not finite.
+        Names every tensor that is missing, unexpected, of another shape, or not finite; names the
+        first layer when only the product of its weights and the input's scale is not finite.
     """
     problems = check_tensors(half, layers)
     if problems:
@@ -42,4 +45,10 @@ def fold_half(
     packed = pack_network(layers, parameters, input_scale)
     if parameters.problems:
         raise CheckpointError(source, *parameters.problems)
+    if input_scale != 1.0 and not np.isfinite(unpack_layer(packed, 0)[0]).all():
+        raise CheckpointError(
+            source,
+            f"{layers[0].name} has weights that are not finite when multiplied by the latent scale "
+            f"{input_scale:g}",
+        )
     return packed

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from oobleck_stream.commands.options import backend_option, threads_option
+from oobleck_stream.commands.values import finite
 from oobleck_stream.config import PRESETS
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def _counts(_: click.Context, parameter: click.Parameter, value: str | None) -> 
     type=click.FloatRange(0, min_open=True),
     default=60.0,
     show_default=True,
+    callback=finite,
     help="How long to measure, about; there are three rounds at least.",
 )
 def bench(

@@ -51,6 +51,7 @@ def decode(
     from oobleck_stream.commands.compiling import warm_kernels
     from oobleck_stream.commands.progress import Progress
     from oobleck_stream.decoder import StreamingDecoder
+    from oobleck_stream.files.errors import overflow_named
     from oobleck_stream.files.outputs import refuse_input, sound_writer
     from oobleck_stream.files.sources import open_latents
 
@@ -63,7 +64,7 @@ def decode(
     with sound_writer(output, network.samplerate, network.channels, bits, samples) as writer:
         warm_kernels(backend=network.backend)
         decoder = StreamingDecoder(network, threads)
-        with Progress(network.samplerate, samples) as progress:
+        with Progress(network.samplerate, samples) as progress, overflow_named(source.name):
             for chunk in decoder.stream(blocks):
                 writer.write(chunk)
                 progress.add(len(chunk))

@@ -49,6 +49,7 @@ def encode(
     from oobleck_stream.commands.compiling import warm_kernels
     from oobleck_stream.commands.progress import Progress
     from oobleck_stream.encoder import StreamingEncoder
+    from oobleck_stream.files.errors import overflow_named
     from oobleck_stream.files.outputs import latent_writer, refuse_input
     from oobleck_stream.files.sources import open_sound
 
@@ -61,7 +62,8 @@ def encode(
     encoder = StreamingEncoder(network, threads, sample, seed)
     with latent_writer(latents, network.latent_dim, dtype) as writer:
         warm_kernels()
-        with Progress(network.samplerate, source.length(network.samplerate)) as progress:
+        length = source.length(network.samplerate)
+        with Progress(network.samplerate, length) as progress, overflow_named(source.name):
             for block in blocks:
                 writer.write(encoder.push(block))
                 progress.add(len(block))

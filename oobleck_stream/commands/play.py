@@ -13,7 +13,7 @@ from oobleck_stream.commands.options import (
     model_option,
     threads_option,
 )
-from oobleck_stream.commands.values import seconds_or, times
+from oobleck_stream.commands.values import finite, seconds_or, times
 
 if TYPE_CHECKING:
     from oobleck_stream.files.layout import Layout
@@ -58,7 +58,13 @@ MOMENT = 0.1
     default="restart",
     help="With --loop: decode each round by itself, or all as one endless piece.",
 )
-@click.option("--volume", type=click.FloatRange(0, 200), default=100.0, help="In per cent.")
+@click.option(
+    "--volume",
+    type=click.FloatRange(0, 200),
+    default=100.0,
+    callback=finite,
+    help="In per cent.",
+)
 @click.option("--record", metavar="FILE", help="Write what is played to a .wav, .flac or .ogg.")
 @click.option("--device", metavar="DEVICE", help="Number of an output device or part of its name.")
 @click.option("--list-devices", is_flag=True, help="Show the output devices and leave.")

@@ -42,6 +42,7 @@ def roundtrip(
     from oobleck_stream.commands.progress import Progress
     from oobleck_stream.decoder import StreamingDecoder
     from oobleck_stream.encoder import StreamingEncoder
+    from oobleck_stream.files.errors import overflow_named
     from oobleck_stream.files.outputs import refuse_input, sound_writer
     from oobleck_stream.files.sources import open_sound
 
@@ -53,7 +54,8 @@ def roundtrip(
     likeness = Likeness()
     with sound_writer(output, network.samplerate, network.channels, bits) as writer:
         warm_kernels()
-        with Progress(network.samplerate, source.length(network.samplerate)) as progress:
+        length = source.length(network.samplerate)
+        with Progress(network.samplerate, length) as progress, overflow_named(source.name):
             for before, after in before_and_after(encoder, decoder, blocks):
                 likeness.add(before, after)
                 writer.write(after)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from oobleck_stream.commands.options import layout_option, model_option, threads_option
+from oobleck_stream.commands.values import finite
 from oobleck_stream.config import PRESETS
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ FAILED = 1
 @click.option(
     "--tolerance",
     type=click.FloatRange(0),
+    callback=finite,
     help="Largest difference that passes. [default: 0.05, for the encoder 0.01]",
 )
 @layout_option

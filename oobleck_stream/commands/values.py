@@ -29,6 +29,13 @@ def seconds_or(*words: str) -> Callback:
     return parsed
 
 
+def finite(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """For an option: a number that is neither infinite nor NaN, which click's ranges let pass."""
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"a finite number expected, not {value}")
+    return value
+
+
 def times(context: click.Context, parameter: click.Parameter, value: str) -> float:
     """For an option: how often, a whole number from 1 or forever."""
     if value == "forever":

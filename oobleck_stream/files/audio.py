@@ -11,6 +11,7 @@ import numpy as np
 import soundfile
 
 from oobleck_stream.files.errors import InputError
+from oobleck_stream.finite import first_not_finite
 from oobleck_stream.packed import FloatArray
 
 Bits = Literal["16", "24", "float"]
@@ -123,11 +124,16 @@ class AudioWriter:
 
         Raises
         ------
+        InputError
+            When a sample is not finite; the sample is named.
         OSError
             When the disk is full or gone.
         """
         if len(samples) == 0:
             return
+        row = first_not_finite(samples)
+        if row is not None:
+            raise InputError(f"{self.path}: sample {self.written + row} is not finite")
         self.peak = max(self.peak, float(np.abs(samples).max()))
         for first in range(0, len(samples), PIECE):
             piece = self._quantized(samples[first : first + PIECE])

@@ -11,6 +11,7 @@ import numpy as np
 from oobleck_stream.checkpoints.whole_file import whole_file
 from oobleck_stream.files.errors import InputError
 from oobleck_stream.files.flat import MOST, NUMBER, SUFFIX, count_bytes
+from oobleck_stream.finite import first_not_finite
 from oobleck_stream.packed import FloatArray
 
 BLOCK = 2**16
@@ -64,10 +65,13 @@ class FlatWriter:
         Raises
         ------
         InputError
-            When the file can't count so many numbers.
+            When a row is not finite, which is named, or the file can't count so many numbers.
         OSError
             When the disk is full or gone.
         """
+        row = first_not_finite(rows)
+        if row is not None:
+            raise InputError(f"{self.path}: row {self.written + row} is not finite")
         self.written += len(rows)
         if self.written * self.channels > MOST:
             raise InputError(f"{self.path}: can't hold more than {MOST} numbers")

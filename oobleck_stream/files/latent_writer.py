@@ -11,6 +11,7 @@ import numpy.typing as npt
 from numpy.lib import format as npy_format
 
 from oobleck_stream.files.errors import InputError
+from oobleck_stream.finite import first_not_finite
 from oobleck_stream.packed import FloatArray
 
 
@@ -82,9 +83,9 @@ class LatentWriter:
         """
         with np.errstate(over="ignore"):
             stored = np.ascontiguousarray(frames, self._dtype)
-        good = np.isfinite(stored).all(axis=1)
-        if not good.all():
-            frame = self.written + int(np.argmin(good))
+        row = first_not_finite(stored)
+        if row is not None:
+            frame = self.written + row
             raise InputError(f"{self.path}: frame {frame} is not finite as {self._dtype}")
         self._file.write(stored.data)
         self.written += len(stored)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,22 +81,22 @@ class SoundSource:
         ------
         InputError
             When the channels can't be made to fit; while reading, when the file ends too early or
-            a sample is not finite.
+            a sample is not finite, as stored or as resampled.
         """
         if self.channels not in (1, channels) and (self.channels, channels) != (2, 1):
             raise InputError(
                 f"{self.name}: has {self.channels} channels; {channels} were expected, or "
                 + ("2" if channels == 1 else "mono")
             )
-        resampler = None
-        if samplerate != self.samplerate:
-            from oobleck_stream.files.resampler import Resampler
+        if samplerate == self.samplerate:
+            return self._converted(channels, None)
+        from oobleck_stream.files.resampler import Resampler
 
-            resampler = Resampler(self.samplerate, samplerate, channels)
-        return self._converted(channels, resampler)
+        resampler = Resampler(self.samplerate, samplerate, channels)
+        return self._finite(self._converted(channels, resampler), "resampled ")
 
     def _converted(self, channels: int, resampler: Resampler | None) -> Iterator[FloatArray]:
-        for samples in self._stored():
+        for samples in self._finite(self._stored()):
             if self.channels < channels:
                 samples = np.repeat(samples, channels, axis=1)
             elif self.channels > channels:
@@ -118,8 +118,16 @@ class SoundSource:
                 ) from error
             if len(samples) == 0:
                 raise InputError(f"{self.name}: ends after {done} of {self.samples} samples")
+            yield samples
+            done += len(samples)
+
+    def _finite(self, blocks: Iterable[FloatArray], kind: str = "") -> Iterator[FloatArray]:
+        """The same blocks; `InputError` names the first sample that is not finite."""
+        done = 0
+        for block in blocks:
             try:
-                yield checked_samples(samples, done)
+                samples = checked_samples(block, done)
             except ValueError as error:
-                raise InputError(f"{self.name}: {error}") from None
+                raise InputError(f"{self.name}: {kind}{error}") from None
+            yield samples
             done += len(samples)

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 
+from oobleck_stream.finite import first_not_finite
 from oobleck_stream.packed import FloatArray
 from oobleck_stream.player.recorder import Recorder
 from oobleck_stream.player.ring import Ring
@@ -115,10 +116,15 @@ class Feeder:
         self._level = min(2 * self._level, self._ring.capacity)
 
     def _apply_volume(self, samples: FloatArray) -> None:
+        """Multiply by the volume; whatever comes, the device gets only finite samples."""
         if self.muted:
             samples.fill(0.0)
         elif self.volume != 1.0:
-            np.multiply(samples, np.float32(self.volume), out=samples)
+            with np.errstate(over="ignore", invalid="ignore"):
+                np.multiply(samples, np.float32(self.volume), out=samples)
+        if first_not_finite(samples) is not None:
+            # A NaN becomes silence, an infinity the largest number.
+            np.nan_to_num(samples, copy=False)
 
 
 class Watch:

@@ -88,8 +88,8 @@ class Player:
     OutputError
         When there is no PortAudio, or no such device. It is an `InputError`.
     InputError
-        When a file of latents can't be used, a live source is to be played more than once, or a
-        track has ended before `start`.
+        When a file of latents can't be used, a live source is to be played more than once, a track
+        has ended before `start`, or the volume is not finite.
 
     Examples
     --------
@@ -115,6 +115,7 @@ class Player:
         threads: int | None = None,
     ) -> None:
         self.model = model
+        volume = _checked_volume(volume)
         self.tracks = tracks_of(source, model)
         self._programme = Programme(self.tracks, model.samplerate, start, length)
         if rounds > 1:
@@ -154,7 +155,8 @@ class Player:
         PlaybackError
             When decoding is too slow to be heard live.
         InputError
-            When a live source is bad from the beginning, or the recording can't be written.
+            When a live source is bad from the beginning, latents there are so large that float32
+            overflows, or the recording can't be written.
         """
         self._feeder.paused = False
         if self._producer.ident is not None:
@@ -176,12 +178,12 @@ class Player:
 
     @property
     def volume(self) -> float:
-        """Factor of the samples; 1.0 leaves them as they are. May be set."""
+        """Factor of the samples, a finite number; 1.0 leaves them as they are. May be set."""
         return self._feeder.volume
 
     @volume.setter
     def volume(self, factor: float) -> None:
-        self._feeder.volume = factor
+        self._feeder.volume = _checked_volume(factor)
 
     @property
     def muted(self) -> bool:
@@ -305,7 +307,8 @@ class Player:
         PlaybackError
             When the device has gone. It is a ``RuntimeError``.
         InputError
-            When live latents are bad; what came before them has been played.
+            When live latents are bad, or latents are so large that float32 overflows in the
+            network; what came before them has been played.
         """
         if self._producer.ident is None:
             raise RuntimeError("play() comes before wait()")
@@ -378,6 +381,13 @@ class Player:
         """Whether decoding is fast, or as far ahead as it can be."""
         fast = self._prebuffered or self.real_time_factor < FAST_ENOUGH
         return fast or self._ring.ended or self._ring.room == 0
+
+
+def _checked_volume(factor: float) -> float:
+    """A volume, if it is finite."""
+    if not math.isfinite(factor):
+        raise InputError(f"volume must be a finite number, not {factor}")
+    return factor
 
 
 def play(source: Any, model: Model, **options: Any) -> None:

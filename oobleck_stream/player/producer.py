@@ -6,9 +6,12 @@ import threading
 import time
 from dataclasses import dataclass
 
+from oobleck_stream.errors import NonFiniteError
+from oobleck_stream.files.errors import overflow_named
 from oobleck_stream.files.resampler import Resampler
+from oobleck_stream.finite import first_not_finite
 from oobleck_stream.packed import FloatArray
-from oobleck_stream.player.programme import Place, Programme
+from oobleck_stream.player.programme import Place, Programme, name_of
 from oobleck_stream.player.ring import Ring
 from oobleck_stream.player.timed import TimedDecoder
 
@@ -119,7 +122,8 @@ class Producer(threading.Thread):
             return
         if self._resampler:
             nothing = self._ring.empty_chunk()
-            self._write(self._resampler.convert(nothing, last=True))
+            with overflow_named(name_of(self._programme.tracks[-1])):
+                self._write(self._resampler.convert(nothing, last=True), "at the end")
         if not self._interrupted:
             self._ring.ended = True
 
@@ -129,15 +133,17 @@ class Producer(threading.Thread):
         for number in range(place.track, len(tracks)):
             start = place.sample if number == place.track else self._programme.begin
             self._mark(Place(number, start))
-            for chunk in tracks[number].samples(self._decoder, start):
-                if self._interrupted:
-                    return
-                if end is not None:
-                    chunk = chunk[: max(0, end - start)]
-                start += len(chunk)
-                self._write(self._resampler.convert(chunk) if self._resampler else chunk)
-                if end is not None and start >= end:
-                    break
+            with overflow_named(name_of(tracks[number])):
+                for chunk in tracks[number].samples(self._decoder, start):
+                    if self._interrupted:
+                        return
+                    if end is not None:
+                        chunk = chunk[: max(0, end - start)]
+                    samples = self._resampler.convert(chunk) if self._resampler else chunk
+                    self._write(samples, f"from sample {start} on")
+                    start += len(chunk)
+                    if end is not None and start >= end:
+                        break
 
     def _mark(self, place: Place) -> None:
         """Note that a track's samples follow; forget the marks that have been passed."""
@@ -145,8 +151,16 @@ class Producer(threading.Thread):
         passed = sum(mark.ring_sample <= read for mark in self.marks)
         self.marks = (*self.marks[max(0, passed - 1) :], Mark(self._ring.written, place))
 
-    def _write(self, samples: FloatArray) -> None:
-        """Write to the ring as there is room, unless something else is wanted meanwhile."""
+    def _write(self, samples: FloatArray, where: str) -> None:
+        """Write to the ring as there is room, unless something else is wanted meanwhile.
+
+        Raises
+        ------
+        NonFiniteError
+            When a sample is not finite: says where in the track.
+        """
+        if first_not_finite(samples) is not None:
+            raise NonFiniteError(f"the sound {where} is not finite")
         while len(samples) and not self._interrupted:
             count = self._ring.write(samples)
             samples = samples[count:]

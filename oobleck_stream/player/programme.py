@@ -63,7 +63,7 @@ class Programme:
             if track.length is not None and self.begin >= track.length:
                 seconds = track.length / samplerate
                 raise InputError(
-                    f"{_name(track)}: lasts {seconds:.2f} s: there is nothing at {start} s"
+                    f"{name_of(track)}: lasts {seconds:.2f} s: there is nothing at {start} s"
                 )
 
     @property
@@ -81,7 +81,7 @@ class Programme:
             When the track arrives live.
         """
         if not self.tracks[track].seekable:
-            raise InputError(f"{_name(self.tracks[track])}: is live: nothing to seek in")
+            raise InputError(f"{name_of(self.tracks[track])}: is live: nothing to seek in")
         sample = max(self.begin, round(seconds * self.samplerate))
         return Place(track, int(min(sample, self._end_of(self.tracks[track]))))
 
@@ -89,7 +89,7 @@ class Programme:
         """Raise `InputError` when a track can be heard only once."""
         for track in self.tracks:
             if not track.seekable:
-                raise InputError(f"{_name(track)}: is live: it can't be played again")
+                raise InputError(f"{name_of(track)}: is live: it can't be played again")
 
     def _end_of(self, track: Track) -> float:
         """The sample behind the last one played of a track."""
@@ -97,5 +97,6 @@ class Programme:
         return min(ends, default=math.inf)
 
 
-def _name(track: Track) -> str:
+def name_of(track: Track) -> str:
+    """What a track is called in messages."""
     return track.name or "the source"

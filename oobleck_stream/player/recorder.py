@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from oobleck_stream.files.audio import AudioWriter, Bits
+from oobleck_stream.files.errors import InputError
 from oobleck_stream.packed import FloatArray
 from oobleck_stream.player.ring import Ring
 
@@ -36,7 +37,7 @@ class Recorder:
         self.lost = 0
         self._writer = AudioWriter(path, samplerate, channels, bits)
         self._ring = Ring(round(SECONDS * samplerate), channels)
-        self._error: OSError | None = None
+        self._error: InputError | OSError | None = None
         self._thread = threading.Thread(target=self._run, name="oobleck_stream recorder")
         self._thread.start()
 
@@ -49,7 +50,7 @@ class Recorder:
 
         Raises
         ------
-        OSError
+        InputError, OSError
             When it could not be written.
         """
         self._ring.ended = True
@@ -68,5 +69,5 @@ class Recorder:
                     if ended:
                         return
                     time.sleep(NAP_SECONDS)
-        except OSError as error:
+        except (InputError, OSError) as error:
             self._error = error

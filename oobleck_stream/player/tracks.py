@@ -76,16 +76,18 @@ class StoredTrack:
     def samples(self, decoder: StreamingDecoder, start: int) -> Iterator[FloatArray]:
         """The samples from number `start` on; the first push is large enough to give some."""
         frame, dropped = divmod(start, decoder.hop)
-        position = decoder.seek(frame)
         rate = decoder.model.config.frame_rate
-        block = math.ceil(BLOCK_SECONDS * rate)
         end = frame + math.ceil(decoder.latency / decoder.hop + FIRST_SECONDS * rate)
-        while position < len(self._frames):
-            chunk = decoder.push(self._frames[position:end])
-            position, end = end, end + block
+        blocks = self._blocks(decoder.seek(frame), end, math.ceil(BLOCK_SECONDS * rate))
+        for chunk in decoder.stream(blocks):
             yield chunk[dropped:]
             dropped = max(0, dropped - len(chunk))
-        yield decoder.flush()[dropped:]
+
+    def _blocks(self, first: int, end: int, size: int) -> Iterator[npt.NDArray[Any]]:
+        """The frames from `first` on: up to `end`, and then some at a time."""
+        while first < len(self._frames):
+            yield self._frames[first:end]
+            first, end = end, end + size
 
 
 class LiveTrack:

@@ -45,6 +45,8 @@ class Comparison:
         Time and channel of the largest difference, or of the first NaN.
     not_finite : int
         Elements of the reference that are infinite or NaN.
+    ours_not_finite : int
+        Elements of ours that are infinite or NaN where the reference is finite.
     """
 
     rows: int
@@ -58,6 +60,7 @@ class Comparison:
     over: int
     worst: tuple[int, int]
     not_finite: int = 0
+    ours_not_finite: int = 0
 
     @property
     def count(self) -> int:
@@ -93,10 +96,11 @@ def compare(ours: RealArray, reference: RealArray, tolerance: float) -> Comparis
     """
     _require_alike(ours, reference)
     total = squares = signal = peak = 0.0
-    largest, worst, over, first, not_finite = -1.0, (0, 0), 0, 0, 0
+    largest, worst, over, first, not_finite, lost = -1.0, (0, 0), 0, 0, 0, 0
     for difference, expected in _blocks(ours, reference):
         over += int(np.count_nonzero(~(difference <= tolerance)))
         not_finite += int(np.count_nonzero(~np.isfinite(expected)))
+        lost += int(np.count_nonzero(~np.isfinite(difference)))
         with np.errstate(over="ignore", invalid="ignore"):
             total += float(difference.sum())
             squares += float(np.square(difference).sum())
@@ -122,6 +126,7 @@ def compare(ours: RealArray, reference: RealArray, tolerance: float) -> Comparis
         over=over,
         worst=worst,
         not_finite=not_finite,
+        ours_not_finite=lost - not_finite,
     )
 
 

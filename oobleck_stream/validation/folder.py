@@ -15,6 +15,7 @@ import numpy as np
 from oobleck_stream.files.errors import InputError
 from oobleck_stream.files.flat import write_flat
 from oobleck_stream.files.layout import Layout
+from oobleck_stream.finite import first_not_finite
 from oobleck_stream.packed import FloatArray
 from oobleck_stream.validation.arrays import Shape, read_rows
 from oobleck_stream.validation.check import Reference, Visit
@@ -143,8 +144,16 @@ def saved(
     folder : Path
     form : {"npy", "bin"}
         ``.npy`` of shape (1, channels, rows), or the same numbers flat behind their count.
+
+    Raises
+    ------
+    InputError
+        When a row is not finite; the file that it belongs to is named.
     """
     for name, rows in outputs:
+        row = first_not_finite(rows)
+        if row is not None:
+            raise InputError(f"{name}.{form}: row {row} is not finite")
         stored = np.ascontiguousarray(rows.T)[np.newaxis]
         if form == "npy":
             np.save(folder / f"{name}.npy", stored)

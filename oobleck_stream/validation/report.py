@@ -39,6 +39,8 @@ def verdict(validation: Validation, tolerance: float) -> str:
         )
         if found.not_finite:
             sentence += f"{found.not_finite} of the reference are not finite "
+        elif found.ours_not_finite:
+            sentence += f"{found.ours_not_finite} of ours are not finite "
         else:
             sentence += f"by up to {found.max_difference:.3g} "
         sentence += f"(time {time}, channel {channel})"
@@ -73,6 +75,7 @@ def _facts(found: Comparison) -> dict[str, Any]:
         "count": found.count,
         "over": found.over,
         "not_finite": found.not_finite,
+        "ours_not_finite": found.ours_not_finite,
         "share": found.share,
         "worst": {"time": found.worst[0], "channel": found.worst[1]},
         "within": found.within,

@@ -44,6 +44,7 @@ def numbers() -> np.ndarray:
     random = np.random.default_rng(0)
     sizes = 10.0 ** random.uniform(-8, 3, COUNT // 2)
     edges = np.array([0.3, -0.3, 10, -10, 20, 0, 1e30, -1e30, 1e-30, 0.29999998])
+    edges = np.append(edges, [np.nan, np.inf, -np.inf])
     signed = sizes * random.choice([-1, 1], len(sizes))
     rest = random.standard_normal(COUNT - len(signed) - len(edges))
     return np.concatenate([edges, signed, rest]).astype(np.float32).reshape(-1, LANES)
@@ -65,3 +66,4 @@ def test_bits_of_the_cpu(name, monkeypatch):
             else:
                 got[row, lane] = arithmetic.snake(value, alpha[lane], inverse_beta[lane])
     np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(values))

@@ -146,7 +146,10 @@ class Vectors:
         return self.fma(power, inverse_beta, x)
 
     def tanh(self, x: Any) -> Any:
-        """Hyperbolic tangent: ``(e - 1) / (e + 1)`` with ``e = exp(2x)``, a polynomial near 0."""
+        """Hyperbolic tangent: ``(e - 1) / (e + 1)`` with ``e = exp(2x)``, a polynomial near 0.
+
+        A NaN goes through the polynomial, which gives a NaN: the clamp would make it a number.
+        """
         builder = self.builder
         twice = self.clamp(builder.fmul(x, self.constant(2.0)), -FARTHEST, FARTHEST)
         magic = self.constant(ROUNDING)
@@ -165,5 +168,5 @@ class Vectors:
         far = builder.fdiv(builder.fsub(exponential, one), builder.fadd(exponential, one))
         square = builder.fmul(x, x)
         near = self.fma(builder.fmul(x, square), self.polynomial(square, HYPERBOLIC), x)
-        small = builder.fcmp_ordered("<", square, self.constant(NEAR))
+        small = builder.fcmp_unordered("<", square, self.constant(NEAR))
         return builder.select(small, near, far)

@@ -56,7 +56,7 @@ def snake(x, alpha, inverse_beta):
 def tanh(x):
     """Hyperbolic tangent: ``(e - 1) / (e + 1)`` with ``e = exp(2x)``, a polynomial near 0."""
     square = multiply(x, x)
-    if square < NEAR:
+    if not square >= NEAR:  # A NaN is not, and the polynomial gives a NaN.
         return fma(multiply(x, square), polynomial(square, HYPERBOLIC), x)
     twice = multiply(x, TWO)
     twice = twice if twice < FARTHEST else FARTHEST
