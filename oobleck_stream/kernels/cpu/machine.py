@@ -59,7 +59,7 @@ def words_at(typing_context: Any, address: Any) -> Any:
 
 @intrinsic
 def store_word(typing_context: Any, address: Any, value: Any) -> Any:
-    """Write an int64 to an address."""
+    """Write an int64 to an address, not atomically."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         builder.store(args[1], pointer(builder, args[0], WORD))
@@ -101,7 +101,7 @@ def clear_bytes(typing_context: Any, destination: Any, count: Any) -> Any:
 
 @intrinsic
 def atomic_add(typing_context: Any, address: Any, value: Any) -> Any:
-    """Add to the int64 at an address for all threads at once; returns what stood there before."""
+    """Add to the int64 at an address atomically, sequentially consistent; gives the old value."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return builder.atomic_rmw("add", pointer(builder, args[0], WORD), args[1], "seq_cst")
@@ -111,7 +111,7 @@ def atomic_add(typing_context: Any, address: Any, value: Any) -> Any:
 
 @intrinsic
 def atomic_load(typing_context: Any, address: Any) -> Any:
-    """Read the int64 at an address, and with it all that its writer wrote before."""
+    """Read the int64 at an address atomically, sequentially consistent."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return builder.load_atomic(pointer(builder, args[0], WORD), "seq_cst", 8)

@@ -1,11 +1,13 @@
 """Runs a program: a table of steps, worked off by one thread or several at once.
 
 A step is one product over some rows of every stream, cut into jobs (a chunk of rows by a panel of
-output channels), and some moves of what nobody reads in that step. Streams share the tiles, so the
-weights are read once for all of them. Threads claim jobs one by one
-and go on to the next step when all jobs of this one are done, so a thread that comes late, or
-never, delays nobody. The leader opens the gate for its run and closes it; a follower that finds
-another run's number there, or none, goes away.
+output channels), and some moves of floats that the product neither reads nor writes. Streams share
+the tiles, so the weights are read once for all of them.
+
+The thread that leads a run can do all jobs alone. Others follow: they join while the run is on.
+Threads claim jobs one by one and go on to the next step when all jobs of this one are done, so a
+follower that comes late, or not at all, delays no other thread. How the threads are kept apart is
+explained above `_work_off`.
 """
 
 # mypy: disable-error-code="no-untyped-def, call-arg, attr-defined"
@@ -67,9 +69,8 @@ from oobleck_stream.kernels.steps import (
 # Columns of the table of streams, int64: addresses.
 ARENA, SOURCE, TARGET, STREAM_FIELDS = range(4)
 
-# The control block: the gate's words on a cache line of its own, then for every step the
-# count of jobs claimed (with the time when the leader saw the step's end) and, a line further, of
-# jobs done.
+# The control block in bytes: a line for the gate, with the time when the run started; then two
+# lines for every step: jobs claimed, with the time when the leader saw the step's end; jobs done.
 OPEN, INSIDE, STARTED, LINE = 0, 8, 16, 64
 TIME = 8
 PATIENCE = 2000
@@ -285,9 +286,52 @@ def _wait_until(address, value):
             give_way()
 
 
+# How the threads of a run are kept apart.
+#
+# They share a control block. Four kinds of words in it are changed while followers may be near:
+#
+#     OPEN     the ticket of the run that may be joined; 0 when there is none
+#     INSIDE   followers that have arrived and not yet left
+#     claimed  of each step: jobs handed out (a number from `jobs` on is no job)
+#     done     of each step: jobs finished
+#
+# Every access to these words during a run is an `atomic_add` or an `atomic_load`, and both are
+# sequentially consistent. All other memory is read and written plainly: rows, arenas, parameters,
+# the tables, the times, and also the counters when the caller zeroes them before a run. No plain
+# access races with another access:
+#
+# 1. Into a run. The leader's thread zeroes the counters and writes what the jobs read, and only
+#    then adds its ticket to OPEN. A follower that loads this ticket sees all that was written
+#    before. It touches neither counters nor rows until then.
+# 2. From step to step. A thread adds to `done` after it has written a job's rows. Additions
+#    continue one another's release sequences, so a thread that loads `done == jobs` sees the rows
+#    of all jobs of the step, whoever made them.
+# 3. Out of a run. A follower first adds itself to INSIDE and then loads OPEN; the leader first
+#    takes its ticket out of OPEN and then loads INSIDE. All four operations have one order that
+#    every thread agrees on. So either the leader still finds the follower in INSIDE and waits, or
+#    the follower finds the gate closed. (This is the one place where acquire and release would not
+#    be enough.) A follower takes itself out of INSIDE after its last access, so when the leader
+#    loads 0 there, every access of the run has happened before. Then counters may be zeroed
+#    plainly and arrays may be changed or freed.
+# 4. Latecomers. A follower whose run is over finds another ticket, or 0, in OPEN, because no
+#    ticket is used twice on one control block. It has then touched only INSIDE and OPEN, which are
+#    never zeroed, and it holds references to the control block and the tables. The arenas and rows
+#    whose addresses are in its table may be gone, but it does not read them.
+#
+# The tables of steps, moves and streams are complete before a follower is told of the run through
+# a queue, which orders these accesses, and they are never changed afterwards. STARTED and the
+# times of the steps are written by the leader alone.
+#
+# A program without data races whose atomic operations are all sequentially consistent behaves, on
+# every processor and after every optimisation, like some interleaving of its threads (C++, and so
+# LLVM, promises this). Weakly ordered processors such as ARM's therefore need no further argument.
+# tests/test_protocol.py runs this function in all interleavings of small runs: it searches for
+# data races, for jobs done twice, too early or not at all, and for deadlocks.
+
+
 @njit(nogil=True)
 def _work_off(steps, moves, streams, parameters, control, ticket, scratch, leader):
-    """Work off a program together with whoever else runs it.
+    """Work off a program, alone or together with other threads.
 
     Parameters
     ----------
@@ -300,15 +344,15 @@ def _work_off(steps, moves, streams, parameters, control, ticket, scratch, leade
     parameters : int
         Address of the packed parameters.
     control : int
-        Address of a control block of `control_words(steps)` int64; those behind the first `LINE`
-        bytes are zero before the leader runs.
+        Address of a control block of `control_words(steps)` int64, all zero when it is new. Before
+        each run the words behind the first `LINE` bytes are set to zero again, and no others.
     ticket : int
-        The number of this run: none before it on this control block had the same.
+        The number of this run, not 0; no other run on this control block has the same.
     scratch : int
-        Address of `SCRATCH_BYTES` of this thread's own, zeros at first.
+        Address of `SCRATCH_BYTES` that only this thread uses, zeros at first.
     leader : bool
         Exactly one thread leads a run; it returns when every job is done and every follower has
-        gone. Followers may come at any time, also when no run is on.
+        left. Followers may come at any time, also before and after the run.
     """
     if leader:
         store_word(control + STARTED, clock())
