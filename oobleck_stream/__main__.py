@@ -49,12 +49,11 @@ def run(arguments: list[str]) -> int:
 
 def _unless_a_bug(error: Exception) -> int:
     """What is nobody's bug is told in a line; for anything else the traceback is wanted."""
-    from oobleck_stream.errors import CheckpointError
+    from oobleck_stream.errors import CheckpointError, CudaUnavailable
     from oobleck_stream.files.errors import InputError
-    from oobleck_stream.kernels.cuda import NoCuda
     from oobleck_stream.player.errors import PlaybackError
 
-    if isinstance(error, InputError | CheckpointError | NoCuda):
+    if isinstance(error, InputError | CheckpointError | CudaUnavailable):
         return _failed(str(error), BAD_INPUT)
     if isinstance(error, PlaybackError):
         return _failed(str(error), 1)

@@ -1,4 +1,4 @@
-"""Memory for rows, weights and sums."""
+"""Array types, and memory for rows, weights and sums."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
 HUGE_PAGES_FROM = 2**22
 """Bytes from which huge pages are requested, as NumPy does for its own arrays."""
 
 
-def aligned_zeros(*shape: int) -> npt.NDArray[np.float32]:
+def aligned_zeros(*shape: int) -> FloatArray:
     """Zeros in pages of their own, which go back to the system when the array is freed.
 
     Memory from `malloc` may stay with the allocator after hundreds of arrays were freed. The start

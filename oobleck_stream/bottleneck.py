@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from oobleck_stream.packed import FloatArray
+from oobleck_stream.arrays import FloatArray
 
 SMALLEST_DEVIATION = 1e-4
 

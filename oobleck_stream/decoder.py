@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, cast, overload
 
 import numpy as np
 
+from oobleck_stream.arrays import FloatArray
+from oobleck_stream.engine.arena import StackState
+from oobleck_stream.engine.packed import PackedNetwork
+from oobleck_stream.engine.stack import Stack
+from oobleck_stream.engine.status import Status, require_complete, require_open, status_of
 from oobleck_stream.errors import NonFiniteError
 from oobleck_stream.finite import first_not_finite, samples_not_finite
 from oobleck_stream.latents import checked_batch, checked_frames, checked_shape, finite_rows
 from oobleck_stream.model import Model
-from oobleck_stream.packed import FloatArray, PackedNetwork
-from oobleck_stream.streaming.progress import StackState
-from oobleck_stream.streaming.stack import Stack
-from oobleck_stream.streaming.status import Status, require_complete, require_open, status_of
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -75,7 +76,7 @@ class StreamingDecoder(Generic[Samples, Count]):
 
     Raises
     ------
-    NoCuda
+    CudaUnavailable
         A ``RuntimeError``, when the backend is ``"cuda"`` and can't be used: says what is missing.
 
     Examples

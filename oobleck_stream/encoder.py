@@ -7,16 +7,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from oobleck_stream.arrays import FloatArray
 from oobleck_stream.bottleneck import Bottleneck
+from oobleck_stream.engine.arena import StackState
+from oobleck_stream.engine.packed import PackedNetwork
+from oobleck_stream.engine.stack import Stack
+from oobleck_stream.engine.status import Status, require_complete, require_open, status_of
 from oobleck_stream.errors import NonFiniteError
 from oobleck_stream.finite import first_not_finite, latents_not_finite
 from oobleck_stream.model import Model
 from oobleck_stream.network import rows_needed
-from oobleck_stream.packed import FloatArray, PackedNetwork
 from oobleck_stream.samples import checked_audio, checked_samples
-from oobleck_stream.streaming.progress import StackState
-from oobleck_stream.streaming.stack import Stack
-from oobleck_stream.streaming.status import Status, require_complete, require_open, status_of
 
 
 @dataclass(frozen=True)

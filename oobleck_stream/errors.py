@@ -69,3 +69,7 @@ class NonFiniteError(FloatingPointError):
         self.frames = dict(frames or {})
         self.output = output
         super().__init__(message)
+
+
+class CudaUnavailable(RuntimeError):  # noqa: N818
+    """CUDA can't be used here; the message says in one line what is missing."""

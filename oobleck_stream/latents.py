@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from oobleck_stream.arrays import FloatArray
 from oobleck_stream.finite import first_not_finite
-from oobleck_stream.packed import FloatArray
 
 CHECK_FRAMES = 4096
 

@@ -21,11 +21,11 @@ from oobleck_stream.checkpoints.packed_file import is_packed, read_packed
 from oobleck_stream.checkpoints.protobuf_folder import is_library_folder, library_config
 from oobleck_stream.checkpoints.torch_file import open_torch
 from oobleck_stream.config import OobleckConfig, preset
+from oobleck_stream.engine.backends import checked_backend
+from oobleck_stream.engine.packed import PackedNetwork
 from oobleck_stream.errors import CheckpointError
 from oobleck_stream.model import Model, random_model
 from oobleck_stream.network import encoder_layers
-from oobleck_stream.packed import PackedNetwork
-from oobleck_stream.streaming.backends import checked_backend
 
 TINY = Path(__file__).parent / "data" / "tiny.safetensors"
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -68,7 +68,7 @@ def load(
         of them. It is a ``ValueError``.
     ValueError
         When `config` is not the name of a preset, or there is no such backend.
-    NoCuda
+    CudaUnavailable
         A ``RuntimeError``, when the backend is ``"cuda"`` and can't be used: says what is missing.
 
     Notes

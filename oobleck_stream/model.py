@@ -11,15 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from oobleck_stream import network as shapes
+from oobleck_stream.arrays import FloatArray
 from oobleck_stream.bottleneck import Bottleneck, distribution
 from oobleck_stream.config import OobleckConfig, preset
+from oobleck_stream.engine.packed import PackedNetwork
+from oobleck_stream.engine.stack import Stack
 from oobleck_stream.errors import CheckpointError, NonFiniteError
 from oobleck_stream.finite import first_not_finite, latents_not_finite, samples_not_finite
 from oobleck_stream.latents import CHECK_FRAMES, checked_frames, checked_shape
-from oobleck_stream.packed import FloatArray, PackedNetwork
 from oobleck_stream.parameters import RandomParameters, pack_network
 from oobleck_stream.samples import CHECK_SAMPLES, checked_audio, checked_samples
-from oobleck_stream.streaming.stack import Stack
 
 DECODE_FRAMES = 256
 
@@ -148,7 +149,7 @@ class Model:
             When latents are so large that float32 overflows in the network, and samples would not
             be finite. The error names the first such frame and has the samples before it; `out` is
             written in part.
-        NoCuda
+        CudaUnavailable
             A ``RuntimeError``, when the backend is ``"cuda"`` and can't be used.
         """
         array = checked_shape(latents, self.latent_dim)

@@ -8,9 +8,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from oobleck_stream.arrays import FloatArray
 from oobleck_stream.config import OobleckConfig
+from oobleck_stream.engine.packed import PackedNetwork, pack_layer
 from oobleck_stream.network import Layer
-from oobleck_stream.packed import FloatArray, PackedNetwork, pack_layer
 
 
 class Parameters(Protocol):

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from oobleck_stream.arrays import FloatArray
 from oobleck_stream.latents import finite_rows
-from oobleck_stream.packed import FloatArray
 
 CHECK_SAMPLES = 2**17
 

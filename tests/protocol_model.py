@@ -13,9 +13,9 @@ from numba.core.dispatcher import Dispatcher
 from numba.extending import _Intrinsic
 from step_tables import step
 
-from oobleck_stream.kernels import steps as table
-from oobleck_stream.kernels.cpu import program
-from oobleck_stream.kernels.cpu.program import INSIDE, JOINED_CHUNK, LINE, MOST_CHUNK, OPEN
+from oobleck_stream.engine import program as table
+from oobleck_stream.engine.cpu import interpreter
+from oobleck_stream.engine.cpu.interpreter import INSIDE, JOINED_CHUNK, LINE, MOST_CHUNK, OPEN
 
 BLOCK = 1 << 20
 """The control block has the address run * BLOCK in each run, so that an address names its run."""
@@ -63,7 +63,7 @@ class Model:
         self.rows = frozenset(
             ("rows", name) for number in self.runs for name in self.jobs_of(number)
         )
-        length = program.control_words(max(map(len, runs)))
+        length = interpreter.control_words(max(map(len, runs)))
         # No counter is 0 before the first run: one that is used without being zeroed shows.
         self.start = Shared((0,) * (LINE // 8) + (99,) * (length - LINE // 8), 0, frozenset())
 
@@ -145,7 +145,7 @@ class Model:
 
     def prepare(self, run: int, first: int = LINE // 8) -> Operation:
         """Before a run: the caller zeroes the words from `first` on and writes all rows."""
-        words = range(first, program.control_words(len(self.runs[run])))
+        words = range(first, interpreter.control_words(len(self.runs[run])))
 
         def apply(shared: Shared) -> tuple[int, Shared]:
             kept = (*shared.words[: words.start], *[0] * len(words), *shared.words[words.stop :])
@@ -214,8 +214,8 @@ def real_work_off(model, perform, source_changes=()):
             model.job(int(arena), ("move", int(move[table.TO]), int(move[table.ORIGIN])))
         ),
     }
-    names = dict(vars(program))
-    for name, value in vars(program).items():
+    names = dict(vars(interpreter))
+    for name, value in vars(interpreter).items():
         if isinstance(value, _Intrinsic):
             names[name] = functools.partial(_not_modelled, name)
         elif isinstance(value, Dispatcher):
@@ -224,7 +224,7 @@ def real_work_off(model, perform, source_changes=()):
     assert operations.keys() <= names.keys()
     names |= operations
     if source_changes:
-        source = inspect.getsource(program._work_off.py_func)
+        source = inspect.getsource(interpreter._work_off.py_func)
         for old, new in source_changes:
             assert source.count(old) == 1, f"{old!r} is not once in the source of _work_off"
             source = source.replace(old, new)
@@ -267,7 +267,7 @@ def threads_of(model, followers, variant=PROTOCOL):
 
     def arguments(run):
         steps, moves = model.tables(run)
-        streams = np.full((1, program.STREAM_FIELDS), run, np.int64)
+        streams = np.full((1, interpreter.STREAM_FIELDS), run, np.int64)
         return steps, moves, streams, run, run * BLOCK, variant.tickets[run - 1], 0
 
     told = {run: arguments(run) for run in model.runs}

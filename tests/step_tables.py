@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from oobleck_stream.kernels import steps as table
+from oobleck_stream.engine import program as table
 
 ARENA = 700
 """Floats of an arena: inputs and residuals below 300, outputs from there on, the rest for moves."""
@@ -37,6 +37,11 @@ def step(**fields: int) -> np.ndarray:
 def no_moves() -> np.ndarray:
     """An empty table of moves."""
     return np.empty((0, table.MOVE_FIELDS), np.int64)
+
+
+def program(steps: np.ndarray, moves: np.ndarray) -> table.Program:
+    """A program of these tables; its counts, which engines do not read, are zeros."""
+    return table.Program(steps, moves, np.zeros((3, 1), np.int64))
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
-"""A plain interpreter of program tables (`oobleck_stream.kernels.steps`), in float64."""
+"""A plain interpreter of program tables (`oobleck_stream.engine.program`), in float64."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from oobleck_stream.kernels import steps as table
+from oobleck_stream.engine import program as table
 
 
 def weight(step, parameters, phase, tap, channel, column) -> float:

@@ -15,9 +15,9 @@ from sound_server import sound_server  # noqa: F401
 from oobleck_stream.bench.peers import refusal
 from oobleck_stream.bench.rounds import Case, run_rounds, take_turn
 from oobleck_stream.config import PRESETS
+from oobleck_stream.engine.stack import Stack
 from oobleck_stream.model import random_model
 from oobleck_stream.network import decoder_layers
-from oobleck_stream.streaming.stack import Stack
 
 COMMAND = [sys.executable, "-m", "oobleck_stream", "bench"]
 SMALL = ["--width", "4", "--threads", "2", "--pushes", "2,1", "--batch", "5", "--seconds", "0.2"]
@@ -207,7 +207,7 @@ def test_every_case_has_a_turn_in_every_round():
 
 
 def test_the_peak_kernel_counts_its_operations():
-    from oobleck_stream.kernels.cpu.peak import multiply_add
+    from oobleck_stream.engine.cpu.peak import multiply_add
 
     half, total = np.full(16, 0.5, np.float32), np.zeros(16, np.float32)
     operations = multiply_add(100, half.ctypes.data, total.ctypes.data)
@@ -218,7 +218,7 @@ def test_the_peak_kernel_counts_its_operations():
 
 
 def test_the_reading_kernel_reads_everything_once():
-    from oobleck_stream.kernels.cpu.peak import READ_STEP, read
+    from oobleck_stream.engine.cpu.peak import READ_STEP, read
 
     turns = 3
     array = np.arange(turns * READ_STEP // 4, dtype=np.float32)

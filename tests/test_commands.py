@@ -296,8 +296,8 @@ def test_info_tells_what_a_network_is(tmp_path, folder, model):
 
 def test_info_of_a_full_size_network_agrees_with_the_published_numbers():
     from oobleck_stream.commands.info import network_facts
+    from oobleck_stream.engine.packed import PackedNetwork
     from oobleck_stream.network import decoder_layers
-    from oobleck_stream.packed import PackedNetwork
 
     config = ob.PRESETS["stable-audio-open-1.0"]
     facts = network_facts(ob.Model(config, PackedNetwork.empty(decoder_layers(config))))

@@ -16,8 +16,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from oobleck_stream.kernels.cuda import NoCuda
-from oobleck_stream.kernels.cuda.tiles import TILES, choose
+from oobleck_stream.engine.cuda.tiles import TILES, choose
+from oobleck_stream.errors import CudaUnavailable
 
 FILES = sorted(
     path
@@ -41,9 +41,9 @@ def test_no_gpu_is_one_line():
 
     if cuda.is_available():
         pytest.skip("there is a GPU")
-    from oobleck_stream.kernels.cuda.library import open_device
+    from oobleck_stream.engine.cuda.library import open_device
 
-    with pytest.raises(NoCuda, match=r"^no NVIDIA (driver|GPU) was found") as caught:
+    with pytest.raises(CudaUnavailable, match=r"^no NVIDIA (driver|GPU) was found") as caught:
         open_device()
     assert "\n" not in str(caught.value)
 
@@ -60,12 +60,12 @@ def test_no_gpu_is_one_line():
 def test_what_is_missing_is_named(monkeypatch, error, expected):
     from numba.cuda.cudadrv.driver import driver
 
-    from oobleck_stream.kernels.cuda import library
+    from oobleck_stream.engine.cuda import library
 
     monkeypatch.setattr(driver, "is_initialized", True)
     monkeypatch.setattr(driver, "initialization_error", error)
     monkeypatch.setattr(library, "has_compiler", lambda: False)
-    with pytest.raises(NoCuda, match=expected) as caught:
+    with pytest.raises(CudaUnavailable, match=expected) as caught:
         library.open_device()
     assert "\n" not in str(caught.value)
 
@@ -97,20 +97,20 @@ def memory_error():
     ],
 )
 def test_what_cuda_raises_is_one_line(make, expected):
-    from oobleck_stream.kernels.cuda.library import faults
+    from oobleck_stream.engine.cuda.library import faults
 
-    with pytest.raises(NoCuda, match=expected), faults():
+    with pytest.raises(CudaUnavailable, match=expected), faults():
         raise make()
 
 
 def test_what_python_raises_within_cuda_is_one_line_and_elsewhere_is_left():
     from numba import cuda
 
-    from oobleck_stream.kernels.cuda.library import faults
+    from oobleck_stream.engine.cuda.library import faults
 
     if cuda.is_available():
         pytest.skip("there is a GPU")
-    with pytest.raises(NoCuda, match=r"^CUDA failed: "), faults():
+    with pytest.raises(CudaUnavailable, match=r"^CUDA failed: "), faults():
         exec("raise RuntimeError('a driver too old')", {"__name__": "cuda.core._device"})
     for error in (RuntimeError("ours"), ValueError("ours"), OSError("ours")):
         with pytest.raises(type(error), match=r"^ours$"), faults():
@@ -122,15 +122,15 @@ def test_an_engine_without_a_gpu_is_one_line():
 
     if cuda.is_available():
         pytest.skip("there is a GPU")
-    from oobleck_stream.kernels.cuda.engine import Engine
-    from oobleck_stream.kernels.cuda.library import multiprocessors, pinned
+    from oobleck_stream.engine.cuda.engine import CudaEngine
+    from oobleck_stream.engine.cuda.library import multiprocessors, pinned
 
     for call in (multiprocessors, lambda: pinned(np.float32, 1)):
-        with pytest.raises(NoCuda) as caught:
+        with pytest.raises(CudaUnavailable) as caught:
             call()
         assert "\n" not in str(caught.value)
-    with pytest.raises(NoCuda, match=r"^no NVIDIA"):
-        Engine(np.zeros(1, np.float32), 1, 1)
+    with pytest.raises(CudaUnavailable, match=r"^no NVIDIA"):
+        CudaEngine(np.zeros(1, np.float32), 1, 1)
 
 
 class Driver:
@@ -162,12 +162,12 @@ def test_recording_that_fails_is_told_and_leaves_nothing(fails, monkeypatch):
 
     import cuda.bindings
 
-    from oobleck_stream.kernels.cuda import recording
+    from oobleck_stream.engine.cuda import graphs
 
     driver = Driver(instantiated=999 if fails == "instantiate" else 0)
     monkeypatch.setattr(cuda.bindings, "driver", driver)
-    monkeypatch.setattr(recording.cuda, "defer_cleanup", contextlib.nullcontext)
-    recording._tell_once.cache_clear()
+    monkeypatch.setattr(graphs.cuda, "defer_cleanup", contextlib.nullcontext)
+    graphs._tell_once.cache_clear()
 
     def launch():
         if fails == "launch":
@@ -176,15 +176,15 @@ def test_recording_that_fails_is_told_and_leaves_nothing(fails, monkeypatch):
     stream = SimpleNamespace(handle=1)
     said = "no$" if fails == "launch" else "CUDA failed: 999$"
     with pytest.warns(RuntimeWarning, match=f"can't be recorded: {said}"):
-        assert recording.capture(stream, launch) is None
+        assert graphs.capture(stream, launch) is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert recording.capture(stream, launch) is None
+        assert graphs.capture(stream, launch) is None
     assert driver.graphs == 0
 
 
 def test_room_that_waits_to_be_freed_counts(monkeypatch):
-    from oobleck_stream.kernels.cuda import library
+    from oobleck_stream.engine.cuda import library
 
     free = [1000]
     queue = SimpleNamespace(clear=lambda: free.append(5000))
@@ -196,14 +196,14 @@ def test_room_that_waits_to_be_freed_counts(monkeypatch):
     library._check_room(900)
     assert free == [1000]
     library._check_room(4000)
-    with pytest.raises(NoCuda, match="too little memory"):
+    with pytest.raises(CudaUnavailable, match="too little memory"):
         library._check_room(6000)
 
 
 def test_few_blocks_are_no_reason_to_warn():
     from numba.cuda.dispatcher import _LaunchConfiguration
 
-    from oobleck_stream.kernels.cuda.moves import moves_kernel
+    from oobleck_stream.engine.cuda.moves import moves_kernel
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -213,9 +213,9 @@ def test_few_blocks_are_no_reason_to_warn():
 def test_without_the_package():
     code = (
         "import importlib.util as u; u.find_spec = lambda *_: None\n"
-        "import oobleck_stream.kernels.cuda as c\n"
-        "try:\n    import oobleck_stream.kernels.cuda.library\n"
-        "except c.NoCuda as error:\n    print(error)"
+        "import oobleck_stream.engine.cuda as c\n"
+        "try:\n    import oobleck_stream.engine.cuda.library\n"
+        "except c.CudaUnavailable as error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.startswith("numba-cuda is not installed: pip install 'oobleck_stream[cuda")

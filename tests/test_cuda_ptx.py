@@ -10,9 +10,9 @@ pytest.importorskip("numba_cuda", reason="numba-cuda is not installed (extra `cu
 
 import ptx
 
-from oobleck_stream.kernels.cuda import finish, moves, product
-from oobleck_stream.kernels.cuda.library import has_compiler
-from oobleck_stream.kernels.cuda.tiles import TILES
+from oobleck_stream.engine.cuda import epilogue, moves, product
+from oobleck_stream.engine.cuda.library import has_compiler
+from oobleck_stream.engine.cuda.tiles import TILES
 
 if not has_compiler():
     pytest.skip("CUDA's compiler is missing (extra `cuda13`)", allow_module_level=True)
@@ -33,7 +33,7 @@ def compiled(name: str, capability: tuple[int, int]) -> tuple[str, int]:
         pytest.skip(f"the installed compiler knows {supported[0]} to {supported[-1]}")
     threads = 256
     if name == "finish":
-        kernel, kinds = finish.finish_kernel(), finish.KINDS
+        kernel, kinds = epilogue.finish_kernel(), epilogue.KINDS
     elif name == "moves":
         kernel, kinds = moves.moves_kernel(), moves.KINDS
     else:
@@ -94,7 +94,7 @@ def test_a_thread_reads_several_floats_at_once(tile):
 
 
 def test_compiling_is_told():
-    from oobleck_stream.kernels.cuda.library import telling_of_compiling
+    from oobleck_stream.engine.cuda.library import telling_of_compiling
 
     told = []
     with telling_of_compiling(lambda: told.append(1)):

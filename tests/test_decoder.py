@@ -201,7 +201,7 @@ def test_an_interrupted_push_closes_the_decoder(model, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("oobleck_stream.streaming.processor.run_program", interrupt)
+        patch.setattr("oobleck_stream.engine.cpu.engine.run_program", interrupt)
         with pytest.raises(KeyboardInterrupt):
             decoder.push(latents[4])
     for action in (decoder.flush, decoder.snapshot, lambda: decoder.push(latents[4])):

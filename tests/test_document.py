@@ -10,10 +10,10 @@ from networks import TensorParameters, random_latents, random_tensors, small
 
 import oobleck_stream as ob
 from oobleck_stream.bench.document import reference
+from oobleck_stream.engine.packed import PackedNetwork, pack_layer, places
+from oobleck_stream.engine.stack import Stack
 from oobleck_stream.network import Layer, decoder_layers, output_length
-from oobleck_stream.packed import PackedNetwork, pack_layer, places
 from oobleck_stream.parameters import pack_network
-from oobleck_stream.streaming.stack import Stack
 
 LENGTHS = (2, 33, 529, 4233, 33865, 135461)
 BLOCKS = [pytest.param(n, id=f"1 to {n}" if n > 1 else "1") for n in range(1, 6)]

@@ -326,7 +326,7 @@ def test_after_flush(tiny):
         encoder.flush()
 
 
-@pytest.mark.parametrize("place", ["streaming.processor.run_program", "bottleneck.distribution"])
+@pytest.mark.parametrize("place", ["engine.cpu.engine.run_program", "bottleneck.distribution"])
 def test_an_interrupted_push_closes_the_encoder(tiny, monkeypatch, place):
     audio = random_audio(tiny.config, 300)
     encoder = ob.StreamingEncoder(tiny)

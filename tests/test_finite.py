@@ -20,6 +20,7 @@ from networks import model_of, random_audio, random_latents, random_tensors, sma
 
 import oobleck_stream as ob
 from oobleck_stream.bottleneck import distribution
+from oobleck_stream.engine.stack import Stack
 from oobleck_stream.files.audio import AudioWriter
 from oobleck_stream.files.errors import InputError
 from oobleck_stream.files.flat_writer import FlatWriter
@@ -32,7 +33,6 @@ from oobleck_stream.player.recorder import Recorder
 from oobleck_stream.player.ring import Ring
 from oobleck_stream.player.timed import TimedDecoder
 from oobleck_stream.player.tracks import LiveTrack, StoredTrack
-from oobleck_stream.streaming.stack import Stack
 
 SMALL = {"strides": (2, 3, 4), "multiples": (1, 2, 4)}
 CONFIG = small("stable-audio-open-1.0", latent_scale=100.0, **SMALL)

@@ -14,17 +14,17 @@ from llvmlite.binding import get_host_cpu_features
 DECODE = """
 import os, sys, numpy as np
 sys.path.insert(0, sys.argv[1])
-from oobleck_stream.kernels.cpu import vectors
+from oobleck_stream.engine.cpu import simd
 if shape := os.environ.get("OOBLECK_STREAM_TEST_TILE"):
-    vectors.TILE_ROWS, vectors.TILE_VECTORS = map(int, shape.split())
+    simd.TILE_ROWS, simd.TILE_VECTORS = map(int, shape.split())
 from networks import model_of, random_latents, small
-from oobleck_stream.kernels.cpu import program
+from oobleck_stream.engine.cpu import interpreter
 sound = [model_of(small("stable-audio-open-1.0", 9)).decode(random_latents(small("yue2"), 13)),
          model_of(small("ezaudio", 5, final_tanh=True)).decode(random_latents(small("ezaudio"), 9))]
 np.save(sys.argv[2], np.concatenate([part.ravel() for part in sound]))
-assembly = "".join(program.run.inspect_asm().values()) if len(sys.argv) > 3 else ""
-print(sum(program.run.stats.cache_misses.values()), sum(program.run.stats.cache_hits.values()),
-      assembly.count("zmm"), assembly.count("vfmadd"))
+assembly = "".join(interpreter.run.inspect_asm().values()) if len(sys.argv) > 3 else ""
+stats = interpreter.run.stats
+print(sum(stats.cache_misses.values()), sum(stats.cache_hits.values()), assembly.count("zmm"), assembly.count("vfmadd"))
 """
 
 

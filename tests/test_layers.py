@@ -20,11 +20,10 @@ from contract import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from oobleck_stream.engine.backends import SIZES, Sizes
+from oobleck_stream.engine.packed import PackedNetwork, pack_layer
+from oobleck_stream.engine.stack import Stack
 from oobleck_stream.network import Layer, output_length
-from oobleck_stream.packed import PackedNetwork, pack_layer
-from oobleck_stream.streaming.backends import SIZES
-from oobleck_stream.streaming.engine import Sizes
-from oobleck_stream.streaming.stack import Stack
 
 UNIT = [
     Layer("u.1", 5, 5, 7, dilation=3, padding=9, snake="u.0"),
@@ -153,7 +152,7 @@ def test_cuts(subject, data):
 
 def test_small_steps_change_nothing(subject, monkeypatch):
     expected = subject.whole(subject.rows)
-    monkeypatch.setitem(SIZES, "cpu", Sizes(step_cells=64, shares=1, together=1))
+    monkeypatch.setitem(SIZES, "cpu", Sizes(step_floats=64, max_shares=1, max_group=1))
     np.testing.assert_array_equal(subject.whole(subject.rows), expected)
 
 
@@ -161,8 +160,8 @@ def test_small_steps_change_nothing(subject, monkeypatch):
 @given(data=st.data())
 def test_kept_programs_change_nothing(subject, data, monkeypatch):
     """Programs forgotten, or taken up in many situations, do not show."""
-    monkeypatch.setattr("oobleck_stream.streaming.schedule.MOST_PROGRAMS", 2)
-    monkeypatch.setattr("oobleck_stream.streaming.schedule.MOST_SITUATIONS", 3)
+    monkeypatch.setattr("oobleck_stream.engine.planner.MAX_PROGRAMS", 2)
+    monkeypatch.setattr("oobleck_stream.engine.planner.MAX_PLAN_KEYS", 3)
     lengths = data.draw(st.lists(st.integers(0, 3), min_size=40, max_size=50))
     stream, rows = subject.make(1), subject.rows[: sum(lengths)]
     for _ in range(2):

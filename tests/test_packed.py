@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from oobleck_stream.engine.packed import PackedNetwork, pack_layer, unpack_layer
 from oobleck_stream.network import Layer
-from oobleck_stream.packed import PackedNetwork, pack_layer, unpack_layer
 
 LAYERS = [
     Layer("plain", 3, 5, 7, padding=3, bias=False),

@@ -16,9 +16,9 @@ from numba import njit
 from protocol_model import PROTOCOL, Model, Step, Variant, threads_of
 
 import oobleck_stream as ob
-from oobleck_stream.kernels.cpu.machine import atomic_add, atomic_load
-from oobleck_stream.kernels.cpu.program import INSIDE, LINE, OPEN, control_words
-from oobleck_stream.streaming import processor
+from oobleck_stream.engine.cpu import engine as processor
+from oobleck_stream.engine.cpu.interpreter import INSIDE, LINE, OPEN, control_words
+from oobleck_stream.engine.cpu.machine import atomic_add, atomic_load
 
 RUNS = {
     "products and moves": [[Step(2), Step(1, 1)], [Step(1, 1), Step(2)]],
@@ -187,13 +187,13 @@ def test_the_caller_prepares_a_run_as_in_the_search(monkeypatch):
     latents = random_latents(model.config, 30)
     engine, run, tickets = decoder._stack._engine, processor.run_program, []
 
-    def checked_run(steps, moves, streams, parameters, control, ticket, scratch, threads):
+    def checked_run(program, addresses, parameters, control, ticket, scratch, threads):
         gate = control[: LINE // 8].copy()
         np.testing.assert_array_equal(gate[[OPEN // 8, INSIDE // 8]], before)
-        assert not control[LINE // 8 : control_words(len(steps))].any()
+        assert not control[LINE // 8 : control_words(len(program.steps))].any()
         tickets.append(ticket)
         control[: LINE // 8] = 0
-        run(steps, moves, streams, parameters, control, ticket, scratch, threads)
+        run(program, addresses, parameters, control, ticket, scratch, threads)
 
     before = [0, 0]
     monkeypatch.setattr(processor, "run_program", checked_run)

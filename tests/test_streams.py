@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from networks import GEOMETRIES, small
 
 import oobleck_stream as ob
-from oobleck_stream.streaming import processor
+from oobleck_stream.engine.cpu import engine as processor
 
 CONFIG = small("stable-audio-open-1.0", channels=4, strides=(2, 3, 4), multiples=(1, 2, 4))
 MODEL = ob.random_model(CONFIG, seed=3)

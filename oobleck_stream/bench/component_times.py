@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from oobleck_stream.arrays import FloatArray
 from oobleck_stream.bench.components import (
     LATENTS,
     WHOLE,
@@ -34,10 +35,9 @@ from oobleck_stream.bench.limits import Limits
 from oobleck_stream.bench.rounds import Case, run_rounds
 from oobleck_stream.bench.start import kernels_compiled
 from oobleck_stream.config import OobleckConfig
+from oobleck_stream.engine.stack import Stack
 from oobleck_stream.network import decoder_layers, output_length
-from oobleck_stream.packed import FloatArray
 from oobleck_stream.parameters import pack_network
-from oobleck_stream.streaming.stack import Stack
 
 Facts = dict[str, Any]
 

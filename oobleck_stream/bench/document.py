@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from oobleck_stream.arrays import FloatArray
 from oobleck_stream.config import PRESETS
 from oobleck_stream.network import Layer
-from oobleck_stream.packed import FloatArray
 from oobleck_stream.parameters import RandomParameters, fold_snake, fold_weight_norm
 
 DOCUMENT = PRESETS["document"]

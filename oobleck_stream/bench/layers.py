@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from oobleck_stream.bench.start import random_latents
+from oobleck_stream.engine.stack import Stack
 from oobleck_stream.model import Model
 from oobleck_stream.network import Layer
-from oobleck_stream.streaming.stack import Stack
 
 Facts = dict[str, Any]
 

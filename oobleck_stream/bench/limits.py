@@ -87,13 +87,13 @@ class Limits:
         return Case.of(call)
 
     def _multiply_add(self, number: int) -> int:
-        from oobleck_stream.kernels.cpu.peak import multiply_add
+        from oobleck_stream.engine.cpu.peak import multiply_add
 
         total = np.empty(16, np.float32)
         return int(multiply_add(TURNS, self._half.ctypes.data, total.ctypes.data))
 
     def _read(self, number: int) -> None:
-        from oobleck_stream.kernels.cpu.peak import READ_STEP, read
+        from oobleck_stream.engine.cpu.peak import READ_STEP, read
 
         total = np.empty(16, np.float32)
         part = READ_BYTES // JOBS

@@ -6,7 +6,7 @@ import mmap
 from dataclasses import dataclass
 from pathlib import Path
 
-from oobleck_stream.packed import FloatArray
+from oobleck_stream.arrays import FloatArray
 
 ROLLUP = Path("/proc/self/smaps_rollup")
 

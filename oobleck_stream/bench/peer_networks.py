@@ -8,9 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from oobleck_stream.arrays import FloatArray
 from oobleck_stream.config import OobleckConfig
 from oobleck_stream.network import decoder_layers
-from oobleck_stream.packed import FloatArray
 
 Weights = Mapping[str, FloatArray]
 Decode = Callable[[FloatArray], FloatArray]

@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
+from oobleck_stream.arrays import FloatArray
 from oobleck_stream.bench.rounds import Case
 from oobleck_stream.bench.start import random_latents
 from oobleck_stream.config import OobleckConfig
+from oobleck_stream.engine.packed import PackedNetwork, unpack_layer
 from oobleck_stream.model import Model
-from oobleck_stream.packed import FloatArray, PackedNetwork, unpack_layer
 
 Facts = dict[str, Any]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from oobleck_stream.arrays import FloatArray
 from oobleck_stream.model import Model
-from oobleck_stream.packed import FloatArray
 from oobleck_stream.player.player import Player
 
 MONITOR = "@DEFAULT_MONITOR@"

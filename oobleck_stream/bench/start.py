@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from oobleck_stream.arrays import FloatArray
 from oobleck_stream.bench.memory import Memory, is_mapped, resident_memory
 from oobleck_stream.decoder import StreamingDecoder
 from oobleck_stream.model import Model
-from oobleck_stream.packed import FloatArray
 
 Facts = dict[str, Any]
 
@@ -87,7 +87,7 @@ def _memory_facts(memory: Memory | None) -> Facts | None:
 
 def kernels_compiled() -> int:
     """Functions that this process compiled because the cache on disk did not have them."""
-    from oobleck_stream.kernels.cpu.program import run
+    from oobleck_stream.engine.cpu.interpreter import run
 
     return sum(run.stats.cache_misses.values())
 

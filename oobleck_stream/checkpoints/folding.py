@@ -11,9 +11,9 @@ from oobleck_stream.checkpoints.description import Description
 from oobleck_stream.checkpoints.names import Half
 from oobleck_stream.checkpoints.weights import StoredParameters, check_tensors
 from oobleck_stream.config import OobleckConfig
+from oobleck_stream.engine.packed import PackedNetwork, unpack_layer
 from oobleck_stream.errors import CheckpointError
 from oobleck_stream.network import Layer, decoder_layers
-from oobleck_stream.packed import PackedNetwork, unpack_layer
 from oobleck_stream.parameters import pack_network
 
 

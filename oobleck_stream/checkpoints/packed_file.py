@@ -19,10 +19,10 @@ from oobleck_stream.checkpoints.containers import Container, Tensor
 from oobleck_stream.checkpoints.json_text import parse_json
 from oobleck_stream.checkpoints.safetensors_writer import write_header
 from oobleck_stream.checkpoints.whole_file import whole_file
+from oobleck_stream.engine.packed import PackedNetwork
 from oobleck_stream.errors import CheckpointError
 from oobleck_stream.model import Model
 from oobleck_stream.network import decoder_layers
-from oobleck_stream.packed import PackedNetwork
 
 FORMAT = "oobleck_stream packed 1"
 """Changes whenever the order of the packed parameters does."""

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checkpoints.containers import Container, FloatingArray, Tensor
 from oobleck_stream.config import OobleckConfig
-from oobleck_stream.packed import FloatArray, PackedNetwork, unpack_layer
+from oobleck_stream.engine.packed import PackedNetwork, unpack_layer
 
 NOTES = (
     "the weight norm was folded when the network was packed, and stays so",

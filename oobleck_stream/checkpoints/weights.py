@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checkpoints.containers import FLOAT_DTYPES, FloatingArray, Tensor, shape_text
 from oobleck_stream.checkpoints.names import Half
 from oobleck_stream.config import OobleckConfig
 from oobleck_stream.network import Layer
-from oobleck_stream.packed import FloatArray
 from oobleck_stream.parameters import fold_snake, fold_weight_norm
 
 _Shapes = tuple[tuple[int, ...], ...]

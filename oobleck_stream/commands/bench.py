@@ -117,7 +117,7 @@ def bench(
 
     from oobleck_stream.bench.run import run_benchmark
     from oobleck_stream.commands.compiling import warm_kernels
-    from oobleck_stream.streaming.workers import default_threads
+    from oobleck_stream.engine.backends import default_threads
 
     if components:
         _components(warm_kernels, threads or default_threads(), seconds, width, as_json)

@@ -20,10 +20,10 @@ def told_backend(name: str) -> str:
 
     Raises
     ------
-    NoCuda
+    CudaUnavailable
         When ``cuda`` is asked for and can't be used.
     """
-    from oobleck_stream.streaming.backends import checked_backend, what_cuda_lacks
+    from oobleck_stream.engine.backends import checked_backend, what_cuda_lacks
 
     if name == "auto" and what_cuda_lacks():
         click.echo(f"decoding on the CPU: {what_cuda_lacks()}", err=True)
@@ -45,7 +45,7 @@ def chosen_model(option: str | None, latents: Latents | None = None, backend: st
 
     Raises
     ------
-    NoCuda
+    CudaUnavailable
         When a GPU is asked for and can't be used.
     click.UsageError
         When nothing names a model and the latents may be another network's.

@@ -15,7 +15,7 @@ def compiling_told(backend: str = "cpu") -> Iterator[None]:
     """Tell on standard error when kernels are compiled within, and are not found in the cache."""
     from numba.core import event
 
-    from oobleck_stream.kernels.cuda import NoCuda
+    from oobleck_stream.errors import CudaUnavailable
 
     @functools.cache
     def tell() -> None:
@@ -31,8 +31,8 @@ def compiling_told(backend: str = "cpu") -> Iterator[None]:
     with ExitStack() as listeners:
         listeners.enter_context(event.install_listener("numba:compile", Listener()))
         if backend != "cpu":
-            with suppress(NoCuda):
-                from oobleck_stream.kernels.cuda.library import telling_of_compiling
+            with suppress(CudaUnavailable):
+                from oobleck_stream.engine.cuda.library import telling_of_compiling
 
                 listeners.enter_context(telling_of_compiling(tell))
         yield
@@ -41,12 +41,12 @@ def compiling_told(backend: str = "cpu") -> Iterator[None]:
 def warm_kernels(quiet: bool = False, backend: str = "cpu") -> None:
     """Load or compile every kernel that decoding needs; say so unless `quiet`."""
     from oobleck_stream.config import OobleckConfig
+    from oobleck_stream.engine.backends import what_cuda_lacks
     from oobleck_stream.model import random_model
-    from oobleck_stream.streaming.backends import what_cuda_lacks
 
     with nullcontext() if quiet else compiling_told(backend):
         if backend == "cuda" or (backend == "auto" and not what_cuda_lacks()):
-            from oobleck_stream.kernels.cuda.warm import warm
+            from oobleck_stream.engine.cuda.warm import warm
 
             warm()
         else:

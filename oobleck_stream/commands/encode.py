@@ -10,10 +10,10 @@ import click
 from oobleck_stream.commands.options import network_option, threads_option
 
 if TYPE_CHECKING:
+    from oobleck_stream.arrays import FloatArray
     from oobleck_stream.files.flat_sound import FlatSound
     from oobleck_stream.files.sound import SoundSource
     from oobleck_stream.model import Model
-    from oobleck_stream.packed import FloatArray
 
 
 @click.command()

@@ -129,7 +129,7 @@ def network_lines(facts: Facts) -> list[str]:
 
 def machine_facts(model: Model, threads: int | None) -> Facts:
     """Memory, and time per second of sound for pushes of some sizes, measured here and now."""
-    from oobleck_stream.streaming.workers import default_threads
+    from oobleck_stream.engine.backends import default_threads
 
     factors = {frames: real_time_factor(model, frames, threads) for frames in PUSHES}
     return {

@@ -11,10 +11,10 @@ import click
 from oobleck_stream.commands.options import network_option, threads_option
 
 if TYPE_CHECKING:
+    from oobleck_stream.arrays import FloatArray
     from oobleck_stream.decoder import StreamingDecoder
     from oobleck_stream.encoder import StreamingEncoder
     from oobleck_stream.files.audio import Bits
-    from oobleck_stream.packed import FloatArray
 
 
 @click.command()

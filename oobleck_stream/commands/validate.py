@@ -15,9 +15,9 @@ from oobleck_stream.commands.values import finite
 from oobleck_stream.config import PRESETS
 
 if TYPE_CHECKING:
+    from oobleck_stream.arrays import FloatArray
     from oobleck_stream.files.layout import Layout
     from oobleck_stream.model import Model
-    from oobleck_stream.packed import FloatArray
     from oobleck_stream.validation.check import Reference, Validation
     from oobleck_stream.validation.comparison import RealArray
     from oobleck_stream.validation.folder import Format

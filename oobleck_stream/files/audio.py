@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 import soundfile
 
+from oobleck_stream.arrays import FloatArray
 from oobleck_stream.files.errors import InputError
 from oobleck_stream.finite import first_not_finite
-from oobleck_stream.packed import FloatArray
 
 Bits = Literal["16", "24", "float"]
 

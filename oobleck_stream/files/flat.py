@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checkpoints.whole_file import whole_file
 from oobleck_stream.files.errors import InputError
-from oobleck_stream.packed import FloatArray
 
 SUFFIX = ".bin"
 COUNT = np.dtype("<i4")

@@ -8,11 +8,11 @@ from types import TracebackType
 
 import numpy as np
 
+from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checkpoints.whole_file import whole_file
 from oobleck_stream.files.errors import InputError
 from oobleck_stream.files.flat import MOST, NUMBER, SUFFIX, count_bytes
 from oobleck_stream.finite import first_not_finite
-from oobleck_stream.packed import FloatArray
 
 BLOCK = 2**16
 

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy_format
 
+from oobleck_stream.arrays import FloatArray
 from oobleck_stream.files.errors import InputError
 from oobleck_stream.finite import first_not_finite
-from oobleck_stream.packed import FloatArray
 
 
 class LatentWriter:

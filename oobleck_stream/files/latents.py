@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checkpoints.containers import FLOAT_DTYPES
 from oobleck_stream.checkpoints.packed_file import is_packed
 from oobleck_stream.checkpoints.safetensors_file import open_safetensors
@@ -21,7 +22,6 @@ from oobleck_stream.files.errors import InputError
 from oobleck_stream.files.layout import Layout
 from oobleck_stream.files.npy import exactly, read_header
 from oobleck_stream.latents import CHECK_FRAMES, checked_frames
-from oobleck_stream.packed import FloatArray
 
 SUFFIXES = (".npy", ".npz", ".safetensors", flat.SUFFIX)
 SHOWN = 4

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import soxr
 
-from oobleck_stream.packed import FloatArray
+from oobleck_stream.arrays import FloatArray
 
 
 class Resampler:

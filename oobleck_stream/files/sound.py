@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import soundfile
 
+from oobleck_stream.arrays import FloatArray
 from oobleck_stream.files.errors import InputError
-from oobleck_stream.packed import FloatArray
 from oobleck_stream.samples import checked_samples
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from oobleck_stream.packed import FloatArray
+from oobleck_stream.arrays import FloatArray
 from oobleck_stream.player.errors import OutputError
 
 MISSING = (

@@ -6,9 +6,9 @@ import threading
 import time
 from pathlib import Path
 
+from oobleck_stream.arrays import FloatArray
 from oobleck_stream.files.audio import AudioWriter, Bits
 from oobleck_stream.files.errors import InputError
-from oobleck_stream.packed import FloatArray
 from oobleck_stream.player.ring import Ring
 
 SECONDS = 5.0

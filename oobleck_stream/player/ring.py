@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from oobleck_stream.packed import FloatArray
+from oobleck_stream.arrays import FloatArray
 
 
 class Ring:

@@ -7,9 +7,9 @@ import time
 from collections import deque
 from typing import Any
 
+from oobleck_stream.arrays import FloatArray
 from oobleck_stream.decoder import StreamingDecoder
 from oobleck_stream.model import Model
-from oobleck_stream.packed import FloatArray
 
 REMEMBERED = 9
 

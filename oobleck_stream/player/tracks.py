@@ -10,11 +10,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from oobleck_stream.arrays import FloatArray
 from oobleck_stream.decoder import StreamingDecoder
 from oobleck_stream.files.latents import read_latents
 from oobleck_stream.latents import checked_shape
 from oobleck_stream.model import Model
-from oobleck_stream.packed import FloatArray
 
 FIRST_SECONDS = 0.1
 """Sound that the first push gives: little, to start soon."""

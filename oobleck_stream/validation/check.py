@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from oobleck_stream.packed import FloatArray
+from oobleck_stream.arrays import FloatArray
 from oobleck_stream.validation.comparison import (
     Comparison,
     DoubleArray,

@@ -12,11 +12,11 @@ from typing import Literal
 
 import numpy as np
 
+from oobleck_stream.arrays import FloatArray
 from oobleck_stream.files.errors import InputError
 from oobleck_stream.files.flat import write_flat
 from oobleck_stream.files.layout import Layout
 from oobleck_stream.finite import first_not_finite
-from oobleck_stream.packed import FloatArray
 from oobleck_stream.validation.arrays import Shape, read_rows
 from oobleck_stream.validation.check import Reference, Visit
 from oobleck_stream.validation.comparison import RealArray

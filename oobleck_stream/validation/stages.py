@@ -12,11 +12,12 @@ from typing import Literal
 
 import numpy as np
 
+from oobleck_stream.arrays import FloatArray
 from oobleck_stream.bottleneck import distribution
+from oobleck_stream.engine.packed import PackedNetwork, pack_layer, unpack_layer
+from oobleck_stream.engine.stack import Stack
 from oobleck_stream.model import Model
 from oobleck_stream.network import Layer, output_length
-from oobleck_stream.packed import FloatArray, PackedNetwork, pack_layer, unpack_layer
-from oobleck_stream.streaming.stack import Stack
 
 Half = Literal["decoder", "encoder"]
 
@@ -124,7 +125,7 @@ def _run(network: PackedNetwork, rows: FloatArray, threads: int | None) -> Float
 def _part(network: PackedNetwork, numbers: range) -> PackedNetwork:
     """Some layers over the same parameters."""
     layers = slice(numbers.start, numbers.stop)
-    return PackedNetwork(network.layers[layers], network.data, network.places[layers])
+    return PackedNetwork(network.layers[layers], network.data, network.offsets[layers])
 
 
 def _snake_alone(network: PackedNetwork) -> PackedNetwork:

@@ -10,8 +10,8 @@ import numpy as np
 from oobleck_stream.checkpoints.containers import FloatingArray
 from oobleck_stream.checkpoints.names import Half
 from oobleck_stream.config import OobleckConfig
+from oobleck_stream.engine.packed import PackedNetwork, unpack_layer
 from oobleck_stream.network import Layer
-from oobleck_stream.packed import PackedNetwork, unpack_layer
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from oobleck_stream.arrays import FloatArray
 from oobleck_stream.network import Layer
-from oobleck_stream.packed import FloatArray
 from oobleck_stream.validation.check import Visit
 from oobleck_stream.validation.stages import FINAL_SNAKE, stages
 from oobleck_stream.validation.tensors import LayerTensors, Tensors

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from oobleck_stream.streaming.backends import what_cuda_lacks
+from oobleck_stream.engine.backends import what_cuda_lacks
 
 HERE = Path(__file__).parent
 

@@ -91,8 +91,9 @@ def test_pushes_are_recorded_and_replayed():
     decoder = ob.StreamingDecoder(full_size(), backend="cuda")
     for frame in latents()[:30]:
         decoder.push(frame)
-    prepared = decoder._stack._engine._programs.values()
-    assert any(program.captured is not None and program.runs > 5 for program in prepared)
+    programs = decoder._stack._engine._prepared.values()
+    prepared = [one for groups in programs for one in groups.values()]
+    assert any(one.captured is not None and one.runs > 5 for one in prepared)
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from step_tables import no_moves, step
+from step_tables import no_moves, program, step
 
-from oobleck_stream.kernels.cuda import tiles
-from oobleck_stream.kernels.cuda.engine import Engine
-from oobleck_stream.kernels.cuda.tiles import TILES
-from oobleck_stream.kernels.cuda.warm import warm
-from oobleck_stream.kernels.steps import MOVES_ALONE
-from oobleck_stream.streaming.processor import Processor
+from oobleck_stream.engine.cpu.engine import CpuEngine
+from oobleck_stream.engine.cuda import tiles
+from oobleck_stream.engine.cuda.engine import CudaEngine
+from oobleck_stream.engine.cuda.tiles import TILES
+from oobleck_stream.engine.cuda.warm import warm
+from oobleck_stream.engine.program import MOVES_ALONE
 
 STREAMS = 3
 SHAPES = {
@@ -24,7 +24,7 @@ SHAPES = {
 }
 
 
-def program(rows, phases, taps, channels, columns, **given):
+def drawn_program(rows, phases, taps, channels, columns, **given):
     """A step with everything in it but tanh; parameters; the arena's size."""
     random = np.random.default_rng(0)
     padded = -(-columns // 16) * 16
@@ -59,12 +59,16 @@ def both(steps, parameters, floats, used=None):
     start = np.random.default_rng(1).standard_normal((STREAMS, floats)).astype(np.float32)
     nothing = np.zeros((2, 0, 1), np.float32)
     results = []
-    engines = Processor(parameters, STREAMS, floats, 2), Engine(parameters, STREAMS, floats, used)
+    engines = (
+        CpuEngine(parameters, STREAMS, floats, 2),
+        CudaEngine(parameters, STREAMS, floats, used),
+    )
     for engine in engines:
         for stream in range(STREAMS):
             engine.write(stream, 0, start[stream])
+        one = program(steps, no_moves())
         for _ in range(3):  # launched, recorded, replayed
-            engine.run(steps, no_moves(), np.array([2, 0]), nothing, nothing)
+            engine.run(one, np.array([2, 0]), nothing, nothing)
         results.append([engine.read(stream, 0, floats) for stream in range(STREAMS)])
     return results
 
@@ -74,13 +78,13 @@ def both(steps, parameters, floats, used=None):
 @pytest.mark.parametrize("split", [False, True])
 def test_bits_of_the_cpu(shape, tile, split, monkeypatch):
     monkeypatch.setattr(tiles, "SECOND_PASS", -(10**12) if split else 10**12)
-    steps, parameters, floats = program(*SHAPES[shape])
+    steps, parameters, floats = drawn_program(*SHAPES[shape])
     expected, got = both(steps, parameters, floats, None if tile is None else (tile,))
     np.testing.assert_array_equal(got, expected)
 
 
 def test_bits_of_tanh():
-    steps, parameters, floats = program(300, 1, 2, 64, 64, TANH=1)
+    steps, parameters, floats = drawn_program(300, 1, 2, 64, 64, TANH=1)
     expected, got = both(steps, parameters, floats)
     np.testing.assert_array_equal(got, expected)
 
@@ -90,11 +94,11 @@ def test_moves_that_overlap(far):
     size, at = 20000, 6000
     parameters = np.zeros(1, np.float32)
     start = np.arange(40000, dtype=np.float32)
-    engine = Engine(parameters, 2, len(start))
+    engine = CudaEngine(parameters, 2, len(start))
     engine.write(1, 0, start)
     moves = np.array([[at, at + far, size]])
     steps, nothing = step(LAYER=MOVES_ALONE, MOVES=1)[None], np.zeros((1, 0, 1), np.float32)
-    engine.run(steps, moves, np.array([1]), nothing, nothing)
+    engine.run(program(steps, moves), np.array([1]), nothing, nothing)
     start[at : at + size] = start[at + far : at + far + size].copy()
     np.testing.assert_array_equal(engine.read(1, 0, len(start)), start)
 

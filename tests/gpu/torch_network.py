@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from oobleck_stream.packed import PackedNetwork, unpack_layer
+from oobleck_stream.engine.packed import PackedNetwork, unpack_layer
 
 
 def parts(network: PackedNetwork, device: str, kind: torch.dtype) -> list[tuple]:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numba import njit
 
-from oobleck_stream.kernels.cpu.product import finish
-from oobleck_stream.kernels.cuda import arithmetic
+from oobleck_stream.engine.cpu.product import finish
+from oobleck_stream.engine.cuda import arithmetic
 
 LANES = 16
 COUNT = 1200

@@ -12,8 +12,8 @@ import pytest
 from networks import model_of, random_latents, random_tensors, signal_to_noise, small
 
 import oobleck_stream as ob
-from oobleck_stream.streaming import backends
-from oobleck_stream.streaming.engine import Sizes
+from oobleck_stream.engine import backends
+from oobleck_stream.engine.backends import Sizes
 
 SHAPE = {"latent_dim": 3, "audio_channels": 1, "multiples": (1, 2), "dilations": (1, 3)}
 CONFIGS = {
@@ -26,7 +26,7 @@ FRAMES = 9
 @pytest.fixture(autouse=True)
 def _small_steps(monkeypatch):
     """Steps as small as the networks, so that a push has several of them."""
-    monkeypatch.setitem(backends.SIZES, "cuda", Sizes(step_cells=48, shares=2, together=2))
+    monkeypatch.setitem(backends.SIZES, "cuda", Sizes(step_floats=48, max_shares=2, max_group=2))
 
 
 def decoded(name, lengths, streams=None):
@@ -76,14 +76,15 @@ def test_streams_end_start_and_copy_apart():
 
 def test_auto_falls_back_where_memory_is_short(monkeypatch):
     """The layout is then the CPU's, and so are the bits."""
-    from oobleck_stream.kernels.cuda import NoCuda, library
-    from oobleck_stream.streaming.stack import Stack
+    from oobleck_stream.engine.cuda import library
+    from oobleck_stream.engine.stack import Stack
+    from oobleck_stream.errors import CudaUnavailable
 
     model, latents = model_of(CONFIGS["even"]), random_latents(CONFIGS["even"], FRAMES)
     assert Stack(model.decoder, backend="auto").backend == "cuda"
 
     def full(need):
-        raise NoCuda("the GPU has too little memory")
+        raise CudaUnavailable("the GPU has too little memory")
 
     monkeypatch.setattr(library, "_check_room", full)
     with pytest.warns(RuntimeWarning, match=r"^decoding on the CPU: the GPU has too little memory"):
@@ -93,21 +94,22 @@ def test_auto_falls_back_where_memory_is_short(monkeypatch):
     np.testing.assert_array_equal(
         stack.push(rows, last=True), Stack(model.decoder, backend="cpu").push(rows, last=True)
     )
-    with pytest.raises(NoCuda, match="too little memory"):
+    with pytest.raises(CudaUnavailable, match="too little memory"):
         Stack(model.decoder, backend="cuda")
 
 
 def test_auto_falls_back_where_no_kernel_runs(monkeypatch):
-    from oobleck_stream.kernels.cuda import NoCuda, engine
+    from oobleck_stream.engine.cuda import engine
+    from oobleck_stream.errors import CudaUnavailable
 
     def refused(self):
-        raise NoCuda("CUDA failed: compute capability 5.0 is not supported")
+        raise CudaUnavailable("CUDA failed: compute capability 5.0 is not supported")
 
     monkeypatch.setattr(engine.Engine, "_try", refused)
     backends.what_cuda_lacks.cache_clear()
     try:
         assert "5.0" in backends.what_cuda_lacks()
-        with pytest.raises(NoCuda, match=r"5\.0"):
+        with pytest.raises(CudaUnavailable, match=r"5\.0"):
             backends.checked_backend("cuda")
         assert backends.checked_backend("auto") == "auto"
     finally:

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import step_tables
 import steps_reference
-from step_tables import ARENA, Drawn, draw_product, no_moves, step
+from step_tables import ARENA, Drawn, draw_product, no_moves, program, step
 
-from oobleck_stream.kernels import steps as table
-from oobleck_stream.kernels.cuda import NoCuda, tiles
-from oobleck_stream.kernels.cuda.engine import Engine
-from oobleck_stream.kernels.cuda.tiles import Tile
+from oobleck_stream.engine import program as table
+from oobleck_stream.engine.cuda import tiles
+from oobleck_stream.engine.cuda.engine import CudaEngine
+from oobleck_stream.engine.cuda.tiles import Tile
+from oobleck_stream.errors import CudaUnavailable
 
 STREAMS = 3
 ONE_TILE = {
@@ -28,8 +29,8 @@ def arenas(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((STREAMS, ARENA)).astype(np.float32)
 
 
-def filled(parameters, start, used=None) -> Engine:
-    engine = Engine(parameters, STREAMS, ARENA, used)
+def filled(parameters, start, used=None) -> CudaEngine:
+    engine = CudaEngine(parameters, STREAMS, ARENA, used)
     for stream, floats in enumerate(start):
         engine.write(stream, 0, floats)
     return engine
@@ -44,7 +45,7 @@ def run(drawn: Drawn, moves, start, group, used=None, rows=None):
     engine = filled(drawn.parameters, start, used)
     rows = np.zeros((len(group), 0, 1), np.float32) if rows is None else rows
     out = np.zeros((len(group), drawn.target_floats, 1), np.float32)
-    engine.run(drawn.steps, moves, np.array(group), rows, out)
+    engine.run(program(drawn.steps, moves), np.array(group), rows, out)
     return all_floats(engine), out
 
 
@@ -171,17 +172,17 @@ def test_programs_of_growing_size_and_back():
         draw_product(random, LEAVES=1, COLUMNS=c, ROWS=2, PHASES=1, FIRST_ROW=0, LAST_ROW=2)
         for c in (2, 9, 2)
     ]
-    parameters = np.concatenate([program.parameters for program in programs])
-    begins = [0, *itertools.accumulate(len(program.parameters) for program in programs)]
+    parameters = np.concatenate([each.parameters for each in programs])
+    begins = [0, *itertools.accumulate(len(each.parameters) for each in programs)]
     engine = filled(parameters, arenas())
-    for program, begin in zip(programs * 2, begins[:3] * 2, strict=True):
-        steps = program.steps.copy()
+    for each, begin in zip(programs * 2, begins[:3] * 2, strict=True):
+        steps = each.steps.copy()
         for field in (table.WEIGHTS, table.BIAS):
             steps[0, field] += begin
-        out = np.zeros((2, program.target_floats, 1), np.float32)
+        out = np.zeros((2, each.target_floats, 1), np.float32)
         empty = np.zeros((2, 0, 1), np.float32)
-        engine.run(steps, no_moves(), np.array([0, 2]), empty, out)
-        _, expected = run(program, no_moves(), arenas(), [0, 2])
+        engine.run(program(steps, no_moves()), np.array([0, 2]), empty, out)
+        _, expected = run(each, no_moves(), arenas(), [0, 2])
         np.testing.assert_array_equal(out, expected)
 
 
@@ -200,28 +201,28 @@ def test_an_empty_group_and_a_closed_engine():
     drawn = draw_product(np.random.default_rng(0), LEAVES=0)
     engine = filled(drawn.parameters, arenas())
     nobody = np.zeros((0, 1, 1), np.float32)
-    engine.run(drawn.steps, no_moves(), np.zeros(0, np.int64), nobody, nobody)
+    engine.run(program(drawn.steps, no_moves()), np.zeros(0, np.int64), nobody, nobody)
     np.testing.assert_array_equal(all_floats(engine), arenas())
     engine.close()
     engine.close()
-    with pytest.raises(NoCuda, match="closed"):
+    with pytest.raises(CudaUnavailable, match="closed"):
         engine.read(0, 0, 1)
 
 
 def test_too_little_memory(monkeypatch):
     from types import SimpleNamespace
 
-    from oobleck_stream.kernels.cuda import library
+    from oobleck_stream.engine.cuda import library
 
     context = SimpleNamespace(get_memory_info=lambda: SimpleNamespace(free=2**20))
     monkeypatch.setattr(library.cuda, "current_context", lambda: context)
-    with pytest.raises(NoCuda, match="too little memory: 4 MiB of 1 free"):
-        Engine(np.zeros(1, np.float32), 1, 2**20)
+    with pytest.raises(CudaUnavailable, match="too little memory: 4 MiB of 1 free"):
+        CudaEngine(np.zeros(1, np.float32), 1, 2**20)
 
 
 def test_all_kernels_are_warmed(monkeypatch):
     """No kernel is made by a push that was not launched before, whatever its tile."""
-    from oobleck_stream.kernels.cuda import launches, warm
+    from oobleck_stream.engine.cuda import launches, warm
 
     launched = set()
 
@@ -238,7 +239,7 @@ def test_all_kernels_are_warmed(monkeypatch):
 def test_threads_that_open_engines_at_once_upload_once(monkeypatch):
     from concurrent.futures import ThreadPoolExecutor
 
-    from oobleck_stream.kernels.cuda import engine
+    from oobleck_stream.engine.cuda import engine
 
     uploads, parameters = [], np.zeros(1, np.float32)
 
@@ -249,7 +250,7 @@ def test_threads_that_open_engines_at_once_upload_once(monkeypatch):
         return plain(array, stream)
 
     monkeypatch.setattr(engine, "upload", slow)
-    monkeypatch.setattr(Engine, "_try", lambda _: None)  # one thread at a time may simulate
+    monkeypatch.setattr(CudaEngine, "_try", lambda _: None)  # one thread at a time may simulate
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(lambda _: Engine(parameters, 1, 4), range(4)))
+        list(threads.map(lambda _: CudaEngine(parameters, 1, 4), range(4)))
     assert len(uploads) == 1

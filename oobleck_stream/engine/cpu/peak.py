@@ -9,9 +9,9 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from oobleck_stream.kernels.cpu.machine import WORD
-from oobleck_stream.kernels.cpu.vectors import TILE_ROWS, TILE_VECTORS, VECTOR, Vectors
-from oobleck_stream.kernels.steps import LANES
+from oobleck_stream.engine.cpu.machine import WORD
+from oobleck_stream.engine.cpu.simd import TILE_ROWS, TILE_VECTORS, VECTOR, Vectors
+from oobleck_stream.engine.program import LANES
 
 STREAMS = 8
 """Vectors that one turn of the reading loop loads."""

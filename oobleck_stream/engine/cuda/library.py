@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 from numba import config
 
-from oobleck_stream.kernels.cuda import NoCuda
+from oobleck_stream.errors import CudaUnavailable
 
 if importlib.util.find_spec("numba_cuda") is None:
-    raise NoCuda(
+    raise CudaUnavailable(
         "numba-cuda is not installed: pip install 'oobleck_stream[cuda13]' "
         "(or cuda12 for an older driver)"
     )
@@ -189,7 +189,13 @@ def has_compiler() -> bool:
 
 
 def open_device() -> None:
-    """See that there is a GPU, and the compiler for it; ``NoCuda`` says what is missing."""
+    """Check that there is a GPU, and a compiler for it.
+
+    Raises
+    ------
+    CudaUnavailable
+        When something is missing; the message says what.
+    """
     if SIMULATED:
         return
     from numba.cuda.cudadrv.driver import driver
@@ -202,12 +208,12 @@ def open_device() -> None:
     if not found:
         said = " ".join((driver.initialization_error or "no reason given").split())
         if "NO_DEVICE" in said:
-            raise NoCuda("no NVIDIA GPU was found: the driver lists none")
+            raise CudaUnavailable("no NVIDIA GPU was found: the driver lists none")
         if "cannot be found" in said:
-            raise NoCuda("no NVIDIA driver was found (libcuda)")
-        raise NoCuda(f"the NVIDIA driver does not start: {said}")
+            raise CudaUnavailable("no NVIDIA driver was found (libcuda)")
+        raise CudaUnavailable(f"the NVIDIA driver does not start: {said}")
     if not has_compiler():
-        raise NoCuda(
+        raise CudaUnavailable(
             "CUDA's compiler (NVVM, NVRTC) is missing: pip install 'oobleck_stream[cuda13]' "
             "(or cuda12 for an older driver)"
         )
@@ -217,7 +223,7 @@ def open_device() -> None:
 
 @contextmanager
 def faults() -> Iterator[None]:
-    """Give what the driver, the compiler and Numba's target raise as one line of ``NoCuda``."""
+    """Turn errors of the driver, the compiler and Numba's target into ``CudaUnavailable``."""
     try:
         yield
     except Exception as error:
@@ -236,11 +242,11 @@ def _of_cuda(error: Exception) -> bool:
     return any(f"{name}.".startswith(("numba.cuda.", "cuda.")) for name in names)
 
 
-def _no_cuda(said: str) -> NoCuda:
+def _no_cuda(said: str) -> CudaUnavailable:
     """What CUDA said, in one line."""
     if "OUT_OF_MEMORY" in said:
-        return NoCuda("the GPU has too little memory")
-    return NoCuda(f"CUDA failed: {' '.join(said.split())[:300]}")
+        return CudaUnavailable("the GPU has too little memory")
+    return CudaUnavailable(f"CUDA failed: {' '.join(said.split())[:300]}")
 
 
 @contextmanager
@@ -278,7 +284,7 @@ def open_stream() -> Any:
 
 
 def zeros(kind: type, count: int, stream: Any) -> Any:
-    """An array on the device, at least one long; ``NoCuda`` when there is no room."""
+    """An array on the device, at least one long; ``CudaUnavailable`` when there is no room."""
     size = max(1, count)
     _check_room(size * np.dtype(kind).itemsize)
     with faults():
@@ -316,7 +322,7 @@ def pinned(kind: type, count: int) -> Any:
 
 
 def _check_room(need: int) -> None:
-    """``NoCuda`` unless so many bytes are free on the device."""
+    """``CudaUnavailable`` unless so many bytes are free on the device."""
     with faults():
         context = cuda.current_context()
         free = context.get_memory_info().free
@@ -325,7 +331,9 @@ def _check_room(need: int) -> None:
             context.memory_manager.deallocations.clear()
             free = context.get_memory_info().free
     if need > free:
-        raise NoCuda(f"the GPU has too little memory: {need >> 20} MiB of {int(free) >> 20} free")
+        raise CudaUnavailable(
+            f"the GPU has too little memory: {need >> 20} MiB of {int(free) >> 20} free"
+        )
 
 
 def multiprocessors() -> int:
@@ -335,7 +343,7 @@ def multiprocessors() -> int:
 
 
 def checked(answer: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The driver's answer; ``NoCuda`` unless it says success."""
+    """The driver's answer; ``CudaUnavailable`` unless it says success."""
     if int(answer[0]) != 0:
         raise _no_cuda(str(getattr(answer[0], "name", answer[0])))
     return answer

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from oobleck_stream.kernels.cuda.finish import NOTHING, column_of, give_out, outputs_of
-from oobleck_stream.kernels.cuda.library import (
+from oobleck_stream.engine.cuda.epilogue import NOTHING, column_of, give_out, outputs_of
+from oobleck_stream.engine.cuda.library import (
     ALIGNMENT,
     SOURCES,
     add,
@@ -24,8 +24,8 @@ from oobleck_stream.kernels.cuda.library import (
     place,
     unsigned,
 )
-from oobleck_stream.kernels.cuda.tiles import Tile
-from oobleck_stream.kernels.steps import (
+from oobleck_stream.engine.cuda.tiles import Tile
+from oobleck_stream.engine.program import (
     CHANNELS,
     COLUMNS,
     FIRST_ROW,

@@ -8,16 +8,16 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from oobleck_stream.arrays import FloatArray
+from oobleck_stream.engine.arena import Counters, StackState
+from oobleck_stream.engine.backends import SIZES, checked_threads, default_threads, open_engine
+from oobleck_stream.engine.packed import PackedNetwork
+from oobleck_stream.engine.planner import Planner
 from oobleck_stream.network import due_rows, output_length
-from oobleck_stream.packed import FloatArray, PackedNetwork
-from oobleck_stream.streaming.backends import SIZES, open_engine
-from oobleck_stream.streaming.progress import Progress, StackState
-from oobleck_stream.streaming.schedule import Schedule
-from oobleck_stream.streaming.workers import checked_threads, default_threads
 
 
 class Stack:
-    """Streams a packed network over time-major rows: one stream, or several side by side.
+    """Streams of a packed network over time-major rows: one, or several side by side.
 
     Parameters
     ----------
@@ -26,9 +26,14 @@ class Stack:
     threads : int, optional
         Threads of a push; `default_threads` when not given. The result does not depend on it.
     streams : int
-        Streams, each with a state of its own.
+        Number of streams, each with a separate state.
     backend : str
-        One of `oobleck_stream.streaming.backends.CHOICES`; the attribute has the one in use.
+        One of `oobleck_stream.engine.backends.CHOICES`.
+
+    Attributes
+    ----------
+    backend : str
+        The backend in use, one of `oobleck_stream.engine.backends.BACKENDS`.
     """
 
     def __init__(
@@ -44,11 +49,11 @@ class Stack:
         self.backend, self._layout, self._engine = open_engine(
             backend, network, streams, self.threads
         )
-        self._together = SIZES[self.backend].together
-        self._schedule = Schedule(network, self._layout)
+        self._max_group = SIZES[self.backend].max_group
+        self._planner = Planner(network, self._layout)
         self._counts = np.zeros((streams, 3, len(network.layers)), np.int64)
         self._ended = [False] * streams
-        self._situations = [self._schedule.situation(self._counts[0])] * streams
+        self._keys = [self._planner.key(self._counts[0])] * streams
         self._busy = threading.RLock()
 
     @contextmanager
@@ -74,38 +79,38 @@ class Stack:
             busy.release()
 
     def reset(self, stream: int = 0) -> None:
-        """Back to before the first row."""
+        """Return a stream to its state before the first row."""
         # A thread that was interrupted, or that exists only in the parent process, may hold it.
         self._busy = threading.RLock()
         self._counts[stream] = 0
         self._ended[stream] = False
-        self._situations[stream] = self._schedule.situation(self._counts[stream])
+        self._keys[stream] = self._planner.key(self._counts[stream])
 
     def rows_in(self, stream: int = 0) -> int:
-        """Rows pushed so far."""
+        """Number of rows pushed so far."""
         return int(self._counts[stream, 0, 0])
 
     def rows_out(self, stream: int = 0) -> int:
-        """Rows given out so far."""
+        """Number of rows returned so far."""
         return int(self._counts[stream, 2, -1])
 
     def due(self, rows: int, last: bool = False, stream: int = 0) -> int:
-        """Output rows that a push of `rows` rows gives; with `last`, all that are left."""
+        """Number of output rows of a push of `rows` rows; with `last`, of all that are left."""
         reach = output_length if last else due_rows
         return reach(self.network.layers, self.rows_in(stream) + rows) - self.rows_out(stream)
 
     def push(
         self, rows: FloatArray, last: bool = False, out: FloatArray | None = None
     ) -> FloatArray:
-        """Take rows into the first stream and give out every row that is now final.
+        """Push rows into the first stream and return every output row that is now final.
 
         Parameters
         ----------
         rows : (n, inputs) float32, C-contiguous
         last : bool
-            Whether the input ends with these rows; then everything withheld comes too.
+            Whether the input ends with these rows; then all withheld rows are returned too.
         out : (due, outputs) float32, C-contiguous, optional
-            Where to write.
+            Where to write the result.
 
         Returns
         -------
@@ -120,40 +125,41 @@ class Stack:
         last: bool = False,
         out: FloatArray | None = None,
     ) -> list[FloatArray]:
-        """Take as many rows into each of some streams; give out every row that is now final.
+        """Push the same number of rows into each of some streams.
 
         Parameters
         ----------
         rows : (streams, n, inputs) float32, C-contiguous
         streams : sequence of int
-            Which streams, none twice.
+            Indices of the streams, all different.
         last : bool
             Whether the input of all of them ends with these rows.
         out : (streams, due, outputs) float32, optional
-            Where to write, if the same number of rows is due in all of them.
+            Where to write the result, if the same number of rows is due in all streams.
 
         Returns
         -------
         list of (due, outputs) float32
-            For each of `streams`.
+            One array for each of `streams`.
         """
-        alike: dict[int, list[int]] = {}
+        lockstep: dict[int, list[int]] = {}
         for position, stream in enumerate(streams):
-            alike.setdefault(self._situations[stream], []).append(position)
-        if len(alike) == 1 and len(streams) <= self._together:
-            return list(self._push_alike(rows, streams, last, out))
-        made: dict[int, FloatArray] = {}
-        for positions in alike.values():
-            for first in range(0, len(positions), self._together):
-                group = positions[first : first + self._together]
+            lockstep.setdefault(self._keys[stream], []).append(position)
+        if len(lockstep) == 1 and len(streams) <= self._max_group:
+            return list(self._push_group(rows, streams, last, out))
+        results: dict[int, FloatArray] = {}
+        for positions in lockstep.values():
+            for first in range(0, len(positions), self._max_group):
+                group = positions[first : first + self._max_group]
                 chosen = [streams[position] for position in group]
-                made |= zip(group, self._push_alike(rows[group], chosen, last, None), strict=True)
-        return [made[position] for position in range(len(streams))]
+                pushed = self._push_group(rows[group], chosen, last, None)
+                results |= zip(group, pushed, strict=True)
+        return [results[position] for position in range(len(streams))]
 
-    def _push_alike(
+    def _push_group(
         self, rows: FloatArray, streams: Sequence[int], last: bool, out: FloatArray | None
     ) -> FloatArray:
-        """Push streams that are all in the same situation."""
+        """Push streams in lockstep: all have the same plan key, so one program serves them."""
         length, entry, first = rows.shape[1], self._layout.entry, streams[0]
         numbers = np.array(streams, np.int64)
         width, written = self.network.layers[-1].outputs, 0
@@ -161,42 +167,42 @@ class Stack:
             out = np.empty((len(streams), self.due(length, last, first), width), np.float32)
         for start in range(0, max(1, length), entry):
             piece, ends = rows[:, start : start + entry], last and start + entry >= length
-            program, after = self._schedule.program(
-                self._situations[first], self._counts[first], piece.shape[1], ends
+            program, key = self._planner.program(
+                self._keys[first], self._counts[first], piece.shape[1], ends
             )
             if out is None:
                 out = np.empty((len(streams), program.rows_out, width), np.float32)
             room = out[:, written : written + program.rows_out]
             if room.shape[1] != program.rows_out:
                 raise ValueError(f"room for {program.rows_out} rows was expected in out")
-            self._engine.run(program.steps, program.moves, numbers, piece, room)
+            self._engine.run(program, numbers, piece, room)
             written += program.rows_out
             for stream in streams:
                 self._counts[stream] += program.counts
-                self._situations[stream] = after
+                self._keys[stream] = key
                 self._ended[stream] = ends
         assert out is not None
         return out
 
     def step_times(self) -> list[tuple[int, float]]:
-        """Where the time of the last program went: each step's layer, and its share.
+        """Layer and share of the time of every step of the last program.
 
-        A push of few rows is one program; of a long one this is the end.
+        A push of few rows is one program; of a longer one this is the end.
         """
         return self._engine.step_times()
 
     def snapshot(self, stream: int = 0) -> StackState:
         """A deep copy of a stream's state."""
         counts, ended = self._counts[stream].copy(), self._ended[stream]
-        kept = self._layout.kept(Progress.at(counts, ended))
+        kept = self._layout.kept(Counters.at(counts, ended))
         rows = tuple(self._engine.read(stream, start, size) for start, size in kept)
         return StackState(counts, ended, rows)
 
     def restore(self, state: StackState, stream: int = 0) -> None:
-        """Take on a state that `snapshot` of a stack over the same layers gave."""
-        kept = self._layout.kept(Progress.at(state.counts, state.ended))
+        """Continue from a state that `snapshot` of a stack over the same layers returned."""
+        kept = self._layout.kept(Counters.at(state.counts, state.ended))
         for (start, _), values in zip(kept, state.kept, strict=True):
             self._engine.write(stream, start, values)
         self._counts[stream] = state.counts
         self._ended[stream] = state.ended
-        self._situations[stream] = self._schedule.situation(state.counts)
+        self._keys[stream] = self._planner.key(state.counts)

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from oobleck_stream.kernels.cuda.library import SIMULATED, checked, cuda
+from oobleck_stream.engine.cuda.library import SIMULATED, checked, cuda
 
 
 class Captured:

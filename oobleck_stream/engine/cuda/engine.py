@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
-import numpy.typing as npt
 
-from oobleck_stream.kernels import steps as table
-from oobleck_stream.kernels.cuda import NoCuda
-from oobleck_stream.kernels.cuda.launches import (
+from oobleck_stream.arrays import FloatArray, IntArray
+from oobleck_stream.engine import program as table
+from oobleck_stream.engine.cuda.graphs import Captured, capture
+from oobleck_stream.engine.cuda.launches import (
     Buffers,
-    IntArray,
     Launch,
     cuts,
     launches,
     most_sums,
     move_launch,
 )
-from oobleck_stream.kernels.cuda.library import (
+from oobleck_stream.engine.cuda.library import (
     SIMULATED,
     cuda,
     faults,
@@ -33,13 +32,9 @@ from oobleck_stream.kernels.cuda.library import (
     upload,
     zeros,
 )
-from oobleck_stream.kernels.cuda.recording import Captured, capture
-from oobleck_stream.kernels.cuda.tiles import TILES, TINY_TILES, Tile
-
-FloatArray = npt.NDArray[np.float32]
-
-MOST_PROGRAMS = 128
-"""Programs whose launches are kept for the next run."""
+from oobleck_stream.engine.cuda.tiles import TILES, TINY_TILES, Tile
+from oobleck_stream.engine.program import Program
+from oobleck_stream.errors import CudaUnavailable
 
 _uploaded: dict[int, Any] = {}
 _uploading = threading.Lock()
@@ -54,7 +49,7 @@ class _Prepared:
     runs: int = 0
 
 
-class Engine:
+class CudaEngine:
     """Arenas of several streams on the device, and all that runs programs over them.
 
     Parameters
@@ -70,7 +65,7 @@ class Engine:
 
     Raises
     ------
-    NoCuda
+    CudaUnavailable
         When there is no GPU, or something that it needs is missing, or it has too little memory.
     """
 
@@ -84,7 +79,8 @@ class Engine:
         self.streams, self.arena_floats = streams, arena_floats
         self._tiles = tiles or (TINY_TILES if SIMULATED else TILES)
         self._threads = 4 if SIMULATED else 256
-        self._programs: OrderedDict[tuple[Any, ...], _Prepared] = OrderedDict()
+        # By program, and by the number of streams; forgotten when the program is.
+        self._prepared: WeakKeyDictionary[Program, dict[int, _Prepared]] = WeakKeyDictionary()
         self._closed = False
         with faults():
             self._open(parameters)
@@ -94,48 +90,40 @@ class Engine:
         """Take a stream and memory of the device's."""
         open_device()
         self._multiprocessors = multiprocessors()
-        self._stream = open_stream()
-        nothing = zeros(np.float32, 0, self._stream)
+        self._cuda_stream = open_stream()
+        nothing = zeros(np.float32, 0, self._cuda_stream)
         self._buffers = Buffers(
             steps=None,
             moves=None,
-            streams=zeros(np.int64, self.streams, self._stream),
+            streams=zeros(np.int64, self.streams, self._cuda_stream),
             source=nothing,
             source_floats=0,
             target=nothing,
             target_floats=0,
-            arenas=zeros(np.float32, self.streams * self.arena_floats, self._stream),
+            arenas=zeros(np.float32, self.streams * self.arena_floats, self._cuda_stream),
             arena_floats=self.arena_floats,
-            parameters=_parameters_on_device(parameters, self._stream),
+            parameters=_parameters_on_device(parameters, self._cuda_stream),
             sums=nothing,
         )
         self._host_source = self._host_target = pinned(np.float32, 1)
         self._host_streams = pinned(np.int64, self.streams)
 
-    def run(
-        self,
-        steps: IntArray,
-        moves: IntArray,
-        streams: IntArray,
-        rows: FloatArray,
-        out: FloatArray,
-    ) -> None:
-        """Run a program for a group of streams and wait for its end.
+    def run(self, program: Program, streams: IntArray, rows: FloatArray, out: FloatArray) -> None:
+        """Run a program on some streams; return when `out` is filled.
 
         Parameters
         ----------
-        steps : (steps, FIELDS) int64
-        moves : (moves, MOVE_FIELDS) int64
+        program : Program
         streams : (group,) int64
-            Different numbers of streams, below `streams`.
+            Indices of the streams, all different.
         rows : (group, n, inputs) float32
-        out : (group, k, outputs) float32
-            The rows that the program gives out are written.
+        out : (group, program.rows_out, outputs) float32
+            Where the output rows are written.
 
         Raises
         ------
-        NoCuda
-            When the driver or the compiler fails; the arenas are then in no known state.
+        CudaUnavailable
+            When the driver or the compiler fails; the contents of the arenas are then undefined.
         """
         self._check_open()
         group = len(streams)
@@ -143,12 +131,12 @@ class Engine:
             return
         with faults():
             cuda.current_context()  # a thread that is new to CUDA has none
-            prepared = self._prepare(steps, moves, group, rows.size, out.size)
+            prepared = self._prepare(program, group, rows.size, out.size)
             source, target = self._host_source[: rows.size], self._host_target[: out.size]
             source.reshape(rows.shape)[:] = rows
             self._host_streams[:group] = streams
             self._go(prepared, group, rows.size, out.size)
-            self._stream.synchronize()
+            self._cuda_stream.synchronize()
         out[:] = target.reshape(out.shape)
 
     def _go(self, prepared: _Prepared, group: int, size_in: int, size_out: int) -> None:
@@ -156,48 +144,43 @@ class Engine:
 
         def launch() -> None:
             some = self._buffers.streams[:group]
-            some.copy_to_device(self._host_streams[:group], stream=self._stream)
+            some.copy_to_device(self._host_streams[:group], stream=self._cuda_stream)
             if size_in > 0:
                 source = self._buffers.source[:size_in]
-                source.copy_to_device(self._host_source[:size_in], stream=self._stream)
+                source.copy_to_device(self._host_source[:size_in], stream=self._cuda_stream)
             for one in prepared.launches:
-                one.go(self._stream)
+                one.go(self._cuda_stream)
             if size_out > 0:
                 target = self._buffers.target[:size_out]
-                target.copy_to_host(self._host_target[:size_out], stream=self._stream)
+                target.copy_to_host(self._host_target[:size_out], stream=self._cuda_stream)
 
         prepared.runs += 1
         if prepared.runs == 2:
-            prepared.captured = capture(self._stream, launch)
+            prepared.captured = capture(self._cuda_stream, launch)
         if prepared.captured is None:
             launch()
         else:
-            prepared.captured.replay(self._stream)
+            prepared.captured.replay(self._cuda_stream)
 
-    def _prepare(
-        self, steps: IntArray, moves: IntArray, group: int, size_in: int, size_out: int
-    ) -> _Prepared:
-        """The launches of a program, kept from its last run where possible."""
-        key = (steps.tobytes(), moves.tobytes(), group, size_in, size_out)
-        found = self._programs.get(key)
-        if found is not None:
-            self._programs.move_to_end(key)
-            return found
+    def _prepare(self, program: Program, group: int, size_in: int, size_out: int) -> _Prepared:
+        """The launches of a program for a number of streams, kept from its last run if possible."""
+        prepared = self._prepared.get(program, {}).get(group)
+        if prepared is not None:
+            return prepared
+        steps, moves = program.steps, program.moves
         cut = cuts(steps, group, self._tiles, self._multiprocessors)
         self._grow(size_in, size_out, most_sums(steps, cut, group))
         buffers = replace(
             self._buffers,
-            steps=upload(steps.reshape(-1, table.FIELDS), self._stream),
-            moves=upload(moves.reshape(-1, table.MOVE_FIELDS), self._stream),
+            steps=upload(steps.reshape(-1, table.FIELDS), self._cuda_stream),
+            moves=upload(moves.reshape(-1, table.MOVE_FIELDS), self._cuda_stream),
             streams=self._buffers.streams[:group],
             source_floats=size_in // group,
             target_floats=size_out // group,
         )
-        found = _Prepared(list(launches(steps, moves, cut, group, buffers, self._threads)))
-        self._programs[key] = found
-        if len(self._programs) > MOST_PROGRAMS:
-            self._programs.popitem(last=False)
-        return found
+        prepared = _Prepared(list(launches(steps, moves, cut, group, buffers, self._threads)))
+        self._prepared.setdefault(program, {})[group] = prepared
+        return prepared
 
     def _grow(self, size_in: int, size_out: int, sums: int) -> None:
         """Have room for a program's rows and sums; what was prepared for less room is forgotten."""
@@ -206,9 +189,9 @@ class Engine:
         short = {name: size for name, size in wanted.items() if size > len(getattr(b, name))}
         if not short:
             return
-        self._programs.clear()
+        self._prepared.clear()
         self._buffers = replace(
-            b, **{name: zeros(np.float32, n, self._stream) for name, n in short.items()}
+            b, **{name: zeros(np.float32, n, self._cuda_stream) for name, n in short.items()}
         )
         if "source" in short:
             self._host_source = pinned(np.float32, size_in)
@@ -225,8 +208,8 @@ class Engine:
         if size > 0:
             with faults():
                 floats = self._floats(stream, start, size)
-                floats.copy_to_host(values, stream=self._stream)
-                self._stream.synchronize()
+                floats.copy_to_host(values, stream=self._cuda_stream)
+                self._cuda_stream.synchronize()
         return values
 
     def write(self, stream: int, start: int, values: FloatArray) -> None:
@@ -235,8 +218,8 @@ class Engine:
         if flat.size > 0:
             with faults():
                 floats = self._floats(stream, start, flat.size)
-                floats.copy_to_device(flat, stream=self._stream)
-                self._stream.synchronize()
+                floats.copy_to_device(flat, stream=self._cuda_stream)
+                self._cuda_stream.synchronize()
 
     def close(self) -> None:
         """Let go of all memory but the parameters, which other engines may share.
@@ -244,7 +227,7 @@ class Engine:
         Nothing can be run afterwards.
         """
         if not self._closed:
-            self._programs.clear()
+            self._prepared.clear()
             self._closed = True
             del self._buffers, self._host_source, self._host_target, self._host_streams
 
@@ -252,10 +235,12 @@ class Engine:
         """See that a kernel can be compiled and run: one that zeroes a float, which is zero."""
         nothing = np.array([[0, table.NONE, min(1, self.arena_floats)]], np.int64)
         some = replace(
-            self._buffers, moves=upload(nothing, self._stream), streams=self._buffers.streams[:1]
+            self._buffers,
+            moves=upload(nothing, self._cuda_stream),
+            streams=self._buffers.streams[:1],
         )
-        move_launch(nothing, 0, 1, 1, some, self._threads).go(self._stream)
-        self._stream.synchronize()
+        move_launch(nothing, 0, 1, 1, some, self._threads).go(self._cuda_stream)
+        self._cuda_stream.synchronize()
 
     def _floats(self, stream: int, start: int, size: int) -> Any:
         """Some floats of an arena, on the device."""
@@ -267,7 +252,7 @@ class Engine:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise NoCuda("this engine was closed")
+            raise CudaUnavailable("this engine was closed")
 
 
 def _parameters_on_device(parameters: FloatArray, stream: Any) -> Any:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from oobleck_stream.kernels.cuda.arithmetic import snake, tanh
-from oobleck_stream.kernels.cuda.library import SOURCES, add, cuda, device, kernel, place
-from oobleck_stream.kernels.steps import (
+from oobleck_stream.engine.cuda.arithmetic import snake, tanh
+from oobleck_stream.engine.cuda.library import SOURCES, add, cuda, device, kernel, place
+from oobleck_stream.engine.program import (
     ACTIVE,
     ALPHA,
     BIAS,

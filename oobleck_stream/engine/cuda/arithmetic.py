@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from oobleck_stream.kernels import constants
-from oobleck_stream.kernels.cuda.library import (
+from oobleck_stream.engine import arithmetic as constants
+from oobleck_stream.engine.cuda.library import (
     add,
     device,
     divide,

@@ -20,9 +20,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from oobleck_stream.kernels.cpu.machine import FLOAT, WORD, call_own_function, pointer
-from oobleck_stream.kernels.cpu.vectors import TILE_ROWS, TILE_VECTORS, VECTOR, Vectors
-from oobleck_stream.kernels.steps import LANES
+from oobleck_stream.engine.cpu.machine import FLOAT, WORD, call_own_function, pointer
+from oobleck_stream.engine.cpu.simd import TILE_ROWS, TILE_VECTORS, VECTOR, Vectors
+from oobleck_stream.engine.program import LANES
 
 
 @intrinsic

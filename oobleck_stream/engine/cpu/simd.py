@@ -15,7 +15,7 @@ from llvmlite.binding import get_host_cpu_features
 from numba import config
 from numba.core import cgutils
 
-from oobleck_stream.kernels.constants import (
+from oobleck_stream.engine.arithmetic import (
     EXPONENTIAL,
     FARTHEST,
     HYPERBOLIC,
@@ -27,8 +27,8 @@ from oobleck_stream.kernels.constants import (
     ROUNDING,
     SINE,
 )
-from oobleck_stream.kernels.cpu.machine import FLOAT, WORD
-from oobleck_stream.kernels.steps import LANES
+from oobleck_stream.engine.cpu.machine import FLOAT, WORD
+from oobleck_stream.engine.program import LANES
 
 
 def _has_wide_registers() -> bool:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from oobleck_stream.kernels.cuda.library import SOURCES, cuda, kernel, place
-from oobleck_stream.kernels.steps import NONE, ORIGIN, SIZE, TO
+from oobleck_stream.engine.cuda.library import SOURCES, cuda, kernel, place
+from oobleck_stream.engine.program import NONE, ORIGIN, SIZE, TO
 
 KINDS = "tnifn"
 """The kernel's parameters, as `library.compiled` takes them."""

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from oobleck_stream.kernels import steps as table
-from oobleck_stream.kernels.cuda.finish import finish_kernel
-from oobleck_stream.kernels.cuda.moves import moves_kernel
-from oobleck_stream.kernels.cuda.product import product_kernel
-from oobleck_stream.kernels.cuda.tiles import Cut, Tile, choose
-
-IntArray = npt.NDArray[np.int64]
+from oobleck_stream.arrays import IntArray
+from oobleck_stream.engine import program as table
+from oobleck_stream.engine.cuda.epilogue import finish_kernel
+from oobleck_stream.engine.cuda.moves import moves_kernel
+from oobleck_stream.engine.cuda.product import product_kernel
+from oobleck_stream.engine.cuda.tiles import Cut, Tile, choose
 
 MOST_BLOCKS = 256
 """Blocks of threads that one move is spread over at most."""

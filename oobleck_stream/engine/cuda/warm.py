@@ -6,11 +6,12 @@ from contextlib import closing
 
 import numpy as np
 
-from oobleck_stream.kernels import steps as table
-from oobleck_stream.kernels.cuda.engine import Engine
-from oobleck_stream.kernels.cuda.launches import IntArray
-from oobleck_stream.kernels.cuda.library import SIMULATED
-from oobleck_stream.kernels.cuda.tiles import TILES, TINY_TILES
+from oobleck_stream.arrays import IntArray
+from oobleck_stream.engine import program as table
+from oobleck_stream.engine.cuda.engine import CudaEngine
+from oobleck_stream.engine.cuda.library import SIMULATED
+from oobleck_stream.engine.cuda.tiles import TILES, TINY_TILES
+from oobleck_stream.engine.program import Program
 
 
 def warm() -> None:
@@ -18,17 +19,18 @@ def warm() -> None:
 
     Raises
     ------
-    NoCuda
+    CudaUnavailable
         When CUDA can't be used here.
     """
     way_in = _step(LAYER=-1, INPUT_STRIDE=1, PLAIN=0)
     product = _step(CHANNELS=1, WEIGHTS=0, PLAIN=1)
     moves = np.zeros((0, table.MOVE_FIELDS), np.int64)
     stream, row = np.zeros(1, np.int64), np.zeros((1, 1, 1), np.float32)
+    program = Program(np.stack([way_in, product]), moves, np.zeros((3, 1), np.int64))
     # Opening an engine runs the kernel for moves.
     for tile in TINY_TILES if SIMULATED else TILES:
-        with closing(Engine(np.zeros(table.LANES, np.float32), 1, 2, (tile,))) as engine:
-            engine.run(np.stack([way_in, product]), moves, stream, row, row[:, :0].copy())
+        with closing(CudaEngine(np.zeros(table.LANES, np.float32), 1, 2, (tile,))) as engine:
+            engine.run(program, stream, row, row[:, :0].copy())
 
 
 def _step(**given: int) -> IntArray:

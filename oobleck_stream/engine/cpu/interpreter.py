@@ -18,7 +18,7 @@ from pathlib import Path
 
 from numba import carray, njit
 
-from oobleck_stream.kernels.cpu.machine import (
+from oobleck_stream.engine.cpu.machine import (
     atomic_add,
     atomic_load,
     clear_bytes,
@@ -31,9 +31,9 @@ from oobleck_stream.kernels.cpu.machine import (
     store_word,
     words_at,
 )
-from oobleck_stream.kernels.cpu.product import finish, tile
-from oobleck_stream.kernels.cpu.vectors import TILE_ROWS, TILE_VECTORS
-from oobleck_stream.kernels.steps import (
+from oobleck_stream.engine.cpu.product import finish, tile
+from oobleck_stream.engine.cpu.simd import TILE_ROWS, TILE_VECTORS
+from oobleck_stream.engine.program import (
     ACTIVE,
     ALPHA,
     BIAS,
@@ -48,7 +48,7 @@ from oobleck_stream.kernels.steps import (
     LANES,
     LAST_ROW,
     LEAVES,
-    MOST_JOINED,
+    MAX_JOINED,
     MOVES,
     NONE,
     ORIGIN,
@@ -88,7 +88,7 @@ FEWEST_JOBS = 16
 ADDRESSES = 4 * PANEL
 SUMS = ADDRESSES + 8 * MOST_CHUNK
 BETWEEN = SUMS + 4 * MOST_CHUNK * PANEL
-SCRATCH_BYTES = BETWEEN + 4 * JOINED_CHUNK * MOST_JOINED
+SCRATCH_BYTES = BETWEEN + 4 * JOINED_CHUNK * MAX_JOINED
 
 
 def control_words(steps: int) -> int:
@@ -337,7 +337,7 @@ def _work_off(steps, moves, streams, parameters, control, ticket, scratch, leade
     ----------
     steps : (steps, FIELDS) int64
     moves : (moves, MOVE_FIELDS) int64
-        As `oobleck_stream.kernels.steps` describes them.
+        As `oobleck_stream.engine.program` describes them.
     streams : (streams, STREAM_FIELDS) int64
         Addresses of each stream's arena, of the rows that come in and of the place for those that
         go out.

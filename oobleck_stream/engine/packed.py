@@ -6,13 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from oobleck_stream.arrays import aligned_zeros
-from oobleck_stream.kernels.steps import LANES, PANEL
+from oobleck_stream.arrays import FloatArray, aligned_zeros
+from oobleck_stream.engine.program import LANES, PANEL
 from oobleck_stream.network import Layer
-
-FloatArray = npt.NDArray[np.float32]
 
 
 def _padded(count: int) -> int:
@@ -21,7 +18,7 @@ def _padded(count: int) -> int:
 
 
 @dataclass(frozen=True)
-class Place:
+class ParameterOffsets:
     """Where a layer's parameters start in the flat array, in floats.
 
     `alpha` and `inverse_beta` belong to the Snake of the layer's input (-1 where it has none).
@@ -33,7 +30,7 @@ class Place:
     inverse_beta: int
 
 
-def places(layers: Sequence[Layer]) -> tuple[list[Place], int]:
+def parameter_offsets(layers: Sequence[Layer]) -> tuple[list[ParameterOffsets], int]:
     """The place of every layer and the length of the array; each part starts at 64 bytes."""
     found, end = [], 0
     for layer in layers:
@@ -45,7 +42,7 @@ def places(layers: Sequence[Layer]) -> tuple[list[Place], int]:
         if layer.snake:
             alpha, inverse_beta = end, end + _padded(layer.inputs)
             end += 2 * _padded(layer.inputs)
-        found.append(Place(weights, bias, alpha, inverse_beta))
+        found.append(ParameterOffsets(weights, bias, alpha, inverse_beta))
     return found, end
 
 
@@ -57,17 +54,17 @@ class PackedNetwork:
     ----------
     layers : tuple of Layer
     data : (n,) float32
-        All parameters, as `places` lays them out; may be a memory map.
+        All parameters, as `parameter_offsets` lays them out; may be a memory map.
     """
 
     layers: tuple[Layer, ...]
     data: FloatArray
-    places: tuple[Place, ...]
+    offsets: tuple[ParameterOffsets, ...]
 
     @classmethod
     def over(cls, layers: Sequence[Layer], data: FloatArray) -> PackedNetwork:
         """View `data` as the parameters of `layers`; ``ValueError`` if its length is another."""
-        where, length = places(layers)
+        where, length = parameter_offsets(layers)
         if data.shape != (length,) or data.dtype != np.float32:
             raise ValueError(
                 f"packed parameters of {length} float32 were expected, "
@@ -78,7 +75,7 @@ class PackedNetwork:
     @classmethod
     def empty(cls, layers: Sequence[Layer]) -> PackedNetwork:
         """Zeros, to be filled by `pack_layer`."""
-        return cls.over(layers, aligned_zeros(places(layers)[1]))
+        return cls.over(layers, aligned_zeros(parameter_offsets(layers)[1]))
 
 
 def pack_layer(
@@ -89,7 +86,7 @@ def pack_layer(
     alpha: FloatArray | None = None,
     inverse_beta: FloatArray | None = None,
 ) -> None:
-    """Write one layer's parameters into their place.
+    """Write one layer's parameters into their offsets.
 
     Parameters
     ----------
@@ -104,15 +101,15 @@ def pack_layer(
     alpha, inverse_beta : (inputs,) float arrays, optional
         Of the Snake before the layer, scales taken: ``x + inverse_beta * sin(alpha * x)**2``.
     """
-    layer, place, data = network.layers[index], network.places[index], network.data
+    layer, offsets, data = network.layers[index], network.offsets[index], network.data
     by_input = weight if layer.transposed else weight.transpose(1, 0, 2)
     for packed, columns, position in _weight_parts(network, index):
         packed[:] = by_input[:, columns, position]
     if bias is not None:
-        data[place.bias : place.bias + layer.outputs] = bias
+        data[offsets.bias : offsets.bias + layer.outputs] = bias
     if alpha is not None and inverse_beta is not None:
-        data[place.alpha : place.alpha + layer.inputs] = alpha
-        data[place.inverse_beta : place.inverse_beta + layer.inputs] = inverse_beta
+        data[offsets.alpha : offsets.alpha + layer.inputs] = alpha
+        data[offsets.inverse_beta : offsets.inverse_beta + layer.inputs] = inverse_beta
 
 
 def unpack_layer(
@@ -127,16 +124,16 @@ def unpack_layer(
     bias : (outputs,) float32, or None
     alpha, inverse_beta : (inputs,) float32, or None
     """
-    layer, place, data = network.layers[index], network.places[index], network.data
+    layer, offsets, data = network.layers[index], network.offsets[index], network.data
     by_input = np.empty((layer.inputs, layer.outputs, layer.kernel), np.float32)
     for packed, columns, position in _weight_parts(network, index):
         by_input[:, columns, position] = packed
     weight = by_input if layer.transposed else by_input.transpose(1, 0, 2).copy()
-    bias = data[place.bias : place.bias + layer.outputs].copy() if layer.bias else None
+    bias = data[offsets.bias : offsets.bias + layer.outputs].copy() if layer.bias else None
     if not layer.snake:
         return weight, bias, None, None
-    alpha = data[place.alpha : place.alpha + layer.inputs].copy()
-    inverse_beta = data[place.inverse_beta : place.inverse_beta + layer.inputs].copy()
+    alpha = data[offsets.alpha : offsets.alpha + layer.inputs].copy()
+    inverse_beta = data[offsets.inverse_beta : offsets.inverse_beta + layer.inputs].copy()
     return weight, bias, alpha, inverse_beta
 
 
@@ -145,7 +142,7 @@ def _weight_parts(network: PackedNetwork, index: int) -> Iterator[tuple[FloatArr
 
     A transposed layer's kernel may end before its last tap does; the weights there stay zero.
     """
-    layer, panels = network.layers[index], network.places[index].weights
+    layer, panels = network.layers[index], network.offsets[index].weights
     for phase in range(layer.phases):
         for column in range(0, layer.outputs, PANEL):
             count = min(PANEL, layer.outputs - column)

@@ -1,4 +1,4 @@
-"""What a push is made of: a table of steps and one of moves, the same for every backend.
+"""A program, which is all that a push does: a table of steps and one of moves, for every backend.
 
 A stream's rows, those that its layers still need and the new ones, lie in one array of floats, its
 arena. A step runs one layer over some rows of it; the moves that follow take what was used up out
@@ -28,6 +28,10 @@ panel's width + column within the panel``.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+
+from oobleck_stream.arrays import IntArray
 
 NONE = -1
 """No such place."""
@@ -67,9 +71,31 @@ LANES, PANEL = 16, 32
     FIELDS,  # the number of columns
 ) = range(25)
 
-MOST_JOINED = 128
+MAX_JOINED = 128
 """Columns up to which a step is `JOINED` with the next."""
 
 # Columns of the table of moves, int64: floats within the arena, which may overlap as C's memmove
 # allows; from NONE come zeros.
 TO, ORIGIN, SIZE, MOVE_FIELDS = range(4)
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """All that one push does.
+
+    Parameters
+    ----------
+    steps : (steps, FIELDS) int64
+    moves : (moves, MOVE_FIELDS) int64
+    counts : (3, layers) int64
+        What the push adds to the counters of a stream, see `oobleck_stream.engine.arena.Counters`.
+    """
+
+    steps: IntArray
+    moves: IntArray
+    counts: IntArray
+
+    @property
+    def rows_out(self) -> int:
+        """Number of output rows."""
+        return int(self.counts[2, -1])

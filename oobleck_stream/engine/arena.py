@@ -1,0 +1,160 @@
+"""A stream's memory: an arena that holds the rows its layers still need, and counters.
+
+The arena is one array of floats. Every layer has a window in it: the input rows that are still
+needed, after the layer's Snake if it has one, followed by room for new rows. Where a later layer
+adds those rows again (a residual), the same rows are also kept as they were before the Snake, in
+the layer's skip rows.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from oobleck_stream.arrays import FloatArray, IntArray
+from oobleck_stream.engine.program import LANES
+from oobleck_stream.network import Layer
+
+ALIASING_PAD = 17 * LANES
+"""Floats between a window and its skip rows. Rows written to both must not have the same offset
+within 4 KiB: 4K aliasing stalls cost 10 % of a transposed convolution."""
+
+
+@dataclass
+class Counters:
+    """How far a stream has got in every layer. With the arena, this is all of its state.
+
+    Parameters
+    ----------
+    received : list of int
+        Input rows received by each layer.
+    blocks : list of int
+        Blocks of output rows computed.
+    produced : list of int
+        Output rows written: those computed, without the ones dropped at the start and the end.
+    complete : list of bool
+        Whether the layer's input has ended.
+    """
+
+    received: list[int]
+    blocks: list[int]
+    produced: list[int]
+    complete: list[bool]
+
+    @classmethod
+    def at(cls, counts: IntArray, ended: bool = False) -> Counters:
+        """Counters from an array (3, layers) of received, blocks and produced."""
+        received, blocks, produced = counts.tolist()
+        return cls(received, blocks, produced, [ended] * len(received))
+
+    @property
+    def counts(self) -> IntArray:
+        """An array (3, layers) of received, blocks and produced."""
+        return np.array([self.received, self.blocks, self.produced], np.int64)
+
+    def origin(self, index: int, layer: Layer) -> int:
+        """Number of the input row that comes first in a layer's window; negative in the padding."""
+        return self.blocks[index] * layer.advance - layer.before
+
+    def kept(self, index: int, layer: Layer) -> int:
+        """Rows in a layer's window; once its input has ended, with the zeros that pad its end."""
+        end = self.received[index]
+        if self.complete[index]:
+            last_block = (layer.last_block(end) - 1) * layer.advance - layer.before
+            end = max(end, last_block + layer.span + 1)
+        return max(0, end - self.origin(index, layer))
+
+
+@dataclass(frozen=True)
+class StackState:
+    """A deep copy of a stream's state: its counters, and the used parts of its arena in order."""
+
+    counts: IntArray
+    ended: bool
+    kept: tuple[FloatArray, ...]
+
+
+@dataclass(frozen=True)
+class ArenaLayout:
+    """Where everything is stored in an arena, and how many blocks of a layer a step may compute.
+
+    Parameters
+    ----------
+    layers : tuple of Layer
+    limits : tuple of int
+        Maximum blocks of each layer in one step.
+    windows : tuple of int
+        Offset of each layer's window, in floats.
+    skips : tuple of int or None
+        Offset of each layer's skip rows; None if no later layer adds them.
+    floats : int
+        Length of the arena.
+    """
+
+    layers: tuple[Layer, ...]
+    limits: tuple[int, ...]
+    windows: tuple[int, ...]
+    skips: tuple[int | None, ...]
+    floats: int
+
+    @classmethod
+    def of(cls, layers: Sequence[Layer], step_floats: int) -> ArenaLayout:
+        """A layout in which a step reads and writes at most `step_floats` floats.
+
+        A step of one block may exceed that.
+
+        Raises
+        ------
+        ValueError
+            When a layer adds the input of a layer that keeps no skip rows.
+        """
+        for previous, layer in itertools.pairwise(layers):
+            if layer.residual and not previous.snake:
+                raise ValueError(f"{layer.name} adds the input of {previous.name}: none is kept")
+        limits = tuple(_max_blocks(layer, step_floats) for layer in layers)
+        arriving = [limits[0] * layers[0].advance]
+        arriving += [n * layer.phases for n, layer in zip(limits, layers, strict=True)]
+        windows: list[int] = []
+        skips: list[int | None] = []
+        # Output rows dropped at the start are written before a window's first row.
+        end = max(_whole_lines(layer.trim, layer.outputs) for layer in layers)
+        for index, layer in enumerate(layers):
+            # Room for the rows kept, for those that arrive, and for the zeros at the end.
+            windows.append(end)
+            end += _whole_lines(2 * layer.span + arriving[index] + layer.advance + 2, layer.inputs)
+            if index + 1 < len(layers) and layers[index + 1].residual:
+                skips.append(end + ALIASING_PAD)
+                rows = layer.span + arriving[index] + 2
+                end += ALIASING_PAD + _whole_lines(rows, layer.inputs)
+            else:
+                skips.append(None)
+        return cls(tuple(layers), limits, tuple(windows), tuple(skips), end)
+
+    @property
+    def entry(self) -> int:
+        """Maximum input rows of one program."""
+        return self.limits[0] * self.layers[0].advance
+
+    def kept(self, counters: Counters) -> Iterator[tuple[int, int]]:
+        """Offset and size, in floats, of every part of the arena that is still to be read."""
+        for index, (layer, window, skip) in enumerate(
+            zip(self.layers, self.windows, self.skips, strict=True)
+        ):
+            yield window, counters.kept(index, layer) * layer.inputs
+            if skip is not None:
+                rows = counters.received[index] - counters.produced[index + 1]
+                yield skip, rows * layer.inputs
+
+
+def _whole_lines(rows: int, width: int) -> int:
+    """Floats of some rows, rounded up to whole cache lines."""
+    return -(-rows * width // LANES) * LANES
+
+
+def _max_blocks(layer: Layer, step_floats: int) -> int:
+    """Blocks of a layer that keep a step within a number of floats, at least one."""
+    most = max(layer.inputs * layer.advance, layer.outputs * layer.phases)
+    return max(1, step_floats // most)

@@ -1,0 +1,187 @@
+"""The engines that run programs, chosen by name: the CPU or a GPU."""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from oobleck_stream.arrays import FloatArray, IntArray
+from oobleck_stream.engine.arena import ArenaLayout
+from oobleck_stream.engine.packed import PackedNetwork
+from oobleck_stream.engine.program import Program
+from oobleck_stream.errors import CudaUnavailable
+
+BACKENDS = ("cpu", "cuda")
+CHOICES = ("auto", *BACKENDS)
+
+
+MAX_THREADS = 256
+
+
+def default_threads() -> int:
+    """Threads of a push when none are requested: OOBLECK_STREAM_THREADS, or the cores allowed."""
+    requested = os.environ.get("OOBLECK_STREAM_THREADS", "").strip()
+    if requested:
+        return checked_threads(requested, "OOBLECK_STREAM_THREADS")
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return max(1, os.cpu_count() or 1)
+
+
+def checked_threads(threads: Any, name: str = "threads") -> int:
+    """A number of threads from 1 to `MAX_THREADS`, or ``ValueError``."""
+    try:
+        count = int(threads)
+    except (TypeError, ValueError):
+        count = 0
+    if not 1 <= count <= MAX_THREADS:
+        raise ValueError(f"{name} must be a whole number from 1 to {MAX_THREADS}, not {threads!r}")
+    return count
+
+
+class Engine(Protocol):
+    """Holds the arenas of some streams of a network, and runs programs on them."""
+
+    def run(self, program: Program, streams: IntArray, rows: FloatArray, out: FloatArray) -> None:
+        """Run a program on some streams; return when `out` is filled.
+
+        Parameters
+        ----------
+        program : Program
+        streams : (streams,) int64
+            Indices of the streams, all in lockstep.
+        rows : (streams, n, inputs) float32, each stream's C-contiguous
+        out : (streams, program.rows_out, outputs) float32, each stream's C-contiguous
+            Where the output rows are written.
+        """
+
+    def read(self, stream: int, start: int, size: int) -> FloatArray:
+        """A copy of `size` floats of a stream's arena."""
+
+    def write(self, stream: int, start: int, values: FloatArray) -> None:
+        """Overwrite floats of a stream's arena."""
+
+    def step_times(self) -> list[tuple[int, float]]:
+        """Layer and share of the time of every step of the last program; empty if not measured."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much work suits an engine.
+
+    Parameters
+    ----------
+    step_floats : int
+        Maximum floats that a step reads or writes, unless a single block has more.
+    max_shares : int
+        `step_floats` is divided among at most this many streams.
+    max_group : int
+        Maximum number of streams that one run of a program serves.
+    """
+
+    step_floats: int
+    max_shares: int
+    max_group: int
+
+    def floats_each(self, streams: int) -> int:
+        """Maximum floats of each of `streams` streams that a step reads or writes."""
+        return self.step_floats // min(streams, self.max_shares)
+
+
+SIZES = {
+    # A step's rows stay in the cache of a core (1 MiB). Dividing them by more than 8 makes steps so
+    # short that shifting their overlap costs more than the cache saves (16 streams: RTF 0.34
+    # instead of 0.32 each).
+    "cpu": Sizes(step_floats=2**18, max_shares=8, max_group=16),
+    # Large enough to keep all multiprocessors busy.
+    "cuda": Sizes(step_floats=2**22, max_shares=64, max_group=64),
+}
+
+
+def checked_backend(name: str) -> str:
+    """The name of a backend, once it is known to be usable; ``"auto"`` is not resolved yet.
+
+    Raises
+    ------
+    ValueError
+        When there is no backend of that name.
+    CudaUnavailable
+        When it is ``"cuda"`` and can't be used; the message says what is missing.
+    """
+    if name not in CHOICES:
+        raise ValueError(f"unknown backend {name!r}; there are: {', '.join(CHOICES)}")
+    if name == "cuda" and what_cuda_lacks():
+        raise CudaUnavailable(what_cuda_lacks())
+    return name
+
+
+@functools.cache
+def what_cuda_lacks() -> str:
+    """Why CUDA can't be used here; empty if a kernel could be compiled and run."""
+    from oobleck_stream.engine.cuda.engine import CudaEngine
+
+    try:
+        CudaEngine(np.zeros(1, np.float32), streams=1, arena_floats=1).close()
+    except CudaUnavailable as error:
+        return str(error)
+    return ""
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    # The caller of the constructor of the decoder, whose stack opens the engine.
+    warnings.warn(message, RuntimeWarning, stacklevel=5)
+
+
+def open_engine(
+    backend: str, network: PackedNetwork, streams: int, threads: int
+) -> tuple[str, ArenaLayout, Engine]:
+    """An engine for some streams of a network.
+
+    Parameters
+    ----------
+    backend : str
+        One of `CHOICES`. ``"auto"`` is the GPU, or else the CPU, with a warning, once.
+    network : PackedNetwork
+    streams : int
+        Number of streams.
+    threads : int
+        Maximum threads of a push, on the CPU.
+
+    Returns
+    -------
+    backend : str
+        One of `BACKENDS`.
+    layout : ArenaLayout
+        The layout of each stream's arena.
+    engine : Engine
+
+    Raises
+    ------
+    ValueError
+        When there is no backend of that name.
+    CudaUnavailable
+        When it is ``"cuda"`` and can't be used, or has too little memory.
+    """
+    checked_backend(backend)
+    if backend != "cpu":
+        from oobleck_stream.engine.cuda.engine import CudaEngine
+
+        layout = ArenaLayout.of(network.layers, SIZES["cuda"].floats_each(streams))
+        try:
+            checked_backend("cuda")
+            return "cuda", layout, CudaEngine(network.data, streams, layout.floats)
+        except CudaUnavailable as error:
+            if backend == "cuda":
+                raise
+            missing = str(error)
+        _warn_once(f"decoding on the CPU: {missing}")
+    from oobleck_stream.engine.cpu.engine import CpuEngine
+
+    layout = ArenaLayout.of(network.layers, SIZES["cpu"].floats_each(streams))
+    return "cpu", layout, CpuEngine(network.data, streams, layout.floats, threads)

@@ -1,1 +1,0 @@
-"""What a program of a push is, and the kernels that run it."""

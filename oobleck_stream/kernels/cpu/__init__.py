@@ -1,1 +1,0 @@
-"""Free functions on memory, compiled by Numba. They know nothing of models or streams."""

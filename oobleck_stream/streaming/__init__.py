@@ -1,1 +1,0 @@
-"""The exact streaming of a stack of layers: state, plan, threads."""
