@@ -39,24 +39,41 @@ def compiled(kernel, kinds: str, capability: tuple[int, int]) -> str:
     `kinds` names its parameters: ``f`` and ``i`` are arrays of float32 and int64, ``t`` a table of
     int64, ``n`` an int64.
     """
-    known = {
-        "f": types.Array(types.float32, 1, "C"),
-        "i": types.Array(types.int64, 1, "C"),
-        "t": types.Array(types.int64, 2, "C"),
-        "n": types.int64,
-    }
     # The functions that a kernel calls ask for the device, of which they only need this.
     device = SimpleNamespace(compute_capability=capability)
     with mock.patch("numba.cuda.dispatcher.get_current_device", return_value=device):
         text, _ = compile_function(
             kernel.py_func,
-            types.void(*(known[kind] for kind in kinds)),
+            types.void(*_types_of(kinds)),
             device=False,
             cc=capability,
             abi="numba",
             output="ptx",
         )
     return text.decode() if isinstance(text, bytes) else str(text)
+
+
+def bound(kernel, kinds: str, capability: tuple[int, int]) -> str:
+    """PTX of a kernel that its dispatcher compiles, or loads from disk, as for its first launch."""
+    device = SimpleNamespace(compute_capability=capability)
+    context = SimpleNamespace(device=device)
+    with (
+        mock.patch("numba.cuda.dispatcher.get_current_device", return_value=device),
+        mock.patch("numba.cuda.codegen.devices.get_context", return_value=context),
+        mock.patch("numba.cuda.dispatcher._Kernel.bind"),
+    ):
+        compiled = kernel.compile(_types_of(kinds))
+        return str(compiled.library.get_asm_str(capability))
+
+
+def _types_of(kinds: str) -> tuple:
+    known = {
+        "f": types.Array(types.float32, 1, "C"),
+        "i": types.Array(types.int64, 1, "C"),
+        "t": types.Array(types.int64, 2, "C"),
+        "n": types.int64,
+    }
+    return tuple(known[kind] for kind in kinds)
 
 
 def float_operations(text: str) -> dict[str, int]:

@@ -10,7 +10,7 @@ pytest.importorskip("numba_cuda", reason="numba-cuda is not installed (extra `cu
 
 import ptx
 
-from oobleck_stream.engine.cuda import epilogue, moves, product
+from oobleck_stream.engine.cuda import epilogue, library, moves, product
 from oobleck_stream.engine.cuda.library import has_compiler
 from oobleck_stream.engine.cuda.tiles import TILES
 
@@ -91,6 +91,21 @@ def test_a_thread_reads_several_floats_at_once(tile):
     text, _ = compiled(f"{tile.rows}x{tile.columns}", (9, 0))
     wide = {1: "f32", 2: "v2.f32", 4: "v4.f32"}[min(4, tile.thread_rows)]
     assert f"ld.shared.{wide}" in text
+
+
+def test_kept_on_disk(tmp_path, monkeypatch):
+    """Found there by another dispatcher, unless the file is damaged or the GPU is another."""
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path))
+    kernels = [library.kernel(moves.moves_kernel().py_func) for _ in range(4)]
+    first = ptx.bound(kernels[0], moves.KINDS, (9, 0))
+    assert ptx.bound(kernels[1], moves.KINDS, (9, 0)) == first
+    ptx.bound(kernels[2], moves.KINDS, (8, 0))
+    for file in tmp_path.rglob("*.kernel"):
+        file.write_bytes(file.read_bytes()[:-1])
+    ptx.bound(kernels[3], moves.KINDS, (9, 0))
+    misses = [sum(kernel.stats.cache_misses.values()) for kernel in kernels]
+    hits = [sum(kernel.stats.cache_hits.values()) for kernel in kernels]
+    assert (misses, hits) == ([1, 0, 1, 1], [0, 1, 0, 0])
 
 
 def test_compiling_is_told():

@@ -386,7 +386,7 @@ def both_halves(config, seed=1):
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_checkpoint_gives_both_halves(tmp_path, monkeypatch, cached):
     if cached:
-        monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
+        monkeypatch.setenv("OOBLECK_STREAM_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(cache, "SMALLEST_BYTES", 1)
     config = small("ezaudio")
     folder = write_folder(tmp_path / "model", config, both_halves(config))

@@ -24,7 +24,8 @@ sound = [model_of(small("stable-audio-open-1.0", 9)).decode(random_latents(small
 np.save(sys.argv[2], np.concatenate([part.ravel() for part in sound]))
 assembly = "".join(interpreter.run.inspect_asm().values()) if len(sys.argv) > 3 else ""
 stats = interpreter.run.stats
-print(sum(stats.cache_misses.values()), sum(stats.cache_hits.values()), assembly.count("zmm"), assembly.count("vfmadd"))
+print(sum(stats.cache_misses.values()), sum(stats.cache_hits.values()),
+      assembly.count("zmm"), assembly.count("vfmadd"))
 """
 
 

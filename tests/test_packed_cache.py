@@ -14,7 +14,7 @@ from oobleck_stream.checkpoints import cache
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv("OOBLECK_STREAM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(cache, "SMALLEST_BYTES", 1)
     config = small("ezaudio", 8)
     return write_folder(tmp_path / "model", config, random_tensors(config, 1))
@@ -34,7 +34,7 @@ def sound(source):
 def test_same_bits(folder, packed, monkeypatch):
     first, second = sound(folder), sound(folder)
     assert isinstance(ob.load(folder).decoder.data.base, np.ndarray)
-    monkeypatch.setenv(cache.VARIABLE, "off")
+    monkeypatch.setenv("OOBLECK_STREAM_CACHE", "off")
     np.testing.assert_array_equal(first, sound(folder))
     np.testing.assert_array_equal(first, second)
     np.testing.assert_array_equal(first, sound(packed()))
@@ -93,9 +93,15 @@ def test_another_version(folder, packed):
 
 def test_a_cache_that_can_not_be_written(folder, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "file" / "cache"))
+    monkeypatch.setenv("OOBLECK_STREAM_CACHE", str(tmp_path / "file" / "cache"))
     expected = sound(folder)
-    monkeypatch.setenv(cache.VARIABLE, "off")
+    monkeypatch.setenv("OOBLECK_STREAM_CACHE", "off")
+    np.testing.assert_array_equal(sound(folder), expected)
+
+
+def test_an_unknown_home_folder(folder, monkeypatch):
+    expected = sound(folder)
+    monkeypatch.setenv("OOBLECK_STREAM_CACHE", "~no-such-user/cache")
     np.testing.assert_array_equal(sound(folder), expected)
 
 

@@ -162,6 +162,8 @@ def run_components(
 
 def compile_facts() -> Facts:
     """Seconds of a process, from start to end, that compiles the kernels into an empty cache."""
+    from oobleck_stream.engine.kernel_entries import SUFFIX
+
     with TemporaryDirectory() as cache:
         start = time.perf_counter()
         subprocess.run(
@@ -172,7 +174,7 @@ def compile_facts() -> Facts:
             check=True,
         )
         seconds = time.perf_counter() - start
-        kernels = len(list(Path(cache).rglob("*.nbc")))
+        kernels = len(list(Path(cache).rglob(f"*{SUFFIX}")))
     return {"seconds": seconds, "kernels": kernels, "document_seconds": DOCUMENT_COMPILE_SECONDS}
 
 

@@ -7,27 +7,14 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from oobleck_stream.cache_folder import cache_folder
 from oobleck_stream.checkpoints.packed_file import PACKED_SUFFIX, read_packed, write_packed
 from oobleck_stream.checkpoints.safetensors_file import open_safetensors
 from oobleck_stream.errors import CheckpointError
 from oobleck_stream.model import Model
 
-VARIABLE = "OOBLECK_STREAM_CACHE"
 SMALLEST_BYTES = 32_000_000
 """Checkpoints below this are packed in no time."""
-
-
-def cache_folder() -> Path | None:
-    """Where packed networks are kept: $OOBLECK_STREAM_CACHE (``off`` for nowhere), or the user's
-    cache folder.
-    """
-    asked = os.environ.get(VARIABLE, "").strip()
-    if asked.lower() in ("off", "0", "no", "false"):
-        return None
-    if asked:
-        return Path(asked).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME", "").strip()
-    return (Path(home) if home else Path.home() / ".cache") / "oobleck_stream"
 
 
 def through_cache(files: Iterable[Path], options: str, build: Callable[[], Model]) -> Model:
@@ -45,7 +32,10 @@ def through_cache(files: Iterable[Path], options: str, build: Callable[[], Model
     build : callable
         Makes the model.
     """
-    folder = cache_folder()
+    try:
+        folder = cache_folder()
+    except OSError:
+        folder = None
     sources = sorted({Path(os.path.realpath(file)) for file in files})
     if folder is None or sum(file.stat().st_size for file in sources) < SMALLEST_BYTES:
         return build()

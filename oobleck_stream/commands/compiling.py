@@ -19,7 +19,7 @@ def compiling_told(backend: str = "cpu") -> Iterator[None]:
 
     @functools.cache
     def tell() -> None:
-        click.echo("compiling kernels (once)", err=True)
+        click.echo(f"compiling kernels{' (once)' if _are_kept() else ''}", err=True)
 
     class Listener(event.Listener):
         def on_start(self, _: Any) -> None:
@@ -36,6 +36,16 @@ def compiling_told(backend: str = "cpu") -> Iterator[None]:
 
                 listeners.enter_context(telling_of_compiling(tell))
         yield
+
+
+def _are_kept() -> bool:
+    """Whether there is a folder for compiled kernels."""
+    from oobleck_stream.engine.kernel_entries import NotKeptError, kernels_folder
+
+    try:
+        return kernels_folder() is not None
+    except NotKeptError:
+        return False
 
 
 def warm_kernels(quiet: bool = False, backend: str = "cpu") -> None:

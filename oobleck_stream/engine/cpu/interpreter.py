@@ -13,9 +13,6 @@ explained above `_work_off`.
 # mypy: disable-error-code="no-untyped-def, call-arg, attr-defined"
 from __future__ import annotations
 
-import zlib
-from pathlib import Path
-
 from numba import carray, njit
 
 from oobleck_stream.engine.cpu.machine import (
@@ -33,6 +30,7 @@ from oobleck_stream.engine.cpu.machine import (
 )
 from oobleck_stream.engine.cpu.product import finish, tile
 from oobleck_stream.engine.cpu.simd import TILE_ROWS, TILE_VECTORS
+from oobleck_stream.engine.kernel_cache import keep
 from oobleck_stream.engine.program import (
     ACTIVE,
     ALPHA,
@@ -391,40 +389,19 @@ def _work_off(steps, moves, streams, parameters, control, ticket, scratch, leade
         atomic_add(control + INSIDE, -1)
 
 
-def _cached(sources):
-    """`_work_off` as a function that Numba keeps on disk.
-
-    Numba looks only at the file of a cached function, not at those that it calls; but the values
-    that a function takes from around it are part of its key.
-    """
-
-    @njit(nogil=True, cache=True)
-    def run(steps, moves, streams, parameters, control, ticket, scratch, leader):
-        if sources != 0:
-            mode: int = plain_floats()
-            _work_off(
-                carray(words_at(steps.ctypes.data), steps.shape),
-                carray(words_at(moves.ctypes.data), moves.shape),
-                carray(words_at(streams.ctypes.data), streams.shape),
-                parameters,
-                control,
-                ticket,
-                scratch,
-                leader,
-            )
-            set_float_mode(mode)
-
-    return run
-
-
-def _digest_of_sources():
-    """A number, never 0, of the text of every kernel module."""
-    digest = 1
-    here = Path(__file__).parent
-    for path in (*sorted(here.glob("*.py")), *sorted(here.parent.glob("*.py"))):
-        digest = zlib.crc32(path.read_bytes(), digest)
-    return digest | 1
-
-
-run = _cached(_digest_of_sources())
-"""`_work_off`, for everybody to call."""
+@keep
+@njit(nogil=True)
+def run(steps, moves, streams, parameters, control, ticket, scratch, leader):
+    """Run `_work_off` in the default floating-point mode; this is what Python calls."""
+    mode: int = plain_floats()
+    _work_off(
+        carray(words_at(steps.ctypes.data), steps.shape),
+        carray(words_at(moves.ctypes.data), moves.shape),
+        carray(words_at(streams.ctypes.data), streams.shape),
+        parameters,
+        control,
+        ticket,
+        scratch,
+        leader,
+    )
+    set_float_mode(mode)

@@ -11,6 +11,7 @@ from numba.extending import intrinsic
 
 from oobleck_stream.engine.cpu.machine import WORD
 from oobleck_stream.engine.cpu.simd import TILE_ROWS, TILE_VECTORS, VECTOR, Vectors
+from oobleck_stream.engine.kernel_cache import keep
 from oobleck_stream.engine.program import LANES
 
 STREAMS = 8
@@ -91,7 +92,8 @@ def _read(typing_context: Any, address: Any, turns: Any, target: Any) -> Any:
     return types.void(types.int64, types.int64, types.int64), emit
 
 
-@njit(nogil=True, cache=True)
+@keep
+@njit(nogil=True)
 def multiply_add(turns, factor, target):
     """Grow chains of ``x = x * factor + factor`` in registers; how many operations that were.
 
@@ -110,7 +112,8 @@ def multiply_add(turns, factor, target):
     return _multiply_add(turns, factor, target)
 
 
-@njit(nogil=True, cache=True)
+@keep
+@njit(nogil=True)
 def read(address, turns, target):
     """Read ``turns * READ_STEP`` bytes of floats from an address; their sum goes to `target`."""
     _read(address, turns, target)

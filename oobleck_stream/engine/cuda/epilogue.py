@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from oobleck_stream.engine.cuda.arithmetic import snake, tanh
-from oobleck_stream.engine.cuda.library import SOURCES, add, cuda, device, kernel, place
+from oobleck_stream.engine.cuda.library import add, cuda, device, kernel, place
 from oobleck_stream.engine.program import (
     ACTIVE,
     ALPHA,
@@ -89,7 +89,6 @@ def finish_kernel() -> Any:
 
     One thread a number of the output; `sums` holds (taps, streams, rows, columns).
     """
-    sources = SOURCES
 
     def finish(
         steps,
@@ -104,8 +103,6 @@ def finish_kernel() -> Any:
         sums,
         source_floats,
     ):
-        if sources == 0:
-            return
         columns, phases = steps[index, COLUMNS], steps[index, PHASES]
         rows = steps[index, ROWS] * phases
         number = np.int64(cuda.grid(1))

@@ -8,18 +8,19 @@ No other module imports it: the target is in maintenance and has a successor. Un
 from __future__ import annotations
 
 import importlib.util
+import pickle
 import traceback
 import weakref
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from numba import config
 
+from oobleck_stream.engine.kernel_cache import KernelCache, keep
 from oobleck_stream.errors import CudaUnavailable
 
 if importlib.util.find_spec("numba_cuda") is None:
@@ -37,7 +38,6 @@ _settings.CUDA_LOW_OCCUPANCY_WARNINGS = 0
 __all__ = [
     "ALIGNMENT",
     "SIMULATED",
-    "SOURCES",
     "add",
     "checked",
     "cuda",
@@ -70,21 +70,36 @@ ALIGNMENT = None if SIMULATED else 16
 """Bytes at which shared memory begins, so that four floats are read at once."""
 
 
-def _digest_of_sources() -> int:
-    """A number, never 0, of the text of all that kernels are made of."""
-    here, digest = Path(__file__).parent, 1
-    for path in (*sorted(here.glob("*.py")), *sorted(here.parent.glob("*.py"))):
-        digest = zlib.crc32(path.read_bytes(), digest)
-    return digest | 1
+class CudaKernelCache(KernelCache):
+    """The cache of one CUDA kernel."""
 
+    versions = (*KernelCache.versions, f"numba-cuda {version('numba-cuda')}")
 
-SOURCES = _digest_of_sources()
-"""For kernels to close over: Numba keeps them on disk by their own file and by such values."""
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Load the compiled kernel for these argument types; None if it isn't stored."""
+        from numba.cuda.utils import numba_target_override
+
+        with numba_target_override():
+            return super().load_overload(sig, target_context)
+
+    def dump(self, compiled: Any) -> bytes:
+        """Serialize a compiled kernel."""
+        from numba.cuda.serialize import dumps
+
+        content: bytes = dumps(compiled._reduce_states())
+        return content
+
+    def build(self, target_context: Any, content: bytes) -> Any:
+        """Deserialize a compiled kernel."""
+        from numba.cuda.dispatcher import _Kernel
+
+        return _Kernel._rebuild(**pickle.loads(content))
 
 
 def kernel(function: Callable[..., None]) -> Any:
     """Compile a kernel on its first launch, and keep it on disk."""
-    return cuda.jit(function, cache=not SIMULATED)
+    dispatcher = cuda.jit(function)
+    return dispatcher if SIMULATED else keep(dispatcher, CudaKernelCache)
 
 
 # What kernels are written with. Numba's CUDA target contracts a product and a sum to a fused

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from oobleck_stream.engine.cuda.library import SOURCES, cuda, kernel, place
+from oobleck_stream.engine.cuda.library import cuda, kernel, place
 from oobleck_stream.engine.program import NONE, ORIGIN, SIZE, TO
 
 KINDS = "tnifn"
@@ -22,11 +22,8 @@ def moves_kernel() -> Any:
     Floats that lie as far apart as the move goes depend on each other alone: each such row is one
     thread's, which goes along it the way the move goes, so nothing is read after it was written.
     """
-    sources = SOURCES
 
     def move(moves, first, streams, arenas, arena_floats):
-        if sources == 0:
-            return
         number = first + cuda.blockIdx.y
         to, origin, size = moves[number, TO], moves[number, ORIGIN], moves[number, SIZE]
         arena = streams[cuda.blockIdx.z] * arena_floats

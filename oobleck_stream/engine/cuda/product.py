@@ -15,7 +15,6 @@ import numpy as np
 from oobleck_stream.engine.cuda.epilogue import NOTHING, column_of, give_out, outputs_of
 from oobleck_stream.engine.cuda.library import (
     ALIGNMENT,
-    SOURCES,
     add,
     cuda,
     device,
@@ -67,7 +66,7 @@ def product_kernel(tile: Tile) -> Any:
     Blocks along x are tiles of rows, along y phases of tiles of columns; along z are the taps where
     they are split: their sums go to `sums` as (taps, streams, rows, columns), for `finish`.
     """
-    sources, depth, threads = SOURCES, tile.depth, tile.threads
+    depth, threads = tile.depth, tile.threads
     rows, columns = tile.rows, tile.columns
     # A thread's rows and columns are fours (or less) side by side: read at once, free of conflicts.
     rows_each, columns_each = tile.thread_rows, tile.thread_columns
@@ -99,8 +98,6 @@ def product_kernel(tile: Tile) -> Any:
         target_floats,
         sums,
     ):
-        if sources == 0:
-            return
         shared = cuda.shared.array(shared_size, np.float32, alignment=ALIGNMENT)
         row_inputs = cuda.shared.array(rows, np.int64)
         row_arenas = cuda.shared.array(rows, np.int64)

@@ -1,0 +1,34 @@
+"""The folder for files that are kept between runs: packed networks and compiled kernels."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+VARIABLE = "OOBLECK_STREAM_CACHE"
+
+
+def cache_folder() -> Path | None:
+    """The folder of all caches, which may not exist yet.
+
+    Returns
+    -------
+    pathlib.Path or None
+        ``$OOBLECK_STREAM_CACHE``, or ``oobleck_stream`` in the user's cache folder. None when the
+        variable is ``off``.
+
+    Raises
+    ------
+    OSError
+        When the folder depends on a home folder that is unknown.
+    """
+    asked = os.environ.get(VARIABLE, "").strip()
+    if asked.lower() in ("off", "0", "no", "false"):
+        return None
+    try:
+        if asked:
+            return Path(asked).expanduser()
+        home = os.environ.get("XDG_CACHE_HOME", "").strip()
+        return (Path(home) if home else Path.home() / ".cache") / "oobleck_stream"
+    except RuntimeError as error:
+        raise OSError("the home folder is unknown") from error

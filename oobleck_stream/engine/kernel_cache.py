@@ -1,0 +1,169 @@
+"""A cache of compiled functions on disk that replaces Numba's own.
+
+Numba's cache unpickles and links its files without checking them, passes every file error on to
+the caller, and depends only on the source file of the function itself, not on those of the
+functions that it calls.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import os
+import pickle
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+from numba import config
+from numba.core.compiler import CompileResult
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.serialize import dumps
+
+from oobleck_stream.engine.kernel_entries import (
+    NotKeptError,
+    kernels_folder,
+    read_entry,
+    write_entry,
+)
+
+SETTINGS = (
+    "OPT",
+    "LOOP_VECTORIZE",
+    "SLP_VECTORIZE",
+    "BOUNDSCHECK",
+    "DEBUGINFO_DEFAULT",
+    "USING_SVML",
+)
+"""Numba settings that change the compiled code."""
+
+if hasattr(os, "register_at_fork"):
+    # If a process forks while another of its threads compiles, the child inherits a lock that no
+    # thread of the child can release, and a compiler in an undefined state. So the fork waits until
+    # no other thread compiles.
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
+
+
+class KernelCache:
+    """The cache of one function, with the interface that Numba's dispatchers expect.
+
+    If a kernel can't be loaded or stored, it is compiled in memory and a ``RuntimeWarning`` is
+    given, once for each reason.
+
+    Parameters
+    ----------
+    function : callable
+        The Python function. Values that it closes over are part of the key by their `repr`.
+    """
+
+    versions: tuple[str, ...] = (f"numba {numba.__version__}", f"llvmlite {llvmlite.__version__}")
+    """Versions of the compiler, which are part of the key."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._name = function.__name__
+        values = inspect.getclosurevars(function).nonlocals
+        self._function = f"{function.__module__}.{function.__qualname__} {sorted(values.items())}"
+        self._sources = _digest_of_sources(Path(inspect.getfile(function)).parent)
+        self._flushed = False
+
+    @property
+    def cache_path(self) -> str | None:
+        """The folder of the files; None when kernels are not kept."""
+        try:
+            folder = kernels_folder()
+        except NotKeptError:
+            folder = None
+        return None if folder is None else str(folder)
+
+    def flush(self) -> None:
+        """Ignore the stored kernels from now on (Numba calls this to recompile)."""
+        self._flushed = True
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Load the compiled function for these argument types; None if it isn't stored."""
+        try:
+            if self._flushed or kernels_folder() is None:
+                return None
+            target_context.refresh()
+            content = read_entry(*self._identity(sig, target_context.codegen()))
+            return None if content is None else self.build(target_context, content)
+        except Exception as error:
+            _warn_not_kept(error)
+            return None
+
+    def save_overload(self, sig: Any, compiled: Any) -> None:
+        """Store the compiled function for these argument types."""
+        try:
+            if kernels_folder() is not None:
+                write_entry(*self._identity(sig, compiled.codegen), self.dump(compiled))
+        except Exception as error:
+            _warn_not_kept(error)
+
+    def dump(self, compiled: Any) -> bytes:
+        """Serialize a compiled function."""
+        if compiled.lifted or compiled.library.has_dynamic_globals:
+            raise NotKeptError("the code contains addresses of this process")
+        content: bytes = dumps(compiled._reduce())
+        return content
+
+    def build(self, target_context: Any, content: bytes) -> Any:
+        """Deserialize a compiled function."""
+        return CompileResult._rebuild(target_context, *pickle.loads(content))
+
+    def _identity(self, sig: Any, codegen: Any) -> tuple[str, str]:
+        """The file name and the key, which names all that the compiled code depends on."""
+        if not self._sources:
+            raise NotKeptError("the kernels' source files are missing")
+        settings = [f"{name} {getattr(config, name, None)}" for name in SETTINGS]
+        processor = repr(codegen.magic_tuple())
+        key = "\n".join(
+            [
+                self._function,
+                repr(sig),
+                f"sources {self._sources}",
+                processor,
+                *self.versions,
+                f"python {sys.version!r}",
+                *settings,
+            ]
+        )
+        return f"{self._name}-{hashlib.sha256(key.encode()).hexdigest()[:32]}", key
+
+
+def keep(dispatcher: Any, cache: type[KernelCache] = KernelCache) -> Any:
+    """Make a Numba dispatcher keep its compiled functions on disk; returns the dispatcher."""
+    if hasattr(dispatcher, "_cache"):
+        dispatcher._cache = cache(dispatcher.py_func)
+    elif not config.DISABLE_JIT:  # type: ignore[attr-defined]
+        _warn_not_kept(NotKeptError(f"Numba {numba.__version__} is not supported"))
+    return dispatcher
+
+
+@functools.cache
+def _digest_of_sources(folder: Path) -> str:
+    """SHA-256 digest of all modules in a folder and its parent; empty if there are none."""
+    digest = hashlib.sha256()
+    paths = [*sorted(folder.glob("*.py")), *sorted(folder.parent.glob("*.py"))]
+    for path in paths:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest() if paths else ""
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+def _warn_not_kept(error: Exception) -> None:
+    reason = str(error) if isinstance(error, NotKeptError) else f"{type(error).__name__}: {error}"
+    reason = " ".join(reason.split())[:300]
+    _warn_once(f"compiled kernels are not kept on disk, so every start compiles them: {reason}")

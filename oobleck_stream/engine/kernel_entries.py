@@ -1,0 +1,184 @@
+"""Reads and writes the files of compiled kernels, one file for each kernel.
+
+Loading a compiled kernel executes what the file contains. So a file is used only if no other user
+can have written it: file and folder must belong to this user or to root, and must not be writable
+by anyone else. A SHA-256 digest detects damage. The key is stored in the file, too, and must be the
+one that is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from numba import config
+
+from oobleck_stream.cache_folder import VARIABLE, cache_folder
+
+SUFFIX = ".kernel"
+TEMPORARY = ".part"
+MAGIC = b"oobleck_stream compiled kernel 1\n"
+
+MAX_BYTES = 2**26
+"""Larger files are not read; the largest kernel takes about a megabyte."""
+
+DAY = 24 * 3600.0
+
+MAX_AGES = {SUFFIX: 90 * DAY, TEMPORARY: DAY}
+"""Seconds after which unused kernels, and temporary files of interrupted writers, are removed."""
+
+
+class NotKeptError(Exception):
+    """Compiled kernels can't be kept on disk; the message says why, in one line."""
+
+
+def kernels_folder() -> Path | None:
+    """The folder of compiled kernels; it may not exist yet.
+
+    Returns
+    -------
+    pathlib.Path or None
+        ``oobleck_stream`` in ``$NUMBA_CACHE_DIR``, if that is set, or else ``kernels`` in the
+        folder of all caches. None when nothing is to be kept.
+
+    Raises
+    ------
+    NotKeptError
+        When the folder depends on a home folder that is unknown.
+    """
+    if config.CACHE_DIR:  # type: ignore[attr-defined]
+        return Path(config.CACHE_DIR) / "oobleck_stream"  # type: ignore[attr-defined]
+    try:
+        folder = cache_folder()
+    except OSError as error:
+        raise NotKeptError(f"{error}; ${VARIABLE} can name a folder") from error
+    return None if folder is None else folder / "kernels"
+
+
+def read_entry(name: str, key: str) -> bytes | None:
+    """Read what `write_entry` stored under a name and a key.
+
+    Parameters
+    ----------
+    name : str
+        File name without suffix.
+    key : str
+        Names all that the content depends on.
+
+    Returns
+    -------
+    bytes or None
+        None when there is no such file, or it is damaged, can't be trusted, or has another key.
+
+    Raises
+    ------
+    NotKeptError
+        When other users may have written to the folder.
+    """
+    folder = kernels_folder()
+    if folder is None or not os.path.isdir(folder):
+        return None
+    path = folder / f"{name}{SUFFIX}"
+    try:
+        _check_trusted(folder)
+        with open(path, "rb", opener=_open_itself) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode) or _why_not_trusted(found):
+                return None
+            data = file.read(MAX_BYTES)
+    except OSError:
+        return None
+    content = _content(data, key)
+    if content is not None and time.time() - found.st_mtime > DAY:
+        with suppress(OSError):
+            os.utime(path)
+    return content
+
+
+def write_entry(name: str, key: str, content: bytes) -> None:
+    """Store content for `read_entry`, by an atomic rename.
+
+    Parameters
+    ----------
+    name : str
+        File name without suffix.
+    key : str
+        Names all that the content depends on.
+    content : bytes
+
+    Raises
+    ------
+    NotKeptError
+        When the folder can't be written, or other users may write to it.
+    """
+    folder = kernels_folder()
+    if folder is None:
+        return
+    body = _preamble(key) + content
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_trusted(folder)
+        descriptor, temporary = tempfile.mkstemp(TEMPORARY, f"{name}.", folder)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(MAGIC + hashlib.sha256(body).digest() + body)
+            os.replace(temporary, folder / f"{name}{SUFFIX}")
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise NotKeptError(f"{folder}: {error.strerror or error}") from error
+    _remove_unused(folder)
+
+
+def _open_itself(path: str, flags: int) -> int:
+    """Open a file; neither follow a symbolic link nor block on a named pipe."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+
+
+def _preamble(key: str) -> bytes:
+    """The bytes between the digest and the content."""
+    return f"{key}\n\n".encode()
+
+
+def _content(data: bytes, key: str) -> bytes | None:
+    """The content of a file; None if the file is damaged or has another key."""
+    start = len(MAGIC) + hashlib.sha256().digest_size
+    digest, body, preamble = data[len(MAGIC) : start], data[start:], _preamble(key)
+    if not data.startswith(MAGIC) or hashlib.sha256(body).digest() != digest:
+        return None
+    return body[len(preamble) :] if body.startswith(preamble) else None
+
+
+def _check_trusted(folder: Path) -> None:
+    """Raise ``NotKeptError`` if other users may have written to an existing folder."""
+    reason = _why_not_trusted(folder.stat())
+    if reason:
+        raise NotKeptError(f"{folder} {reason}")
+
+
+def _why_not_trusted(found: os.stat_result) -> str:
+    """Why another user may have written to a file or folder; empty if none can have."""
+    if not hasattr(os, "geteuid"):
+        return ""
+    if found.st_uid not in (0, os.geteuid()):
+        return "belongs to another user"
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return "can be written by other users"
+    return ""
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove files that are older than `MAX_AGES`."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            with suppress(OSError):
+                limit = MAX_AGES.get(path.suffix)
+                if limit is not None and time.time() - path.lstat().st_mtime > limit:
+                    path.unlink()

@@ -1,0 +1,432 @@
+"""Compiled kernels on disk: whatever happened to the files, the program runs and computes the same.
+
+Most tests call the smallest kernel of the package in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numba import njit
+
+from oobleck_stream.commands.compiling import compiling_told
+
+REPOSITORY = Path(__file__).parent.parent
+ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
+
+CALL = """
+import json, sys, numpy as np
+from oobleck_stream.engine.cpu.peak import multiply_add
+half, total = np.full(16, 0.5, np.float32), np.empty(16, np.float32)
+count = multiply_add(3, half.ctypes.data, total.ctypes.data)
+if "recompile" in sys.argv:
+    multiply_add.recompile()
+stats = multiply_add.stats
+print(json.dumps([sum(stats.cache_misses.values()), sum(stats.cache_hits.values()),
+                  count, total.tobytes().hex()]))
+"""
+
+COMPILED, FOUND = [1, 0], [0, 1]
+NOT_KEPT = "compiled kernels are not kept on disk, so every start compiles them: "
+
+
+def environment(cache, **variables):
+    return os.environ | {"NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": str(REPOSITORY)} | variables
+
+
+def call(cache, *arguments, command=(), warnings=(), **variables):
+    """Call the kernel; whether it was compiled or found, and what it computed."""
+    with tempfile.TemporaryDirectory() as empty:
+        done = subprocess.run(
+            [*command, sys.executable, "-c", CALL, *arguments],
+            env=environment(cache, **variables),
+            cwd=empty,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    assert done.returncode == 0, (done.returncode, done.stderr[-3000:])
+    lines = [line for line in done.stderr.splitlines() if "Warning" in line]
+    assert len(lines) == len(warnings), done.stderr
+    for line, expected in zip(lines, warnings, strict=True):
+        assert NOT_KEPT + str(expected) in line
+    result = json.loads(done.stdout)
+    return result[:2], result[2:]
+
+
+def files(cache):
+    """All files in a cache; a folder of Numba's own has two for each kernel."""
+    return sorted(path for path in Path(cache).rglob("*") if not path.is_dir())
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A cache with the kernel in it, and what the kernel computes."""
+    cache = tmp_path_factory.mktemp("kept") / "cache"
+    counts, expected = call(cache)
+    assert counts == COMPILED
+    return cache, expected
+
+
+@pytest.fixture
+def copied(kept, tmp_path):
+    """A copy of that cache."""
+    return shutil.copytree(kept[0], tmp_path / "cache"), kept[1]
+
+
+def test_found_by_the_next_process(copied):
+    cache, expected = copied
+    assert call(cache) == (FOUND, expected)
+    before = [path.stat().st_mtime_ns for path in files(cache)]
+    assert call(cache) == (FOUND, expected)
+    assert [path.stat().st_mtime_ns for path in files(cache)] == before
+    (file,) = files(cache)
+    if os.name == "posix":
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+
+
+def test_recompiled_when_asked(copied):
+    cache, expected = copied
+    assert call(cache, "recompile") == ([1, 1], expected)
+
+
+def overwrite(data, start):
+    noise = random.Random(1).randbytes(1000)
+    return data[:start] + noise + data[start + len(noise) :]
+
+
+DAMAGES = {
+    "empty": lambda data: b"",
+    "cut": lambda data: data[: len(data) // 2],
+    "start": lambda data: overwrite(data, 0),
+    "machine code": lambda data: overwrite(data, max(0, data.find(b"\x7fELF")) + 64),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_and_compiled_again(copied, damage):
+    cache, expected = copied
+    for file in files(cache):
+        file.write_bytes(DAMAGES[damage](file.read_bytes()))
+    assert call(cache) == (COMPILED, expected)
+
+
+SWEEP = """
+import pathlib, random, sys
+from numba import njit
+from oobleck_stream.engine.kernel_cache import keep
+sys.path.insert(0, sys.argv[1])
+from kernel_to_keep import add
+
+def outcome():
+    kernel = keep(njit(nogil=True)(add))
+    assert kernel(20, 22) == 42
+    return [sum(kernel.stats.cache_misses.values()), sum(kernel.stats.cache_hits.values())]
+
+assert outcome() == [1, 0]
+assert outcome() == [0, 1]
+(file,) = pathlib.Path(sys.argv[2]).rglob("*.kernel")
+whole, numbers, cases = file.read_bytes(), random.Random(5), set()
+many = int(sys.argv[3])
+for _ in range(3 * many):
+    flipped = bytearray(whole)
+    flipped[numbers.choice([numbers.randrange(1000), numbers.randrange(len(whole))])] ^= (
+        1 << numbers.randrange(8)
+    )
+    cases.add(bytes(flipped))
+for _ in range(many):
+    start, count = numbers.randrange(len(whole)), numbers.choice([1, 16, 512, 4096])
+    cases.add(whole[:start])
+    cases.add(whole[:start] + numbers.randbytes(count) + whole[start + count:])
+    cases.add(whole[:start] + whole[start + count:])
+for case in sorted(cases - {whole}):
+    file.write_bytes(case)
+    assert outcome() == [1, 0]
+    assert outcome() == [0, 1]
+print(len(cases))
+"""
+
+
+@pytest.mark.parametrize("many", [10, pytest.param(700, marks=pytest.mark.nightly)])
+def test_any_damage(tmp_path, record_property, many):
+    """Bits changed all over a file, and parts of it missing; the kernel of this test is tiny."""
+    sources, cache = tmp_path / "sources", tmp_path / "cache"
+    sources.mkdir()
+    (sources / "kernel_to_keep.py").write_text("def add(a, b):\n    return a + b\n")
+    done = subprocess.run(
+        [sys.executable, "-c", SWEEP, sources, cache, str(many)],
+        env=environment(cache),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, (done.returncode, done.stderr[-3000:])
+    record_property("cases", int(done.stdout))
+    assert int(done.stdout) > 5 * many
+
+
+@pytest.mark.parametrize("thing", ["folder", "link", "pipe"])
+def test_something_else_in_its_place(copied, thing):
+    cache, expected = copied
+    for file in files(cache):
+        aside = file.rename(file.with_name("aside"))
+        if thing == "folder":
+            file.mkdir()
+        elif thing == "link":
+            file.symlink_to(aside)
+        else:
+            os.mkfifo(file)
+    if thing == "folder":
+        assert call(cache, warnings=[file.parent]) == (COMPILED, expected)
+    else:
+        assert call(cache) == (COMPILED, expected)
+        assert call(cache) == (FOUND, expected)
+
+
+@pytest.mark.skipif("x86" not in os.uname().machine, reason="processors of x86")
+def test_of_another_processor(copied):
+    """Compiled for other instructions, also where the file was given this processor's name."""
+    cache, expected = copied
+    other = {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": ""}
+    (ours,) = files(cache)
+    assert call(cache, **other) == (COMPILED, expected)
+    assert call(cache, **other) == (FOUND, expected)
+    assert call(cache) == (FOUND, expected)
+    (theirs,) = set(files(cache)) - {ours}
+    theirs.replace(ours)
+    assert call(cache) == (COMPILED, expected)
+
+
+def test_another_version_of_the_package(copied, tmp_path):
+    """Both keep their own kernel in the same folder."""
+    cache, expected = copied
+    other = tmp_path / "other"
+    shutil.copytree(
+        REPOSITORY / "oobleck_stream",
+        other / "oobleck_stream",
+        ignore=shutil.ignore_patterns("__pycache__", "data"),
+    )
+    with (other / "oobleck_stream" / "engine" / "cpu" / "simd.py").open("a") as file:
+        file.write("# changed\n")
+    for expected_counts in (COMPILED, FOUND):
+        assert call(cache, PYTHONPATH=str(other)) == (expected_counts, expected)
+        assert call(cache) == (FOUND, expected)
+
+
+# Folders of other users
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permission bits")
+@pytest.mark.parametrize("mode", [0o1777, 0o770])
+def test_a_folder_that_others_may_write_to(copied, mode):
+    cache, expected = copied
+    folder = files(cache)[0].parent
+    folder.chmod(mode)
+    before = [path.read_bytes() for path in files(cache)]
+    warning = f"{folder} can be written by other users"
+    assert call(cache, warnings=[warning]) == (COMPILED, expected)
+    assert [path.read_bytes() for path in files(cache)] == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permission bits")
+def test_a_file_that_others_may_write_to(copied):
+    cache, expected = copied
+    for file in files(cache):
+        file.chmod(0o666)
+    assert call(cache) == (COMPILED, expected)
+    assert call(cache) == (FOUND, expected)
+
+
+@pytest.mark.skipif(not ROOT, reason="needs root")
+def test_of_another_user(copied):
+    cache, expected = copied
+    for file in files(cache):
+        os.chown(file, 12345, 12345)
+    assert call(cache) == (COMPILED, expected)
+    assert call(cache) == (FOUND, expected)
+    folder = files(cache)[0].parent
+    os.chown(folder, 12345, 12345)
+    warning = f"{folder} belongs to another user"
+    assert call(cache, warnings=[warning]) == (COMPILED, expected)
+
+
+# Folders that can't be written
+
+
+def test_a_full_disk(kept, tmp_path):
+    """The file may have no more than ten blocks."""
+    command = ["sh", "-c", 'ulimit -f 10; exec "$@"', "sh"]
+    cache = tmp_path / "cache"
+    result = call(cache, command=command, warnings=[cache], PYTHONDONTWRITEBYTECODE="1")
+    assert result == (COMPILED, kept[1])
+    assert not files(cache)
+
+
+@pytest.mark.parametrize("variable", ["NUMBA_CACHE_DIR", "OOBLECK_STREAM_CACHE"])
+def test_a_folder_that_can_not_be_made(kept, tmp_path, variable):
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" / "cache"
+    variables = {variable: str(folder)}
+    result = call("", warnings=[folder], **variables)
+    assert result == (COMPILED, kept[1])
+
+
+@pytest.mark.skipif(not ROOT or not shutil.which("unshare"), reason="needs root and unshare")
+def test_nothing_can_be_written(kept, tmp_path):
+    """A package on a read-only file system, and no home folder."""
+    mount = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" || exit 77; exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", mount, str(REPOSITORY)]
+    if subprocess.run([*command, "true"], capture_output=True).returncode != 0:
+        pytest.skip("mounting is not permitted")
+    nowhere = dict.fromkeys(["HOME", "XDG_CACHE_HOME"], "/proc/nowhere")
+    nowhere["OOBLECK_STREAM_CACHE"] = ""
+    result = call("", command=command, warnings=["/proc/nowhere"], **nowhere)
+    assert result == (COMPILED, kept[1])
+
+
+def test_an_unknown_home_folder(kept):
+    unknown = {"OOBLECK_STREAM_CACHE": "~no-such-user/cache"}
+    result = call("", warnings=["the home folder is unknown"], **unknown)
+    assert result == (COMPILED, kept[1])
+
+
+def test_the_cache_folder(kept, tmp_path):
+    cache = tmp_path / "cache"
+    assert call("", OOBLECK_STREAM_CACHE=str(cache)) == (COMPILED, kept[1])
+    assert call("", OOBLECK_STREAM_CACHE=str(cache)) == (FOUND, kept[1])
+    assert [file.parent for file in files(cache)] == [cache / "kernels"]
+    assert call("", OOBLECK_STREAM_CACHE="off", HOME=str(tmp_path)) == (COMPILED, kept[1])
+    assert [file.parent for file in files(tmp_path)] == [cache / "kernels"]
+
+
+@pytest.mark.parametrize("asked", ["off", "~no-such-user/cache", ""])
+def test_compiling_once_is_said_only_where_kernels_are_kept(monkeypatch, capsys, asked):
+    monkeypatch.setattr("numba.config.CACHE_DIR", "")
+    monkeypatch.setenv("OOBLECK_STREAM_CACHE", asked)
+    with compiling_told():
+        assert njit(lambda number: number + 1)(1) == 2
+    expected = "compiling kernels\n" if asked else "compiling kernels (once)\n"
+    assert capsys.readouterr().err == expected
+
+
+# Several processes
+
+
+def test_processes_that_compile_at_once(kept, tmp_path):
+    cache = tmp_path / "cache"
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", CALL],
+            env=environment(cache),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    for process in started:
+        out, err = process.communicate(timeout=300)
+        assert (process.returncode, err) == (0, "")
+        assert json.loads(out)[2:] == kept[1]
+    assert len(files(cache)) == 1
+    assert call(cache) == (FOUND, kept[1])
+
+
+KILLED = "import os, signal; os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)" + CALL
+
+
+def test_killed_while_it_writes(kept, tmp_path):
+    """What is left behind is not used, and removed later, as are kernels not used for long."""
+    cache = tmp_path / "cache"
+    killed = subprocess.run([sys.executable, "-c", KILLED], env=environment(cache))
+    assert killed.returncode == -9
+    (left,) = files(cache)
+    assert call(cache) == (COMPILED, kept[1])
+    assert call(cache) == (FOUND, kept[1])
+    (other,) = set(files(cache)) - {left}
+    assert left.exists()
+    month = time.time() - 31 * 24 * 3600
+    os.utime(left, (month, month))
+    os.utime(other, (month, month))
+    assert call(cache) == (FOUND, kept[1])
+    assert other.stat().st_mtime > month + 3600
+    old = other.with_name(f"old{other.suffix}")
+    shutil.copy(other, old)
+    os.utime(old, (month / 2, month / 2))
+    other.write_bytes(b"")
+    assert call(cache) == (COMPILED, kept[1])
+    assert files(cache) == [other]
+
+
+# Whole networks
+
+FORK = """
+import os, signal, sys, threading, numpy as np
+sys.path.insert(0, sys.argv[1])
+import oobleck_stream as ob
+from networks import model_of, random_latents, small
+from numba.core import event
+from oobleck_stream.engine.cpu import program
+compiling = threading.Event()
+class Listener(event.Listener):
+    def on_start(self, _): compiling.set()
+    def on_end(self, _): pass
+event.register("numba:compile", Listener())
+config = small("ezaudio", 5)
+model, latents = model_of(config), random_latents(config, 9)
+sounds = []
+thread = threading.Thread(target=lambda: sounds.append(model.decode(latents)))
+thread.start()
+assert compiling.wait(60)
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    decoder = ob.StreamingDecoder(model, threads=2)
+    parts = [decoder.push(latents), decoder.flush()]
+    np.save(sys.argv[2], np.concatenate(parts))
+    os._exit(0)
+thread.join()
+assert os.waitpid(child, 0)[1] == 0
+np.testing.assert_array_equal(np.load(sys.argv[2]), sounds[0])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_while_another_thread_compiles(tmp_path):
+    """The child is able to decode."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORK, str(Path(__file__).parent), str(tmp_path / "child.npy")],
+        env=environment(tmp_path / "cache"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_command_on_a_full_disk(tmp_path):
+    path, target = tmp_path / "a.npy", tmp_path / "a.wav"
+    np.save(path, np.zeros((3, 24), np.float32))
+    command = [sys.executable, "-m", "oobleck_stream", "decode", path, "-o", target]
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -f 50; exec "$@"', "sh", *command, "--model", "tiny"],
+        env=environment(tmp_path / "cache", PYTHONDONTWRITEBYTECODE="1"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stderr.splitlines() if "kernels" in line]
+    assert told[0].startswith("compiling kernels")
+    assert told[1].startswith(f"{NOT_KEPT}{tmp_path / 'cache'}")
+    assert len(told) == 2
+    assert target.stat().st_size > 44
