@@ -40,7 +40,8 @@ def run(arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except OSError as error:
-        return _failed(str(error), 1)
+        named = error.filename is not None and error.strerror
+        return _failed(f"{error.filename}: {error.strerror}" if named else str(error), 1)
     except MemoryError:
         return _failed("out of memory", 1)
     except Exception as error:

@@ -51,9 +51,10 @@ def roundtrip(
     blocks = sound_for(network, source)
     encoder, decoder = StreamingEncoder(network, threads), StreamingDecoder(network, threads)
     likeness = Likeness()
-    with sound_writer(output, network.samplerate, network.channels, bits) as writer:
+    samples = source.length(network.samplerate)
+    with sound_writer(output, network.samplerate, network.channels, bits, samples) as writer:
         warm_kernels()
-        with Progress(network.samplerate, source.length(network.samplerate)) as progress:
+        with Progress(network.samplerate, samples) as progress:
             for before, after in before_and_after(encoder, decoder, blocks):
                 likeness.add(before, after)
                 writer.write(after)
