@@ -40,7 +40,8 @@ def run(arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except OSError as error:
-        return _failed(str(error), 1)
+        named = error.filename is not None and error.strerror
+        return _failed(f"{error.filename}: {error.strerror}" if named else str(error), 1)
     except MemoryError:
         return _failed("out of memory", 1)
     except Exception as error:
@@ -49,9 +50,7 @@ def run(arguments: list[str]) -> int:
 
 def _unless_a_bug(error: Exception) -> int:
     """What is nobody's bug is told in a line; for anything else the traceback is wanted."""
-    from oobleck_stream.errors import CheckpointError, CudaUnavailable
-    from oobleck_stream.files.errors import InputError
-    from oobleck_stream.player.errors import PlaybackError
+    from oobleck_stream.errors import CheckpointError, CudaUnavailable, InputError, PlaybackError
 
     if isinstance(error, InputError | CheckpointError | CudaUnavailable):
         return _failed(str(error), BAD_INPUT)

@@ -1,27 +1,49 @@
-"""Errors that the library raises: a bad checkpoint, output that is not finite."""
+"""The errors that the library raises, besides Python's own."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-SHOWN = 6
-LONGEST = 240
+MAX_SHOWN = 6
+"""Problems that the message of a `CheckpointError` lists."""
+
+MAX_LENGTH = 240
+"""Characters of a problem or a name in that message."""
+
+
+def _printable(text: str) -> str:
+    """Text without line breaks and control characters, since names come from files."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _line(text: str) -> str:
-    """Names come from files: kept to one line of printable characters, and not endless."""
-    printable = "".join(character if character.isprintable() else " " for character in text)
-    return printable if len(printable) <= LONGEST else printable[:LONGEST] + "..."
+    printable = _printable(text)
+    return printable if len(printable) <= MAX_LENGTH else printable[:MAX_LENGTH] + "..."
+
+
+class InputError(ValueError):
+    """An input file, or the place for an output, can't be used; one line names it and says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_printable(message))
+
+
+class OutputError(InputError):
+    """Sound can't be played here: no PortAudio, no audio device, or not one that fits."""
+
+
+class PlaybackError(RuntimeError):
+    """Playback can't go on: the audio device has gone, or the machine is too slow."""
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that can't be used.
+    """A checkpoint can't be used.
 
     Parameters
     ----------
     source : object
-        The file, folder or name that was asked for.
+        The file, folder or name that was requested.
     *problems : str
         Each names a tensor or an option, and says what was expected.
 
@@ -29,15 +51,15 @@ class CheckpointError(ValueError):
     ----------
     source : str
     problems : tuple of str
-        All of them; the message shows the first few and a count.
+        All problems; the message shows the first few and their number.
     """
 
     def __init__(self, source: object, *problems: str) -> None:
         self.source = str(source)
         self.problems = tuple(_line(problem) for problem in problems)
-        message = "; ".join(self.problems[:SHOWN])
-        if len(self.problems) > SHOWN:
-            message += f"; and {len(self.problems) - SHOWN} problems more"
+        message = "; ".join(self.problems[:MAX_SHOWN])
+        if len(self.problems) > MAX_SHOWN:
+            message += f"; and {len(self.problems) - MAX_SHOWN} problems more"
         super().__init__(f"{_line(self.source)}: {message}" if message else self.source)
 
 

@@ -155,7 +155,7 @@ def convert(folder, most, choice):
         status = run([str(argument) for argument in arguments])
     there = sorted(path.name for path in output.iterdir())
     try:
-        assert not any(name.endswith((".part", ".old")) for name in there)
+        assert not any(name.startswith(".") for name in there)
         if status == 0:
             assert target in there
             return

@@ -259,7 +259,7 @@ def test_an_interrupted_decode_leaves_nothing_behind(tmp_path, folder, number, s
     assert process.stdin is not None
     process.stdin.write(random_latents(CONFIG, 30).tobytes())
     process.stdin.flush()
-    wait_until(lambda: any(file.stat().st_size > 50_000 for file in tmp_path.iterdir()))
+    wait_until(lambda: any(file.stat().st_size > 50_000 for file in tmp_path.rglob("*")))
     process.send_signal(number)
     _, message = process.communicate(timeout=PATIENCE)
     assert process.returncode == status

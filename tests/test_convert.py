@@ -145,7 +145,8 @@ def test_every_tensor_begins_at_a_multiple_of_its_width(tmp_path):
         Tensor(name, array.shape, short[name], lambda array=array: array)
         for name, array in values.items()
     ]
-    write_safetensors(tmp_path / "a.safetensors", tensors, {"said": "ü"}, lambda size: None)
+    with (tmp_path / "a.safetensors").open("wb") as file:
+        write_safetensors(file, tensors, {"said": "ü"}, lambda size: None)
     for name, array in load_file(tmp_path / "a.safetensors").items():
         np.testing.assert_array_equal(array, values[name], strict=True)
     data = (tmp_path / "a.safetensors").read_bytes()

@@ -16,7 +16,7 @@ from networks import random_audio, random_tensors, small, write_folder
 
 import oobleck_stream as ob
 from oobleck_stream.commands.progress import Progress
-from oobleck_stream.files.errors import InputError
+from oobleck_stream.errors import InputError
 from oobleck_stream.files.flat import write_flat
 from oobleck_stream.files.latent_writer import LatentWriter
 from oobleck_stream.files.sound import SoundSource

@@ -15,8 +15,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from oobleck_stream.errors import InputError
 from oobleck_stream.files.audio import AudioWriter
-from oobleck_stream.files.errors import InputError
 from oobleck_stream.files.latents import read_latents
 from oobleck_stream.files.pipe import LatentPipe
 

@@ -21,8 +21,8 @@ from networks import model_of, random_audio, random_latents, random_tensors, sma
 import oobleck_stream as ob
 from oobleck_stream.bottleneck import distribution
 from oobleck_stream.engine.stack import Stack
+from oobleck_stream.errors import InputError
 from oobleck_stream.files.audio import AudioWriter
-from oobleck_stream.files.errors import InputError
 from oobleck_stream.files.flat_writer import FlatWriter
 from oobleck_stream.files.latent_writer import LatentWriter
 from oobleck_stream.files.resampler import Resampler

@@ -13,8 +13,8 @@ from networks import random_audio, random_latents, random_tensors, small, write_
 
 import oobleck_stream as ob
 from oobleck_stream.__main__ import run
+from oobleck_stream.errors import InputError
 from oobleck_stream.files import flat
-from oobleck_stream.files.errors import InputError
 from oobleck_stream.files.flat import read_flat, write_flat
 from oobleck_stream.files.flat_writer import FlatWriter
 

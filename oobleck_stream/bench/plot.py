@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+from oobleck_stream.formats.atomic import atomic_file
 
 Facts = dict[str, Any]
 
@@ -15,12 +18,14 @@ def write_plot(facts: Facts, path: str) -> None:
     facts : dict
         As `oobleck_stream.bench.run.run_benchmark` gives them.
     path : str
-        The ending says in which format.
+        The ending says in which format; ``.png`` is added to a name without one.
 
     Raises
     ------
     ImportError
         When matplotlib is not installed.
+    OSError
+        When the file can't be written.
     """
     from matplotlib.figure import Figure
 
@@ -52,4 +57,6 @@ def write_plot(facts: Facts, path: str) -> None:
     peak.set_ylabel(f"% of the FMA peak of {facts['threads']} threads")
     peak.set_xticks(places, labels)
     figure.suptitle(f"{facts['network']['name']}; {facts['machine']['name']}")
-    figure.savefig(path, dpi=150)
+    target = Path(path if Path(path).suffix else f"{path}.png")
+    with atomic_file(target) as file:
+        figure.savefig(file, dpi=150, format=target.suffix[1:].lower())

@@ -18,9 +18,9 @@ from oobleck_stream.checkpoints.configs import config_from_fields
 from oobleck_stream.checkpoints.containers import Container, Tensor
 from oobleck_stream.checkpoints.json_text import parse_json
 from oobleck_stream.checkpoints.safetensors_writer import write_header
-from oobleck_stream.checkpoints.whole_file import whole_file
 from oobleck_stream.engine.packed import PackedNetwork
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.atomic import atomic_file
 from oobleck_stream.model import Model
 from oobleck_stream.network import decoder_layers
 
@@ -64,7 +64,7 @@ def write_packed(path: Path, model: Model, source: str = "") -> None:
         "source": source,
     }
     tensor = Tensor(_TENSOR, data.shape, "F32", lambda: data)
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         write_header(file, [tensor], metadata, _ALIGNMENT)
         file.write(data.data)
 

@@ -10,6 +10,7 @@ from typing import BinaryIO
 from oobleck_stream.checkpoints.containers import Tensor
 from oobleck_stream.checkpoints.sharded import INDEX_SUFFIX
 from oobleck_stream.checkpoints.stored_numbers import DTYPE_BYTES, stored_bytes, stored_numbers
+from oobleck_stream.formats.atomic import new_file
 
 Advance = Callable[[int], object]
 """Is told of bytes that are done."""
@@ -34,13 +35,14 @@ def write_header(
 
 
 def write_safetensors(
-    path: Path, tensors: Sequence[Tensor], metadata: Mapping[str, str], advance: Advance
+    file: BinaryIO, tensors: Sequence[Tensor], metadata: Mapping[str, str], advance: Advance
 ) -> None:
     """Write a safetensors file.
 
     Parameters
     ----------
-    path : Path
+    file : BinaryIO
+        Empty.
     tensors : sequence of Tensor
     metadata : mapping of str to str
     advance : callable
@@ -54,11 +56,10 @@ def write_safetensors(
     """
     # The wider ones first: then each begins at a multiple of its width, as readers like it.
     ordered = sorted(tensors, key=lambda tensor: -DTYPE_BYTES[tensor.dtype])
-    with path.open("xb") as file:
-        write_header(file, ordered, metadata)
-        for tensor in ordered:
-            file.write(stored_numbers(tensor).data)
-            advance(stored_bytes(tensor))
+    write_header(file, ordered, metadata)
+    for tensor in ordered:
+        file.write(stored_numbers(tensor).data)
+        advance(stored_bytes(tensor))
 
 
 def shard_names(index: str, count: int) -> list[str]:
@@ -83,16 +84,36 @@ def cut_into_shards(tensors: Sequence[Tensor], size: int) -> list[list[Tensor]]:
 
 def write_shards(
     folder: Path,
-    index: str,
+    names: Sequence[str],
     shards: Sequence[Sequence[Tensor]],
     metadata: Mapping[str, str],
     advance: Advance,
-) -> None:
-    """Write the files of a sharded checkpoint and their index into a folder."""
+) -> str:
+    """Write the shards of a checkpoint into a folder.
+
+    Parameters
+    ----------
+    folder : Path
+    names : sequence of str
+        One for each shard, as `shard_names` gives them.
+    shards : sequence of sequence of Tensor
+    metadata : mapping of str to str
+    advance : callable
+
+    Returns
+    -------
+    str
+        The text of their index.
+
+    Raises
+    ------
+    OSError, ValueError
+        As `write_safetensors` does.
+    """
     places: dict[str, str] = {}
-    for name, tensors in zip(shard_names(index, len(shards)), shards, strict=True):
-        write_safetensors(folder / name, tensors, metadata, advance)
+    for name, tensors in zip(names, shards, strict=True):
+        with new_file(folder / name) as file:
+            write_safetensors(file, tensors, metadata, advance)
         places |= dict.fromkeys((tensor.name for tensor in tensors), name)
     total = sum(stored_bytes(tensor) for tensors in shards for tensor in tensors)
-    text = json.dumps({"metadata": {"total_size": total}, "weight_map": places}, indent=2)
-    (folder / index).write_text(text)
+    return json.dumps({"metadata": {"total_size": total}, "weight_map": places}, indent=2)

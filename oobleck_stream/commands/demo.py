@@ -27,9 +27,9 @@ def demo(name: str, list_pieces: bool, output: str | None, threads: int | None) 
     Then push the same piece frame by frame, decode it whole, and compare the two.
     """
     from oobleck_stream.commands.compiling import warm_kernels
+    from oobleck_stream.errors import OutputError
     from oobleck_stream.loading import load
     from oobleck_stream.pieces import PIECES, piece
-    from oobleck_stream.player.errors import OutputError
 
     if list_pieces:
         for known, description in PIECES.items():

@@ -52,10 +52,10 @@ def roundtrip(
     blocks = sound_for(network, source)
     encoder, decoder = StreamingEncoder(network, threads), StreamingDecoder(network, threads)
     likeness = Likeness()
-    with sound_writer(output, network.samplerate, network.channels, bits) as writer:
+    samples = source.length(network.samplerate)
+    with sound_writer(output, network.samplerate, network.channels, bits, samples) as writer:
         warm_kernels()
-        length = source.length(network.samplerate)
-        with Progress(network.samplerate, length) as progress, overflow_named(source.name):
+        with Progress(network.samplerate, samples) as progress, overflow_named(source.name):
             for before, after in before_and_after(encoder, decoder, blocks):
                 likeness.add(before, after)
                 writer.write(after)

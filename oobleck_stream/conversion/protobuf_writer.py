@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from oobleck_stream.checkpoints.protobuf_folder import NO_PROTOBUF, SUFFIX
 from oobleck_stream.checkpoints.safetensors_writer import Advance
 from oobleck_stream.checkpoints.stored_numbers import stored_bytes, stored_numbers
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.atomic import new_file
 
 if TYPE_CHECKING:
     from oobleck_stream.checkpoints.weights_pb2 import CollectionLibraryData
@@ -42,17 +44,19 @@ def write_libraries(
         As `stored_numbers` does, and when a tensor is larger than protobuf can hold.
     """
     number, room = 0, 0
-    for tensor in tensors:
-        needed = stored_bytes(tensor)
-        if number == 0 or needed > room:
-            number, room = number + 1, size
-        if needed > LARGEST_BYTES:
-            raise ValueError(f"{tensor.name} is too large for protobuf")
-        with (folder / library_name(number)).open("ab") as file:
+    with ExitStack() as stack:
+        for tensor in tensors:
+            needed = stored_bytes(tensor)
+            if needed > LARGEST_BYTES:
+                raise ValueError(f"{tensor.name} is too large for protobuf")
+            if number == 0 or needed > room:
+                stack.close()
+                number, room = number + 1, size
+                file = stack.enter_context(new_file(folder / library_name(number)))
             # Libraries one after the other are one library, as protobuf has it.
             file.write(_library(tensor).SerializeToString())
-        room -= needed
-        advance(needed)
+            room -= needed
+            advance(needed)
 
 
 def require_protobuf(target: Path) -> None:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from oobleck_stream.checkpoints.json_text import parse_json, read_text
 from oobleck_stream.checkpoints.packed_file import PACKED_SUFFIX
 from oobleck_stream.checkpoints.sharded import INDEX_SUFFIX
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.atomic import (
+    atomic_file,
+    destination,
+    private_folder,
+    sync_file,
+    sync_folder,
+)
 
 Kind = Literal["safetensors", "packed", "sharded", "diffusers", "stable-audio-tools", "protobuf"]
 
@@ -71,22 +76,16 @@ def target_of(path: Path, to: Kind | None = None) -> Target:
     return Target(path, found)
 
 
-@contextmanager
-def staged(
-    target: Target, files: Sequence[str], sources: Sequence[Path], force: bool
-) -> Iterator[Path]:
-    """A folder to write a target's files into; they are put in place when all went well.
-
-    Left by an exception it is removed, and whatever was there before is as it was. Only while the
-    files of a sharded checkpoint are put in place of others can an interruption leave neither: then
-    there are shards and no index, never an index over shards of another.
+def check_target(
+    target: Target, shards: Sequence[str], sources: Sequence[Path], force: bool
+) -> None:
+    """Refuse a target that can't be replaced.
 
     Parameters
     ----------
     target : Target
-    files : sequence of str
-        The names that will be written, for a target that is not a folder; the last one is what is
-        looked for, and is put in place last.
+    shards : sequence of str
+        Names of the files that will be written beside the target; empty unless it is an index.
     sources : sequence of Path
         Files that must stay as they are.
     force : bool
@@ -95,28 +94,8 @@ def staged(
     Raises
     ------
     CheckpointError
-        When something is there, or the target is one of the sources.
-    OSError
-        When it can't be written.
+        When something is there, the target is one of the sources, or its parent is no folder.
     """
-    is_folder = target.kind in FOLDER_FILES
-    _check(target, files, sources, force)
-    parent = target.path.absolute().parent
-    if not parent.is_dir():
-        raise CheckpointError(target.path, f"can't be written: there is no folder {parent}")
-    staging = parent / f".{target.path.name}.{secrets.token_hex(4)}.part"
-    staging.mkdir()
-    try:
-        yield staging
-        if is_folder:
-            _replace_folder(staging, target.path)
-        else:
-            _replace_files(staging, parent, files, sources)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _check(target: Target, files: Sequence[str], sources: Sequence[Path], force: bool) -> None:
     path = target.path
     originals = {Path(os.path.realpath(source)) for source in sources}
     if target.kind in FOLDER_FILES:
@@ -124,23 +103,30 @@ def _check(target: Target, files: Sequence[str], sources: Sequence[Path], force:
         if real in originals or any(real in original.parents for original in originals):
             raise CheckpointError(path, "is where the checkpoint itself lies")
         _check_folder(target, force)
-        return
-    for name in files:
-        file = path.parent / name
-        if Path(os.path.realpath(file)) in originals:
-            raise CheckpointError(file, "is a file of the checkpoint itself")
-        if file.is_dir():
-            raise CheckpointError(file, "is a folder; a file was expected")
-        if os.path.lexists(file) and not force:
-            raise CheckpointError(file, "is there already (--force replaces it)")
+    else:
+        for name in (*shards, path.name):
+            _check_file(path.parent / name, originals, force)
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        raise CheckpointError(path, f"can't be written: there is no folder {parent}")
+
+
+def _check_file(file: Path, originals: set[Path], force: bool) -> None:
+    """Only a file that is none of the sources may be replaced."""
+    if Path(os.path.realpath(file)) in originals:
+        raise CheckpointError(file, "is a file of the checkpoint itself")
+    if file.is_dir():
+        raise CheckpointError(file, "is a folder; a file was expected")
+    if os.path.lexists(file) and not force:
+        raise CheckpointError(file, "is there already (--force replaces it)")
 
 
 def _check_folder(target: Target, force: bool) -> None:
     """Only what this kind of target would write may be replaced."""
     path = target.path
-    if not os.path.lexists(path):
+    if not path.exists():
         return
-    if not path.is_dir() or path.is_symlink():
+    if not path.is_dir():
         raise CheckpointError(path, "is no folder; a folder was expected")
     inside = sorted(entry.name for entry in path.iterdir())
     strangers = [name for name in inside if not FOLDER_FILES[target.kind].fullmatch(name)]
@@ -152,18 +138,52 @@ def _check_folder(target: Target, force: bool) -> None:
         raise CheckpointError(path, "is there already (--force replaces it)")
 
 
-def _replace_files(new: Path, place: Path, files: Sequence[str], sources: Sequence[Path]) -> None:
-    """Put files in the place of others; an index is away while its shards change."""
-    index = place / files[-1]
-    originals = {os.path.realpath(source) for source in sources}
-    stale = _shards_named_in(index) - set(files)
-    if len(files) > 1:
-        index.unlink(missing_ok=True)
-    for name in files:
-        os.replace(new / name, place / name)
-    for name in stale:
-        if os.path.realpath(place / name) not in originals:
-            (place / name).unlink(missing_ok=True)
+@contextmanager
+def replaced_shards(
+    index: Path, shards: Sequence[str], sources: Sequence[Path]
+) -> Iterator[tuple[Path, BinaryIO]]:
+    """Write shards and their index; they replace the old ones at the end of the block.
+
+    If the block raises, everything is as before. Only a failure while files are being renamed can
+    leave neither the old checkpoint nor the new one: then there are shards and no index, never an
+    index over shards of another checkpoint.
+
+    Parameters
+    ----------
+    index : Path
+        A symbolic link to an index is written through; the shards lie beside the link, where
+        readers look for them.
+    shards : sequence of str
+        The names that will be written.
+    sources : sequence of Path
+        Files that must stay as they are.
+
+    Yields
+    ------
+    folder : Path
+        Where to write the shards, with `new_file`.
+    index : BinaryIO
+        Where to write the index.
+
+    Raises
+    ------
+    OSError
+        When they can't be written.
+    """
+    place = index.absolute().parent
+    with atomic_file(index) as index_file, private_folder(place / index.name) as folder:
+        yield folder, index_file
+        sync_file(index_file)
+        originals = {os.path.realpath(source) for source in sources}
+        stale = _shards_named_in(index) - set(shards)
+        destination(index).unlink(missing_ok=True)
+        sync_folder(place)
+        for name in shards:
+            os.replace(folder / name, place / name)
+        for name in stale:
+            if os.path.realpath(place / name) not in originals:
+                (place / name).unlink(missing_ok=True)
+        sync_folder(place)
 
 
 def _shards_named_in(index: Path) -> set[str]:
@@ -177,17 +197,3 @@ def _shards_named_in(index: Path) -> set[str]:
     stem = re.escape(index.name.removesuffix(INDEX_SUFFIX))
     shard = re.compile(rf"{stem}-\d+-of-\d+\.safetensors")
     return {name for name in places if isinstance(name, str) and shard.fullmatch(name)}
-
-
-def _replace_folder(new: Path, place: Path) -> None:
-    """Put a folder in the place of another, which goes only when the new one is there."""
-    old = new.with_suffix(".old")
-    if place.exists():
-        os.replace(place, old)
-    try:
-        os.replace(new, place)
-    except OSError:
-        if old.exists():
-            os.replace(old, place)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -23,8 +23,9 @@ from oobleck_stream.conversion.config_texts import (
 )
 from oobleck_stream.conversion.planning import Conversion
 from oobleck_stream.conversion.protobuf_writer import require_protobuf, write_libraries
-from oobleck_stream.conversion.targets import Target, staged
+from oobleck_stream.conversion.targets import FOLDER_FILES, Target, check_target, replaced_shards
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.atomic import atomic_file, atomic_folder, new_file
 from oobleck_stream.model import Model
 
 SHARD_BYTES = 2_000_000_000
@@ -72,18 +73,24 @@ def write_conversion(conversion: Conversion, writing: Writing, advance: Advance)
     target, sources = writing.target, conversion.source.files
     if target.kind == "protobuf":
         require_protobuf(target.path)
-    shards = cut_into_shards(conversion.tensors, writing.shard_bytes)
-    files = [target.path.name]
+    shards, names = [], []
     if target.kind == "sharded":
-        files = [*shard_names(target.path.name, len(shards)), *files]
+        shards = cut_into_shards(conversion.tensors, writing.shard_bytes)
+        names = shard_names(target.path.name, len(shards))
     try:
         config = _config_text(conversion, target)
-        with staged(target, files, sources, writing.force) as folder:
-            if target.kind == "sharded":
+        check_target(target, names, sources, writing.force)
+        if target.kind == "sharded":
+            with replaced_shards(target.path, names, sources) as (folder, index):
                 metadata = _metadata(conversion, config)
-                write_shards(folder, target.path.name, shards, metadata, advance)
-            else:
-                _write(folder, conversion, writing, config, advance)
+                index.write(write_shards(folder, names, shards, metadata, advance).encode())
+        elif target.kind in FOLDER_FILES:
+            with atomic_folder(target.path, replace=True) as folder:
+                _write_folder(folder, conversion, target, config, advance)
+                # It may have changed in the meantime.
+                check_target(target, names, sources, writing.force)
+        else:
+            _write_file(conversion, writing, config, advance)
     except CheckpointError:
         raise
     except ValueError as error:
@@ -102,27 +109,35 @@ def missed_by_others(conversion: Conversion, target: Target) -> list[str]:
     return found
 
 
-def _write(
-    folder: Path, conversion: Conversion, writing: Writing, config: str, advance: Advance
-) -> None:
-    """Write what has one file of tensors, or one for every few of them."""
+def _write_file(conversion: Conversion, writing: Writing, config: str, advance: Advance) -> None:
+    """Write a target that is one file."""
     target, tensors = writing.target, conversion.tensors
     if target.kind == "packed":
         packed = fold_decoder(conversion.found, conversion.source.path)
         model = Model(conversion.config, packed, writing.name, conversion.found.notes)
-        write_packed(folder / target.path.name, model)
+        write_packed(target.path, model)
         advance(sum(map(stored_bytes, tensors)))
-    elif target.kind == "protobuf":
-        (folder / HIDDEN_CONFIG).write_text(config)
-        write_libraries(folder, tensors, advance)
-    elif target.kind == "safetensors":
-        path = folder / target.path.name
-        write_safetensors(path, tensors, _metadata(conversion, config), advance)
     else:
-        diffusers = target.kind == "diffusers"
-        name = "diffusion_pytorch_model.safetensors" if diffusers else "model.safetensors"
-        (folder / ("config.json" if diffusers else "model_config.json")).write_text(config)
-        write_safetensors(folder / name, tensors, _metadata(conversion), advance)
+        with atomic_file(target.path) as file:
+            write_safetensors(file, tensors, _metadata(conversion, config), advance)
+
+
+def _write_folder(
+    folder: Path, conversion: Conversion, target: Target, config: str, advance: Advance
+) -> None:
+    """Write the files of a target that is a folder: its config and its tensors."""
+    config_name, tensors_name = {
+        "diffusers": ("config.json", "diffusion_pytorch_model.safetensors"),
+        "stable-audio-tools": ("model_config.json", "model.safetensors"),
+        "protobuf": (HIDDEN_CONFIG, None),
+    }[target.kind]
+    with new_file(folder / config_name) as file:
+        file.write(config.encode())
+    if tensors_name is None:
+        write_libraries(folder, conversion.tensors, advance)
+        return
+    with new_file(folder / tensors_name) as file:
+        write_safetensors(file, conversion.tensors, _metadata(conversion), advance)
 
 
 def _config_text(conversion: Conversion, target: Target) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -11,8 +12,10 @@ import numpy as np
 import soundfile
 
 from oobleck_stream.arrays import FloatArray
-from oobleck_stream.files.errors import InputError
+from oobleck_stream.errors import InputError
+from oobleck_stream.files.errors import refusing_unwritable
 from oobleck_stream.finite import first_not_finite
+from oobleck_stream.formats.atomic import atomic_file
 
 Bits = Literal["16", "24", "float"]
 
@@ -20,6 +23,9 @@ PIECE = 1 << 14
 """Samples handed to libsndfile at once: its Vorbis encoder keeps them on the stack."""
 
 LONGEST_WAV = 2**32 - 2**16
+SYSTEM_ERROR = 2
+"""libsndfile's code for what the operating system refused, such as writing on a full disk."""
+
 SUBTYPES: dict[str, dict[Bits, str]] = {
     ".wav": {"16": "PCM_16", "24": "PCM_24", "float": "FLOAT"},
     ".flac": {"16": "PCM_16", "24": "PCM_24"},
@@ -83,36 +89,46 @@ class AudioWriter:
         self.samplerate, self.channels = samplerate, channels
         self.written = self.clipped = 0
         self.peak = 0.0
-        self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-        container = suffix[1:].upper()
-        if container == "WAV" and samples and samples * channels * 4 > LONGEST_WAV:
-            container = "RF64"
-        self._file = self._open(subtypes[self.bits], container)
+        self._container = suffix[1:].upper()
+        if suffix == ".wav" and samples and samples * channels * 4 > LONGEST_WAV:
+            self._container = "RF64"
+        with ExitStack() as stack:
+            with refusing_unwritable(path):
+                self._part = str(stack.enter_context(atomic_file(self.path)).name)
+            self._sound = self._open(subtypes[self.bits])
+            stack.push(self._finish)
+            self._output = stack.pop_all()
 
     @property
     def seconds(self) -> float:
         """Length of what has been written."""
         return self.written / self.samplerate
 
-    def _open(self, subtype: str, container: str) -> Any:
-        """Make the file under its temporary name."""
-        try:
-            if self.path.is_dir():
-                raise IsADirectoryError(None, "it is a folder")
-            # Python says better than libsndfile what is wrong.
-            self._part.open("wb").close()
-        except OSError as error:
-            raise InputError(f"{self.path}: can't be written: {error.strerror}") from error
+    @property
+    def room(self) -> int:
+        """Samples that still fit into the file: 4 GiB of them into a WAV file, else any number."""
+        if self._container != "WAV":
+            return sys.maxsize
+        width = {"16": 2, "24": 3, "float": 4}[self.bits]
+        return LONGEST_WAV // (width * self.channels) - self.written
+
+    def _open(self, subtype: str) -> Any:
+        """Let libsndfile open the file, which is empty, and write a header."""
         try:
             return soundfile.SoundFile(
-                str(self._part), "w", self.samplerate, self.channels, subtype, format=container
+                self._part, "w", self.samplerate, self.channels, subtype, format=self._container
             )
         except (soundfile.LibsndfileError, ValueError) as error:
-            self._part.unlink()
+            if getattr(error, "code", None) == SYSTEM_ERROR:
+                raise self._failure() from error
             raise InputError(
-                f"{self.path}: {container} can't hold {self.channels} channels at "
+                f"{self.path}: {self._container} can't hold {self.channels} channels at "
                 f"{self.samplerate} Hz"
             ) from error
+
+    def _failure(self) -> OSError:
+        """What to raise where libsndfile could not write; it does not say why."""
+        return OSError(f"{self.path}: writing failed (is the disk full?)")
 
     def write(self, samples: FloatArray) -> None:
         """Append samples.
@@ -125,22 +141,24 @@ class AudioWriter:
         Raises
         ------
         InputError
-            When a sample is not finite; the sample is named.
+            When a sample is not finite, which is named, or when there is no `room` for them.
         OSError
-            When the disk is full or gone.
+            When the disk is full or gone; it names the file.
         """
         if len(samples) == 0:
             return
         row = first_not_finite(samples)
         if row is not None:
             raise InputError(f"{self.path}: sample {self.written + row} is not finite")
+        if len(samples) > self.room:
+            raise InputError(f"{self.path}: a WAV file can't hold more than 4 GiB of sound")
         self.peak = max(self.peak, float(np.abs(samples).max()))
         for first in range(0, len(samples), PIECE):
             piece = self._quantized(samples[first : first + PIECE])
             try:
-                self._file.write(piece)
+                self._sound.write(piece)
             except (soundfile.LibsndfileError, AssertionError) as error:
-                raise OSError(f"{self.path}: writing failed (is the disk full?)") from error
+                raise self._failure() from error
             self.written += len(piece)
 
     def _quantized(self, samples: FloatArray) -> Any:
@@ -155,6 +173,34 @@ class AudioWriter:
         # libsndfile takes 24 bits as the upper ones of 32.
         return steps.astype(np.int16) if self.bits == "16" else steps.astype(np.int32) << 8
 
+    def _finish(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the sound, and unless writing failed require that all of it is in the file."""
+        try:
+            self._sound.close()
+        except soundfile.LibsndfileError as broken:
+            if kind is None:
+                raise self._failure() from broken
+        if kind is None:
+            self._require_whole()
+
+    def _require_whole(self) -> None:
+        """Read the header back: libsndfile reports no error of what it writes while closing."""
+        if self.written == 0 and self._container == "FLAC":
+            raise InputError(f"{self.path}: a FLAC file can't hold 0 samples")
+        try:
+            stored = soundfile.info(self._part).frames
+        except soundfile.LibsndfileError as error:
+            raise self._failure() from error
+        # Chunks of a WAV file end at even bytes.
+        odd = self._container in ("WAV", "RF64") and Path(self._part).stat().st_size % 2
+        if stored != self.written or odd:
+            raise self._failure()
+
     def __enter__(self) -> AudioWriter:
         return self
 
@@ -164,9 +210,4 @@ class AudioWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
-            self._file.close()
-            if kind is None:
-                os.replace(self._part, self.path)
-        finally:
-            self._part.unlink(missing_ok=True)
+        self._output.__exit__(kind, error, traceback)

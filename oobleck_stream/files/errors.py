@@ -1,24 +1,26 @@
-"""The error of bad input."""
+"""Errors of the system and of the network as one line that names the file concerned."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from oobleck_stream.errors import NonFiniteError
+from oobleck_stream.errors import InputError, NonFiniteError
 
 
-class InputError(ValueError):
-    """Something given from outside can't be used; its message is one line that names it."""
-
-    def __init__(self, message: str) -> None:
-        # Names come from files.
-        super().__init__("".join(c if c.isprintable() else " " for c in message))
+@contextmanager
+def refusing_unwritable(path: str | Path) -> Iterator[None]:
+    """Raise an `OSError` of the block as an `InputError` that names the output and the reason."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: can't be written: {error.strerror or error}") from error
 
 
 @contextmanager
 def overflow_named(name: str) -> Iterator[None]:
-    """Turn a `NonFiniteError` into an `InputError` that begins with the name of the input."""
+    """Raise a `NonFiniteError` of the block as an `InputError` that begins with a name."""
     try:
         yield
     except NonFiniteError as error:

@@ -6,13 +6,15 @@ The count is an int32, the numbers are float32, all little-endian.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from oobleck_stream.arrays import FloatArray
-from oobleck_stream.checkpoints.whole_file import whole_file
-from oobleck_stream.files.errors import InputError
+from oobleck_stream.errors import InputError
+from oobleck_stream.files.errors import refusing_unwritable
+from oobleck_stream.formats.atomic import atomic_file
 
 SUFFIX = ".bin"
 COUNT = np.dtype("<i4")
@@ -81,13 +83,16 @@ def write_flat(path: str | Path, array: npt.ArrayLike) -> None:
     """
     path = Path(path)
     numbers = np.ascontiguousarray(array, NUMBER)
-    start = count_bytes(path, numbers.size)
-    try:
-        with whole_file(path) as file:
-            file.write(start)
-            file.write(numbers.data)
-    except OSError as error:
-        raise InputError(f"{path}: can't be written: {error.strerror or error}") from error
+    count_bytes(path, numbers.size)
+    with refusing_unwritable(path), atomic_file(path) as file:
+        write_numbers(file, path, numbers)
+
+
+def write_numbers(file: BinaryIO, path: Path, array: npt.ArrayLike) -> None:
+    """Write the content of a reference file, which errors call `path`; errors as `write_flat`'s."""
+    numbers = np.ascontiguousarray(array, NUMBER)
+    file.write(count_bytes(path, numbers.size))
+    file.write(numbers.data)
 
 
 def count_bytes(path: Path, count: int) -> bytes:

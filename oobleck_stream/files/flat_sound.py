@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
+from oobleck_stream.errors import InputError
 from oobleck_stream.files import layout as layouts
-from oobleck_stream.files.errors import InputError
 from oobleck_stream.files.flat import read_flat
 from oobleck_stream.samples import checked_samples
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
-from oobleck_stream.checkpoints.whole_file import whole_file
-from oobleck_stream.files.errors import InputError
+from oobleck_stream.errors import InputError
+from oobleck_stream.files.errors import refusing_unwritable
 from oobleck_stream.files.flat import MOST, NUMBER, SUFFIX, count_bytes
 from oobleck_stream.finite import first_not_finite
+from oobleck_stream.formats.atomic import atomic_file, destination, naming
 
 BLOCK = 2**16
 
@@ -48,12 +51,11 @@ class FlatWriter:
         if self.path.suffix.lower() != SUFFIX:
             raise InputError(f"{path}: a name ending in {SUFFIX} was expected")
         self.channels, self.written = channels, 0
-        try:
+        with refusing_unwritable(path):
             if self.path.is_dir():
-                raise IsADirectoryError(None, "it is a folder")
-            self._rows = tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115
-        except OSError as error:
-            raise InputError(f"{self.path}: can't be written: {error.strerror}") from error
+                raise IsADirectoryError(errno.EISDIR, "it is a folder")
+            folder = destination(self.path).parent
+            self._rows = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
 
     def write(self, rows: FloatArray) -> None:
         """Append rows.
@@ -67,7 +69,7 @@ class FlatWriter:
         InputError
             When a row is not finite, which is named, or the file can't count so many numbers.
         OSError
-            When the disk is full or gone.
+            When the disk is full or gone; it names the file.
         """
         row = first_not_finite(rows)
         if row is not None:
@@ -75,7 +77,8 @@ class FlatWriter:
         self.written += len(rows)
         if self.written * self.channels > MOST:
             raise InputError(f"{self.path}: can't hold more than {MOST} numbers")
-        self._rows.write(np.ascontiguousarray(rows, NUMBER).data)
+        with naming(self.path):
+            self._rows.write(np.ascontiguousarray(rows, NUMBER).data)
 
     def _put(self) -> None:
         """Write the file from its rows, one channel after the other."""
@@ -83,7 +86,7 @@ class FlatWriter:
         self._rows.flush()
         shape = (self.written, self.channels)
         rows: FloatArray = np.memmap(self._rows, NUMBER, "r", shape=shape)
-        with whole_file(self.path) as file:
+        with atomic_file(self.path) as file:
             file.write(start)
             for channel in range(self.channels):
                 for first in range(0, self.written, BLOCK):
@@ -98,6 +101,9 @@ class FlatWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        with self._rows:
-            if kind is None:
+        if kind is None:
+            with naming(self.path), self._rows:
                 self._put()
+        else:
+            with suppress(OSError):
+                self._rows.close()

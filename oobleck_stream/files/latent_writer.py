@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -11,8 +11,10 @@ import numpy.typing as npt
 from numpy.lib import format as npy_format
 
 from oobleck_stream.arrays import FloatArray
-from oobleck_stream.files.errors import InputError
+from oobleck_stream.errors import InputError
+from oobleck_stream.files.errors import refusing_unwritable
 from oobleck_stream.finite import first_not_finite
+from oobleck_stream.formats.atomic import atomic_file
 
 
 class LatentWriter:
@@ -49,14 +51,12 @@ class LatentWriter:
             raise InputError(f"{path}: a name ending in .npy was expected")
         self.written = 0
         self._latent_dim, self._dtype = latent_dim, np.dtype(dtype)
-        self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-        try:
-            if self.path.is_dir():
-                raise IsADirectoryError(None, "it is a folder")
-            self._file = self._part.open("wb")
-        except OSError as error:
-            raise InputError(f"{self.path}: can't be written: {error.strerror}") from error
-        self._write_header()
+        with ExitStack() as stack:
+            with refusing_unwritable(path):
+                self._file = stack.enter_context(atomic_file(self.path))
+            self._write_header()
+            stack.push(self._finish)
+            self._output = stack.pop_all()
 
     def _write_header(self) -> None:
         """NumPy leaves room in it for any number of frames, so that it can be written again."""
@@ -79,7 +79,7 @@ class LatentWriter:
         InputError
             When a number is beyond what the file's dtype holds; the frame is named.
         OSError
-            When the disk is full or gone.
+            When the disk is full or gone; it names the file.
         """
         with np.errstate(over="ignore"):
             stored = np.ascontiguousarray(frames, self._dtype)
@@ -90,6 +90,17 @@ class LatentWriter:
         self._file.write(stored.data)
         self.written += len(stored)
 
+    def _finish(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Write the header again with the number of frames, unless writing failed."""
+        if kind is None:
+            self._file.seek(0)
+            self._write_header()
+
     def __enter__(self) -> LatentWriter:
         return self
 
@@ -99,12 +110,4 @@ class LatentWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
-            with self._file:
-                if kind is None:
-                    self._file.seek(0)
-                    self._write_header()
-            if kind is None:
-                os.replace(self._part, self.path)
-        finally:
-            self._part.unlink(missing_ok=True)
+        self._output.__exit__(kind, error, traceback)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy.typing as npt
 
-from oobleck_stream.files.errors import InputError
+from oobleck_stream.errors import InputError
 
 Layout = Literal["tc", "ct"]
 

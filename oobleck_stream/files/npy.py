@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
+import numpy.typing as npt
 from numpy.lib import format as npy_format
 
-from oobleck_stream.files.errors import InputError
+from oobleck_stream.errors import InputError
 
 MAGIC = npy_format.MAGIC_PREFIX
 
@@ -87,6 +88,23 @@ def read_header(stream: Readable, name: str) -> Header:
     if math.prod(max(axis, 1) for axis in shape) * dtype.itemsize >= 2**63:
         raise InputError(f"{name}: damaged: has a shape that can't be")
     return Header(shape, dtype, fortran)
+
+
+def write_npy(file: BinaryIO, array: npt.NDArray[Any]) -> None:
+    """Write an array as `numpy.save` does, but with errors that say what is wrong and where.
+
+    Parameters
+    ----------
+    file : BinaryIO
+    array : C-contiguous array of numbers
+
+    Raises
+    ------
+    OSError
+        As `file` raises it.
+    """
+    npy_format.write_array_header_1_0(file, npy_format.header_data_from_array_1_0(array))
+    file.write(array.data)
 
 
 def require_real(dtype: np.dtype[Any], name: str) -> None:

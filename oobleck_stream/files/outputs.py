@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from oobleck_stream.errors import InputError
 from oobleck_stream.files import flat
 from oobleck_stream.files.audio import SUBTYPES, AudioWriter, Bits
-from oobleck_stream.files.errors import InputError
 from oobleck_stream.files.flat_writer import FlatWriter
 from oobleck_stream.files.latent_writer import LatentWriter
 

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from oobleck_stream.arrays import FloatArray
+from oobleck_stream.errors import InputError
 from oobleck_stream.files import layout as layouts
-from oobleck_stream.files.errors import InputError
 from oobleck_stream.files.latents import as_decoded, cut
 from oobleck_stream.files.layout import Layout
 from oobleck_stream.files.npy import MAGIC, Header, Readable, exactly, read_header

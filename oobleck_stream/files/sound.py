@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 
 from oobleck_stream.arrays import FloatArray
-from oobleck_stream.files.errors import InputError
+from oobleck_stream.errors import InputError
 from oobleck_stream.samples import checked_samples
 
 if TYPE_CHECKING:

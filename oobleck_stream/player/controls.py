@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oobleck_stream.files.errors import InputError
+from oobleck_stream.errors import InputError
 from oobleck_stream.player.player import Player
 
 HELP = (

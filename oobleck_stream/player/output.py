@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from oobleck_stream.arrays import FloatArray
-from oobleck_stream.player.errors import OutputError
+from oobleck_stream.errors import OutputError
 
 MISSING = (
     "PortAudio is not installed: apt install libportaudio2 (Debian, Ubuntu), "

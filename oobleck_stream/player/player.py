@@ -11,10 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from oobleck_stream.files.errors import InputError
+from oobleck_stream.errors import InputError, PlaybackError
 from oobleck_stream.files.resampler import Resampler
 from oobleck_stream.model import Model
-from oobleck_stream.player.errors import PlaybackError
 from oobleck_stream.player.feeder import Feeder, Watch
 from oobleck_stream.player.output import Output, find_device
 from oobleck_stream.player.producer import NAP_SECONDS, Producer

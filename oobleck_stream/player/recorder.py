@@ -8,7 +8,6 @@ from pathlib import Path
 
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.files.audio import AudioWriter, Bits
-from oobleck_stream.files.errors import InputError
 from oobleck_stream.player.ring import Ring
 
 SECONDS = 5.0
@@ -29,7 +28,7 @@ class Recorder:
     Attributes
     ----------
     lost : int
-        Samples that the disk was too slow for.
+        Samples that the disk was too slow for, or that did not fit into a WAV file.
     """
 
     def __init__(self, path: str | Path, samplerate: int, channels: int) -> None:
@@ -37,7 +36,7 @@ class Recorder:
         self.lost = 0
         self._writer = AudioWriter(path, samplerate, channels, bits)
         self._ring = Ring(round(SECONDS * samplerate), channels)
-        self._error: InputError | OSError | None = None
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="oobleck_stream recorder")
         self._thread.start()
 
@@ -52,6 +51,8 @@ class Recorder:
         ------
         InputError, OSError
             When it could not be written.
+        InputError
+            When its format can't hold what was recorded.
         """
         self._ring.ended = True
         self._thread.join()
@@ -65,9 +66,11 @@ class Recorder:
                 while True:
                     ended = self._ring.ended
                     count = self._ring.read_into(piece)
-                    writer.write(piece[:count])
+                    kept = min(count, writer.room)
+                    writer.write(piece[:kept])
+                    self.lost += count - kept
                     if ended:
                         return
                     time.sleep(NAP_SECONDS)
-        except (InputError, OSError) as error:
+        except Exception as error:  # `close` raises it in the caller's thread.
             self._error = error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from oobleck_stream.files.errors import InputError
+from oobleck_stream.errors import InputError
 from oobleck_stream.files.flat import SUFFIX as FLAT
 from oobleck_stream.files.flat import read_flat
 from oobleck_stream.files.latents import read_latents

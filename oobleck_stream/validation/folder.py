@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
-from oobleck_stream.files.errors import InputError
-from oobleck_stream.files.flat import write_flat
+from oobleck_stream.errors import InputError
+from oobleck_stream.files.errors import refusing_unwritable
+from oobleck_stream.files.flat import write_numbers
 from oobleck_stream.files.layout import Layout
+from oobleck_stream.files.npy import write_npy
 from oobleck_stream.finite import first_not_finite
+from oobleck_stream.formats.atomic import atomic_folder, new_file
 from oobleck_stream.validation.arrays import Shape, read_rows
 from oobleck_stream.validation.check import Reference, Visit
 from oobleck_stream.validation.comparison import RealArray
@@ -115,21 +115,15 @@ def new_folder(path: Path) -> Iterator[Path]:
     ------
     InputError
         When there is something already, or the folder can't be made.
+    OSError
+        When it can't be put in its place.
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise InputError(f"{path}: a new or an empty folder was expected")
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        part.mkdir()
-    except OSError as error:
-        raise InputError(f"{path}: can't be written: {error.strerror}") from error
-    try:
-        yield part
-        if path.exists():
-            path.rmdir()
-        os.replace(part, path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with ExitStack() as stack:
+        with refusing_unwritable(path):
+            folder = stack.enter_context(atomic_folder(path))
+        yield folder
 
 
 def saved(
@@ -155,8 +149,10 @@ def saved(
         if row is not None:
             raise InputError(f"{name}.{form}: row {row} is not finite")
         stored = np.ascontiguousarray(rows.T)[np.newaxis]
-        if form == "npy":
-            np.save(folder / f"{name}.npy", stored)
-        else:
-            write_flat(folder / f"{name}.bin", stored)
+        path = folder / f"{name}.{form}"
+        with new_file(path) as file:
+            if form == "npy":
+                write_npy(file, stored)
+            else:
+                write_numbers(file, path, stored)
         yield name, rows

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
-from oobleck_stream.files.errors import InputError
+from oobleck_stream.errors import InputError
 from oobleck_stream.files.latents import read_latents
 from oobleck_stream.files.layout import Layout
 from oobleck_stream.samples import checked_samples

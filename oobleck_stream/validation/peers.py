@@ -13,7 +13,7 @@ import numpy as np
 
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.config import OobleckConfig
-from oobleck_stream.files.errors import InputError
+from oobleck_stream.errors import InputError
 from oobleck_stream.validation.check import Reference, Visit
 from oobleck_stream.validation.stages import FINAL_SNAKE, INPUT_CONV, OUTPUT, Half
 from oobleck_stream.validation.tensors import Tensors

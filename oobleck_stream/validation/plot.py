@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from oobleck_stream.checkpoints.whole_file import whole_file
-from oobleck_stream.files.errors import InputError
+from oobleck_stream.files.errors import refusing_unwritable
+from oobleck_stream.formats.atomic import atomic_file
 from oobleck_stream.validation.check import Validation
 
 COLUMNS = 1000
@@ -58,11 +58,8 @@ def write_plot(
     if several:
         _draw_stages(axes[1], validation, tolerance)
     figure.suptitle(title)
-    try:
-        with whole_file(path) as file:
-            figure.savefig(file, dpi=100, format=path.suffix[1:].lower())
-    except OSError as error:
-        raise InputError(f"{path}: can't be written: {error.strerror or error}") from error
+    with refusing_unwritable(path), atomic_file(path) as file:
+        figure.savefig(file, dpi=100, format=path.suffix[1:].lower())
 
 
 def _draw_time(

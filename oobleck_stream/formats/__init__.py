@@ -1,0 +1,1 @@
+"""Bytes on disk, without any knowledge of sound or models. Imports nothing from the package."""
