@@ -49,7 +49,7 @@ MAX_LIFE = 100
 MAX_DELAY = 60
 """Seconds after an attack's time when it counts as hanging."""
 
-MAX_GROWTH = 512 << 20
+MAX_GROWTH = 64 << 20
 """Bytes by which the process may grow in the second half of an attack by dropped decoders."""
 
 

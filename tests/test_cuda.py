@@ -213,7 +213,7 @@ def test_few_blocks_are_no_reason_to_warn():
 def test_without_the_package():
     code = (
         "import importlib.util as u; u.find_spec = lambda *_: None\n"
-        "import oobleck_stream.engine.cuda as c\n"
+        "import oobleck_stream.errors as c\n"
         "try:\n    import oobleck_stream.engine.cuda.library\n"
         "except c.CudaUnavailable as error:\n    print(error)"
     )

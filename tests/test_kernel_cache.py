@@ -377,7 +377,7 @@ sys.path.insert(0, sys.argv[1])
 import oobleck_stream as ob
 from networks import model_of, random_latents, small
 from numba.core import event
-from oobleck_stream.engine.cpu import program
+from oobleck_stream.engine.cpu import interpreter
 compiling = threading.Event()
 class Listener(event.Listener):
     def on_start(self, _): compiling.set()

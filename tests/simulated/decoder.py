@@ -105,7 +105,7 @@ def test_auto_falls_back_where_no_kernel_runs(monkeypatch):
     def refused(self):
         raise CudaUnavailable("CUDA failed: compute capability 5.0 is not supported")
 
-    monkeypatch.setattr(engine.Engine, "_try", refused)
+    monkeypatch.setattr(engine.CudaEngine, "_try", refused)
     backends.what_cuda_lacks.cache_clear()
     try:
         assert "5.0" in backends.what_cuda_lacks()
