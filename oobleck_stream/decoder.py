@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, cast, overload
 
 import numpy as np
 
@@ -13,9 +13,9 @@ from oobleck_stream.finite import first_not_finite, samples_not_finite
 from oobleck_stream.latents import checked_batch, checked_frames, checked_shape, finite_rows
 from oobleck_stream.model import Model
 from oobleck_stream.packed import FloatArray, PackedNetwork
-from oobleck_stream.streaming.gate import Gate
 from oobleck_stream.streaming.progress import StackState
 from oobleck_stream.streaming.stack import Stack
+from oobleck_stream.streaming.status import Status, require_complete, require_open, status_of
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -40,13 +40,12 @@ class DecoderState:
     flushed: bool
 
 
-@dataclass
-class _Stream:
-    """What a stream has besides its place in the stack: the first frame, samples yet to drop."""
+class _Stream(NamedTuple):
+    """A stream's first frame, the samples still to be dropped after a seek, and its status."""
 
     start: int = 0
     skip: int = 0
-    gate: Gate = field(default_factory=Gate)
+    status: Status = "open"
 
 
 class StreamingDecoder(Generic[Samples, Count]):
@@ -160,9 +159,7 @@ class StreamingDecoder(Generic[Samples, Count]):
     def reset(self, stream: int | None = None) -> None:
         """Back to the beginning, ready for another piece: all streams, or one."""
         numbers = range(len(self._streams)) if stream is None else [self._number(stream)]
-        for number in numbers:
-            self._stack.reset(number)
-            self._streams[number] = _Stream()
+        self._begin(numbers, _Stream())
 
     def push(self, frames: Any, active: Any = None) -> Samples:
         """Take in frames; give out the samples that no later frame can change.
@@ -193,10 +190,10 @@ class StreamingDecoder(Generic[Samples, Count]):
             samples before it and those of all other streams, which go on as usual. The stream with
             the overflow has to be reset, restored or sent elsewhere by `seek`.
         RuntimeError
-            After a flush, after an exception inside the arithmetic, after a `NonFiniteError`, until
+            After a flush, after an exception inside an operation, after a `NonFiniteError`, until
             `reset`; or when another thread is inside this decoder.
         """
-        with self._stack.held():
+        with self._stack.exclusive():
             chosen = self._chosen(active, "push")
             return self._advance(self._checked(frames, chosen), chosen, last=False)
 
@@ -220,7 +217,7 @@ class StreamingDecoder(Generic[Samples, Count]):
         RuntimeError
             When the stream is flushed already, as for `push`.
         """
-        with self._stack.held():
+        with self._stack.exclusive():
             chosen = self._chosen(active, "flush")
             nothing = np.empty((len(chosen), 0, self.model.latent_dim), np.float32)
             return self._advance(nothing, chosen, last=True)
@@ -265,11 +262,9 @@ class StreamingDecoder(Generic[Samples, Count]):
         if isinstance(frame, bool) or not isinstance(frame, int | np.integer) or frame < 0:
             raise ValueError(f"frame must be a whole number from 0, not {frame!r}")
         number = self._number(stream)
-        self.reset(number)
-        sought = self._streams[number]
-        sought.start = max(0, int(frame) - self.model.context)
-        sought.skip = (int(frame) - sought.start) * self.hop
-        return sought.start
+        start = max(0, int(frame) - self.model.context)
+        self._begin([number], _Stream(start, (int(frame) - start) * self.hop))
+        return start
 
     def snapshot(self, stream: int = 0) -> DecoderState:
         """A deep copy of a stream's state, to be taken up again by `restore`.
@@ -277,15 +272,13 @@ class StreamingDecoder(Generic[Samples, Count]):
         Raises
         ------
         RuntimeError
-            After an exception inside the arithmetic, until `reset`.
+            After an exception inside an operation or a `NonFiniteError`, until `reset`.
         """
         number = self._number(stream)
-        copied = self._streams[number]
-        copied.gate.require_whole("snapshot")
+        start, skip, status = self._streams[number]
+        require_complete(status, "snapshot")
         state = self._stack.snapshot(number)
-        return DecoderState(
-            self.model.decoder, state, copied.start, copied.skip, copied.gate.flushed
-        )
+        return DecoderState(self.model.decoder, state, start, skip, status == "flushed")
 
     def restore(self, state: DecoderState, stream: int = 0) -> None:
         """Take up a state of any stream of the same model; it may be restored again and again.
@@ -298,8 +291,29 @@ class StreamingDecoder(Generic[Samples, Count]):
         if not isinstance(state, DecoderState) or state.network is not self.model.decoder:
             raise ValueError("the state is not one of a decoder of this model")
         number = self._number(stream)
+        self._interrupt([number])
         self._stack.restore(state.stack, number)
-        self._streams[number] = _Stream(state.start, state.skip, Gate.after(state.flushed))
+        restored = _Stream(state.start, state.skip, status_of(state.flushed))
+        self._replace([number], [restored])
+
+    def _begin(self, numbers: Sequence[int], stream: _Stream) -> None:
+        """Clear some streams and give each the same first frame."""
+        self._interrupt(numbers)
+        for number in numbers:
+            self._stack.reset(number)
+        self._replace(numbers, [stream] * len(numbers))
+
+    def _interrupt(self, numbers: Sequence[int]) -> None:
+        """Mark some streams as changing; if an exception comes, they stay marked until a reset."""
+        marked = [self._streams[number]._replace(status="interrupted") for number in numbers]
+        self._replace(numbers, marked)
+
+    def _replace(self, numbers: Sequence[int], streams: Sequence[_Stream]) -> None:
+        """Replace some streams by one assignment, which no exception can split."""
+        replaced = list(self._streams)
+        for number, stream in zip(numbers, streams, strict=True):
+            replaced[number] = stream
+        self._streams = replaced
 
     def _given(self, step: Callable[..., Samples], *frames: Any) -> Iterator[Samples]:
         """What a push or a flush gives, unless it is nothing; before an overflow too."""
@@ -335,7 +349,7 @@ class StreamingDecoder(Generic[Samples, Count]):
         chosen = [int(number) for number in np.flatnonzero(mask)]
         for number in chosen:
             what = action if self.streams is None else f"{action} of stream {number}"
-            self._streams[number].gate.require_open(what)
+            require_open(self._streams[number].status, what)
         return chosen
 
     def _frames_in(self, number: int) -> int:
@@ -355,24 +369,23 @@ class StreamingDecoder(Generic[Samples, Count]):
 
     def _advance(self, rows: FloatArray, chosen: list[int], last: bool) -> Samples:
         """Push through the stack; drop what lies before a seek's target; refuse an overflow."""
-        gate = Gate("broken")
-        for number in chosen:
-            self._streams[number].gate = gate
+        self._interrupt(chosen)
         made = self._stack.push_streams(rows, chosen, last)
         chunks = [np.empty((0, self.channels), np.float32)] * len(self._streams)
-        overflowed = {}
+        advanced, lost = [], {}
         for number, samples in zip(chosen, made, strict=True):
-            stream = self._streams[number]
-            dropped = min(stream.skip, len(samples))
-            stream.skip -= dropped
-            chunks[number] = chunk = samples[dropped:] if dropped else samples
+            start, skip, _ = self._streams[number]
+            dropped = min(skip, len(samples))
+            chunk, status = samples[dropped:] if dropped else samples, status_of(last)
             row = first_not_finite(chunk)
             if row is not None:
-                stream.gate = Gate("overflowed")
-                chunks[number], overflowed[number] = chunk[:row], len(chunk) - row
-        gate.state = "flushed" if last else "open"
-        if overflowed:
-            raise self._overflow(overflowed, chunks)
+                chunk, lost[number], status = chunk[:row], len(chunk) - row, "overflowed"
+            chunks[number] = chunk
+            advanced.append(_Stream(start, skip - dropped, status))
+        error = self._overflow(lost, chunks) if lost else None
+        self._replace(chosen, advanced)
+        if error is not None:
+            raise error
         return cast(Samples, self._each(chunks))
 
     def _overflow(self, lost: dict[int, int], chunks: list[FloatArray]) -> NonFiniteError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,9 +14,9 @@ from oobleck_stream.model import Model
 from oobleck_stream.network import rows_needed
 from oobleck_stream.packed import FloatArray, PackedNetwork
 from oobleck_stream.samples import checked_audio, checked_samples
-from oobleck_stream.streaming.gate import Gate
 from oobleck_stream.streaming.progress import StackState
 from oobleck_stream.streaming.stack import Stack
+from oobleck_stream.streaming.status import Status, require_complete, require_open, status_of
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,13 @@ class EncoderState:
     noise: Any = field(repr=False)
     samples_in: int
     flushed: bool
+
+
+class _Stream(NamedTuple):
+    """The samples pushed so far and the stream's status."""
+
+    samples_in: int = 0
+    status: Status = "open"
 
 
 class StreamingEncoder:
@@ -72,7 +79,7 @@ class StreamingEncoder:
         self.latency = rows_needed(model.encoder.layers, 0) - model.hop
         self._stack = Stack(model.encoder, threads)
         self._bottleneck = Bottleneck(model.config.latent_scale, sample, seed)
-        self.reset()
+        self._stream = _Stream()
 
     @property
     def hop(self) -> int:
@@ -92,7 +99,7 @@ class StreamingEncoder:
     @property
     def samples_in(self) -> int:
         """Samples so far; the zeros of a flush don't count."""
-        return self._samples_in
+        return self._stream.samples_in
 
     @property
     def frames_out(self) -> int:
@@ -101,10 +108,10 @@ class StreamingEncoder:
 
     def reset(self) -> None:
         """Back to the beginning, ready for another piece; with a seed, with the same noise."""
+        self._interrupt()
         self._stack.reset()
         self._bottleneck.reset()
-        self._samples_in = 0
-        self._gate = Gate()
+        self._stream = _Stream()
 
     def push(self, audio: Any) -> FloatArray:
         """Take in sound; give out the frames that no later sample can change.
@@ -129,11 +136,11 @@ class StreamingEncoder:
             not finite would be given out. The error names the first such frame and has the finite
             ones before it. The encoder has to be reset or restored.
         RuntimeError
-            After a flush, after an exception inside the arithmetic, after a `NonFiniteError`, until
+            After a flush, after an exception inside an operation, after a `NonFiniteError`, until
             `reset`; or when another thread is inside this encoder.
         """
-        with self._stack.held():
-            self._gate.require_open("push")
+        with self._stack.exclusive():
+            require_open(self._stream.status, "push")
             array = checked_audio(audio, self.channels)
             samples = checked_samples(array, self.samples_in)
             return self._advance(samples, len(samples), last=False)
@@ -152,8 +159,8 @@ class StreamingEncoder:
         RuntimeError
             When the stream is flushed already, as for `push`.
         """
-        with self._stack.held():
-            self._gate.require_open("flush")
+        with self._stack.exclusive():
+            require_open(self._stream.status, "flush")
             missing = -self.samples_in % self.hop if self.pad else 0
             return self._advance(np.zeros((missing, self.channels), np.float32), 0, last=True)
 
@@ -163,15 +170,16 @@ class StreamingEncoder:
         Raises
         ------
         RuntimeError
-            After an exception inside the arithmetic, until `reset`.
+            After an exception inside an operation or a `NonFiniteError`, until `reset`.
         """
-        self._gate.require_whole("snapshot")
+        samples_in, status = self._stream
+        require_complete(status, "snapshot")
         return EncoderState(
             self.model.encoder,
             self._stack.snapshot(),
             self._bottleneck.snapshot(),
-            self._samples_in,
-            self._gate.flushed,
+            samples_in,
+            status == "flushed",
         )
 
     def restore(self, state: EncoderState) -> None:
@@ -186,20 +194,24 @@ class StreamingEncoder:
             raise ValueError("the state is not one of an encoder of this model")
         if (state.noise is None) == self._bottleneck.sample:
             raise ValueError("the state is one of an encoder with another value of sample")
+        self._interrupt()
         self._stack.restore(state.stack)
         self._bottleneck.restore(state.noise)
-        self._samples_in = state.samples_in
-        self._gate = Gate.after(state.flushed)
+        self._stream = _Stream(state.samples_in, status_of(state.flushed))
+
+    def _interrupt(self) -> None:
+        """Mark the stream as changing; if an exception comes, it stays marked until a reset."""
+        self._stream = self._stream._replace(status="interrupted")
 
     def _advance(self, samples: FloatArray, count: int, last: bool) -> FloatArray:
         """Push through the stack and the bottleneck; `count` of the samples are the caller's."""
-        self._gate.state = "broken"
+        samples_in = self.samples_in + count
+        self._interrupt()
         latents = self._bottleneck.latents(self._stack.push(samples, last))
-        self._samples_in += count
         row = first_not_finite(latents)
         if row is not None:
-            self._gate.state = "overflowed"
             frame = self.frames_out - len(latents) + row
+            self._stream = _Stream(samples_in, "overflowed")
             raise NonFiniteError(latents_not_finite(frame, self.hop), {0: frame}, latents[:row])
-        self._gate.state = "flushed" if last else "open"
+        self._stream = _Stream(samples_in, status_of(last))
         return latents

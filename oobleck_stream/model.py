@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +22,6 @@ from oobleck_stream.samples import CHECK_SAMPLES, checked_audio, checked_samples
 from oobleck_stream.streaming.stack import Stack
 
 DECODE_FRAMES = 256
-_packing = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,17 +55,21 @@ class Model:
     def encoder(self) -> PackedNetwork:
         """The encoder's layers and parameters, packed at first use.
 
+        Threads that need it first at the same moment each pack it, and one result is kept: a lock
+        here would stay held for ever in a process that is forked meanwhile.
+
         Raises
         ------
         CheckpointError
             When the network has no encoder of this family, or its checkpoint holds none, or one
             with faults (names all of them).
         """
-        with _packing:
-            return self._encoder
+        packed = self.__dict__.get("_encoder")
+        if packed is None:
+            packed = self.__dict__.setdefault("_encoder", self._packed_encoder())
+        return cast(PackedNetwork, packed)
 
-    @functools.cached_property
-    def _encoder(self) -> PackedNetwork:
+    def _packed_encoder(self) -> PackedNetwork:
         name = self.name or "this model"
         if not self.config.has_encoder:
             raise CheckpointError(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from oobleck_stream.arrays import aligned_zeros
 from oobleck_stream.kernels.steps import LANES, PANEL
 from oobleck_stream.network import Layer
 
@@ -18,14 +18,6 @@ FloatArray = npt.NDArray[np.float32]
 def _padded(count: int) -> int:
     """Channels in whole vectors of sixteen."""
     return -(-count // LANES) * LANES
-
-
-def aligned_zeros(*shape: int) -> FloatArray:
-    """Zeros that begin at a cache line, so that no vector of sixteen lies across two."""
-    size = math.prod(shape)
-    spare = np.zeros(size + LANES, np.float32)
-    start = -spare.ctypes.data % (4 * LANES) // 4
-    return spare[start : start + size].reshape(shape)
 
 
 @dataclass(frozen=True)

@@ -247,10 +247,27 @@ def test_decode_into(model):
 
 
 def test_one_decoder_in_two_threads_is_refused(model):
+    entered, go_on = threading.Event(), threading.Event()
+
+    class SlowFrames:
+        """Frames that are converted to an array only when the test says so."""
+
+        def __array__(self, dtype=None, copy=None):
+            entered.set()
+            go_on.wait()
+            return np.zeros((12, 64))
+
     decoder = ob.StreamingDecoder(model)
-    decoder._stack._busy.acquire()
-    with pytest.raises(RuntimeError, match="two threads"):
-        decoder.push(np.zeros(64))
+    thread = threading.Thread(target=decoder.push, args=(SlowFrames(),))
+    thread.start()
+    entered.wait()
+    try:
+        with pytest.raises(RuntimeError, match="another thread is using this stream"):
+            decoder.push(np.zeros(64))
+    finally:
+        go_on.set()
+        thread.join()
+    assert decoder.frames_in == 12
 
 
 def test_many_threads_and_a_fork():

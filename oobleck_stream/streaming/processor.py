@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from oobleck_stream.packed import FloatArray, aligned_zeros
+from oobleck_stream.arrays import aligned_zeros
+from oobleck_stream.packed import FloatArray
 from oobleck_stream.streaming.plan import IntArray
-from oobleck_stream.streaming.workers import run_program, scratch_memory
+from oobleck_stream.streaming.workers import process_generation, run_program, scratch_memory
 
 
 class Processor:
@@ -28,6 +29,7 @@ class Processor:
         self._threads = threads
         self._arenas = aligned_zeros(streams, floats)
         self._control = np.zeros(0, np.int64)
+        self._generation = process_generation()
         self._ticket = 0
         self._scratch: FloatArray | None = None
         self._last_steps: IntArray | None = None
@@ -44,8 +46,10 @@ class Processor:
         from oobleck_stream.kernels.cpu.program import LINE, control_words
 
         words = control_words(len(steps))
-        if words > len(self._control):
+        if words > len(self._control) or self._generation != process_generation():
+            # After a fork the old block may still count followers that run only in the parent.
             self._control = np.zeros(2 * words, np.int64)
+            self._generation = process_generation()
         self._control[LINE // 8 : words] = 0
         if self._scratch is None:
             self._scratch = scratch_memory()

@@ -49,20 +49,25 @@ class Stack:
         self._counts = np.zeros((streams, 3, len(network.layers)), np.int64)
         self._ended = [False] * streams
         self._situations = [self._schedule.situation(self._counts[0])] * streams
-        self._busy = threading.Lock()
+        self._busy = threading.RLock()
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         """Keep other threads out.
 
         Raises
         ------
         RuntimeError
-            When another thread is inside.
+            When another thread is inside, or was interrupted before it could release the lock.
         """
+        # An exception between acquiring and `try` leaves the lock held. It is reentrant, so that
+        # the thread that was interrupted can go on.
         busy = self._busy
         if not busy.acquire(blocking=False):
-            raise RuntimeError("two threads use one stream at the same time: give each its own")
+            raise RuntimeError(
+                "another thread is using this stream, or was interrupted while it did: "
+                "give each thread a stream of its own, or call reset()"
+            )
         try:
             yield
         finally:
@@ -70,8 +75,8 @@ class Stack:
 
     def reset(self, stream: int = 0) -> None:
         """Back to before the first row."""
-        # A signal may come when the lock is taken and nobody is there yet to give it back.
-        self._busy = threading.Lock()
+        # A thread that was interrupted, or that exists only in the parent process, may hold it.
+        self._busy = threading.RLock()
         self._counts[stream] = 0
         self._ended[stream] = False
         self._situations[stream] = self._schedule.situation(self._counts[stream])

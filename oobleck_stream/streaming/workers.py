@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from oobleck_stream.packed import FloatArray, aligned_zeros
+from oobleck_stream.arrays import aligned_zeros
+from oobleck_stream.packed import FloatArray
 
 IntArray = npt.NDArray[np.int64]
 
@@ -74,13 +75,20 @@ class _Follower:
 
 _followers: list[_Follower] = []
 _growing = threading.Lock()
+_generation = 0
+
+
+def process_generation() -> int:
+    """Number of forks between the process that imported this module and this one."""
+    return _generation
 
 
 def _forget_followers() -> None:
-    """In a forked child no follower lives on."""
-    global _growing
+    """In a forked child no follower exists, and the lock may be held by a thread of the parent."""
+    global _growing, _generation
     _growing = threading.Lock()
     _followers.clear()
+    _generation += 1
 
 
 if hasattr(os, "register_at_fork"):
