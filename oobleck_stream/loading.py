@@ -142,6 +142,8 @@ def random_of(source: str) -> Model:
         raise CheckpointError(source, "random:PRESET or random:PRESET:SEED was expected")
     try:
         return random_model(match[1], int(match[2] or 0))
+    except CheckpointError:
+        raise
     except ValueError as error:
         raise CheckpointError(source, str(error)) from None
 

@@ -15,7 +15,7 @@ from oobleck_stream.network import Layer
 FloatArray = npt.NDArray[np.float32]
 
 
-def _padded(count: int) -> int:
+def padded(count: int) -> int:
     """Channels in whole vectors of sixteen."""
     return -(-count // LANES) * LANES
 
@@ -46,13 +46,13 @@ def places(layers: Sequence[Layer]) -> tuple[list[Place], int]:
     found, end = [], 0
     for layer in layers:
         weights = end
-        end += layer.phases * layer.taps * layer.inputs * _padded(layer.outputs)
+        end += layer.phases * layer.taps * layer.inputs * padded(layer.outputs)
         bias = end
-        end += _padded(layer.outputs)
+        end += padded(layer.outputs)
         alpha = inverse_beta = -1
         if layer.snake:
-            alpha, inverse_beta = end, end + _padded(layer.inputs)
-            end += 2 * _padded(layer.inputs)
+            alpha, inverse_beta = end, end + padded(layer.inputs)
+            end += 2 * padded(layer.inputs)
         found.append(Place(weights, bias, alpha, inverse_beta))
     return found, end
 

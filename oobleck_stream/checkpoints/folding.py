@@ -13,6 +13,7 @@ from oobleck_stream.errors import CheckpointError
 from oobleck_stream.network import Layer, decoder_layers
 from oobleck_stream.packed import PackedNetwork
 from oobleck_stream.parameters import pack_network
+from oobleck_stream.streaming.needs import require_affordable
 
 
 def fold_decoder(found: Description, source: Path) -> PackedNetwork:
@@ -33,11 +34,13 @@ def fold_half(
     Raises
     ------
     CheckpointError
-        Names every tensor that is missing, unexpected, of another shape, or not finite.
+        Names every tensor that is missing, unexpected, of another shape, or not finite. Or when
+        the network takes too much memory or work, according to `require_affordable`.
     """
     problems = check_tensors(half, layers)
     if problems:
         raise CheckpointError(source, *problems)
+    require_affordable(source, layers)
     parameters = StoredParameters(half, config)
     packed = pack_network(layers, parameters, input_scale)
     if parameters.problems:

@@ -23,6 +23,7 @@ from oobleck_stream.errors import CheckpointError
 from oobleck_stream.model import Model
 from oobleck_stream.network import decoder_layers
 from oobleck_stream.packed import PackedNetwork
+from oobleck_stream.streaming.needs import require_affordable
 
 FORMAT = "oobleck_stream packed 1"
 """Changes whenever the order of the packed parameters does."""
@@ -82,7 +83,8 @@ def read_packed(container: Container, source: str | None = None) -> Model:
     Raises
     ------
     CheckpointError
-        When it is damaged, of another version, or made from something else.
+        When it is damaged, of another version, made from something else, or the network takes too
+        much memory or work.
     """
     path, metadata = container.path, container.metadata
     if metadata["format"] != FORMAT:
@@ -92,8 +94,10 @@ def read_packed(container: Container, source: str | None = None) -> Model:
     try:
         config = config_from_fields(f"{path} (config in its metadata)", metadata["config"])
         notes = parse_json(path, metadata["notes"])
+        layers = decoder_layers(config)
+        require_affordable(path, layers)
         data = container.tensors[_TENSOR].read()
-        network = PackedNetwork.over(decoder_layers(config), data.astype(np.float32, copy=False))
+        network = PackedNetwork.over(layers, data.astype(np.float32, copy=False))
     except CheckpointError:
         raise
     except (KeyError, ValueError) as error:
