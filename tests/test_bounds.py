@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import struct
+import subprocess
 import sys
 import zipfile
 
@@ -108,6 +109,27 @@ def test_a_random_network_beyond_all_memory_is_refused(changes):
     config = ob.OobleckConfig(channels=1).replace(**changes)
     with bounded(FIXED_BYTES), pytest.raises(ValueError, match="OOBLECK_STREAM_LIMITS=off"):
         ob.random_model(config)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX")
+@pytest.mark.parametrize("kind", ["RLIMIT_AS", "RLIMIT_DATA"])
+def test_the_memory_is_what_the_process_may_have(kind):
+    code = (
+        "import resource, oobleck_stream as ob, oobleck_stream.model;"
+        f"resource.setrlimit(resource.{kind}, (1_900_000_000, 1_900_000_000));"
+        "ob.random_model('cosmos3')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "takes 1.95 GB of memory; 1.9 GB are there" in done.stderr
+
+
+def test_the_memory_is_what_the_container_may_have(tmp_path, monkeypatch):
+    files = tmp_path / "1", tmp_path / "2", tmp_path / "3"
+    monkeypatch.setattr(memory, "_CGROUPS", files)
+    files[0].write_text("max\n")
+    without = memory.machine_memory()
+    files[1].write_text("1000000\n")
+    assert memory.machine_memory() == 1_000_000 < without
 
 
 def test_an_encoder_beyond_all_memory_is_refused(monkeypatch):

@@ -1,8 +1,8 @@
 """A packed network as a file that is mapped into memory, not read.
 
 It is a safetensors file with one tensor, which begins at a multiple of the page size, so that the
-kernels' vectors never lie across two cache lines. Its metadata holds the config, a checksum, and
-what it was made from.
+kernels' vectors never lie across two cache lines. Its metadata holds the config, what it was made
+from, and a checksum of all that and the tensor.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,11 @@ from oobleck_stream.checkpoints.whole_file import whole_file
 from oobleck_stream.errors import CheckpointError
 from oobleck_stream.model import Model
 from oobleck_stream.network import decoder_layers
-from oobleck_stream.packed import PackedNetwork
+from oobleck_stream.packed import FloatArray, PackedNetwork
 from oobleck_stream.streaming.needs import require_affordable
 
-FORMAT = "oobleck_stream packed 1"
-"""Changes whenever the order of the packed parameters does."""
+FORMAT = "oobleck_stream packed 2"
+"""Changes whenever the order of the packed parameters or the metadata does."""
 
 PACKED_SUFFIX = ".packed.safetensors"
 
@@ -61,9 +62,9 @@ def write_packed(path: Path, model: Model, source: str = "") -> None:
         "config": json.dumps(dataclasses.asdict(model.config)),
         "name": model.name,
         "notes": json.dumps(model.notes),
-        "checksum": f"{zlib.crc32(data.data):08x}",
         "source": source,
     }
+    metadata["checksum"] = _checksum(metadata, data)
     tensor = Tensor(_TENSOR, data.shape, "F32", lambda: data)
     with whole_file(path) as file:
         write_header(file, [tensor], metadata, _ALIGNMENT)
@@ -87,8 +88,8 @@ def read_packed(container: Container, source: str | None = None) -> Model:
         much memory or work.
     """
     path, metadata = container.path, container.metadata
-    if metadata["format"] != FORMAT:
-        raise CheckpointError(path, f"packed by another version: {metadata['format']}")
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(path, f"packed by another version: {metadata.get('format')}")
     if source is not None and metadata.get("source") != source:
         raise CheckpointError(path, "packed from another checkpoint")
     try:
@@ -98,12 +99,19 @@ def read_packed(container: Container, source: str | None = None) -> Model:
         require_affordable(path, layers)
         data = container.tensors[_TENSOR].read()
         network = PackedNetwork.over(layers, data.astype(np.float32, copy=False))
+        checksum = _checksum(metadata, data)
     except CheckpointError:
         raise
     except (KeyError, ValueError) as error:
         raise CheckpointError(path, f"damaged: not a whole packed network ({error})") from error
-    if f"{zlib.crc32(data.data):08x}" != metadata.get("checksum"):
-        raise CheckpointError(path, "damaged: its parameters don't have the checksum of its header")
+    if checksum != metadata.get("checksum"):
+        raise CheckpointError(path, "damaged: its content doesn't have the checksum of its header")
     if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
         raise CheckpointError(path, "damaged: its notes are no list of texts")
     return Model(config, network, metadata.get("name", str(path)), tuple(notes))
+
+
+def _checksum(metadata: Mapping[str, str], data: FloatArray) -> str:
+    """CRC-32 of everything that makes the model."""
+    texts = json.dumps([metadata[name] for name in ("config", "name", "notes", "source")])
+    return f"{zlib.crc32(data.data, zlib.crc32(texts.encode())):08x}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import pickle
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +96,8 @@ def _loaded(torch: Any, path: Path) -> Any:
 
 def _check_archive(path: Path) -> None:
     """Refuse an archive with compressed files in it: torch writes none, but would unpack them."""
+    import zipfile
+
     with zipfile.ZipFile(path) as archive:
         files = archive.infolist()
     packed = any(file.compress_type != zipfile.ZIP_STORED for file in files)
