@@ -341,14 +341,14 @@ def test_a_folder_in_which_all_may_write_is_not_used(folder, kept):
     expected = uncached(folder)
     kept.mkdir()
     kept.chmod(0o777)
-    with pytest.warns(RuntimeWarning, match=r"cache can be written by all users"):
+    with pytest.warns(RuntimeWarning, match=r"cache can be written by other users"):
         assert digest(folder) == expected
     assert os.listdir(kept) == []
     kept.chmod(0o700)
     digest(folder)
     plant(packed(kept))
     kept.chmod(0o1777)
-    with pytest.warns(RuntimeWarning, match=r"cache can be written by all users"):
+    with pytest.warns(RuntimeWarning, match=r"cache can be written by other users"):
         assert digest(folder) == expected
 
 

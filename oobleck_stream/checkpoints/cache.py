@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from oobleck_stream import __version__
-from oobleck_stream.cache_folder import cache_folder
+from oobleck_stream.cache_folder import cache_folder, why_not_trusted
 from oobleck_stream.checkpoints.packed_file import PACKED_SUFFIX, read_packed, write_packed
 from oobleck_stream.checkpoints.safetensors_file import open_safetensors
 from oobleck_stream.errors import CheckpointError
@@ -102,15 +102,12 @@ def _cached(path: Path, identity: str) -> Model | None:
 
 
 def _exposed(path: Path) -> str:
-    """Why a file or folder may have been written by another user; empty if only root and this user
-    (and the members of its group, where they may write) can have done so.
+    """Why another user may have written to a file or folder; empty if none can have.
+
+    Members of the user's own group may: it is often a group of one, and what they could write here
+    is sound, not code.
     """
-    if not hasattr(os, "geteuid"):
-        return ""
-    found = path.stat()
-    if found.st_uid not in (0, os.geteuid()):
-        return "belongs to another user"
-    return "can be written by all users" if found.st_mode & stat.S_IWOTH else ""
+    return why_not_trusted(path.stat(), stat.S_IWOTH)
 
 
 def _identity(sources: Sequence[Path], options: str) -> str:
