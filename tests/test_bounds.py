@@ -18,7 +18,7 @@ from fuzzing import FIXED_BYTES, bounded, watched
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import random_tensors
-from oobleck_stream.streaming import needs
+from oobleck_stream.engine import needs
 from test_fuzz_found import npy
 
 import oobleck_stream as ob
