@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, cast, overload
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
+from oobleck_stream.checks import (
+    checked_batch,
+    checked_frames,
+    checked_latents,
+    decoder_overflow,
+    finite_rows,
+    first_not_finite,
+)
 from oobleck_stream.engine.arena import StackState
 from oobleck_stream.engine.packed import PackedNetwork
 from oobleck_stream.engine.stack import Stack
 from oobleck_stream.engine.status import Status, require_complete, require_open, status_of
 from oobleck_stream.errors import NonFiniteError
-from oobleck_stream.finite import first_not_finite, samples_not_finite
-from oobleck_stream.latents import checked_batch, checked_frames, checked_shape, finite_rows
 from oobleck_stream.model import Model
 
 if TYPE_CHECKING:
@@ -360,7 +366,7 @@ class StreamingDecoder(Generic[Samples, Count]):
         """The frames of the streams that are meant, (streams, n, latent_dim)."""
         dim = self.model.latent_dim
         if self.streams is None:
-            return checked_frames(checked_shape(frames, dim), self._frames_in(0))[np.newaxis]
+            return checked_frames(checked_latents(frames, dim), self._frames_in(0))[np.newaxis]
         array = checked_batch(frames, self.streams, dim)
         rows = np.empty((len(chosen), array.shape[1], dim), np.float32)
         for place, number in enumerate(chosen):
@@ -395,9 +401,7 @@ class StreamingDecoder(Generic[Samples, Count]):
         for number, count in lost.items():
             end = self._streams[number].start * self.hop + self._stack.rows_out(number)
             frames[number] = (end - count) // self.hop
-            problem = samples_not_finite(
-                frames[number], self.model.context, self._frames_in(number)
-            )
+            problem = decoder_overflow(frames[number], self.model.context, self._frames_in(number))
             problems.append(problem if self.streams is None else f"stream {number}: {problem}")
         return NonFiniteError("; ".join(problems), frames, self._each(chunks))
 
