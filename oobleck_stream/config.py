@@ -14,8 +14,8 @@ MAX_LEVELS = 32
 """Maximum number of levels of a network, and of residual units of a block."""
 
 MAX_DILATION = 1024
-"""Maximum dilation. A stream's memory grows with it, and the shapes of the tensors don't show it, so
-a config with an absurd dilation can't be detected otherwise."""
+"""Maximum dilation. A stream's memory grows with it, and no tensor's shape contradicts an absurd
+one."""
 
 
 @dataclass(frozen=True)
