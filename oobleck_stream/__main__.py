@@ -50,7 +50,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _report_expected(error: Exception) -> int:
-    """Report an error that the library raises on purpose; any other is a bug and is raised again."""
+    """Report an error that the library raises on purpose; raise any other again, as a bug."""
     if isinstance(error, InputError | CheckpointError | CudaUnavailable):
         return _report(str(error), BAD_INPUT)
     if isinstance(error, PlaybackError):
