@@ -1,4 +1,7 @@
-"""The streaming decoder: latent frames in, every sample out as early as the network allows."""
+"""The streaming decoder: latent frames in, each sample out as soon as it is final.
+
+`oobleck_stream/README.md` ("The life of a push") describes what happens below this module.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ from oobleck_stream.model import Model
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
-    # Of one stream, unless it is said otherwise.
+    # What `push` returns, and the type of positions: an array and an int for one stream, a list of
+    # arrays and a list of ints with `streams`. The defaults keep the common annotation short.
     Samples = TypeVar("Samples", default=FloatArray)
     Count = TypeVar("Count", default=int)
 else:
@@ -32,7 +36,40 @@ else:
 
 @dataclass(frozen=True)
 class DecoderState:
-    """All that a stream remembers, as `StreamingDecoder.snapshot` gives it."""
+    """The complete state of a stream, as `StreamingDecoder.snapshot` returns it.
+
+    Treat it as opaque and pass it to `StreamingDecoder.restore` of any decoder of the same model.
+    It is a deep copy, so later pushes don't change it.
+
+    Attributes
+    ----------
+    network : PackedNetwork
+        The decoder network that the state belongs to.
+    stack : StackState
+        The rows that each layer still needs, and how many rows each layer has processed.
+    start : int
+        The frame at which the stream began: 0, or the frame that `seek` returned.
+    skip : int
+        Samples still to be dropped after a `seek`.
+    flushed : bool
+        Whether the stream was flushed.
+
+    Examples
+    --------
+    >>> import oobleck_stream as ob
+    >>> model = ob.load("tiny")
+    >>> decoder = ob.StreamingDecoder(model)
+    >>> latents = ob.piece("keys")
+    >>> _ = decoder.push(latents[:100])
+    >>> state = decoder.snapshot()
+    >>> state.flushed
+    False
+    >>> first = decoder.push(latents[100:200])
+    >>> decoder.restore(state)
+    >>> again = decoder.push(latents[100:200])
+    >>> bool((first == again).all())
+    True
+    """
 
     network: PackedNetwork = field(repr=False)
     stack: StackState = field(repr=False)
@@ -42,7 +79,7 @@ class DecoderState:
 
 
 class _Stream(NamedTuple):
-    """A stream's first frame, the samples still to be dropped after a seek, and its status."""
+    """Per-stream bookkeeping: first frame, samples still to drop after a seek, and status."""
 
     start: int = 0
     skip: int = 0
@@ -50,45 +87,74 @@ class _Stream(NamedTuple):
 
 
 class StreamingDecoder(Generic[Samples, Count]):
-    """Decodes a stream of latent frames, sample for sample as `Model.decode` decodes the whole.
+    """Decode a stream of latent frames, bit-identical to `Model.decode` of the whole piece.
 
-    The samples of all pushes and the flush, put together, have the same bits as the full decode,
-    however the frames are cut into pushes and whatever the number of threads. The network looks
-    ahead, so the last `latency` samples are withheld until later frames come or the stream is
-    flushed. Many decoders may share one model, each used by one thread at a time; pushes of
-    different decoders may run in different threads at once.
+    The chunks of all pushes and of the flush, concatenated, are bit-identical to the full decode,
+    however the frames are divided into pushes and however many threads are used. The network looks
+    ahead, so the last `latency` samples are withheld until later frames arrive or the stream is
+    flushed. Many decoders may share one model. Each decoder may be used by only one thread at a
+    time; different decoders may push in different threads at once.
 
-    With `streams` one decoder carries that many streams side by side and reads the weights once
-    for all that are pushed together. Each is what a decoder of its own would be, bit for bit: it
-    starts, ends, is reset and is copied without regard to the others.
+    With `streams`, one decoder carries that many independent streams and reads the weights once for
+    all streams that are pushed together. Each stream is bit-identical to a separate decoder, and
+    can be started, flushed, reset and copied independently of the others.
 
     Parameters
     ----------
     model : Model
     threads : int, optional
-        Threads of a push; by default the environment's OOBLECK_STREAM_THREADS, or all cores.
+        Maximum number of threads of a push on the CPU; by default ``$OOBLECK_STREAM_THREADS``, or
+        the number of available cores. The result does not depend on it.
     streams : int, optional
-        Number of streams. Then frames have one more dimension in front, `push` and `flush` give a
-        list with an array for each stream, and positions are lists too.
+        Number of streams. If given, frames have an additional leading dimension, `push` and `flush`
+        return a list with one array for each stream, and positions are lists.
     backend : str, optional
-        Where to decode: ``"cpu"``; ``"cuda"``, a GPU; ``"auto"``, a GPU if there is one, and
-        otherwise the CPU with a warning. By default the model's.
+        Where to decode: ``"cpu"``; ``"cuda"``, a GPU; or ``"auto"``, a GPU if one can be used, and
+        otherwise the CPU, with a warning. By default the model's backend.
+
+    Attributes
+    ----------
+    model : Model
+    streams : int or None
+        Number of streams; None if `streams` was not given.
+    backend : str
+        The backend in use, ``"cpu"`` or ``"cuda"``.
+    latency : int
+        Samples withheld until later frames are known, the network's look-ahead.
 
     Raises
     ------
+    ValueError
+        If `threads`, `streams` or `backend` is invalid.
     CudaUnavailable
-        A ``RuntimeError``, when the backend is ``"cuda"`` and can't be used: says what is missing.
+        If the backend is ``"cuda"`` and can't be used; the message names what is missing. It is a
+        ``RuntimeError``.
 
     Examples
     --------
-    >>> decoder = StreamingDecoder(model)                     # doctest: +SKIP
-    >>> for frame in latents:                                 # doctest: +SKIP
-    ...     play(decoder.push(frame))
-    >>> play(decoder.flush())                                 # doctest: +SKIP
+    >>> import numpy as np
+    >>> import oobleck_stream as ob
+    >>> model, latents = ob.load("tiny"), ob.piece("keys")[:300]
+    >>> decoder = ob.StreamingDecoder(model)
+    >>> decoder.latency, decoder.hop
+    (1056, 64)
+    >>> chunks = [decoder.push(frame) for frame in latents]
+    >>> sum(map(len, chunks)) == 300 * decoder.hop - decoder.latency
+    True
+    >>> audio = np.concatenate([*chunks, decoder.flush()])
+    >>> np.array_equal(audio, model.decode(latents))
+    True
 
-    >>> four = StreamingDecoder(model, streams=4)             # doctest: +SKIP
-    >>> chunks = four.push(frames_of_four)                    # doctest: +SKIP
-    >>> chunks = four.push(frames_of_four, active=[True, True, False, True])  # doctest: +SKIP
+    Four streams, of which the third is left out of the second push:
+
+    >>> four = ob.StreamingDecoder(model, streams=4)
+    >>> frames = np.stack([latents[:100]] * 4)
+    >>> [chunk.shape for chunk in four.push(frames)]
+    [(5344, 2), (5344, 2), (5344, 2), (5344, 2)]
+    >>> [len(chunk) for chunk in four.push(frames, active=[True, True, False, True])]
+    [6400, 6400, 0, 6400]
+    >>> four.frames_in
+    [200, 200, 100, 200]
     """
 
     @overload
@@ -129,28 +195,35 @@ class StreamingDecoder(Generic[Samples, Count]):
 
     @property
     def hop(self) -> int:
-        """Samples for each frame."""
+        """Samples per latent frame."""
         return self.model.hop
 
     @property
     def samplerate(self) -> int:
-        """Samples a second."""
+        """Samples per second."""
         return self.model.samplerate
 
     @property
     def channels(self) -> int:
-        """Audio channels."""
+        """Number of audio channels."""
         return self.model.channels
 
     @property
     def frames_in(self) -> Count:
-        """Number of the frame that the next push begins with: frames so far, or since a seek."""
+        """Index of the next frame to push, in the whole piece.
+
+        This is the number of frames pushed so far, plus the frame that the last `seek` returned. A
+        list with `streams`.
+        """
         counts = [self._frames_in(number) for number in range(len(self._streams))]
         return cast(Count, self._each(counts))
 
     @property
     def samples_out(self) -> Count:
-        """Number of the sample that the next chunk begins with."""
+        """Index of the first sample of the next chunk, in the whole piece.
+
+        A list with `streams`.
+        """
         counts = [
             stream.start * self.hop + self._stack.rows_out(number) + stream.skip
             for number, stream in enumerate(self._streams)
@@ -158,53 +231,64 @@ class StreamingDecoder(Generic[Samples, Count]):
         return cast(Count, self._each(counts))
 
     def reset(self, stream: int | None = None) -> None:
-        """Back to the beginning, ready for another piece: all streams, or one."""
-        numbers = range(len(self._streams)) if stream is None else [self._number(stream)]
-        self._begin(numbers, _Stream())
-
-    def push(self, frames: Any, active: Any = None) -> Samples:
-        """Take in frames; give out the samples that no later frame can change.
+        """Return to the beginning, ready for another piece.
 
         Parameters
         ----------
-        frames : (latent_dim,) or (n, latent_dim) array_like of real numbers
-            One frame, or several; none is fine. With `streams`, (streams, latent_dim) or
-            (streams, n, latent_dim).
-        active : (streams,) array_like of bool, optional
-            Only with `streams`: which of them get their frames; the others stay as they are, and
-            what `frames` has for them is not looked at. All by default.
-
-        Returns
-        -------
-        (k, channels) float32, C-contiguous
-            After t frames, ``max(0, t * hop - latency)`` samples have come in all. `k` may be 0.
-            With `streams`, a list of such arrays, one for each stream.
+        stream : int, optional
+            The stream to reset; by default all of them.
 
         Raises
         ------
         ValueError
-            On a wrong shape, a dtype that is not real, or values that are not finite as float32
-            (the frame is named); no stream has changed.
+            If there is no such stream.
+        """
+        numbers = range(len(self._streams)) if stream is None else [self._number(stream)]
+        self._begin(numbers, _Stream())
+
+    def push(self, frames: Any, active: Any = None) -> Samples:
+        """Push frames; return the samples that no later frame can change.
+
+        Parameters
+        ----------
+        frames : (latent_dim,) or (n, latent_dim) array_like of real numbers
+            One frame, or several; n may be 0. With `streams`, (streams, latent_dim) or (streams, n,
+            latent_dim).
+        active : (streams,) array_like of bool, optional
+            Only with `streams`: the streams to push into, by default all of them. The other streams
+            stay as they are, and their rows of `frames` are ignored.
+
+        Returns
+        -------
+        (k, channels) float32, C-contiguous
+            After t frames, ``max(0, t * hop - latency)`` samples have been returned in total; k may
+            be 0. With `streams`, a list of such arrays, one for each stream.
+
+        Raises
+        ------
+        ValueError
+            If the shape is wrong, the dtype is not real, a value is not finite as float32 (the
+            message names the frame), or `active` is invalid. No stream has changed.
         NonFiniteError
-            When latents are so large that float32 overflows in the network, and samples that are
-            not finite would be given out. The error names the first such frame, and has the finite
-            samples before it and those of all other streams, which go on as usual. The stream with
-            the overflow has to be reset, restored or sent elsewhere by `seek`.
+            If the latents are so large that float32 overflows inside the network and samples would
+            not be finite. The error names the first such frame. Its `output` holds the finite
+            samples before that frame, and all samples of the other streams, which are not affected.
+            The stream that overflowed refuses further pushes until `reset`, `restore` or `seek`.
         RuntimeError
-            After a flush; after an exception inside an operation or a `NonFiniteError`, until
-            `reset`; or when another thread is inside this decoder.
+            If a stream was flushed; if an earlier operation was interrupted by an exception or
+            raised `NonFiniteError`, until `reset`; or if another thread is using this decoder.
         """
         with self._stack.exclusive():
             chosen = self._chosen(active, "push")
             return self._advance(self._checked(frames, chosen), chosen, last=False)
 
     def flush(self, active: Any = None) -> Samples:
-        """End the stream; give out the samples withheld.
+        """End the stream; return the samples that were withheld.
 
         Parameters
         ----------
         active : (streams,) array_like of bool, optional
-            Only with `streams`: which of them end. All by default.
+            Only with `streams`: the streams to end, by default all of them.
 
         Returns
         -------
@@ -213,10 +297,12 @@ class StreamingDecoder(Generic[Samples, Count]):
 
         Raises
         ------
+        ValueError
+            If `active` is invalid.
         NonFiniteError
             As for `push`.
         RuntimeError
-            When the stream is flushed already, as for `push`.
+            If the stream was already flushed, or as for `push`.
         """
         with self._stack.exclusive():
             chosen = self._chosen(active, "flush")
@@ -224,41 +310,52 @@ class StreamingDecoder(Generic[Samples, Count]):
             return self._advance(nothing, chosen, last=True)
 
     def stream(self, frames: Iterable[Any]) -> Iterator[Samples]:
-        """Decode an iterable of frames (or of arrays of frames) chunk by chunk, to the end.
+        """Decode an iterable of frames, or of arrays of frames, to its end.
+
+        Parameters
+        ----------
+        frames : iterable
+            Each item is pushed as it arrives.
 
         Yields
         ------
         (k, channels) float32
-            Never empty; the last one is what `flush` gives. With `streams`, what `push` and
-            `flush` give, unless there is nothing in it.
+            Never empty. The last chunk is what `flush` returns. With `streams`, lists as
+            `push` and `flush` return them, unless all arrays in them are empty.
 
         Raises
         ------
         NonFiniteError
-            As for `push`, after the finite samples have been given.
+            As for `push`, after the finite samples have been yielded.
         """
         for piece in frames:
-            yield from self._given(self.push, piece)
-        yield from self._given(self.flush)
+            yield from self._nonempty(self.push, piece)
+        yield from self._nonempty(self.flush)
 
     def seek(self, frame: int, stream: int = 0) -> int:
-        """Go to a frame's first sample; what was pushed is forgotten.
+        """Move to the first sample of a frame, and forget what was pushed.
 
-        The decoder keeps no latents, so the caller pushes again from the frame returned, a few
-        before `frame`. The samples before ``frame * hop`` are dropped; those from there on are
-        exactly those of the whole piece.
+        The decoder keeps no latents, so the caller has to push again from the returned frame, which
+        is up to ``model.context`` frames before `frame`. Samples before ``frame * hop`` are
+        dropped; the later ones are bit-identical to those of the whole piece.
 
         Parameters
         ----------
         frame : int
-            From 0.
+            Index of the frame, at least 0.
         stream : int
-            Which stream, from 0.
+            Index of the stream.
 
         Returns
         -------
         int
-            The frame to push next: ``max(0, frame - context)``.
+            Index of the frame to push next: ``max(0, frame - model.context)``.
+
+        Raises
+        ------
+        ValueError
+            If `frame` is not an integer of at least 0, or there is no such stream; nothing has
+            changed.
         """
         if isinstance(frame, bool) or not isinstance(frame, int | np.integer) or frame < 0:
             raise ValueError(f"frame must be a whole number from 0, not {frame!r}")
@@ -268,12 +365,24 @@ class StreamingDecoder(Generic[Samples, Count]):
         return start
 
     def snapshot(self, stream: int = 0) -> DecoderState:
-        """A deep copy of a stream's state, to be taken up again by `restore`.
+        """Return a deep copy of a stream's state, for `restore`.
+
+        Parameters
+        ----------
+        stream : int
+            Index of the stream.
+
+        Returns
+        -------
+        DecoderState
 
         Raises
         ------
+        ValueError
+            If there is no such stream.
         RuntimeError
-            After an exception inside an operation, until `reset`.
+            If an earlier operation was interrupted by an exception or raised `NonFiniteError`,
+            until `reset`.
         """
         number = self._number(stream)
         start, skip, status = self._streams[number]
@@ -282,12 +391,20 @@ class StreamingDecoder(Generic[Samples, Count]):
         return DecoderState(self.model.decoder, state, start, skip, status == "flushed")
 
     def restore(self, state: DecoderState, stream: int = 0) -> None:
-        """Take up a state of any stream of the same model; it may be restored again and again.
+        """Continue a stream from a state, which may be restored any number of times.
+
+        Parameters
+        ----------
+        state : DecoderState
+            From any stream of any decoder of the same model.
+        stream : int
+            Index of the stream to replace.
 
         Raises
         ------
         ValueError
-            When it is another model's state.
+            If it is not a state of a decoder of this model, or there is no such stream; nothing
+            has changed.
         """
         if not isinstance(state, DecoderState) or state.network is not self.model.decoder:
             raise ValueError("the state is not one of a decoder of this model")
@@ -298,26 +415,29 @@ class StreamingDecoder(Generic[Samples, Count]):
         self._replace([number], [restored])
 
     def _begin(self, numbers: Sequence[int], stream: _Stream) -> None:
-        """Clear some streams and give each the same first frame."""
+        """Clear the state of some streams, and give all of them the same bookkeeping."""
         self._interrupt(numbers)
         for number in numbers:
             self._stack.reset(number)
         self._replace(numbers, [stream] * len(numbers))
 
     def _interrupt(self, numbers: Sequence[int]) -> None:
-        """Mark some streams as changing; if an exception comes, they stay marked until a reset."""
+        """Mark streams as changing. If an exception follows, they stay marked until a reset."""
         marked = [self._streams[number]._replace(status="interrupted") for number in numbers]
         self._replace(numbers, marked)
 
     def _replace(self, numbers: Sequence[int], streams: Sequence[_Stream]) -> None:
-        """Replace some streams by one assignment, which no exception can split."""
+        """Replace the bookkeeping of streams by a single assignment.
+
+        An exception, even one raised by a signal handler, can't leave half of them replaced.
+        """
         replaced = list(self._streams)
         for number, stream in zip(numbers, streams, strict=True):
             replaced[number] = stream
         self._streams = replaced
 
-    def _given(self, step: Callable[..., Samples], *frames: Any) -> Iterator[Samples]:
-        """What a push or a flush gives, unless it is nothing; before an overflow too."""
+    def _nonempty(self, step: Callable[..., Samples], *frames: Any) -> Iterator[Samples]:
+        """Yield the result of a push or flush unless it is empty, also before an overflow."""
         try:
             chunk = step(*frames)
         except NonFiniteError as error:
@@ -328,24 +448,25 @@ class StreamingDecoder(Generic[Samples, Count]):
             yield chunk
 
     def _each(self, values: list[Any]) -> Any:
-        """What there is for each stream, or for the only one."""
+        """The list of values per stream; without `streams`, the only value."""
         return values[0] if self.streams is None else values
 
     def _number(self, stream: Any) -> int:
-        """The number of a stream, if there is such a one."""
+        """A valid stream index, or ``ValueError``."""
         whole = isinstance(stream, int | np.integer) and not isinstance(stream, bool)
         if not (whole and 0 <= stream < len(self._streams)):
             raise ValueError(f"stream must be below {len(self._streams)}, not {stream!r}")
         return int(stream)
 
     def _chosen(self, active: Any, action: str) -> list[int]:
-        """Numbers of the streams that are meant, all of them open."""
+        """Indices of the active streams; ``RuntimeError`` if one of them is not open."""
         mask = np.ones(len(self._streams), bool) if active is None else np.asarray(active)
         if active is not None and (
             self.streams is None or mask.dtype != bool or mask.shape != (self.streams,)
         ):
             raise ValueError(
-                f"active goes with streams: a bool for each, not {mask.dtype} of shape {mask.shape}"
+                "active needs a decoder with streams, and a bool for each of them, "
+                f"not {mask.dtype} of shape {mask.shape}"
             )
         chosen = [int(number) for number in np.flatnonzero(mask)]
         for number in chosen:
@@ -357,7 +478,7 @@ class StreamingDecoder(Generic[Samples, Count]):
         return self._streams[number].start + self._stack.rows_in(number)
 
     def _checked(self, frames: Any, chosen: list[int]) -> FloatArray:
-        """The frames of the streams that are meant, (streams, n, latent_dim)."""
+        """The frames of the chosen streams, (chosen, n, latent_dim) float32, or ``ValueError``."""
         dim = self.model.latent_dim
         if self.streams is None:
             return checked_frames(checked_shape(frames, dim), self._frames_in(0))[np.newaxis]
@@ -369,12 +490,12 @@ class StreamingDecoder(Generic[Samples, Count]):
         return rows
 
     def _advance(self, rows: FloatArray, chosen: list[int], last: bool) -> Samples:
-        """Push through the stack; drop what lies before a seek's target; refuse an overflow."""
+        """Push through the stack, drop samples before the target of a seek, detect overflow."""
         self._interrupt(chosen)
-        made = self._stack.push_streams(rows, chosen, last)
+        pushed = self._stack.push_streams(rows, chosen, last)
         chunks = [np.empty((0, self.channels), np.float32)] * len(self._streams)
         advanced, lost = [], {}
-        for number, samples in zip(chosen, made, strict=True):
+        for number, samples in zip(chosen, pushed, strict=True):
             start, skip, _ = self._streams[number]
             dropped = min(skip, len(samples))
             chunk = samples[dropped:] if dropped else samples
@@ -390,7 +511,15 @@ class StreamingDecoder(Generic[Samples, Count]):
         return cast(Samples, self._each(chunks))
 
     def _overflow(self, lost: dict[int, int], chunks: list[FloatArray]) -> NonFiniteError:
-        """The error for the samples at the end of some streams' chunks that are lost."""
+        """The error for streams whose output overflowed.
+
+        Parameters
+        ----------
+        lost : dict
+            For each such stream, the number of samples cut from the end of its chunk.
+        chunks : list of array
+            The finite samples of every stream.
+        """
         frames, problems = {}, []
         for number, count in lost.items():
             end = self._streams[number].start * self.hop + self._stack.rows_out(number)

@@ -172,7 +172,7 @@ def test_rejected_pushes_change_nothing():
     with pytest.raises(ValueError, match="real numbers"):
         together.push(FRAMES[:2, :4].astype(complex))
     for mask in ([1, 0], [True], [[True, False]], "yes"):
-        with pytest.raises(ValueError, match="active goes with streams"):
+        with pytest.raises(ValueError, match="active needs a decoder with streams"):
             together.push(FRAMES[:2, 10:14], mask)
     state = together.snapshot(1)
     calls = (
@@ -206,7 +206,7 @@ def test_a_flushed_stream_is_named():
 
 
 def test_active_is_not_for_a_lone_stream():
-    with pytest.raises(ValueError, match="active goes with streams"):
+    with pytest.raises(ValueError, match="active needs a decoder with streams"):
         ob.StreamingDecoder(MODEL).push(FRAMES[0, :3], [True])
 
 
