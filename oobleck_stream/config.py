@@ -57,6 +57,17 @@ class OobleckConfig:
         Latents are multiplied by this before decoding and divided by it after encoding.
     has_encoder : bool
         Whether an encoder of the same family belongs to this network.
+
+    Examples
+    --------
+    >>> import oobleck_stream as ob
+    >>> config = ob.OobleckConfig(latent_dim=24, channels=16, multiples=(2, 4, 8), strides=(4, 4, 4))
+    >>> config.hop, config.widths
+    (64, (16, 32, 64, 128))
+    >>> config.frame_rate
+    689.0625
+    >>> config.replace(samplerate=48000).frame_rate
+    750.0
     """
 
     latent_dim: int = 64
@@ -191,7 +202,16 @@ PRESETS: dict[str, OobleckConfig] = {
 
 
 def preset(name: str) -> OobleckConfig:
-    """The preset of a name; ``ValueError`` lists the names when there is none."""
+    """The preset of a name; ``ValueError`` lists the names when there is none.
+
+    Examples
+    --------
+    >>> import oobleck_stream as ob
+    >>> ob.preset("ezaudio").samplerate
+    24000
+    >>> ob.preset("ace-step-1.5") is ob.PRESETS["ace-step-1.5"]
+    True
+    """
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; the presets are: {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -10,6 +11,9 @@ import sys
 import numpy as np
 import pytest
 from llvmlite.binding import get_host_cpu_features
+
+import oobleck_stream as ob
+from oobleck_stream.loading import TINY
 
 DECODE = """
 import os, sys, numpy as np
@@ -28,6 +32,16 @@ print(sum(stats.cache_misses.values()), sum(stats.cache_hits.values()),
       assembly.count("zmm"), assembly.count("vfmadd"))
 """
 
+
+DIGESTS = {
+    False: "47001983018397569fad1671f022d68bb4257e9bfe6e0c5423dca75ea64bfbe3",
+    True: "db8110f02a1f28bade60ccd47099b52ec3358cba27fce7444d93a542d220b231",
+}
+"""SHA-256 of the samples of 150 frames of a bundled piece, without and with a final tanh.
+
+They change when the order of arithmetic changes, which breaks the promise to everyone who compares
+sound with an earlier version: `oobleck_stream/README.md`, "What must never change".
+"""
 
 ON_X86 = pytest.mark.skipif(
     platform.machine().lower() not in ("x86_64", "amd64"), reason="needs an x86-64 processor"
@@ -60,6 +74,14 @@ def expected(tmp_path_factory):
     return np.load(folder / "here.npy")
 
 
+@pytest.mark.parametrize("tanh", DIGESTS)
+def test_the_bits_of_every_version(tanh):
+    """Fails if a fused multiply-add is split, a sum is reordered or a constant changes."""
+    config = ob.load("tiny").config.replace(final_tanh=tanh)
+    audio = ob.load(TINY, config=config).decode(ob.piece("keys")[:150])
+    assert hashlib.sha256(audio.astype("<f4").tobytes()).hexdigest() == DIGESTS[tanh]
+
+
 def test_found_again_on_disk(tmp_path):
     cache = tmp_path / "cache"
     assert run_decode(tmp_path / "a.npy", cache)[:2] == [1, 0]
@@ -75,11 +97,7 @@ def test_found_again_on_disk(tmp_path):
     ],
 )
 def test_other_instructions_same_bits(tmp_path, expected, processor):
-    """AVX2 and AVX-512 kernels give the bits of this machine's own kernels.
-
-    Without AVX-512 here, `test_demo.py`'s stored fingerprints still hold AVX2 to the same bits:
-    they were made by AVX-512 kernels.
-    """
+    """AVX2 and AVX-512 kernels give the bits of this machine's own kernels."""
     environment = {"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": ""}
     counts = run_decode(tmp_path / "x.npy", tmp_path / "cache", "assembly", **environment)
     if processor == "haswell":
