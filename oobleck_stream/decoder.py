@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
+from oobleck_stream.checks import checked_frames, checked_latents, decoder_overflow
 from oobleck_stream.decoder_streams import DecoderState, DecoderStreams, checked_frame
 from oobleck_stream.errors import NonFiniteError
-from oobleck_stream.finite import samples_not_finite
-from oobleck_stream.latents import checked_frames, checked_shape
 from oobleck_stream.model import Model
 
 
@@ -142,7 +141,7 @@ class StreamingDecoder:
         """
         with self._streams.stack.exclusive():
             self._streams.require_open(0, "push")
-            array = checked_shape(frames, self.model.latent_dim)
+            array = checked_latents(frames, self.model.latent_dim)
             return self._advance(checked_frames(array, self.frames_in), last=False)
 
     def flush(self) -> FloatArray:
@@ -249,6 +248,6 @@ class StreamingDecoder:
     def _advance(self, rows: FloatArray, last: bool) -> FloatArray:
         chunks, overflowed = self._streams.advance(rows[np.newaxis], [0], last)
         if overflowed:
-            problem = samples_not_finite(overflowed[0], self.model.context, self.frames_in)
+            problem = decoder_overflow(overflowed[0], self.model.context, self.frames_in)
             raise NonFiniteError(problem, overflowed, chunks[0])
         return chunks[0]

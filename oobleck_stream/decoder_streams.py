@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
+from oobleck_stream.checks import first_not_finite
 from oobleck_stream.engine.arena import StackState
 from oobleck_stream.engine.packed import PackedNetwork
 from oobleck_stream.engine.stack import Stack
 from oobleck_stream.engine.status import Status, require_complete, require_open, status_of
-from oobleck_stream.finite import first_not_finite
 from oobleck_stream.model import Model
 
 

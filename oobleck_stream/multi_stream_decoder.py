@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
+from oobleck_stream.checks import checked_batch, decoder_overflow, finite_rows
 from oobleck_stream.decoder_streams import DecoderState, DecoderStreams, checked_frame
 from oobleck_stream.errors import NonFiniteError
-from oobleck_stream.finite import samples_not_finite
-from oobleck_stream.latents import checked_batch, finite_rows
 from oobleck_stream.model import Model
 
 
@@ -304,7 +303,7 @@ class MultiStreamDecoder:
             problems = []
             for number, frame in overflowed.items():
                 frames = self._streams.frames_in(number)
-                problem = samples_not_finite(frame, self.model.context, frames)
+                problem = decoder_overflow(frame, self.model.context, frames)
                 problems.append(f"stream {number}: {problem}")
             raise NonFiniteError("; ".join(problems), overflowed, chunks)
         return chunks

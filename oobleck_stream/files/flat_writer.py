@@ -11,10 +11,10 @@ from types import TracebackType
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
+from oobleck_stream.checks import first_not_finite
 from oobleck_stream.errors import InputError
 from oobleck_stream.files.errors import refusing_unwritable
 from oobleck_stream.files.flat import MOST, NUMBER, SUFFIX, count_bytes
-from oobleck_stream.finite import first_not_finite
 from oobleck_stream.formats.atomic import atomic_file, destination, naming
 
 BLOCK = 2**16
