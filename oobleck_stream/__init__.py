@@ -12,6 +12,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from oobleck_stream.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from oobleck_stream.config import PRESETS as PRESETS
     from oobleck_stream.config import OobleckConfig as OobleckConfig
@@ -33,8 +35,6 @@ if TYPE_CHECKING:
     from oobleck_stream.pieces import piece as piece
     from oobleck_stream.player.player import Player as Player
     from oobleck_stream.player.player import play as play
-
-__version__ = "0.1.0"
 
 # The module of every public name. Modules are imported at first use, since importing Numba takes a
 # quarter of a second.

@@ -65,7 +65,8 @@ def load(
     CheckpointError
         When there is nothing to load, the file is damaged, an option of the config is not
         supported, or tensors are missing, unexpected, of another shape or not finite; names all
-        of them. It is a ``ValueError``.
+        of them. Also when the network takes too much memory or work (see Notes). It is a
+        ``ValueError``.
     ValueError
         When `config` is not the name of a preset, or there is no such backend.
     CudaUnavailable
@@ -75,6 +76,11 @@ def load(
     -----
     A big checkpoint is folded and packed once and kept in the user's cache folder
     (``$OOBLECK_STREAM_CACHE``; ``off`` for nowhere), from where it is mapped into memory.
+
+    A small file can describe a huge network, so what it takes is computed from its shapes first.
+    The parameters, the state of one stream and the sound of one frame must fit into this machine's
+    memory, and the first frame may take 1e12 multiply-adds, eight times what the largest published
+    network takes. ``$OOBLECK_STREAM_LIMITS`` set to ``off`` lifts both limits.
 
     Only the decoder's tensors are read: the checkpoint of a whole diffusion model needs no more
     memory than its decoder. The encoder's are read, and their faults told, at the first encoding.
@@ -142,6 +148,8 @@ def random_of(source: str) -> Model:
         raise CheckpointError(source, "random:PRESET or random:PRESET:SEED was expected")
     try:
         return random_model(match[1], int(match[2] or 0))
+    except CheckpointError:
+        raise
     except ValueError as error:
         raise CheckpointError(source, str(error)) from None
 
@@ -154,16 +162,15 @@ def _load_files(
         model = read_packed(container)
     else:
         files = container.files + ((beside,) if beside else ())
-        build = functools.partial(_fold, container, beside, name, config)
+        build = functools.partial(_fold, weights, beside, name, config)
         model = through_cache(files, f"{name} {config}", build)
     encoder = functools.partial(_fold_encoder, weights, model.config)
     return dataclasses.replace(model, load_encoder=encoder)
 
 
-def _fold(
-    container: Container, beside: Path | None, name: str, config: OobleckConfig | None
-) -> Model:
+def _fold(weights: Path, beside: Path | None, name: str, config: OobleckConfig | None) -> Model:
     """Check all that is needed, fold it and pack it."""
+    container = open_container(weights)
     found = describe(container, beside, config)
     return Model(found.config, fold_decoder(found, container.path), name, found.notes)
 

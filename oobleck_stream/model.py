@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from oobleck_stream import network as shapes
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.bottleneck import Bottleneck, distribution
 from oobleck_stream.config import OobleckConfig, preset
+from oobleck_stream.engine.needs import require_affordable
 from oobleck_stream.engine.packed import PackedNetwork
 from oobleck_stream.engine.stack import Stack
 from oobleck_stream.errors import CheckpointError, NonFiniteError
@@ -302,11 +303,19 @@ def random_model(name: str | OobleckConfig, seed: int = 0, backend: str = "cpu")
     ------
     ValueError
         When there is no preset of that name.
+    CheckpointError
+        A ``ValueError``, when the network takes too much memory or work; the encoder raises it at
+        its first use.
     """
     config = preset(name) if isinstance(name, str) else name
     parameters = RandomParameters(config, seed)
-    decoder = pack_network(shapes.decoder_layers(config), parameters, config.latent_scale)
-    encoder = functools.partial(pack_network, shapes.encoder_layers(config), parameters)
     label = name if isinstance(name, str) else "config"
     title = f"random {label}, seed {seed}"
+
+    def half(layers: Sequence[shapes.Layer], scale: float = 1.0) -> PackedNetwork:
+        require_affordable(title, layers)
+        return pack_network(layers, parameters, scale)
+
+    decoder = half(shapes.decoder_layers(config), config.latent_scale)
+    encoder = functools.partial(half, shapes.encoder_layers(config))
     return Model(config, decoder, title, load_encoder=encoder, backend=backend)

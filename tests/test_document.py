@@ -10,7 +10,7 @@ from networks import TensorParameters, random_latents, random_tensors, small
 
 import oobleck_stream as ob
 from oobleck_stream.bench.document import reference
-from oobleck_stream.engine.packed import PackedNetwork, pack_layer, places
+from oobleck_stream.engine.packed import PackedNetwork, pack_layer, parameter_offsets
 from oobleck_stream.engine.stack import Stack
 from oobleck_stream.network import Layer, decoder_layers, output_length
 from oobleck_stream.parameters import pack_network
@@ -172,7 +172,7 @@ class Progress:
     def after(self, blocks):
         """The product after some blocks: a stack of the first layers, over the same weights."""
         first = self.layers[: 1 + blocks * 7]
-        network = PackedNetwork.over(first, self.network.data[: places(first)[1]])
+        network = PackedNetwork.over(first, self.network.data[: parameter_offsets(first)[1]])
         return Stack(network, 2).push(self.latents, last=True)
 
     def after_final_snake(self):
