@@ -68,6 +68,17 @@ class OobleckConfig:
     ------
     ValueError
         If the fields don't describe a network; names the field.
+
+    Examples
+    --------
+    >>> import oobleck_stream as ob
+    >>> config = ob.OobleckConfig(24, channels=16, multiples=(2, 4, 8), strides=(4, 4, 4))
+    >>> config.hop, config.widths
+    (64, (16, 32, 64, 128))
+    >>> config.frame_rate
+    689.0625
+    >>> config.replace(samplerate=48000).frame_rate
+    750.0
     """
 
     latent_dim: int = 64
@@ -227,6 +238,14 @@ def preset(name: str) -> OobleckConfig:
     ------
     ValueError
         If there is no such preset; lists the names.
+
+    Examples
+    --------
+    >>> import oobleck_stream as ob
+    >>> ob.preset("ezaudio").samplerate
+    24000
+    >>> ob.preset("ace-step-1.5") is ob.PRESETS["ace-step-1.5"]
+    True
     """
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; the presets are: {', '.join(PRESETS)}")

@@ -85,6 +85,19 @@ def load(
 
     Only the decoder's tensors are read, so the checkpoint of a whole diffusion model needs no more
     memory than its decoder. The encoder's tensors are read, and checked, at the first encoding.
+
+    Examples
+    --------
+    >>> import oobleck_stream as ob
+    >>> model = ob.load("tiny")
+    >>> model.samplerate, model.hop
+    (44100, 64)
+    >>> ob.load("random:ezaudio:7").name
+    'random ezaudio, seed 7'
+    >>> ob.load("no-such-file.safetensors")
+    Traceback (most recent call last):
+    ...
+    oobleck_stream.errors.CheckpointError: no-such-file.safetensors: no such file or folder
     """
     if isinstance(config, str):
         config = preset(config)

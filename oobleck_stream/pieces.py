@@ -35,6 +35,14 @@ def piece(name: str) -> npt.NDArray[Any]:
     ------
     ValueError
         If there is no such piece; lists the names.
+
+    Examples
+    --------
+    >>> import oobleck_stream as ob
+    >>> list(ob.PIECES)
+    ['keys', 'plucked', 'groove', 'pads']
+    >>> ob.piece("keys").shape
+    (9995, 24)
     """
     if name not in PIECES:
         raise ValueError(f"unknown piece {name!r}; the pieces are: {', '.join(PIECES)}")

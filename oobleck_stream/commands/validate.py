@@ -214,7 +214,7 @@ def _peer(
     It gets the parameters as stored, or else, with a message, the folded ones of `network`.
     """
     from oobleck_stream.validation.peers import peer_reference
-    from oobleck_stream.validation.stored import tensors_for_peer
+    from oobleck_stream.validation.tensors import tensors_for_peer
 
     tensors, stored = tensors_for_peer(source, network, half)
     if not stored:
