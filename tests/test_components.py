@@ -1,4 +1,4 @@
-"""`bench --components`: its rows, its figures, and that a wrong layer is found."""
+"""`bench components`: its rows, its figures, and that a wrong layer is found."""
 
 from __future__ import annotations
 
@@ -181,4 +181,5 @@ def test_options_of_other_measurements_are_refused(arguments):
     assert done.returncode == 2
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert f"No such option: {arguments[0]}" in line
+    assert "No such option" in line
+    assert arguments[0] in line
