@@ -114,7 +114,13 @@ def test_table_fits_a_terminal(facts):
     for row in facts["components"]:
         assert any(line.startswith(row["name"]) and row["size"] in line for line in lines)
     text = "\n".join(lines)
-    for words in ("83 to 96 s", "17 min", "constant 0.278", "part by part: bit-identical", "everywhere"):
+    for words in (
+        "83 to 96 s",
+        "17 min",
+        "constant 0.278",
+        "part by part: bit-identical",
+        "everywhere",
+    ):
         assert words in text
 
 
