@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 VARIABLE = "OOBLECK_STREAM_CACHE"
@@ -32,3 +33,19 @@ def cache_folder() -> Path | None:
         return (Path(home) if home else Path.home() / ".cache") / "oobleck_stream"
     except RuntimeError as error:
         raise OSError("the home folder is unknown") from error
+
+
+def why_not_trusted(found: os.stat_result, writable: int = stat.S_IWGRP | stat.S_IWOTH) -> str:
+    """Why another user may have written to a file or folder; empty if none can have.
+
+    Parameters
+    ----------
+    found : os.stat_result
+    writable : int
+        The permission bits that would let another user write.
+    """
+    if not hasattr(os, "geteuid"):
+        return ""
+    if found.st_uid not in (0, os.geteuid()):
+        return "belongs to another user"
+    return "can be written by other users" if found.st_mode & writable else ""

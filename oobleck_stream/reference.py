@@ -143,6 +143,7 @@ def outputs(network: Sequence[PlainLayer], x: Any, operations: Operations) -> It
 
 def output(network: Sequence[PlainLayer], x: Any, operations: Operations) -> Any:
     """Return the output of the last layer, holding no more than three at a time."""
+    last = x
     for y in outputs(network, x, operations):
         last = y
     return last

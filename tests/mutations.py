@@ -206,7 +206,16 @@ def _npz(random, data):
             content = _npy(random, member) if random.randint(0, 3) else member
             for _ in range(random.choice([1, 1, 1, 1, 2, 0])):
                 archive.writestr(name, content)
-    return made.getvalue()
+    changed = bytearray(made.getvalue())
+    place = changed.rfind(b"PK\1\2")
+    if place >= 0 and random.randint(0, 3) == 0:
+        # The directory's checksum, compressed size, size, or place of the member.
+        field = place + random.choice([16, 20, 24, 42])
+        near = [int.from_bytes(changed[field : field + 4], "little") + n for n in (-4, -1, 1, 4)]
+        changed[field : field + 4] = (random.choice([*NUMBERS, *near]) % 2**32).to_bytes(
+            4, "little"
+        )
+    return bytes(changed)
 
 
 def _flat(random, data):

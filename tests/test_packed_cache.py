@@ -85,7 +85,7 @@ def test_damaged(folder, packed, damage):
 
 def test_another_version(folder, packed):
     expected, path = sound(folder), packed()
-    path.write_bytes(path.read_bytes().replace(b"packed 1", b"packed 0"))
+    path.write_bytes(path.read_bytes().replace(b"packed 2", b"packed 1"))
     with pytest.raises(ob.CheckpointError, match="packed by another version"):
         ob.load(path)
     np.testing.assert_array_equal(sound(folder), expected)

@@ -11,6 +11,7 @@ from oobleck_stream.checkpoints.description import Description
 from oobleck_stream.checkpoints.names import Half
 from oobleck_stream.checkpoints.weights import StoredParameters, check_tensors
 from oobleck_stream.config import OobleckConfig
+from oobleck_stream.engine.needs import require_affordable
 from oobleck_stream.engine.packed import PackedNetwork, unpack_layer
 from oobleck_stream.errors import CheckpointError
 from oobleck_stream.network import Layer, decoder_layers
@@ -36,11 +37,13 @@ def fold_half(
     ------
     CheckpointError
         Names every tensor that is missing, unexpected, of another shape, or not finite; names the
-        first layer when only the product of its weights and the input's scale is not finite.
+        first layer when only the product of its weights and the input's scale is not finite. Or
+        when the network takes too much memory or work, according to `require_affordable`.
     """
     problems = check_tensors(half, layers)
     if problems:
         raise CheckpointError(source, *problems)
+    require_affordable(source, layers)
     parameters = StoredParameters(half, config)
     packed = pack_network(layers, parameters, input_scale)
     if parameters.problems:

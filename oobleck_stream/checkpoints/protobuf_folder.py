@@ -30,7 +30,12 @@ SUFFIX = ".pb"
 
 NO_PROTOBUF = "weights in protobuf need one package more: pip install 'oobleck_stream[protobuf]'"
 
+MAX_TENSORS = 100_000
+"""In a library. An entry of two bytes takes sixty when it is parsed, so they are counted before."""
+
 _MOST_DIMENSIONS = 32
+_WIRE_VARINT, _WIRE_BYTES, _WIRE_FIXED = 0, 2, {1: 8, 5: 4}
+_VARINT_BYTES = 10
 _START = re.compile(rb"\n[\x80-\xff]{0,9}[\x00-\x7f][\n\x12]")
 """How an entry of a library begins: its tag, its length, and the tag of its key or tensor."""
 
@@ -114,7 +119,10 @@ class _Parser:
         if self._library is None or self._path != path:
             self._library = None
             try:
-                self._library = self._parse(path.read_bytes())
+                data = path.read_bytes()
+                if _has_more_fields(data, MAX_TENSORS):
+                    raise CheckpointError(path, f"damaged: more than {MAX_TENSORS} tensors")
+                self._library = self._parse(data)
             except OSError as error:
                 raise CheckpointError(path, f"can't be read: {error.strerror or error}") from error
             except self._error as error:
@@ -123,6 +131,32 @@ class _Parser:
                 ) from error
             self._path = path
         return self._library
+
+
+def _has_more_fields(data: bytes, count: int) -> bool:
+    """Whether a message has more than so many fields; those inside its fields don't count."""
+    place = fields = 0
+    while place < len(data) and fields <= count:
+        tag, place = _varint(data, place)
+        if tag & 7 == _WIRE_VARINT:
+            _, place = _varint(data, place)
+        elif tag & 7 == _WIRE_BYTES:
+            size, place = _varint(data, place)
+            place += size
+        else:
+            place += _WIRE_FIXED.get(tag & 7, 0)
+        fields += 1
+    return fields > count
+
+
+def _varint(data: bytes, place: int) -> tuple[int, int]:
+    """The number that starts at a place, and the place behind it."""
+    value = 0
+    for shift, byte in enumerate(data[place : place + _VARINT_BYTES]):
+        value |= (byte & 0x7F) << 7 * shift
+        if byte < 0x80:
+            return value, place + shift + 1
+    return value, place + _VARINT_BYTES
 
 
 def _index(

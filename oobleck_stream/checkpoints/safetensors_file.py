@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from oobleck_stream.checkpoints.containers import Container, FloatingArray, Tensor, shape_text
+from oobleck_stream.checkpoints.json_text import MAX_JSON_BYTES
 from oobleck_stream.errors import CheckpointError
 
 _LENGTH_BYTES = 8
-_LONGEST_HEADER = 100_000_000
 _MOST_DIMENSIONS = 32
 _GIT_LFS = b"version https://git-lfs"
 _NUMPY = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
@@ -52,8 +52,12 @@ def open_safetensors(path: Path) -> Container:
         raise CheckpointError(path, "only a pointer to the weights: fetch them with git lfs pull")
     length = int(data[:_LENGTH_BYTES].view("<u8")[0])
     start = _LENGTH_BYTES + length
-    if length > _LONGEST_HEADER:
-        raise CheckpointError(path, "not a safetensors file")
+    if length > MAX_JSON_BYTES:
+        raise CheckpointError(
+            path,
+            f"not a safetensors file: a header of {length} bytes, at most {MAX_JSON_BYTES} "
+            "are allowed",
+        )
     if start > len(data):
         raise CheckpointError(
             path, f"not a whole safetensors file: its header ends at byte {start} of {len(data)}"

@@ -12,7 +12,13 @@ import numpy as np
 
 from oobleck_stream.checkpoints.containers import Container, FloatingArray, Tensor
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.memory import memory_capped
 
+_SPARE_BYTES = 2**29
+_TIMES_ITS_SIZE = 4
+"""What opening a file may take: so many bytes, and so many times its size."""
+
+_ZIP = b"PK\3\4"
 _DTYPES = {
     "torch.float16": "F16",
     "torch.bfloat16": "BF16",
@@ -30,8 +36,8 @@ def open_torch(path: Path) -> Container:
     Raises
     ------
     CheckpointError
-        When torch is not installed, or the file is damaged, holds no tensors, or holds objects that
-        only a program in it could make.
+        When torch is not installed, or the file is damaged, holds no tensors, holds objects that
+        only a program in it could make, or is small and would become large.
     """
     try:
         import torch
@@ -55,19 +61,27 @@ def open_torch(path: Path) -> Container:
     }
     if not tensors:
         raise CheckpointError(path, "holds no tensors by name, nor any under state_dict")
+    size = path.stat().st_size
+    for name in tensors:
+        # A view may repeat its numbers, or have none.
+        if found[name].numel() * found[name].element_size() > size:
+            raise CheckpointError(path, f"damaged: {name} has more numbers than are in the file")
     return Container(path, tensors, {}, (path,))
 
 
 def _loaded(torch: Any, path: Path) -> Any:
-    """What is in the file; old ones can't be mapped."""
-    load = functools.partial(torch.load, path, map_location="cpu", weights_only=True)
+    """What is in the file, mapped into memory if it is an archive, as all but old files are."""
     try:
-        with warnings.catch_warnings():
+        with path.open("rb") as file:
+            archive = file.read(len(_ZIP)) == _ZIP
+        if archive:
+            _check_archive(path)
+        most = _TIMES_ITS_SIZE * path.stat().st_size + _SPARE_BYTES
+        with warnings.catch_warnings(), memory_capped(most):
             warnings.simplefilter("ignore")
-            try:
-                return load(mmap=True)
-            except RuntimeError:
-                return load()
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+    except CheckpointError:
+        raise
     except OSError as error:
         raise CheckpointError(path, f"can't be read: {error.strerror or error}") from error
     except pickle.UnpicklingError as error:
@@ -78,6 +92,17 @@ def _loaded(torch: Any, path: Path) -> Any:
         raise CheckpointError(
             path, f"damaged: torch can't open it ({type(error).__name__})"
         ) from error
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse an archive with compressed files in it: torch writes none, but would unpack them."""
+    import zipfile
+
+    with zipfile.ZipFile(path) as archive:
+        files = archive.infolist()
+    packed = any(file.compress_type != zipfile.ZIP_STORED for file in files)
+    if packed or sum(file.file_size for file in files) > path.stat().st_size:
+        raise CheckpointError(path, "damaged: an archive that becomes larger when it is unpacked")
 
 
 def _read(value: Any) -> FloatingArray:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Facts = dict[str, Any]
 PUSHES = (1, 4, 16)
 TRIES = 3
+PATIENCE = 3.0
+"""Seconds after which nothing is repeated; larger pushes that would take longer are not tried."""
 
 
 @click.command()
@@ -130,8 +132,14 @@ def network_lines(facts: Facts) -> list[str]:
 def machine_facts(model: Model, threads: int | None) -> Facts:
     """Memory, and time per second of sound for pushes of some sizes, measured here and now."""
     from oobleck_stream.engine.backends import default_threads
+    from oobleck_stream.memory import machine_memory
 
-    factors = {frames: real_time_factor(model, frames, threads) for frames in PUSHES}
+    factors: dict[int, float] = {}
+    for frames in PUSHES:
+        seconds = frames / model.config.frame_rate
+        if factors and min(factors.values()) * seconds > PATIENCE:
+            break
+        factors[frames] = real_time_factor(model, frames, threads)
     return {
         "threads": threads or default_threads(),
         "real_time_factors": factors,
@@ -165,13 +173,20 @@ def real_time_factor(model: Model, frames: int, threads: int | None) -> float:
 
     decoder = StreamingDecoder(model, threads)
     generator = np.random.default_rng(0)
-    decoder.push(generator.standard_normal((model.context + 1, model.latent_dim)))
-    times = []
-    for _ in range(TRIES):
-        block = generator.standard_normal((frames, model.latent_dim))
+
+    def seconds(count: int) -> float:
+        block = generator.standard_normal((count, model.latent_dim))
         start = time.perf_counter()
         decoder.push(block)
-        times.append(time.perf_counter() - start)
+        return time.perf_counter() - start
+
+    # Until the look-ahead is filled, a push gives out less than it takes in.
+    spent = 0.0
+    while decoder.frames_in <= model.context and spent < PATIENCE:
+        spent += seconds(1)
+    times = [seconds(frames)]
+    while len(times) < TRIES and sum(times) < PATIENCE:
+        times.append(seconds(frames))
     return min(times) * model.config.frame_rate / frames
 
 
@@ -185,13 +200,3 @@ def peak_memory() -> int | None:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def machine_memory() -> int | None:
-    """Bytes of this machine, where the system tells."""
-    import os
-
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None

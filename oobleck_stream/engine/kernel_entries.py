@@ -18,7 +18,7 @@ from pathlib import Path
 
 from numba import config
 
-from oobleck_stream.cache_folder import VARIABLE, cache_folder
+from oobleck_stream.cache_folder import VARIABLE, cache_folder, why_not_trusted
 
 SUFFIX = ".kernel"
 TEMPORARY = ".part"
@@ -88,7 +88,7 @@ def read_entry(name: str, key: str) -> bytes | None:
         _check_trusted(folder)
         with open(path, "rb", opener=_open_itself) as file:
             found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode) or _why_not_trusted(found):
+            if not stat.S_ISREG(found.st_mode) or why_not_trusted(found):
                 return None
             data = file.read(MAX_BYTES)
     except OSError:
@@ -158,20 +158,9 @@ def _content(data: bytes, key: str) -> bytes | None:
 
 def _check_trusted(folder: Path) -> None:
     """Raise ``NotKeptError`` if other users may have written to an existing folder."""
-    reason = _why_not_trusted(folder.stat())
+    reason = why_not_trusted(folder.stat())
     if reason:
         raise NotKeptError(f"{folder} {reason}")
-
-
-def _why_not_trusted(found: os.stat_result) -> str:
-    """Why another user may have written to a file or folder; empty if none can have."""
-    if not hasattr(os, "geteuid"):
-        return ""
-    if found.st_uid not in (0, os.geteuid()):
-        return "belongs to another user"
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return "can be written by other users"
-    return ""
 
 
 def _remove_unused(folder: Path) -> None:

@@ -12,7 +12,7 @@ from oobleck_stream.engine.program import LANES, PANEL
 from oobleck_stream.network import Layer
 
 
-def _padded(count: int) -> int:
+def padded(count: int) -> int:
     """Channels in whole vectors of sixteen."""
     return -(-count // LANES) * LANES
 
@@ -35,13 +35,13 @@ def parameter_offsets(layers: Sequence[Layer]) -> tuple[list[ParameterOffsets], 
     found, end = [], 0
     for layer in layers:
         weights = end
-        end += layer.phases * layer.taps * layer.inputs * _padded(layer.outputs)
+        end += layer.phases * layer.taps * layer.inputs * padded(layer.outputs)
         bias = end
-        end += _padded(layer.outputs)
+        end += padded(layer.outputs)
         alpha = inverse_beta = -1
         if layer.snake:
-            alpha, inverse_beta = end, end + _padded(layer.inputs)
-            end += 2 * _padded(layer.inputs)
+            alpha, inverse_beta = end, end + padded(layer.inputs)
+            end += 2 * padded(layer.inputs)
         found.append(ParameterOffsets(weights, bias, alpha, inverse_beta))
     return found, end
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +18,12 @@ from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checkpoints.containers import FLOAT_DTYPES
 from oobleck_stream.checkpoints.packed_file import is_packed
 from oobleck_stream.checkpoints.safetensors_file import open_safetensors
+from oobleck_stream.checks import CHECK_FRAMES, checked_frames
 from oobleck_stream.errors import CheckpointError, InputError
 from oobleck_stream.files import flat
 from oobleck_stream.files import layout as layouts
 from oobleck_stream.files.layout import Layout
-from oobleck_stream.files.npy import exactly, read_header
-from oobleck_stream.latents import CHECK_FRAMES, checked_frames
+from oobleck_stream.files.npy import Header, cut_off, read_header, read_numbers
 
 SUFFIXES = (".npy", ".npz", ".safetensors", flat.SUFFIX)
 SHOWN = 4
@@ -35,8 +38,10 @@ class LatentFile:
     ----------
     name : str
         The file's path.
-    array : array of real numbers
-        As stored, often a memory map; its layout is told by the size of a latent frame.
+    shape : tuple of int
+        As stored. Which axis is time follows from the size of a latent frame.
+    read : callable
+        Gives the array of real numbers as stored, often a memory map.
     metadata : mapping of str to str
         What the file says about itself; `model` names the network it was made for.
     shaped : bool
@@ -45,19 +50,26 @@ class LatentFile:
     """
 
     name: str
-    array: npt.NDArray[Any]
+    shape: tuple[int, ...]
+    read: Callable[[], npt.NDArray[Any]] = field(repr=False)
     metadata: Mapping[str, str] = field(default_factory=dict)
     shaped: bool = True
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """As stored."""
-        return self.array.shape
+    @functools.cached_property
+    def array(self) -> npt.NDArray[Any]:
+        """The numbers as stored; what is not a memory map is read at the first access.
+
+        Raises
+        ------
+        InputError
+            When they can't be read.
+        """
+        return self.read()
 
     def fits(self, latent_dim: int) -> bool:
         """Whether frames of this size may be stored here."""
         if not self.shaped:
-            return self.array.size % latent_dim == 0
+            return math.prod(self.shape) % latent_dim == 0
         return layouts.fits(self.shape, latent_dim, self.name)
 
     def frames(self, latent_dim: int, layout: Layout | None = None) -> npt.NDArray[Any]:
@@ -84,8 +96,10 @@ class LatentFile:
         return frames
 
     def count(self, latent_dim: int, layout: Layout | None = None) -> int:
-        """Number of frames."""
-        return len(self._view(latent_dim, layout))
+        """Number of frames; known without reading them."""
+        if not self.shaped:
+            return len(self._view(latent_dim, layout))
+        return layouts.time_first(self.shape, latent_dim, layout, self.name)[0]
 
     def _view(self, latent_dim: int, layout: Layout | None) -> npt.NDArray[Any]:
         if not self.shaped:
@@ -129,9 +143,11 @@ def read_latents(path: str | Path) -> LatentFile:
     try:
         if suffix == ".safetensors":
             return _read_safetensors(path)
-        if suffix == flat.SUFFIX:
-            return LatentFile(str(path), flat.read_flat(path), shaped=False)
-        return LatentFile(str(path), _read_npy(path) if suffix == ".npy" else _read_npz(path))
+        if suffix == ".npz":
+            return _open_npz(path)
+        flat_file = suffix == flat.SUFFIX
+        array = flat.read_flat(path) if flat_file else _read_npy(path)
+        return LatentFile(str(path), array.shape, lambda: array, shaped=not flat_file)
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror or error}") from error
 
@@ -142,10 +158,7 @@ def _read_npy(path: Path) -> npt.NDArray[Any]:
         header = read_header(file, str(path))
         start, size = file.tell(), path.stat().st_size
     if size < start + header.size_in_bytes:
-        raise InputError(
-            f"{path}: cut off: {header.size_in_bytes} bytes of numbers were expected, "
-            f"{size - start} are there"
-        )
+        raise cut_off(str(path), header.size_in_bytes, size - start)
     order: Literal["C", "F"] = "F" if header.fortran else "C"
     if header.size_in_bytes == 0:
         return np.empty(header.shape, header.dtype, order)
@@ -155,8 +168,25 @@ def _read_npy(path: Path) -> npt.NDArray[Any]:
     return numbers
 
 
-def _read_npz(path: Path) -> npt.NDArray[Any]:
-    """The array of an `.npz` file: the only one, or the one named latents."""
+def _open_npz(path: Path) -> LatentFile:
+    """The array of an `.npz` file; it is decompressed only when its numbers are asked for."""
+    with _npz_member(path) as (_, header):
+        return LatentFile(str(path), header.shape, functools.partial(_read_npz, path, header))
+
+
+def _read_npz(path: Path, expected: Header) -> npt.NDArray[Any]:
+    with _npz_member(path) as (member, header):
+        if header != expected:
+            raise InputError(f"{path}: was changed while it was read")
+        # Not NumPy's reader: it takes memory for what a header says, whatever is there.
+        return read_numbers(member, header, str(path))
+
+
+@contextmanager
+def _npz_member(path: Path) -> Iterator[tuple[IO[bytes], Header]]:
+    """The array of an `.npz` file, the only one or the one named latents: its numbers as a stream,
+    and its header.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             names = {name.removesuffix(".npy"): name for name in archive.namelist()}
@@ -171,18 +201,19 @@ def _read_npz(path: Path) -> npt.NDArray[Any]:
                 raise InputError(f"{path}: compressed in a way that NumPy does not")
             with archive.open(chosen) as member:
                 header = read_header(member, str(path))
-                # Not NumPy's reader: it takes memory for what a header says, whatever is there.
-                data = exactly(member, header.size_in_bytes)
-    except (InputError, OSError, MemoryError):
+                # The archive says how long a member is, and gives no more of it than that.
+                there = chosen.file_size - member.tell()
+                if there < header.size_in_bytes:
+                    raise cut_off(str(path), header.size_in_bytes, there)
+                yield member, header
+    except (InputError, MemoryError):
         raise
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror or error}") from error
     except Exception as error:  # whatever damage makes zipfile and zlib raise
         raise InputError(
             f"{path}: not an .npz file of plain arrays (cut off or damaged)"
         ) from error
-    if len(data) < header.size_in_bytes:
-        raise InputError(f"{path}: cut off: {header.size_in_bytes} bytes of numbers were expected")
-    order: Literal["C", "F"] = "F" if header.fortran else "C"
-    return np.ndarray(header.shape, header.dtype, data, order=order)
 
 
 def _read_safetensors(path: Path) -> LatentFile:
@@ -209,4 +240,4 @@ def _read_safetensors(path: Path) -> LatentFile:
         raise InputError(
             f"{path}: an array of floats was expected, {tensor.name} is {tensor.dtype}"
         )
-    return LatentFile(str(path), tensor.read(), container.metadata)
+    return LatentFile(str(path), tensor.shape, tensor.read, container.metadata)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy_format
 
 from oobleck_stream.errors import InputError
+from oobleck_stream.memory import memory_shortage
 
 MAGIC = npy_format.MAGIC_PREFIX
 
@@ -105,6 +106,44 @@ def write_npy(file: BinaryIO, array: npt.NDArray[Any]) -> None:
     """
     npy_format.write_array_header_1_0(file, npy_format.header_data_from_array_1_0(array))
     file.write(array.data)
+
+
+def read_numbers(stream: Readable, header: Header, name: str) -> npt.NDArray[Any]:
+    """Read the numbers behind a header.
+
+    Memory is taken as the bytes come, not for what the header claims.
+
+    Returns
+    -------
+    read-only array
+        Of the header's shape, dtype and order.
+
+    Raises
+    ------
+    InputError
+        When the header claims more than this machine's memory, or the stream ends before.
+    """
+    size = header.size_in_bytes
+    shortage = memory_shortage(size)
+    if shortage:
+        raise InputError(f"{name}: an array that {shortage}")
+    data = bytearray()
+    while len(data) < size:
+        piece = stream.read(min(_PIECE, size - len(data)))
+        if not piece:
+            raise cut_off(name, size, len(data))
+        data += piece
+    order: Literal["C", "F"] = "F" if header.fortran else "C"
+    array: npt.NDArray[Any] = np.ndarray(header.shape, header.dtype, data, order=order)
+    array.flags.writeable = False
+    return array
+
+
+def cut_off(name: str, expected: int, there: int) -> InputError:
+    """The error of a file or a stream that has fewer bytes of numbers than its header claims."""
+    return InputError(
+        f"{name}: cut off: {expected} bytes of numbers were expected, {there} are there"
+    )
 
 
 def require_real(dtype: np.dtype[Any], name: str) -> None:

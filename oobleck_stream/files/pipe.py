@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from oobleck_stream.errors import InputError
 from oobleck_stream.files import layout as layouts
 from oobleck_stream.files.latents import as_decoded, cut
 from oobleck_stream.files.layout import Layout
-from oobleck_stream.files.npy import MAGIC, Header, Readable, exactly, read_header
+from oobleck_stream.files.npy import MAGIC, Header, Readable, exactly, read_header, read_numbers
 
 PIECE = 1 << 16
 RAW_FRAME = np.dtype("<f4")
@@ -120,14 +120,7 @@ class LatentPipe:
         self, header: Header, latent_dim: int, layout: Layout | None, size: int
     ) -> Iterator[FloatArray]:
         """Channels first: the first frame is whole only when everything is there."""
-        data = exactly(self, header.size_in_bytes)
-        if len(data) < header.size_in_bytes:
-            raise InputError(
-                f"{self.name}: ended after {len(data)} of {header.size_in_bytes} bytes"
-            )
-        order: Literal["C", "F"] = "F" if header.fortran else "C"
-        array: npt.NDArray[Any] = np.frombuffer(data, header.dtype)
-        array = array.reshape(header.shape, order=order)
+        array = read_numbers(self, header, self.name)
         frames = layouts.frames_view(array, latent_dim, layout, self.name)
         yield from cut(frames, size, self.name)
 

@@ -11,13 +11,16 @@ import numpy as np
 import soundfile
 
 from oobleck_stream.arrays import FloatArray
+from oobleck_stream.checks import checked_samples
 from oobleck_stream.errors import InputError
-from oobleck_stream.samples import checked_samples
 
 if TYPE_CHECKING:
     from oobleck_stream.files.resampler import Resampler
 
 BLOCK = 2**16
+
+MAX_RATIO = 64
+"""Between the sample rates of a file and a network: a resampled block is that many times larger."""
 
 
 class SoundSource:
@@ -80,13 +83,18 @@ class SoundSource:
         Raises
         ------
         InputError
-            When the channels can't be made to fit; while reading, when the file ends too early or
-            a sample is not finite, as stored or as resampled.
+            When the channels or the sample rate can't be made to fit; while reading, when the file
+            ends too early or a sample is not finite, as stored or as resampled.
         """
         if self.channels not in (1, channels) and (self.channels, channels) != (2, 1):
             raise InputError(
                 f"{self.name}: has {self.channels} channels; {channels} were expected, or "
                 + ("2" if channels == 1 else "mono")
+            )
+        lowest, highest = math.ceil(samplerate / MAX_RATIO), samplerate * MAX_RATIO
+        if not lowest <= self.samplerate <= highest:
+            raise InputError(
+                f"{self.name}: has {self.samplerate} Hz; {lowest} to {highest} Hz were expected"
             )
         if samplerate == self.samplerate:
             return self._converted(channels, None)
