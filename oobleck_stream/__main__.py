@@ -1,7 +1,6 @@
-"""The command `oobleck_stream`: what it prints when something goes wrong, and its exit codes.
+"""The command `oobleck_stream`: error messages, and exit codes.
 
-0: done. 1: something failed. 2: bad usage or bad input. 128 and more: ended by a signal (130 by
-Ctrl-C).
+0: success. 1: failure. 2: wrong usage or bad input. 128 + N: terminated by signal N (130: Ctrl-C).
 """
 
 from __future__ import annotations
@@ -15,58 +14,57 @@ from typing import TextIO
 import click
 
 from oobleck_stream.commands import commands
+from oobleck_stream.errors import CheckpointError, CudaUnavailable, InputError, PlaybackError
 
+FAILURE = 1
 BAD_INPUT = 2
 SIGNALLED = 128
 INTERRUPTED = SIGNALLED + signal.SIGINT
 
 
 def main() -> None:
-    """Run the command line and leave Python with its exit code."""
-    for name in ("SIGTERM", "SIGHUP"):
+    """Run the command line and exit with its code."""
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _terminate)
-    warnings.showwarning = _tell_warning
+    warnings.showwarning = _print_warning
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command; its exit code."""
+    """Run one command and return its exit code."""
     try:
         return int(commands.main(arguments, "oobleck_stream", standalone_mode=False) or 0)
     except click.ClickException as error:
-        return _failed(error.format_message(), BAD_INPUT)
+        return _report(error.format_message(), BAD_INPUT)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except OSError as error:
         named = error.filename is not None and error.strerror
-        return _failed(f"{error.filename}: {error.strerror}" if named else str(error), 1)
+        return _report(f"{error.filename}: {error.strerror}" if named else str(error), FAILURE)
     except MemoryError:
-        return _failed("out of memory", 1)
+        return _report("out of memory", FAILURE)
     except Exception as error:
-        return _unless_a_bug(error)
+        return _report_expected(error)
 
 
-def _unless_a_bug(error: Exception) -> int:
-    """What is nobody's bug is told in a line; for anything else the traceback is wanted."""
-    from oobleck_stream.errors import CheckpointError, CudaUnavailable, InputError, PlaybackError
-
+def _report_expected(error: Exception) -> int:
+    """Report an error that the library raises on purpose; raise any other again, as a bug."""
     if isinstance(error, InputError | CheckpointError | CudaUnavailable):
-        return _failed(str(error), BAD_INPUT)
+        return _report(str(error), BAD_INPUT)
     if isinstance(error, PlaybackError):
-        return _failed(str(error), 1)
+        return _report(str(error), FAILURE)
     raise error
 
 
-def _failed(message: str, status: int) -> int:
-    """Say why in one line."""
-    line = " ".join(message.split())
-    click.echo(f"oobleck_stream: {line}", err=True)
+def _report(message: str, status: int) -> int:
+    """Print an error in one line, and return the exit code."""
+    click.echo(f"oobleck_stream: {_one_line(message)}", err=True)
     return status
 
 
-def _tell_warning(
+def _print_warning(
     message: Warning | str,
     category: type[Warning],
     filename: str,
@@ -74,12 +72,16 @@ def _tell_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """A warning as a line, without the place in the code that it comes from."""
-    click.echo(" ".join(str(message).split()), err=True)
+    """Print a warning in one line, without its position in the source (see `showwarning`)."""
+    click.echo(_one_line(str(message)), err=True)
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    """Leave as after Ctrl-C, so that whatever is open is put in order."""
+    """Exit by an exception, as after Ctrl-C, so that open files are cleaned up."""
     sys.exit(SIGNALLED + number)
 
 

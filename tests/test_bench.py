@@ -20,14 +20,14 @@ from oobleck_stream.model import random_model
 from oobleck_stream.network import decoder_layers
 
 COMMAND = [sys.executable, "-m", "oobleck_stream", "bench"]
-SMALL = ["--width", "4", "--threads", "2", "--pushes", "2,1", "--batch", "5", "--seconds", "0.2"]
+SMALL = ["--width", "4", "--threads", "2", "--seconds", "0.2"]
+ROUNDS = [*SMALL, "--pushes", "2,1", "--batch", "5"]
 WIDEST = 100
 
 
-def run_bench(*arguments: object, small: bool = True) -> subprocess.CompletedProcess:
-    options = SMALL if small else []
+def run_bench(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [*COMMAND, *options, *map(str, arguments)],
+        [*COMMAND, *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=300,
@@ -36,7 +36,7 @@ def run_bench(*arguments: object, small: bool = True) -> subprocess.CompletedPro
 
 @pytest.fixture(scope="module")
 def facts() -> dict:
-    done = run_bench("--json", "--layers")
+    done = run_bench("layers", *ROUNDS, "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -110,7 +110,7 @@ def test_steps_share_the_time_of_a_push():
 
 
 def test_table_fits_a_terminal():
-    done = run_bench("--layers", "--preset", "ezaudio")
+    done = run_bench("layers", *ROUNDS, "--preset", "ezaudio")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= WIDEST
@@ -120,7 +120,7 @@ def test_table_fits_a_terminal():
 
 def test_plot_is_drawn(tmp_path):
     pytest.importorskip("matplotlib")
-    done = run_bench("--plot", tmp_path / "bench.png")
+    done = run_bench(*ROUNDS, "--plot", tmp_path / "bench.png")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
 
@@ -134,16 +134,35 @@ def test_plot_is_drawn(tmp_path):
         ["--pushes", "1,x"],
         ["--pushes", "0"],
         ["--seconds", "0"],
-        ["--streams", "0"],
-        ["--streams", "2", "--layers"],
         ["--backend", "abacus"],
+        ["--backend", "auto", "--plot", "a.png"],
+        ["layers", "--backend", "auto"],
+        ["peers", "--backend", "auto"],
+        ["streams", "--counts", "0"],
+        ["streams", "--plot", "a.png"],
+        ["dance"],
     ],
 )
 def test_bad_options_are_refused(arguments):
-    done = run_bench(*arguments, small=False)
+    done = run_bench(*arguments)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout == ""
+
+
+def test_without_a_command_bench_is_bench_run():
+    options = [*ROUNDS, "--seconds", "0.01", "--json"]
+    plain, run = (run_bench(*command, *options) for command in ([], ["run"]))
+    assert plain.returncode == run.returncode == 0, plain.stderr + run.stderr
+    assert json.loads(plain.stdout).keys() == json.loads(run.stdout).keys()
+    assert run_bench("--json", "--help").stdout == run_bench("run", "--help").stdout
+
+
+def test_help_names_every_measurement():
+    text = run_bench("--help").stdout
+    for name in ("run", "layers", "peers", "streams", "play", "components"):
+        assert f"\n  {name} " in text
+        assert run_bench(name, "--help").returncode == 0
 
 
 def test_networks_that_no_peer_has_are_refused():
@@ -154,7 +173,7 @@ def test_networks_that_no_peer_has_are_refused():
 
 
 def test_one_thread_and_refused_peers():
-    done = run_bench("--threads", "1", "--preset", "cosmos3", "--peers", "--json")
+    done = run_bench("peers", *ROUNDS, "--threads", "1", "--preset", "cosmos3", "--json")
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     assert len(facts["machine"]["peak"]) == 1
@@ -166,7 +185,7 @@ def test_one_thread_and_refused_peers():
 
 @pytest.mark.peers
 def test_peers_decode_the_same_network():
-    done = run_bench("--peers", "--json")
+    done = run_bench("peers", *ROUNDS, "--json")
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     ours = {row["frames"]: row["median_seconds"] for row in facts["pushes"]}
@@ -230,7 +249,7 @@ def test_the_reading_kernel_reads_everything_once():
 @pytest.mark.sound
 def test_play(sound_server):  # noqa: F811
     result = subprocess.run(
-        [*COMMAND, "--play", "--width", "4", "--seconds", "2", "--json"],
+        [*COMMAND, "play", "--width", "4", "--seconds", "2", "--json"],
         env=sound_server.environment | {"HOME": os.environ.get("HOME", "/")},
         capture_output=True,
         text=True,
@@ -245,7 +264,7 @@ def test_play(sound_server):  # noqa: F811
 
 
 def test_streams_side_by_side():
-    done = run_bench("--streams", "3,1", "--json")
+    done = run_bench("streams", *SMALL, "--counts", "3,1", "--json")
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     assert [row["streams"] for row in facts["rows"]] == [1, 3]
@@ -253,7 +272,7 @@ def test_streams_side_by_side():
         seconds, budget = row["median_seconds"], facts["frame_seconds"]
         assert row["stream_real_time_factor"] == pytest.approx(seconds / budget / row["streams"])
         assert row["real_time"] == (row["p99_seconds"] <= budget)
-    lines = run_bench("--streams", "2").stdout.splitlines()
+    lines = run_bench("streams", *SMALL, "--counts", "2").stdout.splitlines()
     assert max(map(len, lines)) <= WIDEST
     row = next(line for line in lines if line.startswith(f"{2:>10}"))
     assert row.split()[-1] in ("yes", "no")

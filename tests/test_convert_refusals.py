@@ -162,7 +162,7 @@ BAD_USAGE = {
     "a.packed.safetensors --weight-norm keep": "folded",
     "a.packed.safetensors --dtype float16": "float32",
     "a --to protobuf --dtype bfloat16": "bfloat16",
-    "a.safetensors --config nothing": "the presets are",
+    "a.safetensors --config nothing": "is not one of",
     "a.safetensors --config yue2": "strides",
     "no/where.safetensors": "there is no folder",
     "a.safetensors --half both": "no encoder",

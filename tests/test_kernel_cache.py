@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from oobleck_stream.commands.compiling import compiling_told
+from oobleck_stream.commands.compiling import report_compiling
 
 REPOSITORY = Path(__file__).parent.parent
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
@@ -314,7 +314,7 @@ def test_the_cache_folder(kept, tmp_path):
 def test_compiling_once_is_said_only_where_kernels_are_kept(monkeypatch, capsys, asked):
     monkeypatch.setattr("numba.config.CACHE_DIR", "")
     monkeypatch.setenv("OOBLECK_STREAM_CACHE", asked)
-    with compiling_told():
+    with report_compiling():
         assert njit(lambda number: number + 1)(1) == 2
     expected = "compiling kernels\n" if asked else "compiling kernels (once)\n"
     assert capsys.readouterr().err == expected

@@ -311,7 +311,7 @@ def test_a_peer_that_is_not_there(validate, inputs, missing, monkeypatch):
         (["in.npy", "--peer", "torch"], ["two references"]),
         (["in.npy", "--layers"], ["in.npy: with --layers a folder"]),
         (["no.npy"], ["no.npy: can't be read"]),
-        (["in.npy", "--config", "unheard-of"], ["'unheard-of' is none of"]),
+        (["in.npy", "--config", "unheard-of"], ["'unheard-of' is not one of"]),
         (["in.npy", "--no-pad"], ["--no-pad"]),
         (["in.npy", "--plot", "a.txt"], ["--plot", ".png"]),
         (["--save", "a", "--plot", "a.png"], ["--plot draws differences"]),

@@ -1,4 +1,4 @@
-"""The command line: every command is a module of this package with a function of its name."""
+"""The command line. Each command is a function in the module of the same name in this package."""
 
 from __future__ import annotations
 
@@ -21,9 +21,23 @@ NAMES = (
     "warmup",
 )
 
+EPILOG = """
+\b
+Environment:
+  OOBLECK_STREAM_MODEL    default of --model
+  OOBLECK_STREAM_THREADS  default of --threads
+  OOBLECK_STREAM_BACKEND  default of --backend
+  OOBLECK_STREAM_CACHE    cache folder; "off" disables the cache
+  OOBLECK_STREAM_LIMITS   "off" lifts the limits on a model's memory and work
 
-class _Commands(click.Group):
-    """Imports a command's module when it is asked for."""
+\b
+Exit status:
+  0 success, 1 failure, 2 wrong usage or bad input, 128+N terminated by signal N
+"""
+
+
+class _LazyGroup(click.Group):
+    """A group that imports a command's module only when the command is used."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(NAMES)
@@ -36,13 +50,18 @@ class _Commands(click.Group):
 
 
 @click.command(
-    cls=_Commands,
+    cls=_LazyGroup,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EPILOG,
 )
 @click.version_option(__version__, prog_name="oobleck_stream")
 @click.pass_context
 def commands(context: click.Context) -> None:
-    """Turn latents of Oobleck audio autoencoders into sound, exactly, while they arrive."""
+    """Decode the latents of Oobleck audio autoencoders as an exact stream.
+
+    The audio is bit-identical to that of decoding the whole piece at once. Run `oobleck_stream
+    COMMAND --help` for the options of a command.
+    """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())

@@ -1,141 +1,198 @@
-"""`oobleck_stream bench`: what this machine can do, and what the decoder makes of it."""
+"""`oobleck_stream bench`: measure how fast this machine decodes."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from oobleck_stream.commands.options import backend_option, threads_option
-from oobleck_stream.commands.values import finite
+from oobleck_stream.commands.options import (
+    backend_option,
+    json_option,
+    plot_option,
+    require_matplotlib,
+    threads_option,
+)
+from oobleck_stream.commands.values import counts, finite
 from oobleck_stream.config import PRESETS
 
 if TYPE_CHECKING:
     from oobleck_stream.model import Model
 
-DEFAULT = "stable-audio-open-1.0"
+DEFAULT_PRESET = "stable-audio-open-1.0"
+DEFAULT_COMMAND = "run"
 
 
-def _counts(_: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
-    """Whole numbers from 1, with commas between."""
-    if value is None:
-        return None
-    try:
-        counts = sorted({int(part) for part in value.split(",")})
-    except ValueError:
-        counts = [0]
-    if counts[0] < 1:
-        raise click.BadParameter(f"{value!r} is not a list like 1,4,16", param=parameter)
-    return counts
+class _DefaultGroup(click.Group):
+    """A group that runs `DEFAULT_COMMAND` if its first argument is missing or an option."""
+
+    def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
+        asks_for_help = arguments[:1] and arguments[0] in self.get_help_option_names(context)
+        if not asks_for_help and (not arguments or arguments[0].startswith("-")):
+            arguments = [DEFAULT_COMMAND, *arguments]
+        return super().parse_args(context, arguments)
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(self.commands)  # in the order of definition, not of the alphabet
 
 
-@click.command()
-@click.option("--preset", metavar="NAME", help=f"Random weights for a preset. [default: {DEFAULT}]")
-@click.option("--model", metavar="MODEL", help="A model, as for the other commands.")
-@click.option("--width", type=click.IntRange(1), help="Channels of the preset's narrowest level.")
-@threads_option
-@backend_option
-@click.option(
-    "--pushes",
-    metavar="N,N,...",
-    callback=_counts,
-    default="1,4,16",
-    show_default=True,
-    help="Frames of a push.",
+@click.group(
+    cls=_DefaultGroup,
+    subcommand_metavar="[COMMAND] [ARGS]...",
+    short_help="Measure how fast this machine decodes.",
 )
-@click.option(
-    "--batch",
-    type=click.IntRange(1),
-    default=64,
-    show_default=True,
-    help="Frames of the full batch.",
-)
-@click.option("--layers", is_flag=True, help="Every layer's time.")
-@click.option("--peers", is_flag=True, help="Other runtimes beside it (extra: peers).")
-@click.option("--play", "plays", is_flag=True, help="Play live for --seconds instead.")
-@click.option(
-    "--streams",
-    metavar="N,N,...",
-    callback=_counts,
-    help="So many streams side by side instead, a frame each.",
-)
-@click.option("--components", is_flag=True, help="The design document's components instead.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--plot", metavar="FILE", help="Draw a picture, too (extra: plot).")
-@click.option(
+def bench() -> None:
+    """Measure how fast this machine decodes.
+
+    Without COMMAND, `run` is used: `bench --seconds 10` is `bench run --seconds 10`.
+
+    The cases of a command are measured in turns, in at least three rounds, so that other load on
+    the machine affects all of them alike. RTF, the real-time factor, is seconds of decoding per
+    second of audio.
+    """
+
+
+def _model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add --preset, --model and --width, and pass what they choose as `network`."""
+
+    @click.option(
+        "--preset",
+        type=click.Choice(list(PRESETS)),
+        metavar="PRESET",
+        help=f"Use this geometry, with random weights. [default: {DEFAULT_PRESET}]",
+    )
+    @click.option("--model", metavar="MODEL", help="Use this model, as for `decode`.")
+    @click.option(
+        "--width",
+        metavar="N",
+        type=click.IntRange(1),
+        help="Channels of the preset's level next to the audio. [default: as in the preset]",
+    )
+    @functools.wraps(command)
+    def with_network(
+        preset: str | None, model: str | None, width: int | None, **options: Any
+    ) -> None:
+        if model and (preset or width):
+            raise click.UsageError("--model can't be combined with --preset or --width")
+        command(network=_Network(model, preset or DEFAULT_PRESET, width), **options)
+
+    return with_network
+
+
+@dataclasses.dataclass(frozen=True)
+class _Network:
+    """The model to measure: a checkpoint, or a preset with random weights."""
+
+    model: str | None
+    preset: str
+    width: int | None
+
+    def load(self, backend: str = "cpu") -> Model:
+        from oobleck_stream.loading import load
+        from oobleck_stream.model import random_model
+
+        if self.model is not None:
+            return load(self.model, backend=backend)
+        if self.width is None:
+            return random_model(self.preset, backend=backend)
+        config = PRESETS[self.preset].replace(channels=self.width)
+        name = f"random {self.preset} of width {self.width}"
+        return dataclasses.replace(random_model(config, backend=backend), name=name)
+
+
+_seconds_option = click.option(
     "--seconds",
     type=click.FloatRange(0, min_open=True),
     default=60.0,
     show_default=True,
     callback=finite,
-    help="How long to measure, about; there are three rounds at least.",
+    help="Approximate duration of the measurement.",
 )
-def bench(
-    preset: str | None,
-    model: str | None,
-    width: int | None,
-    threads: int | None,
-    backend: str,
+_pushes_option = click.option(
+    "--pushes",
+    metavar="N,N,...",
+    callback=counts,
+    default="1,4,16",
+    show_default=True,
+    help="Numbers of frames per push.",
+)
+_batch_option = click.option(
+    "--batch",
+    metavar="N",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Number of frames that are decoded at once.",
+)
+
+
+def _rounds_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of the commands that measure pushes and batches."""
+    options = (_model_options, _pushes_option, _batch_option, threads_option)
+    for option in reversed((*options, _seconds_option, json_option, plot_option)):
+        command = option(command)
+    return command
+
+
+@bench.command()
+@_rounds_options
+@backend_option
+def run(backend: str, plot: str | None, **options: Any) -> None:
+    """Measure pushes and batches, and this machine's limits.
+
+    The limits are those of its cores and its memory: the peak of fused multiply-adds, and the
+    bandwidth of reading.
+    """
+    if backend != "cpu" and plot:
+        raise click.UsageError(f"--plot needs --backend cpu, not {backend}")
+    _measure_rounds(backend=backend, plot=plot, **options)
+
+
+@bench.command()
+@_rounds_options
+def layers(**options: Any) -> None:
+    """Measure the same as `run`, and each layer's time."""
+    _measure_rounds(layers=True, **options)
+
+
+@bench.command()
+@_rounds_options
+def peers(**options: Any) -> None:
+    """Measure the same as `run`, and other runtimes (needs the extra peers).
+
+    Measures those of PyTorch (diffusers), ONNX Runtime and OpenVINO that are installed.
+    """
+    _measure_rounds(peers=True, **options)
+
+
+def _measure_rounds(
+    network: _Network,
     pushes: list[int],
     batch: int,
-    layers: bool,
-    peers: bool,
-    plays: bool,
-    streams: list[int] | None,
-    components: bool,
+    threads: int | None,
+    seconds: float,
     as_json: bool,
     plot: str | None,
-    seconds: float,
+    backend: str = "cpu",
+    layers: bool = False,
+    peers: bool = False,
 ) -> None:
-    """Measure the machine's limits and the decoder, in pushes and in full batches.
-
-    Each measurement takes its turn in every round, so that whatever else the machine does hits all
-    alike.
-    """
-    if model and (preset or width):
-        raise click.UsageError("--model goes with neither --preset nor --width")
-    if preset is not None and preset not in PRESETS:
-        raise click.UsageError(f"--preset: {preset!r} is none of {', '.join(PRESETS)}")
-    if streams and (layers or peers or plays or components or plot):
-        raise click.UsageError(
-            "--streams goes with none of --layers, --peers, --play, --components and --plot"
-        )
-    if backend != "cpu" and (layers or peers or components or plot):
-        raise click.UsageError(
-            f"--backend {backend} goes with none of --layers, --peers, --components and --plot"
-        )
-    if components and (model or preset or layers or peers or plays or plot):
-        raise click.UsageError(
-            "--components goes only with --width, --threads, --seconds and --json"
-        )
     if plot:
-        _require_matplotlib()
-
+        require_matplotlib()
+    from oobleck_stream.bench.report import report_lines
     from oobleck_stream.bench.run import run_benchmark
+    from oobleck_stream.commands.choice import resolve_backend
     from oobleck_stream.commands.compiling import warm_kernels
     from oobleck_stream.engine.backends import default_threads
 
-    if components:
-        _components(warm_kernels, threads or default_threads(), seconds, width, as_json)
-        return
-    from oobleck_stream.commands.choice import told_backend
-
-    backend = told_backend(backend)
-    make = partial(_model, model, preset or DEFAULT, width, backend)
-    warm = partial(warm_kernels, backend=backend)
-    if plays:
-        _play(make, warm, threads or default_threads(), seconds, as_json)
-        return
-    if streams:
-        _streams(make, warm, threads or default_threads(), streams, seconds, as_json)
-        return
+    backend = resolve_backend(backend)
     facts = run_benchmark(
-        make,
-        warm,
+        functools.partial(network.load, backend),
+        functools.partial(warm_kernels, backend=backend),
         threads or default_threads(),
         pushes,
         batch,
@@ -143,80 +200,106 @@ def bench(
         layers=layers,
         peers=peers,
     )
-    if as_json:
-        click.echo(json.dumps(facts, indent=2))
-    else:
-        from oobleck_stream.bench.report import report_lines
-
-        for line in report_lines(facts):
-            click.echo(line)
+    _print(facts, report_lines, as_json)
     if plot:
         from oobleck_stream.bench.plot import write_plot
 
         write_plot(facts, plot)
 
 
-def _play(
-    make: Callable[[], Model],
-    warm: Callable[[], None],
-    threads: int,
+@bench.command()
+@click.option(
+    "--counts",
+    "stream_counts",
+    metavar="N,N,...",
+    callback=counts,
+    default="1,4,16",
+    show_default=True,
+    help="Numbers of streams.",
+)
+@_model_options
+@threads_option
+@backend_option
+@_seconds_option
+@json_option
+def streams(
+    network: _Network,
+    stream_counts: list[int],
+    threads: int | None,
+    backend: str,
     seconds: float,
     as_json: bool,
 ) -> None:
-    """Time the player and print what came of it."""
-    from oobleck_stream.bench.playing import play_facts, play_lines
+    """Measure how many streams one decoder carries in real time.
 
-    warm()
-    facts = play_facts(make(), threads, seconds)
-    for line in [json.dumps(facts, indent=2)] if as_json else play_lines(facts):
-        click.echo(line)
+    Each push has one frame for every stream.
+    """
+    from oobleck_stream.bench.streams import stream_facts, stream_lines
+    from oobleck_stream.commands.choice import resolve_backend
+    from oobleck_stream.commands.compiling import warm_kernels
+    from oobleck_stream.engine.backends import default_threads
+
+    backend = resolve_backend(backend)
+    warm_kernels(backend=backend)
+    model = network.load(backend)
+    facts = stream_facts(model, threads or default_threads(), stream_counts, seconds)
+    _print(facts, stream_lines, as_json)
 
 
-def _components(
-    warm: Callable[[], None], threads: int, seconds: float, width: int | None, as_json: bool
+@bench.command()
+@_model_options
+@threads_option
+@backend_option
+@_seconds_option
+@json_option
+def play(
+    network: _Network, threads: int | None, backend: str, seconds: float, as_json: bool
 ) -> None:
-    """Time the document's components and print their table."""
+    """Play random frames live, and measure delays and gaps.
+
+    Plays on the default audio device for --seconds. With PulseAudio's parec, the time from the
+    request to the first sound is measured too.
+    """
+    from oobleck_stream.bench.playing import play_facts, play_lines
+    from oobleck_stream.commands.choice import resolve_backend
+    from oobleck_stream.commands.compiling import warm_kernels
+    from oobleck_stream.engine.backends import default_threads
+
+    backend = resolve_backend(backend)
+    warm_kernels(backend=backend)
+    facts = play_facts(network.load(backend), threads or default_threads(), seconds)
+    _print(facts, play_lines, as_json)
+
+
+@bench.command()
+@click.option(
+    "--width",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Channels of the level next to the audio. [default: as in the preset]",
+)
+@threads_option
+@_seconds_option
+@json_option
+def components(width: int | None, threads: int | None, seconds: float, as_json: bool) -> None:
+    """Check and measure each component of oobleck-65536x.
+
+    Builds the layers and blocks of the preset oobleck-65536x, in which a latent frame becomes
+    65,536 samples, with random weights; compares each with a plain float64 implementation; and
+    measures it.
+    """
     from oobleck_stream.bench.component_report import component_lines
     from oobleck_stream.bench.component_times import run_components
+    from oobleck_stream.commands.compiling import warm_kernels
+    from oobleck_stream.engine.backends import default_threads
 
-    facts = run_components(warm, threads, seconds, width)
-    for line in [json.dumps(facts, indent=2)] if as_json else component_lines(facts):
-        click.echo(line)
+    facts = run_components(warm_kernels, threads or default_threads(), seconds, width)
+    _print(facts, component_lines, as_json)
 
 
-def _streams(
-    make: Callable[[], Model],
-    warm: Callable[[], None],
-    threads: int,
-    counts: list[int],
-    seconds: float,
-    as_json: bool,
+def _print(
+    facts: dict[str, Any], lines: Callable[[dict[str, Any]], Iterable[str]], as_json: bool
 ) -> None:
-    """Time many streams side by side and print what came of it."""
-    from oobleck_stream.bench.streams import stream_facts, stream_lines
-
-    warm()
-    facts = stream_facts(make(), threads, counts, seconds)
-    for line in [json.dumps(facts, indent=2)] if as_json else stream_lines(facts):
+    """Print the results as JSON, or as lines of text."""
+    for line in [json.dumps(facts, indent=2)] if as_json else lines(facts):
         click.echo(line)
-
-
-def _model(source: str | None, preset: str, width: int | None, backend: str) -> Model:
-    """The model that is asked for, or random weights."""
-    from oobleck_stream.loading import load
-    from oobleck_stream.model import random_model
-
-    if source is not None:
-        return load(source, backend=backend)
-    if width is None:
-        return random_model(preset, backend=backend)
-    model = random_model(PRESETS[preset].replace(channels=width), backend=backend)
-    return dataclasses.replace(model, name=f"random {preset} of width {width}")
-
-
-def _require_matplotlib() -> None:
-    """Say it before minutes of measuring."""
-    import importlib.util
-
-    if importlib.util.find_spec("matplotlib") is None:
-        raise click.UsageError("--plot needs matplotlib: pip install 'oobleck_stream[plot]'")

@@ -1,4 +1,4 @@
-"""Which model decodes these latents."""
+"""Choose the backend and the model of a command."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ if TYPE_CHECKING:
 BUNDLED = "tiny"
 
 
-def told_backend(name: str) -> str:
-    """The backend that is asked for; where ``auto`` finds no GPU to use, says so: it is the CPU.
+def resolve_backend(name: str) -> str:
+    """Check a backend; resolve ``auto`` to ``cpu``, with a message, if CUDA can't be used.
 
-    Otherwise ``auto`` stays ``auto``: the GPU may have too little memory for a network.
+    Otherwise ``auto`` is returned as it is: whether the GPU has enough memory is known only when a
+    decoder is created.
 
     Raises
     ------
     CudaUnavailable
-        When ``cuda`` is asked for and can't be used.
+        If the backend is ``cuda`` and can't be used.
     """
     from oobleck_stream.engine.backends import checked_backend, what_cuda_lacks
 
@@ -32,35 +33,37 @@ def told_backend(name: str) -> str:
 
 
 def chosen_model(option: str | None, latents: Latents | None = None, backend: str = "cpu") -> Model:
-    """Load the model that is asked for, or else the bundled one where it fits the latents.
+    """Load the requested model, else the one that the latents name, else the bundled one.
+
+    The bundled model is chosen only if the latents fit no other known network.
 
     Parameters
     ----------
     option : str or None
-        What ``--model``, or the environment, says.
+        The value of ``--model`` or $OOBLECK_STREAM_MODEL.
     latents : Latents, optional
-        What is to be decoded; without it the bundled network is the default.
+        The latents to decode. Without them the default is the bundled model.
     backend : str
-        What ``--backend`` says.
+        The value of ``--backend``.
 
     Raises
     ------
     CudaUnavailable
-        When a GPU is asked for and can't be used.
+        If the backend is ``cuda`` and can't be used.
     click.UsageError
-        When nothing names a model and the latents may be another network's.
+        If no model is named and the latents don't determine one.
     CheckpointError
-        When the model can't be loaded.
+        If the model can't be loaded.
     """
     from oobleck_stream.loading import TINY, load
 
-    backend = told_backend(backend)
+    backend = resolve_backend(backend)
     source = option or (latents and latents.metadata.get("model"))
     if source or latents is None:
         return load(source or BUNDLED, backend=backend)
     if latents.shape is None:
         raise click.UsageError(
-            f"{latents.name}: raw frames don't tell their size: --model must name the network"
+            f"{latents.name}: raw frames have no shape: --model must name the network"
         )
     presets = fitting_presets(latents)
     bundled = load(BUNDLED, backend=backend) if TINY.is_file() else None
@@ -81,7 +84,7 @@ def chosen_model(option: str | None, latents: Latents | None = None, backend: st
 
 
 def fitting_presets(latents: Latents) -> list[str]:
-    """The presets whose latent frames may be these."""
+    """The presets whose latent frames have a size that fits the shape of these latents."""
     from oobleck_stream.config import PRESETS
 
     return [name for name, config in PRESETS.items() if latents.fits(config.latent_dim)]

@@ -1,4 +1,4 @@
-"""Say so when Numba compiles: the first time on a machine takes seconds."""
+"""Compile the kernels, with a message: the first time on a machine takes seconds."""
 
 from __future__ import annotations
 
@@ -11,22 +11,28 @@ import click
 
 
 @contextmanager
-def compiling_told(backend: str = "cpu") -> Iterator[None]:
-    """Tell on standard error when kernels are compiled within, and are not found in the cache."""
+def report_compiling(backend: str = "cpu") -> Iterator[None]:
+    """Print a line on standard error if a kernel is compiled in the block, rather than loaded.
+
+    Parameters
+    ----------
+    backend : str
+        With another backend than ``cpu``, CUDA kernels are reported too.
+    """
     from numba.core import event
 
     from oobleck_stream.errors import CudaUnavailable
 
-    @functools.cache
-    def tell() -> None:
-        click.echo(f"compiling kernels{' (once)' if _are_kept() else ''}", err=True)
+    @functools.cache  # once per block, not once per kernel
+    def report() -> None:
+        click.echo(f"compiling kernels{' (once)' if _are_cached() else ''}", err=True)
 
     class Listener(event.Listener):
         def on_start(self, _: Any) -> None:
-            tell()
+            report()
 
         def on_end(self, _: Any) -> None:
-            """Nothing: the work goes on."""
+            """Required by the interface."""
 
     with ExitStack() as listeners:
         listeners.enter_context(event.install_listener("numba:compile", Listener()))
@@ -34,12 +40,12 @@ def compiling_told(backend: str = "cpu") -> Iterator[None]:
             with suppress(CudaUnavailable):
                 from oobleck_stream.engine.cuda.library import telling_of_compiling
 
-                listeners.enter_context(telling_of_compiling(tell))
+                listeners.enter_context(telling_of_compiling(report))
         yield
 
 
-def _are_kept() -> bool:
-    """Whether there is a folder for compiled kernels."""
+def _are_cached() -> bool:
+    """Whether compiled kernels are cached on disk."""
     from oobleck_stream.engine.kernel_entries import NotKeptError, kernels_folder
 
     try:
@@ -49,12 +55,20 @@ def _are_kept() -> bool:
 
 
 def warm_kernels(quiet: bool = False, backend: str = "cpu") -> None:
-    """Load or compile every kernel that decoding needs; say so unless `quiet`."""
+    """Load or compile every kernel that decoding uses.
+
+    Parameters
+    ----------
+    quiet : bool
+        Whether to compile without a message.
+    backend : str
+        ``"cpu"``, ``"cuda"``, or ``"auto"`` for CUDA if it can be used.
+    """
     from oobleck_stream.config import OobleckConfig
     from oobleck_stream.engine.backends import what_cuda_lacks
     from oobleck_stream.model import random_model
 
-    with nullcontext() if quiet else compiling_told(backend):
+    with nullcontext() if quiet else report_compiling(backend):
         if backend == "cuda" or (backend == "auto" and not what_cuda_lacks()):
             from oobleck_stream.engine.cuda.warm import warm
 

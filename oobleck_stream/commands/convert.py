@@ -1,4 +1,4 @@
-"""`oobleck_stream convert`: a checkpoint in another container."""
+"""`oobleck_stream convert`: write a checkpoint in another container."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from oobleck_stream.commands.options import config_option, json_option
+
 if TYPE_CHECKING:
     from oobleck_stream.conversion.planning import Conversion, WeightNorm, Wishes
     from oobleck_stream.conversion.targets import Kind, Target
     from oobleck_stream.conversion.writing import Writing
 
-SHOWN = 8
-"""Names of tensors that are told one by one; more are told by where they belong."""
+MAX_SHOWN = 8
+"""Maximum number of dropped tensors that are listed by name; more are listed by group."""
 
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
 def _size(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-    """For an option: a number of bytes, such as 500MB."""
+    """Parse a number of bytes, such as 500MB."""
     if value is None:
         return None
     match = re.fullmatch(r"(\d+) ?([KMG]?)B?", value.upper())
@@ -37,29 +39,29 @@ def _size(context: click.Context, parameter: click.Parameter, value: str | None)
 @click.option(
     "--to",
     type=click.Choice(["diffusers", "stable-audio-tools", "protobuf"]),
-    help="Make TARGET a folder in this form.",
+    help="Write TARGET as a folder in this format.",
 )
 @click.option(
     "--half",
     type=click.Choice(["decoder", "both"]),
-    help="What to keep. [default: both where both are there]",
+    help="Which half of the autoencoder to keep. [default: all that SOURCE has]",
 )
 @click.option(
     "--weight-norm",
     type=click.Choice(["keep", "fold"]),
-    help="Keep it apart where it is, or fold it into the weights. [default: keep]",
+    help="Keep weight norm as stored, or fold it into the weights. [default: keep]",
 )
 @click.option(
     "--dtype",
     type=click.Choice(["keep", *DTYPES]),
-    help="Of the numbers in the file. [default: keep]",
+    help="dtype of the stored weights. [default: keep]",
 )
-@click.option("--config", metavar="PRESET", help="The network, whatever SOURCE says of it.")
+@config_option
 @click.option(
-    "--shard-size", metavar="BYTES", callback=_size, help="Of a shard at most. [default: 2GB]"
+    "--shard-size", metavar="BYTES", callback=_size, help="Maximum shard size. [default: 2GB]"
 )
-@click.option("--force", is_flag=True, help="Replace TARGET if it is there.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+@click.option("--force", is_flag=True, help="Replace TARGET if it exists.")
+@json_option
 def convert(
     source: str,
     target: Path,
@@ -72,51 +74,61 @@ def convert(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Write the autoencoder of SOURCE into TARGET, tensor by tensor.
+    """Convert the checkpoint SOURCE to TARGET.
 
-    SOURCE is whatever `--model` takes elsewhere, or a .ckpt, .pt, .pth or .bin file of torch
-    (which then has to be installed). TARGET is a .safetensors file with its config inside; a
-    .packed.safetensors file (the decoder, made ready for the kernels); a .safetensors.index.json
-    with its shards; or a folder, in the form that --to names.
+    SOURCE is anything that --model accepts in other commands, or a .ckpt, .pt, .pth or .bin file
+    of PyTorch (which must be installed).
+
+    TARGET is one of
+
+    \b
+      NAME.safetensors             all tensors, with the config in the metadata
+      NAME.packed.safetensors      the decoder only, as the kernels use it
+      NAME.safetensors.index.json  an index, with its shards beside it
+      FOLDER                       a folder in the format of --to
+
+    Prints which tensors were kept, dropped and renamed. Without options, the audio that TARGET
+    decodes to is bit-identical to that of SOURCE.
     """
     from oobleck_stream.checkpoints.stored_numbers import stored_bytes
-    from oobleck_stream.config import preset
+    from oobleck_stream.config import PRESETS
     from oobleck_stream.conversion.planning import plan_conversion
     from oobleck_stream.conversion.targets import target_of
     from oobleck_stream.conversion.writing import SHARD_BYTES, Writing
     from oobleck_stream.loading import open_checkpoint
 
-    place = target_of(target, to)
-    if shard_size is not None and place.kind != "sharded":
-        raise click.UsageError("--shard-size is of use only for a .safetensors.index.json")
-    wishes = _wishes(place, half, weight_norm, dtype)
-    try:
-        network = None if config is None else preset(config)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--config") from None
-    conversion = plan_conversion(*open_checkpoint(source, network), wishes)
-    writing = Writing(place, shard_size or SHARD_BYTES, force, source)
+    destination = target_of(target, to)
+    if shard_size is not None and destination.kind != "sharded":
+        raise click.UsageError("--shard-size requires a TARGET ending in .safetensors.index.json")
+    options = _options(destination, half, weight_norm, dtype)
+    network = None if config is None else PRESETS[config]
+    conversion = plan_conversion(*open_checkpoint(source, network), options)
+    writing = Writing(destination, shard_size or SHARD_BYTES, force, source)
     _write(conversion, writing, sum(map(stored_bytes, conversion.tensors)))
     facts = _facts(conversion, writing)
     click.echo(json.dumps(facts) if as_json else "\n".join(_lines(facts)))
 
 
-def _wishes(
+def _options(
     target: Target,
     half: Literal["decoder", "both"] | None,
     weight_norm: WeightNorm | None,
     dtype: str | None,
 ) -> Wishes:
-    """What is asked for, or why it can't be."""
+    """The options of the conversion; `click.UsageError` if the target can't have them."""
     from oobleck_stream.conversion.planning import Wishes
 
     encoder = None if half is None else half == "both"
     if target.kind == "packed":
         if encoder or weight_norm == "keep" or dtype not in (None, "keep", "float32"):
-            raise click.UsageError("a packed network is a folded decoder in float32, nothing else")
+            raise click.UsageError(
+                "a .packed.safetensors file is always a folded decoder in float32"
+            )
         return Wishes(encoder=False)
     if target.kind == "protobuf" and dtype in ("float16", "bfloat16"):
-        raise click.UsageError(f"protobuf has no {dtype}: --dtype keep or float32")
+        raise click.UsageError(
+            f"protobuf can't store {dtype}: --dtype keep or float32 was expected"
+        )
     return Wishes(
         encoder=encoder,
         weight_norm=weight_norm or "keep",
@@ -127,7 +139,7 @@ def _wishes(
 
 
 def _write(conversion: Conversion, writing: Writing, size: int) -> None:
-    """Write it, with a progress bar when standard error is a terminal."""
+    """Write the target, with a progress bar if standard error is a terminal."""
     from tqdm import tqdm
 
     from oobleck_stream.conversion.writing import write_conversion
@@ -137,7 +149,7 @@ def _write(conversion: Conversion, writing: Writing, size: int) -> None:
 
 
 def _facts(conversion: Conversion, writing: Writing) -> dict[str, Any]:
-    """What was done."""
+    """What was converted, for --json."""
     from oobleck_stream.checkpoints.stored_numbers import DTYPE_BYTES, DTYPE_NAMES
     from oobleck_stream.conversion.writing import missed_by_others
 
@@ -162,7 +174,7 @@ def _facts(conversion: Conversion, writing: Writing) -> dict[str, Any]:
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:
-    """For people."""
+    """Format the facts as lines of text."""
     kept = " and ".join(f"{count} of the {half}" for half, count in facts["kept"].items())
     numbers = ", ".join(f"{count} {rule}" for rule, count in facts["numbers"].items())
     return [
@@ -176,15 +188,15 @@ def _lines(facts: dict[str, Any]) -> list[str]:
 
 
 def _dropped(names: tuple[str, ...]) -> str:
-    """Names, or where they belong with a count each where there are many."""
+    """The names of dropped tensors; if there are many, their common prefixes with counts."""
     from collections import Counter
 
-    if len(names) <= SHOWN:
+    if len(names) <= MAX_SHOWN:
         return ", ".join(names) or "none"
     for depth in (2, 1):
         groups = Counter(".".join(name.split(".")[:depth]) for name in names)
-        if len(groups) <= SHOWN // 2:
+        if len(groups) <= MAX_SHOWN // 2:
             break
-    shown = [f"{group}.* ({count})" for group, count in groups.most_common(SHOWN)]
+    shown = [f"{group}.* ({count})" for group, count in groups.most_common(MAX_SHOWN)]
     more = len(groups) - len(shown)
     return f"{len(names)}: " + ", ".join(shown) + (f" and {more} more groups" if more else "")

@@ -1,4 +1,4 @@
-"""`oobleck_stream decode`: latents into a sound file."""
+"""`oobleck_stream decode`: latents to an audio file."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import click
 
 from oobleck_stream.commands.options import (
     backend_option,
+    bits_option,
     layout_option,
-    model_option,
+    model_for_latents_option,
     threads_option,
 )
 
@@ -22,17 +23,17 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("latents")
 @click.option(
-    "-o", "--output", required=True, metavar="FILE", help="A .wav, .flac, .ogg or .bin file."
+    "-o",
+    "--output",
+    required=True,
+    metavar="FILE",
+    help="Audio file to write: .wav, .flac, .ogg or .bin.",
 )
-@model_option
+@model_for_latents_option
 @layout_option
 @threads_option
 @backend_option
-@click.option(
-    "--bits",
-    type=click.Choice(["16", "24", "float"]),
-    help="Of a sample; float (WAV only) is exact and never clips. [default: 16]",
-)
+@bits_option
 def decode(
     latents: str,
     output: str,
@@ -42,10 +43,11 @@ def decode(
     backend: str,
     bits: Bits | None,
 ) -> None:
-    """Decode LATENTS (.npy, .npz, .safetensors, .bin, or - for standard input) into a sound file.
+    """Decode LATENTS to an audio file.
 
-    A .bin file has a count (int32) and then the numbers (float32), channels first; LATENTS in one
-    are time first with --layout tc.
+    LATENTS is a .npy, .npz, .safetensors or .bin file, or - for standard input (an .npy stream, or
+    raw float32 frames). A .bin file holds the number of values (int32), then the values (float32),
+    with the axes in the order (channels, time); --layout tc reads LATENTS as (time, channels).
     """
     from oobleck_stream.commands.choice import chosen_model
     from oobleck_stream.commands.compiling import warm_kernels
@@ -68,11 +70,20 @@ def decode(
             for chunk in decoder.stream(blocks):
                 writer.write(chunk)
                 progress.add(len(chunk))
-    tell_sound(writer, network.samplerate, progress.speed)
+    report_audio(writer, network.samplerate, progress.speed)
 
 
-def tell_sound(writer: AudioWriter | FlatWriter, samplerate: int, speed: float) -> None:
-    """Tell what was written, how fast, and what did not fit into the file."""
+def report_audio(writer: AudioWriter | FlatWriter, samplerate: int, speed: float) -> None:
+    """Print the length of the file, the speed, and how many samples were clipped.
+
+    Parameters
+    ----------
+    writer : AudioWriter or FlatWriter
+        Already closed.
+    samplerate : int
+    speed : float
+        Seconds of audio per second.
+    """
     from oobleck_stream.files.flat_writer import FlatWriter
 
     click.echo(

@@ -1,4 +1,4 @@
-"""`oobleck_stream demo`: music from the bundled network, and the promise shown on it."""
+"""`oobleck_stream demo`: play the bundled network, and show that streaming is exact."""
 
 from __future__ import annotations
 
@@ -18,13 +18,19 @@ DEFAULT = "keys"
 
 @click.command()
 @click.argument("name", metavar="[PIECE]", default=DEFAULT)
-@click.option("--list", "list_pieces", is_flag=True, help="Name the pieces and end.")
-@click.option("-o", "--output", metavar="FILE", help="Write a sound file instead of playing.")
+@click.option("--list", "list_pieces", is_flag=True, help="List the pieces and exit.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    help="Write an audio file (.wav, .flac or .ogg) instead of playing.",
+)
 @threads_option
 def demo(name: str, list_pieces: bool, output: str | None, threads: int | None) -> None:
-    """Play a PIECE of the bundled network; with no sound device, write a WAV file.
+    """Play a bundled PIECE, and show that streaming is exact.
 
-    Then push the same piece frame by frame, decode it whole, and compare the two.
+    Without an audio device, the piece is written to a .wav file instead. Afterwards it is decoded
+    frame by frame and at once, and the samples are compared.
     """
     from oobleck_stream.commands.compiling import warm_kernels
     from oobleck_stream.errors import OutputError
@@ -44,7 +50,7 @@ def demo(name: str, list_pieces: bool, output: str | None, threads: int | None) 
             play(model, latents, name, threads)
         except OutputError as error:
             output = f"oobleck_stream-{name}.wav"
-            click.echo(f"no sound here ({error}): writing {output} instead")
+            click.echo(f"can't play ({error}): writing {output} instead")
     if output is not None:
         write(model, latents, output, threads)
     compare(model, latents, threads)
@@ -61,7 +67,7 @@ def play(model: Model, latents: npt.NDArray[Any], name: str, threads: int | None
 
 
 def write(model: Model, latents: npt.NDArray[Any], output: str, threads: int | None) -> None:
-    """Decode a piece into a sound file."""
+    """Decode a piece to an audio file."""
     from oobleck_stream.decoder import StreamingDecoder
     from oobleck_stream.files.audio import AudioWriter
 
@@ -73,7 +79,7 @@ def write(model: Model, latents: npt.NDArray[Any], output: str, threads: int | N
 
 
 def compare(model: Model, latents: npt.NDArray[Any], threads: int | None) -> None:
-    """Push frame by frame, decode whole, and say whether the bits are the same."""
+    """Decode a piece frame by frame and at once; exit with 1 if any sample differs."""
     import numpy as np
 
     from oobleck_stream.decoder import StreamingDecoder
@@ -81,7 +87,7 @@ def compare(model: Model, latents: npt.NDArray[Any], threads: int | None) -> Non
     streamed = np.concatenate(list(StreamingDecoder(model, threads).stream(latents)))
     same = np.array_equal(streamed, model.decode(latents, threads=threads))
     click.echo(
-        f"{len(latents)} frames pushed one by one, and decoded whole: {len(streamed)} samples, "
+        f"{len(latents)} frames pushed one by one and decoded at once: {len(streamed)} samples, "
         f"identical: {'yes' if same else 'NO'}"
     )
     if not same:

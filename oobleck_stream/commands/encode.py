@@ -1,4 +1,4 @@
-"""`oobleck_stream encode`: a sound file into latents."""
+"""`oobleck_stream encode`: an audio file to latents."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from oobleck_stream.commands.options import network_option, threads_option
+from oobleck_stream.commands.options import model_option, threads_option
 
 if TYPE_CHECKING:
     from oobleck_stream.arrays import FloatArray
@@ -17,21 +17,28 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("sound")
+@click.argument("audio")
 @click.argument("latents")
-@network_option
-@click.option("--sample", is_flag=True, help="Draw from the distributions; else their means.")
-@click.option("--seed", type=click.IntRange(0), help="Of --sample. [default: another every time]")
+@model_option
+@click.option(
+    "--sample", is_flag=True, help="Draw the latents from their distributions, not their means."
+)
+@click.option(
+    "--seed",
+    metavar="N",
+    type=click.IntRange(0),
+    help="Random seed for --sample. [default: a new one]",
+)
 @click.option(
     "--dtype",
     type=click.Choice(["float16", "float32"]),
     default="float32",
     show_default=True,
-    help="Of the numbers in the file.",
+    help="dtype of the stored latents; .bin is always float32.",
 )
 @threads_option
 def encode(
-    sound: str,
+    audio: str,
     latents: str,
     model: str | None,
     sample: bool,
@@ -39,11 +46,14 @@ def encode(
     dtype: str,
     threads: int | None,
 ) -> None:
-    """Encode SOUND (WAV, FLAC, OGG, MP3...) into LATENTS: .npy of (frames, latent size), or .bin.
+    """Encode the file AUDIO to the file LATENTS.
 
-    A sound of another sample rate is resampled (with soxr). Mono is given to all channels of the
-    network, stereo becomes mono as the mean of both channels; other differences are refused. Zeros
-    fill up the last frame.
+    AUDIO may be WAV, FLAC, Ogg, MP3, or any other format that libsndfile reads, or .bin. LATENTS is
+    a .npy of shape (frames, latent size), or a .bin.
+
+    AUDIO is resampled to the sample rate of the network. Mono is copied to all channels of the
+    network, and stereo is averaged to mono; other numbers of channels are refused. The last frame
+    is padded with zeros.
     """
     from oobleck_stream.commands.choice import chosen_model
     from oobleck_stream.commands.compiling import warm_kernels
@@ -54,11 +64,11 @@ def encode(
     from oobleck_stream.files.sources import open_sound
 
     if seed is not None and not sample:
-        raise click.UsageError("--seed is of use only with --sample")
-    source = open_sound(sound)
-    refuse_input(latents, sound)
+        raise click.UsageError("--seed requires --sample")
+    source = open_sound(audio)
+    refuse_input(latents, audio)
     network = chosen_model(model)
-    blocks = sound_for(network, source)
+    blocks = audio_blocks(network, source)
     encoder = StreamingEncoder(network, threads, sample, seed)
     with latent_writer(latents, network.latent_dim, dtype) as writer:
         warm_kernels()
@@ -75,8 +85,18 @@ def encode(
     )
 
 
-def sound_for(model: Model, source: SoundSource | FlatSound) -> Iterator[FloatArray]:
-    """The blocks of a sound as a model wants them; says what is done to it."""
+def audio_blocks(model: Model, source: SoundSource | FlatSound) -> Iterator[FloatArray]:
+    """Read audio in blocks, with the sample rate and channels of a model; report conversions.
+
+    Yields
+    ------
+    (n, channels) float32
+
+    Raises
+    ------
+    InputError
+        If the audio can't be converted; while reading, also if the file is damaged.
+    """
     blocks = source.blocks(model.samplerate, model.channels)
     changes = source.changes(model.samplerate, model.channels)
     if changes:

@@ -1,4 +1,4 @@
-"""`oobleck_stream info`: what a network is, what it costs, and whether this machine can play it."""
+"""`oobleck_stream info`: a network's geometry, its cost, and its speed on this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from oobleck_stream.commands.options import layout_option, model_option, threads_option
+from oobleck_stream.commands.options import (
+    json_option,
+    layout_option,
+    model_for_latents_option,
+    threads_option,
+)
 
 if TYPE_CHECKING:
     from oobleck_stream.files.layout import Layout
@@ -17,17 +22,19 @@ if TYPE_CHECKING:
 
 Facts = dict[str, Any]
 PUSHES = (1, 4, 16)
-TRIES = 3
-PATIENCE = 3.0
-"""Seconds after which nothing is repeated; larger pushes that would take longer are not tried."""
+"""Frames of the pushes that are timed."""
+
+REPETITIONS = 3
+MAX_SECONDS = 3.0
+"""A push is repeated only while the sum is below this; a push estimated to exceed it is skipped."""
 
 
 @click.command()
 @click.argument("latents", required=False)
-@model_option
+@model_for_latents_option
 @layout_option
 @threads_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def info(
     latents: str | None,
     model: str | None,
@@ -35,7 +42,11 @@ def info(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Tell about a network, and about LATENTS if given; times a few pushes on this machine."""
+    """Show the geometry, cost and speed of a network.
+
+    The speed is measured with a few pushes on this machine. With a file LATENTS, also show its
+    length.
+    """
     from oobleck_stream.commands.choice import chosen_model
     from oobleck_stream.commands.compiling import warm_kernels
     from oobleck_stream.files.sources import open_latents
@@ -51,15 +62,14 @@ def info(
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
+    lines = {"latents": latents_lines, "network": network_lines, "machine": machine_lines}
     for part, values in facts.items():
-        for line in {"latents": latents_lines, "network": network_lines, "machine": machine_lines}[
-            part
-        ](values):
+        for line in lines[part](values):
             click.echo(line)
 
 
 def latents_facts(source: Latents, model: Model, layout: Layout | None) -> Facts:
-    """Shape and length of latents for a model."""
+    """The shape and length of latents, as a model reads them."""
     frames = source.count(model.latent_dim, layout)
     return {
         "name": source.name,
@@ -71,17 +81,17 @@ def latents_facts(source: Latents, model: Model, layout: Layout | None) -> Facts
 
 
 def latents_lines(facts: Facts) -> list[str]:
-    """For people."""
+    """Format the facts about the latents as lines of text."""
     if facts["frames"] is None:
         return [f"file       {facts['name']}: raw frames"]
     return [
         f"file       {facts['name']}: shape {tuple(facts['shape'])}",
-        f"           {facts['frames']} frames, {facts['seconds']:.2f} s of sound",
+        f"           {facts['frames']} frames, {facts['seconds']:.2f} s of audio",
     ]
 
 
 def network_facts(model: Model) -> Facts:
-    """What follows from a model's geometry."""
+    """Everything that follows from a model's geometry."""
     from oobleck_stream.network import multiplications
 
     config, layers = model.config, model.decoder.layers
@@ -107,7 +117,7 @@ def network_facts(model: Model) -> Facts:
 
 
 def network_lines(facts: Facts) -> list[str]:
-    """For people."""
+    """Format the facts about the network as lines of text."""
     channels = {1: "mono", 2: "stereo"}.get(
         facts["audio_channels"], f"{facts['audio_channels']} channels"
     )
@@ -115,29 +125,29 @@ def network_lines(facts: Facts) -> list[str]:
     widths = " ".join(map(str, facts["widths"]))
     return [
         f"network    {facts['name']}: {facts['samplerate']} Hz {channels}",
-        f"latents    {facts['latent_dim']} numbers a frame, {facts['frame_rate']:.2f} frames a "
-        f"second, {facts['hop']} samples each",
+        f"latents    {facts['latent_dim']} numbers per frame, {facts['frame_rate']:.2f} frames "
+        f"per second, {facts['hop']} samples each",
         f"levels     strides {strides}; widths {widths}",
         f"look-ahead {facts['latency_samples']} samples = "
         f"{1000 * facts['latency_seconds']:.0f} ms; "
         f"context {facts['context_frames']} frames on each side",
         f"weights    {facts['weights'] / 1e6:.1f} M, "
         f"{facts['weights_bytes'] / 1e6:.0f} MB in memory",
-        f"cost       {facts['macs_per_frame'] / 1e9:.3g} GMAC a frame, "
-        f"{facts['macs_per_second'] / 1e9:.3g} GMAC/s of sound",
+        f"cost       {facts['macs_per_frame'] / 1e9:.3g} GMAC per frame, "
+        f"{facts['macs_per_second'] / 1e9:.3g} GMAC per second of audio",
         *(f"note       {note}" for note in facts["notes"]),
     ]
 
 
 def machine_facts(model: Model, threads: int | None) -> Facts:
-    """Memory, and time per second of sound for pushes of some sizes, measured here and now."""
+    """Measure memory, and the real-time factor of pushes of some sizes, on this machine."""
     from oobleck_stream.engine.backends import default_threads
     from oobleck_stream.memory import machine_memory
 
     factors: dict[int, float] = {}
     for frames in PUSHES:
         seconds = frames / model.config.frame_rate
-        if factors and min(factors.values()) * seconds > PATIENCE:
+        if factors and min(factors.values()) * seconds > MAX_SECONDS:
             break
         factors[frames] = real_time_factor(model, frames, threads)
     return {
@@ -150,23 +160,23 @@ def machine_facts(model: Model, threads: int | None) -> Facts:
 
 
 def machine_lines(facts: Facts) -> list[str]:
-    """For people."""
+    """Format the facts about this machine as lines of text."""
     factors = facts["real_time_factors"]
     timings = ", ".join(f"{factor:.3f} at {frames}" for frames, factor in factors.items())
     fitting = [frames for frames, factor in factors.items() if factor < 1]
     verdict = f"plays live in pushes of {fitting[0]}" if fitting else "too slow to play live"
     lines = [
-        f"speed      {verdict} with {facts['threads']} threads; seconds a second of sound takes, "
-        f"by frames a push: {timings}"
+        f"speed      {verdict} with {facts['threads']} threads; real-time factor by frames per "
+        f"push: {timings}"
     ]
     used, there = facts["memory_bytes"], facts["memory_of_machine_bytes"]
     if used and there:
-        lines.append(f"memory     {used / 1e6:.0f} MB used at most, of {there / 1e9:.1f} GB here")
+        lines.append(f"memory     {used / 1e6:.0f} MB peak, of {there / 1e9:.1f} GB available")
     return lines
 
 
 def real_time_factor(model: Model, frames: int, threads: int | None) -> float:
-    """Seconds that a second of sound takes in pushes of some frames: the best of a few."""
+    """Seconds of decoding per second of audio, in pushes of `frames` frames: the best of a few."""
     import numpy as np
 
     from oobleck_stream.decoder import StreamingDecoder
@@ -180,23 +190,23 @@ def real_time_factor(model: Model, frames: int, threads: int | None) -> float:
         decoder.push(block)
         return time.perf_counter() - start
 
-    # Until the look-ahead is filled, a push gives out less than it takes in.
+    # Until the look-ahead is filled, a push returns less audio than it consumes.
     spent = 0.0
-    while decoder.frames_in <= model.context and spent < PATIENCE:
+    while decoder.frames_in <= model.context and spent < MAX_SECONDS:
         spent += seconds(1)
     times = [seconds(frames)]
-    while len(times) < TRIES and sum(times) < PATIENCE:
+    while len(times) < REPETITIONS and sum(times) < MAX_SECONDS:
         times.append(seconds(frames))
     return min(times) * model.config.frame_rate / frames
 
 
 def peak_memory() -> int | None:
-    """Bytes that this process has had at most, where the system tells."""
+    """Peak resident memory of this process in bytes; None where the system does not report it."""
     import sys
 
     if sys.platform == "win32":
         return None
     import resource
 
-    unit = 1 if sys.platform == "darwin" else 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS reports bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

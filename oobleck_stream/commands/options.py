@@ -4,40 +4,75 @@ from __future__ import annotations
 
 import click
 
+from oobleck_stream.config import PRESETS
+
 _MODELS = (
-    "A folder, a .safetensors file, a hub id (org/name), tiny, or random:PRESET, such as "
-    "random:stable-audio-open-1.0."
+    "Model: a folder, a .safetensors file, a Hugging Face id (ORGANISATION/NAME), tiny (bundled), "
+    "or random:PRESET for random weights."
 )
 
-model_option = click.option(
+# For commands that read latents, which may name the model that they were made with.
+model_for_latents_option = click.option(
     "--model",
     envvar="OOBLECK_STREAM_MODEL",
     metavar="MODEL",
     help=f"{_MODELS} "
-    "[default: $OOBLECK_STREAM_MODEL, else what the latents name, else tiny if it fits]",
+    "[default: $OOBLECK_STREAM_MODEL, else the model named in the latents, else tiny if it fits]",
 )
-network_option = click.option(
+model_option = click.option(
     "--model",
     envvar="OOBLECK_STREAM_MODEL",
     metavar="MODEL",
     help=f"{_MODELS} [default: $OOBLECK_STREAM_MODEL, else tiny]",
 )
+config_option = click.option(
+    "--config",
+    type=click.Choice(list(PRESETS)),
+    metavar="PRESET",
+    help="Geometry of the network, instead of the model's own config.",
+)
 layout_option = click.option(
     "--layout",
     type=click.Choice(["tc", "ct"]),
-    help="Axes of the latents, time first (tc) or channels first (ct), where both would fit.",
+    help="Order of the axes of the latents, if the shape fits both: tc is (frames, latent size), "
+    "ct is (latent size, frames).",
 )
 threads_option = click.option(
     "--threads",
+    metavar="N",
     type=click.IntRange(1, 256),
     envvar="OOBLECK_STREAM_THREADS",
-    help="Threads to work with. [default: $OOBLECK_STREAM_THREADS, else all cores]",
+    help="Number of threads. [default: $OOBLECK_STREAM_THREADS, else all cores]",
 )
 backend_option = click.option(
     "--backend",
     type=click.Choice(["auto", "cpu", "cuda"]),
     envvar="OOBLECK_STREAM_BACKEND",
     default="cpu",
-    help="Decode on the CPU or on a GPU (extra: cuda12 or cuda13); auto: on a GPU if there is one. "
-    "[default: $OOBLECK_STREAM_BACKEND, else cpu]",
+    help="Decode on the CPU or on a GPU (needs the extra cuda12 or cuda13); auto uses a GPU if "
+    "possible, else the CPU. [default: $OOBLECK_STREAM_BACKEND, else cpu]",
 )
+bits_option = click.option(
+    "--bits",
+    type=click.Choice(["16", "24", "float"]),
+    help="Sample format of the audio file; float (.wav only) is exact and never clips. "
+    "[default: 16]",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+plot_option = click.option(
+    "--plot", metavar="FILE", help="Also draw the result into an image file (needs the extra plot)."
+)
+
+
+def require_matplotlib() -> None:
+    """Refuse --plot without matplotlib, before minutes of work.
+
+    Raises
+    ------
+    click.UsageError
+        If matplotlib is not installed.
+    """
+    import importlib.util
+
+    if importlib.util.find_spec("matplotlib") is None:
+        raise click.UsageError("--plot needs matplotlib: pip install 'oobleck_stream[plot]'")

@@ -1,4 +1,4 @@
-"""`oobleck_stream play`: latents through the loudspeaker, live."""
+"""`oobleck_stream play`: decode latents and play them live."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import click
 from oobleck_stream.commands.options import (
     backend_option,
     layout_option,
-    model_option,
+    model_for_latents_option,
     threads_option,
 )
-from oobleck_stream.commands.values import finite, seconds_or, times
+from oobleck_stream.commands.values import finite, repetitions, seconds_or
 
 if TYPE_CHECKING:
     from oobleck_stream.files.layout import Layout
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from oobleck_stream.player.player import Player
     from oobleck_stream.player.tracks import Track
 
-MOMENT = 0.1
-"""Seconds between two looks at the keys and the player."""
+POLL_SECONDS = 0.1
+"""Interval at which the keys are read and the display is updated."""
 
 
 @click.command()
 @click.argument("latents", nargs=-1)
-@model_option
+@model_for_latents_option
 @layout_option
 @threads_option
 @backend_option
@@ -38,43 +38,57 @@ MOMENT = 0.1
     "--start",
     metavar="SECONDS",
     default="0",
+    show_default=True,
     callback=seconds_or(),
-    help="Begin so far into each piece.",
+    help="Start position within each piece.",
 )
 @click.option(
-    "--length", metavar="SECONDS", callback=seconds_or(), help="Play so much of each piece."
+    "--length",
+    metavar="SECONDS",
+    callback=seconds_or(),
+    help="Maximum duration of each piece. [default: to its end]",
 )
 @click.option(
     "--loop",
     "rounds",
     metavar="TIMES|forever",
     default="1",
-    callback=times,
-    help="Play everything so often.",
+    show_default=True,
+    callback=repetitions,
+    help="Number of times to play everything.",
 )
 @click.option(
     "--seam",
     type=click.Choice(["restart", "blend"]),
     default="restart",
-    help="With --loop: decode each round by itself, or all as one endless piece.",
+    show_default=True,
+    help="With --loop, decode each repetition separately (restart), or all of them as one "
+    "continuous piece (blend; one file only).",
 )
 @click.option(
     "--volume",
     type=click.FloatRange(0, 200),
     default=100.0,
+    show_default=True,
     callback=finite,
-    help="In per cent.",
+    help="Volume in per cent.",
 )
-@click.option("--record", metavar="FILE", help="Write what is played to a .wav, .flac or .ogg.")
-@click.option("--device", metavar="DEVICE", help="Number of an output device or part of its name.")
-@click.option("--list-devices", is_flag=True, help="Show the output devices and leave.")
+@click.option(
+    "--record", metavar="FILE", help="Also write the played audio to a .wav, .flac or .ogg file."
+)
+@click.option(
+    "--device",
+    metavar="DEVICE",
+    help="Output device: its number, or part of its name. [default: the system's]",
+)
+@click.option("--list-devices", is_flag=True, help="List the output devices and exit.")
 @click.option(
     "--latency",
     metavar="SECONDS|low|high",
     default="0.1",
     show_default=True,
     callback=seconds_or("low", "high"),
-    help="Of the device's own buffer.",
+    help="Latency of the audio device.",
 )
 @click.option(
     "--buffer",
@@ -82,16 +96,19 @@ MOMENT = 0.1
     default="1",
     show_default=True,
     callback=seconds_or(),
-    help="Decode so far ahead.",
+    help="How far ahead of playback to decode.",
 )
 @click.option(
     "--prebuffer",
     metavar="SECONDS|all",
     callback=seconds_or("all"),
-    help="Decode so much before the first sound; a machine too slow for live sound needs all.",
+    help="How much to decode before playback starts. A machine too slow to decode in real time "
+    "needs all.",
 )
-@click.option("--quiet", is_flag=True, help="Show nothing but errors.")
-@click.option("--json", "as_json", is_flag=True, help="Show the status as a JSON object a line.")
+@click.option("--quiet", is_flag=True, help="Print only errors.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the status as JSON, one object per line."
+)
 def play(
     latents: tuple[str, ...],
     model: str | None,
@@ -112,7 +129,10 @@ def play(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Play LATENTS (.npy, .npz, .safetensors, .bin, - for standard input) while they are decoded.
+    """Play LATENTS while decoding them.
+
+    LATENTS are .npy, .npz, .safetensors or .bin files, or - for standard input (an .npy stream, or
+    raw float32 frames).
 
     Keys: space pause, left/right 5 s, down/up 60 s, 9/0 volume, m mute, l loop, q quit, ? help.
     """
@@ -128,7 +148,7 @@ def play(
         show_devices()
         return
     if not latents:
-        raise click.UsageError("nothing to play: files of latents, or - for standard input")
+        raise click.UsageError("nothing to play: LATENTS were expected, or - for standard input")
     sources = [open_latents(name) for name in latents]
     find_device(device)
     network = chosen_model(model, sources[0], backend)
@@ -159,7 +179,7 @@ def play(
 
 
 def show_devices() -> None:
-    """A table of the output devices, the default one starred."""
+    """List the output devices; a star marks the default."""
     from oobleck_stream.player.output import output_devices
 
     for device in output_devices():
@@ -171,7 +191,17 @@ def show_devices() -> None:
 
 
 def track_of(source: Latents, model: Model, layout: Layout | None, read_all: bool) -> Track:
-    """What is played of a file or of standard input."""
+    """A track that plays a file or standard input.
+
+    Parameters
+    ----------
+    source : Latents
+    model : Model
+    layout : str or None
+        Order of the axes of the latents.
+    read_all : bool
+        Whether to read standard input to its end first, instead of playing frames as they arrive.
+    """
     import numpy as np
 
     from oobleck_stream.files.latents import LatentFile
@@ -187,7 +217,7 @@ def track_of(source: Latents, model: Model, layout: Layout | None, read_all: boo
 
 
 def blended(sources: list[Latents], model: Model, layout: Layout | None, rounds: float) -> Track:
-    """One file over and over, as one piece."""
+    """A track that repeats the latents of one file as one continuous piece."""
     from oobleck_stream.files.latents import LatentFile
     from oobleck_stream.player.tracks import Repeated, StoredTrack
 
@@ -200,13 +230,14 @@ def blended(sources: list[Latents], model: Model, layout: Layout | None, rounds:
 
 
 def run(player: Player, keys: Keys, display: Display) -> None:
-    """Play to the end, or to the key q."""
+    """Play to the end, or until the key q is pressed."""
     import gc
 
     from oobleck_stream.player.controls import HELP, Quit, press
     from oobleck_stream.player.status import Status
 
-    # Nothing loaded so far will be freed: the collector need not look through it while playing.
+    # A garbage collection holds the GIL. Nothing loaded so far will be freed, so exclude it from
+    # the collections during playback.
     gc.freeze()
     player.play()
     display.tell(_opening(player))
@@ -214,7 +245,7 @@ def run(player: Player, keys: Keys, display: Display) -> None:
         display.tell(HELP)
     try:
         while not player.wait(0):
-            for key in keys.read(MOMENT):
+            for key in keys.read(POLL_SECONDS):
                 message = press(key, player)
                 if message:
                     display.tell(message)
@@ -224,16 +255,16 @@ def run(player: Player, keys: Keys, display: Display) -> None:
 
 
 def summarize(player: Player, display: Display) -> None:
-    """Tell whether anything went wrong."""
+    """Report gaps in the audio."""
     if player.underflows:
         display.tell(
             f"decoding was late {player.underflows} times: {player.silent_seconds:.2f} s of "
-            "silence were put in"
+            "silence inserted"
         )
 
 
 def _opening(player: Player) -> str:
-    """What will be heard, and how."""
+    """The line that names the tracks, the format and the device."""
     names = ", ".join(track.name for track in player.tracks)
     kind = {1: "mono", 2: "stereo"}.get(player.model.channels, f"{player.model.channels} channels")
     line = f"playing {names}: {player.model.samplerate} Hz {kind} on {player.device.name}"

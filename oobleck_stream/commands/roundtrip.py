@@ -1,4 +1,4 @@
-"""`oobleck_stream roundtrip`: what encoding and decoding make of a sound."""
+"""`oobleck_stream roundtrip`: encode and decode an audio file, and measure the loss."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from oobleck_stream.commands.options import network_option, threads_option
+from oobleck_stream.commands.options import bits_option, model_option, threads_option
 
 if TYPE_CHECKING:
     from oobleck_stream.arrays import FloatArray
@@ -18,27 +18,24 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("sound")
+@click.argument("audio")
 @click.argument("output")
-@network_option
-@click.option(
-    "--bits",
-    type=click.Choice(["16", "24", "float"]),
-    help="Of a sample; float (WAV only) is exact and never clips. [default: 16]",
-)
+@model_option
+@bits_option
 @threads_option
 def roundtrip(
-    sound: str, output: str, model: str | None, bits: Bits | None, threads: int | None
+    audio: str, output: str, model: str | None, bits: Bits | None, threads: int | None
 ) -> None:
-    """Encode SOUND and decode it again into OUTPUT (.wav, .flac, .ogg, .bin), which is as long.
+    """Encode AUDIO and decode it again to OUTPUT.
 
-    Prints the scale-invariant signal-to-distortion ratio against the input. Sample rate and
-    channels of SOUND are made those of the network as `encode` does, and OUTPUT has them too.
+    Prints the scale-invariant signal-to-distortion ratio (SI-SDR) of the result. AUDIO is converted
+    to the sample rate and channels of the network as by `encode`; OUTPUT, a .wav, .flac, .ogg or
+    .bin file, has the same sample rate, channels and length as the converted audio.
     """
     from oobleck_stream.commands.choice import chosen_model
     from oobleck_stream.commands.compiling import warm_kernels
-    from oobleck_stream.commands.decode import tell_sound
-    from oobleck_stream.commands.encode import sound_for
+    from oobleck_stream.commands.decode import report_audio
+    from oobleck_stream.commands.encode import audio_blocks
     from oobleck_stream.commands.progress import Progress
     from oobleck_stream.decoder import StreamingDecoder
     from oobleck_stream.encoder import StreamingEncoder
@@ -46,34 +43,35 @@ def roundtrip(
     from oobleck_stream.files.outputs import refuse_input, sound_writer
     from oobleck_stream.files.sources import open_sound
 
-    source = open_sound(sound)
-    refuse_input(output, sound)
+    source = open_sound(audio)
+    refuse_input(output, audio)
     network = chosen_model(model)
-    blocks = sound_for(network, source)
+    blocks = audio_blocks(network, source)
     encoder, decoder = StreamingEncoder(network, threads), StreamingDecoder(network, threads)
-    likeness = Likeness()
+    si_sdr = SiSdr()
     samples = source.length(network.samplerate)
     with sound_writer(output, network.samplerate, network.channels, bits, samples) as writer:
         warm_kernels()
         with Progress(network.samplerate, samples) as progress, overflow_named(source.name):
-            for before, after in before_and_after(encoder, decoder, blocks):
-                likeness.add(before, after)
+            for before, after in roundtrip_blocks(encoder, decoder, blocks):
+                si_sdr.add(before, after)
                 writer.write(after)
                 progress.add(len(after))
-    tell_sound(writer, network.samplerate, progress.speed)
-    ratio = likeness.decibels
+    report_audio(writer, network.samplerate, progress.speed)
+    ratio = si_sdr.decibels
     click.echo("SI-SDR undefined for silence" if math.isnan(ratio) else f"SI-SDR {ratio:.2f} dB")
 
 
-def before_and_after(
+def roundtrip_blocks(
     encoder: StreamingEncoder, decoder: StreamingDecoder, blocks: Iterable[FloatArray]
 ) -> Iterator[tuple[FloatArray, FloatArray]]:
-    """Sound, and what comes back from encoding and decoding it, piece by piece.
+    """Encode and decode audio as a stream.
 
     Yields
     ------
     before, after : (n, channels) float32
-        Put together, as long as the sound.
+        The next samples of the input, and the same samples of the output. All of them,
+        concatenated, are as long as the input.
     """
     import numpy as np
 
@@ -84,19 +82,27 @@ def before_and_after(
         yield waiting[: len(decoded)], decoded
         waiting = waiting[len(decoded) :]
     decoded = np.concatenate([decoder.push(encoder.flush()), decoder.flush()])[: len(waiting)]
-    # A network with an odd stride gives a few samples less than its frames have.
+    # With an odd stride, a network decodes to a few samples less than frames * hop.
     missing = len(waiting) - len(decoded)
     yield waiting, np.pad(decoded, ((0, missing), (0, 0)))
 
 
-class Likeness:
-    """Scale-invariant signal-to-distortion ratio of a sound that comes in pieces."""
+class SiSdr:
+    """Scale-invariant signal-to-distortion ratio, accumulated over blocks of samples.
+
+    See https://arxiv.org/abs/1811.02508.
+    """
 
     def __init__(self) -> None:
         self._before = self._after = self._both = 0.0
 
     def add(self, before: FloatArray, after: FloatArray) -> None:
-        """Take in some samples, and what became of them."""
+        """Add the next samples of the original, and the same samples of the result.
+
+        Parameters
+        ----------
+        before, after : (n, channels) float32
+        """
         import numpy as np
 
         x, y = (samples.astype(np.float64).ravel() for samples in (before, after))
@@ -106,9 +112,10 @@ class Likeness:
 
     @property
     def decibels(self) -> float:
-        """Of the part of the result that is the input, over the rest; nan for silence."""
+        """The ratio in dB; NaN if either signal is silent."""
         if self._before == 0 or self._after == 0:
             return math.nan
+        # The energy of the result's projection onto the original, and of the rest.
         signal = self._both**2 / self._before
         noise = self._after - signal
         if signal == 0:

@@ -1,18 +1,24 @@
-"""`oobleck_stream validate`: a network beside a reference."""
+"""`oobleck_stream validate`: compare a network with a reference."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from oobleck_stream.commands.options import layout_option, model_option, threads_option
+from oobleck_stream.commands.options import (
+    config_option,
+    json_option,
+    layout_option,
+    model_for_latents_option,
+    plot_option,
+    require_matplotlib,
+    threads_option,
+)
 from oobleck_stream.commands.values import finite
-from oobleck_stream.config import PRESETS
 
 if TYPE_CHECKING:
     from oobleck_stream.arrays import FloatArray
@@ -25,34 +31,48 @@ if TYPE_CHECKING:
 
 PEERS = ("torch", "diffusers", "stable-audio-tools")
 TOLERANCES = {"decoder": 0.05, "encoder": 0.01}
-SOUND = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".opus", ".w64", ".rf64", ".caf", ".au")
+AUDIO_SUFFIXES = (
+    ".wav",
+    ".flac",
+    ".ogg",
+    ".mp3",
+    ".aif",
+    ".aiff",
+    ".opus",
+    ".w64",
+    ".rf64",
+    ".caf",
+    ".au",
+)
 FAILED = 1
 
 
 @click.command()
 @click.argument("piece", metavar="INPUT")
 @click.argument("reference", required=False)
-@model_option
-@click.option(
-    "--config", metavar="PRESET", help="The network's geometry, whatever its files say of it."
-)
+@model_for_latents_option
+@config_option
 @click.option(
     "--half",
     type=click.Choice(["decoder", "encoder"]),
-    help="What to validate. [default: the encoder where INPUT is a sound file]",
+    help="Which half to validate. [default: the encoder if INPUT is an audio file]",
 )
-@click.option("--peer", type=click.Choice(PEERS), help="Compare with it, live (extra: peers).")
-@click.option("--layers", is_flag=True, help="Stage by stage; REFERENCE is a folder.")
+@click.option(
+    "--peer",
+    type=click.Choice(PEERS),
+    help="Run this implementation in float64 as the reference (needs the extra peers).",
+)
+@click.option("--layers", is_flag=True, help="Compare stage by stage; REFERENCE is then a folder.")
 @click.option(
     "--tolerance",
     type=click.FloatRange(0),
     callback=finite,
-    help="Largest difference that passes. [default: 0.05, for the encoder 0.01]",
+    help="Maximum absolute difference. [default: 0.05; 0.01 for the encoder]",
 )
 @layout_option
-@click.option("--no-pad", is_flag=True, help="No zeros to fill up the encoder's last frame.")
+@click.option("--no-pad", is_flag=True, help="Do not pad the encoder's input to whole frames.")
 @click.option(
-    "--save", metavar="FOLDER", help="Write our own rows there, a file for each stage compared."
+    "--save", metavar="FOLDER", help="Write the output to FOLDER, one file for each stage."
 )
 @click.option(
     "--format",
@@ -60,10 +80,10 @@ FAILED = 1
     type=click.Choice(["npy", "bin"]),
     default="npy",
     show_default=True,
-    help="Of the files of --save.",
+    help="File format of --save.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--plot", metavar="FILE", help="Draw a picture, too (extra: plot).")
+@json_option
+@plot_option
 @threads_option
 def validate(
     piece: str,
@@ -82,30 +102,31 @@ def validate(
     plot: str | None,
     threads: int | None,
 ) -> None:
-    """Compare what a network makes of INPUT with a REFERENCE; exit code 1 where they differ.
+    """Compare the output for INPUT with REFERENCE.
 
-    INPUT are latents for the decoder (as for `decode`), or sound for the encoder (as for `encode`;
-    with --half encoder .npy and .bin too). REFERENCE is what should come out: an .npy in either
-    layout, a .bin (a count and then the numbers, channels first) or a sound file. The encoder's is
-    means and scales, or the means alone, which are the latents.
+    The exit status is 1 if they differ by more than the tolerance.
 
-    With --layers the rows are compared after the input convolution, after each block, after the
-    last Snake and at the output; REFERENCE is then a folder with any of input_conv, block_1, ...,
-    final_snake and output as .npy or .bin. --save writes such a folder.
+    INPUT is a file of latents for the decoder, or audio for the encoder (with --half encoder also
+    .npy or .bin). REFERENCE is the expected output: an .npy with either order of axes, a .bin, or
+    an audio file. For the encoder it is the means and scales, or only the means (the latents).
+    Instead of REFERENCE, --peer runs another implementation.
+
+    With --layers, the activations after the input convolution, after each block, after the last
+    Snake, and at the output are compared. REFERENCE is then a folder with any of input_conv,
+    block_1, block_2, ..., final_snake and output, as .npy or .bin. --save writes such a folder, and
+    needs no reference.
     """
-    half = half or ("encoder" if Path(piece).suffix.lower() in SOUND else "decoder")
+    half = half or ("encoder" if Path(piece).suffix.lower() in AUDIO_SUFFIXES else "decoder")
     if reference and peer:
         raise click.UsageError("REFERENCE and --peer are two references: one was expected")
     if not (reference or peer or save):
         raise click.UsageError("REFERENCE, --peer or --save was expected")
     if reference and layers and Path(reference).is_file():
         raise click.UsageError(f"{reference}: with --layers a folder was expected")
-    if config is not None and config not in PRESETS:
-        raise click.UsageError(f"--config: {config!r} is none of {', '.join(PRESETS)}")
     if no_pad and half == "decoder":
-        raise click.UsageError("--no-pad is of use only for the encoder")
+        raise click.UsageError("--no-pad applies only to the encoder")
     if plot:
-        _require_plot(plot, bool(reference or peer))
+        _check_plot(plot, bool(reference or peer))
 
     from oobleck_stream.commands.compiling import warm_kernels
     from oobleck_stream.validation.check import check_stages
@@ -115,7 +136,7 @@ def validate(
 
     network, source, rows = _opened(piece, model, config, half, layout, no_pad)
     outputs = (layer_outputs if layers else whole_output)(network, rows, half, threads)
-    expected: Reference = _nothing
+    expected: Reference = _no_reference
     means = False
     if peer:
         expected = _peer(peer, source, network, half, rows, layers)
@@ -159,9 +180,12 @@ def _opened(
     layout: Layout | None,
     no_pad: bool,
 ) -> tuple[Model, str, FloatArray]:
-    """The model, what it was loaded from, and the whole input as rows."""
+    """The model, the source that it was loaded from, and the whole input.
+
+    The input is latents (frames, latent_dim) or audio (samples, channels), float32.
+    """
     from oobleck_stream.commands.choice import BUNDLED, chosen_model
-    from oobleck_stream.commands.encode import sound_for
+    from oobleck_stream.commands.encode import audio_blocks
     from oobleck_stream.files.sources import open_latents, open_sound
     from oobleck_stream.loading import load
     from oobleck_stream.validation.inputs import audio_from_npy, filled_up, gathered
@@ -174,31 +198,34 @@ def _opened(
     if Path(piece).suffix.lower() == ".npy":
         audio = audio_from_npy(Path(piece), network.channels, layout)
     else:
-        audio = gathered(sound_for(network, open_sound(piece)))
+        audio = gathered(audio_blocks(network, open_sound(piece)))
     return network, source, audio if no_pad else filled_up(audio, network.hop)
 
 
-def _nothing(visit: object) -> None:
-    """The reference where there is none."""
+def _no_reference(visit: object) -> None:
+    """A reference without any stages: nothing is compared."""
 
 
 def _peer(
     peer: str, source: str, network: Model, half: Half, rows: FloatArray, layers: bool
 ) -> Reference:
-    """A live reference; says whose parameters it has."""
+    """Another implementation as the reference.
+
+    It gets the parameters as stored, or else, with a message, the folded ones of `network`.
+    """
     from oobleck_stream.validation.peers import peer_reference
     from oobleck_stream.validation.tensors import tensors_for_peer
 
     tensors, stored = tensors_for_peer(source, network, half)
     if not stored:
-        click.echo(f"{peer} has our parameters: {network.name} stores no others", err=True)
+        click.echo(f"{peer} gets the folded parameters: {network.name} stores no others", err=True)
     return peer_reference(peer, network.config, half, tensors, rows, layers)
 
 
 def _files(
     path: Path, network: Model, half: Half, rows: int, layers: bool, layout: Layout | None
 ) -> tuple[Reference, bool]:
-    """A stored reference, and whether the encoder's output in it are the means alone."""
+    """A stored reference, and whether its encoder output is only the means."""
     from oobleck_stream.validation.folder import read_references, visiting
     from oobleck_stream.validation.stages import OUTPUT, half_of, stage_shapes
 
@@ -219,13 +246,12 @@ def _report(result: Validation, tolerance: float, about: dict[str, str], as_json
         click.echo(line)
 
 
-def _require_plot(path: str, differences: bool) -> None:
-    """Say it before minutes of work."""
+def _check_plot(path: str, compared: bool) -> None:
+    """Refuse a plot that can't be drawn, before minutes of work."""
     from oobleck_stream.validation.plot import SUFFIXES
 
-    if not differences:
+    if not compared:
         raise click.UsageError("--plot draws differences: REFERENCE or --peer was expected")
     if Path(path).suffix.lower() not in SUFFIXES:
         raise click.UsageError(f"--plot: a name ending in {', '.join(SUFFIXES)} was expected")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise click.UsageError("--plot needs matplotlib: pip install 'oobleck_stream[plot]'")
+    require_matplotlib()

@@ -1,4 +1,7 @@
-"""Values of options that are numbers or a word."""
+"""Parsers of option values, as click callbacks: each returns the parsed value.
+
+They raise `click.BadParameter` if the value is not valid.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ Callback = Callable[[click.Context, click.Parameter, Any], Any]
 
 
 def seconds_or(*words: str) -> Callback:
-    """For an option: a number of seconds, or one of some words."""
+    """A parser of a finite number of seconds, at least 0, or one of some words."""
 
     def parsed(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
         if value is None or value in words:
@@ -30,16 +33,27 @@ def seconds_or(*words: str) -> Callback:
 
 
 def finite(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
-    """For an option: a number that is neither infinite nor NaN, which click's ranges let pass."""
+    """Require a finite number: click's ranges accept infinities and NaN."""
     if value is not None and not math.isfinite(value):
         raise click.BadParameter(f"a finite number expected, not {value}")
     return value
 
 
-def times(context: click.Context, parameter: click.Parameter, value: str) -> float:
-    """For an option: how often, a whole number from 1 or forever."""
+def repetitions(context: click.Context, parameter: click.Parameter, value: str) -> float:
+    """Parse a number of repetitions: a whole number of at least 1, or forever (infinity)."""
     if value == "forever":
         return math.inf
     if not value.isdecimal() or int(value) < 1:
         raise click.BadParameter(f"a number from 1 or forever expected, not {value!r}")
     return float(value)
+
+
+def counts(_: click.Context, parameter: click.Parameter, value: str) -> list[int]:
+    """Parse whole numbers of at least 1, separated by commas; sorted, without duplicates."""
+    try:
+        numbers = sorted({int(part) for part in value.split(",")})
+    except ValueError:
+        numbers = [0]
+    if numbers[0] < 1:
+        raise click.BadParameter(f"{value!r} is not a list like 1,4,16", param=parameter)
+    return numbers

@@ -1,4 +1,4 @@
-"""`oobleck_stream warmup`: all that is done once on a machine, done now."""
+"""`oobleck_stream warmup`: do now what would otherwise be done at the first start."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ import time
 
 import click
 
-from oobleck_stream.commands.options import backend_option, model_option
+from oobleck_stream.commands.options import backend_option
 
 
 @click.command()
-@model_option
+@click.option(
+    "--model",
+    envvar="OOBLECK_STREAM_MODEL",
+    metavar="MODEL",
+    help="Also load this model and cache its packed weights. [default: $OOBLECK_STREAM_MODEL]",
+)
 @backend_option
 def warmup(model: str | None, backend: str) -> None:
-    """Compile the kernels, and pack a model's weights, so that the next start is quick."""
-    from oobleck_stream.commands.choice import chosen_model, told_backend
-    from oobleck_stream.commands.compiling import compiling_told, warm_kernels
+    """Compile and cache the kernels, so that the next start is fast."""
+    from oobleck_stream.commands.choice import chosen_model, resolve_backend
+    from oobleck_stream.commands.compiling import report_compiling, warm_kernels
 
     start = time.perf_counter()
-    with compiling_told(backend):
-        backend = told_backend(backend)
+    with report_compiling(backend):
+        backend = resolve_backend(backend)
         warm_kernels(quiet=True, backend=backend)
     click.echo(f"kernels ready after {time.perf_counter() - start:.1f} s")
     if model is not None:
