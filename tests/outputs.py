@@ -19,10 +19,10 @@ import oobleck_stream as ob
 from oobleck_stream.__main__ import run
 from oobleck_stream.bench.plot import write_plot
 from oobleck_stream.checkpoints.packed_file import write_packed
-from oobleck_stream.files.audio import AudioWriter
-from oobleck_stream.files.flat import write_flat
-from oobleck_stream.files.flat_writer import FlatWriter
-from oobleck_stream.files.latent_writer import LatentWriter
+from oobleck_stream.files.audio_writer import AudioWriter
+from oobleck_stream.files.latents_writer import LatentWriter
+from oobleck_stream.formats.flat import write_flat
+from oobleck_stream.formats.flat_writer import FlatWriter
 from oobleck_stream.player.recorder import Recorder
 
 CHUNK = 1000

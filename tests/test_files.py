@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oobleck_stream.errors import InputError
-from oobleck_stream.files.audio import AudioWriter
-from oobleck_stream.files.latents import read_latents
-from oobleck_stream.files.pipe import LatentPipe
+from oobleck_stream.files.audio_writer import AudioWriter
+from oobleck_stream.files.latents_pipe import LatentPipe
+from oobleck_stream.files.latents_reader import read_latents
 
 SIZE = 8
 

@@ -14,9 +14,9 @@ from networks import random_audio, random_latents, random_tensors, small, write_
 import oobleck_stream as ob
 from oobleck_stream.__main__ import run
 from oobleck_stream.errors import InputError
-from oobleck_stream.files import flat
-from oobleck_stream.files.flat import read_flat, write_flat
-from oobleck_stream.files.flat_writer import FlatWriter
+from oobleck_stream.formats import flat
+from oobleck_stream.formats.flat import read_flat, write_flat
+from oobleck_stream.formats.flat_writer import FlatWriter
 
 CONFIG = small("stable-audio-open-1.0", latent_dim=6)
 
@@ -91,7 +91,7 @@ def test_what_can_not_be_read_or_written_is_named(tmp_path, monkeypatch):
         write_flat(tmp_path, [1.0])
     with pytest.raises(InputError, match="can't hold 0 numbers"):
         write_flat(tmp_path / "a.bin", [])
-    monkeypatch.setattr(flat, "MOST", 3)
+    monkeypatch.setattr(flat, "MAX_NUMBERS", 3)
     with pytest.raises(InputError, match="can't hold 4 numbers, only 1 to 3"):
         write_flat(tmp_path / "a.bin", np.zeros((2, 2)))
     assert list(tmp_path.iterdir()) == []
@@ -120,7 +120,7 @@ def test_a_writer_left_by_an_error_leaves_nothing(tmp_path, monkeypatch):
     for name in ("a.npy", "no/a.bin"):
         with pytest.raises(InputError):
             FlatWriter(tmp_path / name, 2)
-    monkeypatch.setattr("oobleck_stream.files.flat_writer.MOST", 5)
+    monkeypatch.setattr("oobleck_stream.formats.flat_writer.MAX_NUMBERS", 5)
     with FlatWriter(tmp_path / "b.bin", 2) as writer:
         writer.write(np.zeros((2, 2), np.float32))
         with pytest.raises(InputError, match="more than 5"):

@@ -102,7 +102,7 @@ def test_an_empty_flac_file_is_refused(tmp_path):
 
 def test_a_wav_file_holds_so_much_and_no_more(tmp_path, monkeypatch):
     """Its header could not say how long it is; a recording keeps what fits."""
-    monkeypatch.setattr("oobleck_stream.files.audio.LONGEST_WAV", 4000)
+    monkeypatch.setattr("oobleck_stream.files.audio_writer.MAX_WAV_BYTES", 4000)
     assert ALL["wav 16"].refusal(tmp_path / "a.wav", 1000) is None
     assert soundfile.info(tmp_path / "a.wav").frames == 1000
     assert "more than 4 GiB" in ALL["wav 16"].refusal(tmp_path / "b.wav", 1001)

@@ -19,9 +19,8 @@ from outputs import CONVERSIONS, OTHERS, WRITERS, contents, inputs
 
 import oobleck_stream as ob
 from oobleck_stream.errors import InputError
-from oobleck_stream.files.audio import AudioWriter
-from oobleck_stream.files.flat_writer import FlatWriter
-from oobleck_stream.files.latent_writer import LatentWriter
+from oobleck_stream.files.audio_writer import AudioWriter
+from oobleck_stream.files.latents_writer import LatentWriter
 from oobleck_stream.formats.atomic import (
     OLD_SUFFIX,
     PART_SUFFIX,
@@ -29,6 +28,7 @@ from oobleck_stream.formats.atomic import (
     atomic_folder,
     new_file,
 )
+from oobleck_stream.formats.flat_writer import FlatWriter
 
 ALL = WRITERS | OTHERS | CONVERSIONS
 FAST = [name for name in ALL if "--plot" not in name and "protobuf" not in name]
@@ -276,8 +276,8 @@ def test_what_is_put_into_a_folder_meanwhile_is_not_lost(tmp_path):
 KILLED = """
 import sys, time, numpy as np
 from pathlib import Path
-from oobleck_stream.files.audio import AudioWriter
-from oobleck_stream.files.latent_writer import LatentWriter
+from oobleck_stream.files.audio_writer import AudioWriter
+from oobleck_stream.files.latents_writer import LatentWriter
 from oobleck_stream.formats.atomic import atomic_folder
 folder = Path(sys.argv[1])
 with AudioWriter(folder / "a.wav", 44100, 2) as a, LatentWriter(folder / "a.npy", 2) as b:

@@ -11,8 +11,7 @@ from oobleck_stream.commands.options import network_option, threads_option
 
 if TYPE_CHECKING:
     from oobleck_stream.arrays import FloatArray
-    from oobleck_stream.files.flat_sound import FlatSound
-    from oobleck_stream.files.sound import SoundSource
+    from oobleck_stream.files.audio_reader import AudioFile, FlatAudio
     from oobleck_stream.model import Model
 
 
@@ -49,18 +48,17 @@ def encode(
     from oobleck_stream.commands.compiling import warm_kernels
     from oobleck_stream.commands.progress import Progress
     from oobleck_stream.encoder import StreamingEncoder
-    from oobleck_stream.files.errors import overflow_named
-    from oobleck_stream.files.outputs import latent_writer, refuse_input
-    from oobleck_stream.files.sources import open_sound
+    from oobleck_stream.files.outputs import open_latent_writer, refuse_input
+    from oobleck_stream.files.sources import open_audio, overflow_named
 
     if seed is not None and not sample:
         raise click.UsageError("--seed is of use only with --sample")
-    source = open_sound(sound)
+    source = open_audio(sound)
     refuse_input(latents, sound)
     network = chosen_model(model)
     blocks = sound_for(network, source)
     encoder = StreamingEncoder(network, threads, sample, seed)
-    with latent_writer(latents, network.latent_dim, dtype) as writer:
+    with open_latent_writer(latents, network.latent_dim, dtype) as writer:
         warm_kernels()
         length = source.length(network.samplerate)
         with Progress(network.samplerate, length) as progress, overflow_named(source.name):
@@ -75,7 +73,7 @@ def encode(
     )
 
 
-def sound_for(model: Model, source: SoundSource | FlatSound) -> Iterator[FloatArray]:
+def sound_for(model: Model, source: AudioFile | FlatAudio) -> Iterator[FloatArray]:
     """The blocks of a sound as a model wants them; says what is done to it."""
     blocks = source.blocks(model.samplerate, model.channels)
     changes = source.changes(model.samplerate, model.channels)

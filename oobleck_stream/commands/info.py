@@ -11,7 +11,7 @@ import click
 from oobleck_stream.commands.options import layout_option, model_option, threads_option
 
 if TYPE_CHECKING:
-    from oobleck_stream.files.layout import Layout
+    from oobleck_stream.files.axis_order import AxisOrder
     from oobleck_stream.files.sources import Latents
     from oobleck_stream.model import Model
 
@@ -31,7 +31,7 @@ PATIENCE = 3.0
 def info(
     latents: str | None,
     model: str | None,
-    layout: Layout | None,
+    layout: AxisOrder | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -58,7 +58,7 @@ def info(
             click.echo(line)
 
 
-def latents_facts(source: Latents, model: Model, layout: Layout | None) -> Facts:
+def latents_facts(source: Latents, model: Model, layout: AxisOrder | None) -> Facts:
     """Shape and length of latents for a model."""
     frames = source.count(model.latent_dim, layout)
     return {

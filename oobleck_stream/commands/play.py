@@ -16,7 +16,7 @@ from oobleck_stream.commands.options import (
 from oobleck_stream.commands.values import finite, seconds_or, times
 
 if TYPE_CHECKING:
-    from oobleck_stream.files.layout import Layout
+    from oobleck_stream.files.axis_order import AxisOrder
     from oobleck_stream.files.sources import Latents
     from oobleck_stream.model import Model
     from oobleck_stream.player.display import Display
@@ -95,7 +95,7 @@ MOMENT = 0.1
 def play(
     latents: tuple[str, ...],
     model: str | None,
-    layout: Layout | None,
+    layout: AxisOrder | None,
     threads: int | None,
     backend: str,
     start: float,
@@ -119,9 +119,9 @@ def play(
     from oobleck_stream.commands.choice import chosen_model
     from oobleck_stream.commands.compiling import warm_kernels
     from oobleck_stream.files.sources import STANDARD_INPUT, open_latents
+    from oobleck_stream.player.device import find_device
     from oobleck_stream.player.display import display_for
     from oobleck_stream.player.keys import Keys
-    from oobleck_stream.player.output import find_device
     from oobleck_stream.player.player import Player
 
     if list_devices:
@@ -160,7 +160,7 @@ def play(
 
 def show_devices() -> None:
     """A table of the output devices, the default one starred."""
-    from oobleck_stream.player.output import output_devices
+    from oobleck_stream.player.device import output_devices
 
     for device in output_devices():
         star = "*" if device.is_default else " "
@@ -170,11 +170,11 @@ def show_devices() -> None:
         )
 
 
-def track_of(source: Latents, model: Model, layout: Layout | None, read_all: bool) -> Track:
+def track_of(source: Latents, model: Model, layout: AxisOrder | None, read_all: bool) -> Track:
     """What is played of a file or of standard input."""
     import numpy as np
 
-    from oobleck_stream.files.latents import LatentFile
+    from oobleck_stream.files.latents_reader import LatentFile
     from oobleck_stream.player.tracks import LiveTrack, StoredTrack
 
     if isinstance(source, LatentFile):
@@ -186,9 +186,9 @@ def track_of(source: Latents, model: Model, layout: Layout | None, read_all: boo
     return StoredTrack(frames, model.decoded_length(len(frames)), source.name)
 
 
-def blended(sources: list[Latents], model: Model, layout: Layout | None, rounds: float) -> Track:
+def blended(sources: list[Latents], model: Model, layout: AxisOrder | None, rounds: float) -> Track:
     """One file over and over, as one piece."""
-    from oobleck_stream.files.latents import LatentFile
+    from oobleck_stream.files.latents_reader import LatentFile
     from oobleck_stream.player.tracks import Repeated, StoredTrack
 
     source = sources[0]
@@ -209,15 +209,15 @@ def run(player: Player, keys: Keys, display: Display) -> None:
     # Nothing loaded so far will be freed: the collector need not look through it while playing.
     gc.freeze()
     player.play()
-    display.tell(_opening(player))
+    display.show_message(_opening(player))
     if keys:
-        display.tell(HELP)
+        display.show_message(HELP)
     try:
         while not player.wait(0):
             for key in keys.read(MOMENT):
                 message = press(key, player)
                 if message:
-                    display.tell(message)
+                    display.show_message(message)
             display.show(Status.of(player))
     except Quit:
         return
@@ -226,7 +226,7 @@ def run(player: Player, keys: Keys, display: Display) -> None:
 def summarize(player: Player, display: Display) -> None:
     """Tell whether anything went wrong."""
     if player.underflows:
-        display.tell(
+        display.show_message(
             f"decoding was late {player.underflows} times: {player.silent_seconds:.2f} s of "
             "silence were put in"
         )

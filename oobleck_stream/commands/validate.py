@@ -16,7 +16,7 @@ from oobleck_stream.config import PRESETS
 
 if TYPE_CHECKING:
     from oobleck_stream.arrays import FloatArray
-    from oobleck_stream.files.layout import Layout
+    from oobleck_stream.files.axis_order import AxisOrder
     from oobleck_stream.model import Model
     from oobleck_stream.validation.check import Reference, Validation
     from oobleck_stream.validation.comparison import RealArray
@@ -74,7 +74,7 @@ def validate(
     peer: str | None,
     layers: bool,
     tolerance: float | None,
-    layout: Layout | None,
+    layout: AxisOrder | None,
     no_pad: bool,
     save: str | None,
     form: Format,
@@ -156,13 +156,13 @@ def _opened(
     model: str | None,
     config: str | None,
     half: Half,
-    layout: Layout | None,
+    layout: AxisOrder | None,
     no_pad: bool,
 ) -> tuple[Model, str, FloatArray]:
     """The model, what it was loaded from, and the whole input as rows."""
     from oobleck_stream.commands.choice import BUNDLED, chosen_model
     from oobleck_stream.commands.encode import sound_for
-    from oobleck_stream.files.sources import open_latents, open_sound
+    from oobleck_stream.files.sources import open_audio, open_latents
     from oobleck_stream.loading import load
     from oobleck_stream.validation.inputs import audio_from_npy, filled_up, gathered
 
@@ -174,7 +174,7 @@ def _opened(
     if Path(piece).suffix.lower() == ".npy":
         audio = audio_from_npy(Path(piece), network.channels, layout)
     else:
-        audio = gathered(sound_for(network, open_sound(piece)))
+        audio = gathered(sound_for(network, open_audio(piece)))
     return network, source, audio if no_pad else filled_up(audio, network.hop)
 
 
@@ -196,7 +196,7 @@ def _peer(
 
 
 def _files(
-    path: Path, network: Model, half: Half, rows: int, layers: bool, layout: Layout | None
+    path: Path, network: Model, half: Half, rows: int, layers: bool, layout: AxisOrder | None
 ) -> tuple[Reference, bool]:
     """A stored reference, and whether the encoder's output in it are the means alone."""
     from oobleck_stream.validation.folder import read_references, visiting
