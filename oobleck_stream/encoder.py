@@ -1,4 +1,4 @@
-"""The streaming encoder: sound in, every latent frame out as early as the network allows."""
+"""The streaming encoder: audio in, each latent frame out as soon as it is final."""
 
 from __future__ import annotations
 
@@ -9,20 +9,50 @@ import numpy as np
 
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.bottleneck import Bottleneck
+from oobleck_stream.checks import checked_audio, checked_samples, encoder_overflow, first_not_finite
 from oobleck_stream.engine.arena import StackState
 from oobleck_stream.engine.packed import PackedNetwork
 from oobleck_stream.engine.stack import Stack
 from oobleck_stream.engine.status import Status, require_complete, require_open, status_of
 from oobleck_stream.errors import NonFiniteError
-from oobleck_stream.finite import first_not_finite, latents_not_finite
 from oobleck_stream.model import Model
 from oobleck_stream.network import rows_needed
-from oobleck_stream.samples import checked_audio, checked_samples
 
 
 @dataclass(frozen=True)
 class EncoderState:
-    """All that a `StreamingEncoder` remembers, as `StreamingEncoder.snapshot` gives it."""
+    """The complete state of a `StreamingEncoder`, as `StreamingEncoder.snapshot` returns it.
+
+    Treat it as opaque and pass it to `StreamingEncoder.restore` of any encoder of the same model.
+    It is a deep copy, so later pushes don't change it.
+
+    Attributes
+    ----------
+    network : PackedNetwork
+        The encoder network that the state belongs to.
+    stack : StackState
+        The rows that each layer still needs, and how many rows each layer has processed.
+    noise : dict or None
+        State of the random generator; None if the encoder returns means.
+    samples_in : int
+        Samples pushed so far.
+    flushed : bool
+        Whether the stream was flushed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import oobleck_stream as ob
+    >>> encoder = ob.StreamingEncoder(ob.load("tiny"))
+    >>> _ = encoder.push(np.zeros((1000, 2)))
+    >>> state = encoder.snapshot()
+    >>> state.samples_in, state.flushed
+    (1000, False)
+    >>> first = encoder.push(np.ones((1000, 2)))
+    >>> encoder.restore(state)
+    >>> np.array_equal(encoder.push(np.ones((1000, 2))), first)
+    True
+    """
 
     network: PackedNetwork = field(repr=False)
     stack: StackState = field(repr=False)
@@ -32,39 +62,57 @@ class EncoderState:
 
 
 class _Stream(NamedTuple):
-    """The samples pushed so far and the stream's status."""
+    """The number of samples pushed so far, and the stream's status."""
 
     samples_in: int = 0
     status: Status = "open"
 
 
 class StreamingEncoder:
-    """Encodes a stream of sound, frame for frame as `Model.encode` encodes the whole.
+    """Encode a stream of audio, bit-identical to `Model.encode` of the whole piece.
 
-    The frames of all pushes and the flush, put together, have the same bits as the full encode,
-    however the sound is cut into pushes and whatever the number of threads. Many encoders may
-    share one model, each used by one thread at a time; pushes of different encoders may run in
-    different threads at once.
+    The frames of all pushes and of the flush, concatenated, are bit-identical to the full encode,
+    however the audio is divided into pushes and however many threads are used. Many encoders may
+    share one model. Each encoder may be used by only one thread at a time; different encoders may
+    push in different threads at once. Encoding always runs on the CPU.
 
     Parameters
     ----------
     model : Model
     threads : int, optional
-        Threads of a push; by default the environment's OOBLECK_STREAM_THREADS, or all cores.
+        Maximum number of threads of a push; by default ``$OOBLECK_STREAM_THREADS``, or the number
+        of available cores. The result does not depend on it.
     sample, seed, pad
         As for `Model.encode`.
 
+    Attributes
+    ----------
+    model : Model
+    pad : bool
+        Whether `flush` fills the last frame with zeros.
+    latency : int
+        Look-ahead: a frame is returned once this many samples after its own `hop` are known.
+
     Raises
     ------
+    CheckpointError
+        If the model can't encode. It is a ``ValueError``.
     ValueError
-        When the model can't encode.
+        If `threads` is invalid.
 
     Examples
     --------
-    >>> encoder = StreamingEncoder(model)                     # doctest: +SKIP
-    >>> for block in recording:                               # doctest: +SKIP
-    ...     send(encoder.push(block))
-    >>> send(encoder.flush())                                 # doctest: +SKIP
+    >>> import numpy as np
+    >>> import oobleck_stream as ob
+    >>> model = ob.load("tiny")
+    >>> audio = np.random.default_rng(0).uniform(-0.5, 0.5, (10_000, 2))
+    >>> encoder = ob.StreamingEncoder(model)
+    >>> frames = [encoder.push(block) for block in np.array_split(audio, 20)]
+    >>> latents = np.concatenate([*frames, encoder.flush()])
+    >>> latents.shape
+    (157, 24)
+    >>> np.array_equal(latents, model.encode(audio))
+    True
     """
 
     def __init__(
@@ -84,61 +132,65 @@ class StreamingEncoder:
 
     @property
     def hop(self) -> int:
-        """Samples for each frame."""
+        """Samples per latent frame."""
         return self.model.hop
 
     @property
     def samplerate(self) -> int:
-        """Samples a second."""
+        """Samples per second."""
         return self.model.samplerate
 
     @property
     def channels(self) -> int:
-        """Audio channels."""
+        """Number of audio channels."""
         return self.model.channels
 
     @property
     def samples_in(self) -> int:
-        """Samples so far; the zeros of a flush don't count."""
+        """Number of samples pushed so far, without the zeros that `flush` adds."""
         return self._stream.samples_in
 
     @property
     def frames_out(self) -> int:
-        """Frames given out so far."""
+        """Number of frames returned so far."""
         return self._stack.rows_out()
 
     def reset(self) -> None:
-        """Back to the beginning, ready for another piece; with a seed, with the same noise."""
+        """Return to the beginning, ready for another piece.
+
+        With a seed, the noise starts again from the same values.
+        """
         self._interrupt()
         self._stack.reset()
         self._bottleneck.reset()
         self._stream = _Stream()
 
     def push(self, audio: Any) -> FloatArray:
-        """Take in sound; give out the frames that no later sample can change.
+        """Push audio; return the frames that no later sample can change.
 
         Parameters
         ----------
         audio : (n, channels) array_like of real numbers
-            For a mono network (n,) too. Any number of samples; none is fine.
+            For a mono network also (n,). Any number of samples; n may be 0. Full scale is 1.0.
 
         Returns
         -------
         (k, latent_dim) float32, C-contiguous
-            After n samples, ``max(0, (n - latency) // hop)`` frames have come in all. `k` may be 0.
+            After n samples, ``max(0, (n - latency) // hop)`` frames have been returned in total; k
+            may be 0.
 
         Raises
         ------
         ValueError
-            On a wrong shape, a dtype that is not real, or values that are not finite as float32
-            (the sample is named); the stream is as it was.
+            If the shape is wrong, the dtype is not real, or a value is not finite as float32 (the
+            message names the sample). The stream has not changed.
         NonFiniteError
-            When the sound is so large that float32 overflows in the network, and frames that are
-            not finite would be given out. The error names the first such frame and has the finite
-            ones before it. The encoder has to be reset or restored.
+            If the audio is so large that float32 overflows inside the network and frames would not
+            be finite. The error names the first such frame, and its `output` holds the finite
+            frames before it. The encoder refuses further pushes until `reset` or `restore`.
         RuntimeError
-            After a flush; after an exception inside an operation or a `NonFiniteError`, until
-            `reset`; or when another thread is inside this encoder.
+            If the stream was flushed; if an earlier operation was interrupted by an exception or
+            raised `NonFiniteError`, until `reset`; or if another thread is using this encoder.
         """
         with self._stack.exclusive():
             require_open(self._stream.status, "push")
@@ -147,7 +199,9 @@ class StreamingEncoder:
             return self._advance(samples, len(samples), last=False)
 
     def flush(self) -> FloatArray:
-        """End the stream, filling up its last frame with zeros; give out the frames withheld.
+        """End the stream; return the frames that were withheld.
+
+        With `pad`, zeros fill the last frame if it is not complete.
 
         Returns
         -------
@@ -158,7 +212,7 @@ class StreamingEncoder:
         NonFiniteError
             As for `push`.
         RuntimeError
-            When the stream is flushed already, as for `push`.
+            If the stream was already flushed, or as for `push`.
         """
         with self._stack.exclusive():
             require_open(self._stream.status, "flush")
@@ -166,12 +220,17 @@ class StreamingEncoder:
             return self._advance(np.zeros((missing, self.channels), np.float32), 0, last=True)
 
     def snapshot(self) -> EncoderState:
-        """A deep copy of the state, to be taken up again by `restore`.
+        """Return a deep copy of the state, for `restore`.
+
+        Returns
+        -------
+        EncoderState
 
         Raises
         ------
         RuntimeError
-            After an exception inside an operation, until `reset`.
+            If an earlier operation was interrupted by an exception or raised `NonFiniteError`,
+            until `reset`.
         """
         samples_in, status = self._stream
         require_complete(status, "snapshot")
@@ -184,12 +243,18 @@ class StreamingEncoder:
         )
 
     def restore(self, state: EncoderState) -> None:
-        """Take up a state of any encoder of the same model; it may be restored again and again.
+        """Continue from a state, which may be restored any number of times.
+
+        Parameters
+        ----------
+        state : EncoderState
+            From any encoder of the same model that has the same value of `sample`.
 
         Raises
         ------
         ValueError
-            When it is another model's state, or only one of the two encoders draws samples.
+            If it is not a state of an encoder of this model, or one of the two encoders samples and
+            the other does not; nothing has changed.
         """
         if not isinstance(state, EncoderState) or state.network is not self.model.encoder:
             raise ValueError("the state is not one of an encoder of this model")
@@ -201,11 +266,15 @@ class StreamingEncoder:
         self._stream = _Stream(state.samples_in, status_of(state.flushed))
 
     def _interrupt(self) -> None:
-        """Mark the stream as changing; if an exception comes, it stays marked until a reset."""
+        """Mark the stream as changing. If an exception follows, it stays marked until a reset."""
         self._stream = self._stream._replace(status="interrupted")
 
     def _advance(self, samples: FloatArray, count: int, last: bool) -> FloatArray:
-        """Push through the stack and the bottleneck; `count` of the samples are the caller's."""
+        """Push through the stack and the bottleneck, and detect overflow.
+
+        `count` is the number of samples that the caller pushed: `flush` adds zeros, which do not
+        count.
+        """
         samples_in = self.samples_in + count
         self._interrupt()
         latents = self._bottleneck.latents(self._stack.push(samples, last))
@@ -213,5 +282,5 @@ class StreamingEncoder:
         self._stream = _Stream(samples_in, "overflowed" if row is not None else status_of(last))
         if row is not None:
             frame = self.frames_out - len(latents) + row
-            raise NonFiniteError(latents_not_finite(frame, self.hop), {0: frame}, latents[:row])
+            raise NonFiniteError(encoder_overflow(frame, self.hop), {0: frame}, latents[:row])
         return latents

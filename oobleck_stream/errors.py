@@ -23,18 +23,47 @@ def _line(text: str) -> str:
 
 
 class InputError(ValueError):
-    """An input file, or the place for an output, can't be used; one line names it and says why."""
+    """An input file, or the place for an output, can't be used; one line names it and says why.
+
+    Examples
+    --------
+    >>> import oobleck_stream as ob
+    >>> try:
+    ...     ob.Player("no-such-file.npy", ob.load("tiny"))
+    ... except ob.InputError as error:
+    ...     print(error)
+    no-such-file.npy: can't be read: No such file or directory
+    """
 
     def __init__(self, message: str) -> None:
         super().__init__(_printable(message))
 
 
 class OutputError(InputError):
-    """Sound can't be played here: no PortAudio, no audio device, or not one that fits."""
+    """Sound can't be played here: no PortAudio, no audio device, or not one that fits.
+
+    Examples
+    --------
+    >>> import oobleck_stream as ob
+    >>> try:
+    ...     player = ob.Player(ob.piece("keys"), ob.load("tiny"), device="no such device")
+    ... except ob.OutputError:
+    ...     print("no sound here")
+    no sound here
+    """
 
 
 class PlaybackError(RuntimeError):
-    """Playback can't go on: the audio device has gone, or the machine is too slow."""
+    """Playback can't go on: the audio device has gone, or the machine is too slow.
+
+    Examples
+    --------
+    >>> import oobleck_stream as ob
+    >>> try:
+    ...     ob.play(ob.piece("keys")[:300], ob.load("tiny"))
+    ... except ob.PlaybackError as error:
+    ...     print("playback ended early:", error)
+    """
 
 
 class CheckpointError(ValueError):
@@ -52,6 +81,15 @@ class CheckpointError(ValueError):
     source : str
     problems : tuple of str
         All problems; the message shows the first few and their number.
+
+    Examples
+    --------
+    >>> import oobleck_stream as ob
+    >>> try:
+    ...     ob.load("random:no-such-preset")
+    ... except ob.CheckpointError as error:
+    ...     print(error.source, len(error.problems))
+    random:no-such-preset 1
     """
 
     def __init__(self, source: object, *problems: str) -> None:
@@ -83,6 +121,21 @@ class NonFiniteError(FloatingPointError):
     output : as the call that failed would have returned
         What is finite: the rows before the first that is not. In a decoder with `streams`, all
         samples of the other streams are there.
+
+    Examples
+    --------
+    >>> import oobleck_stream as ob
+    >>> model, latents = ob.load("tiny"), ob.piece("keys")[:100].astype("float32")
+    >>> latents[50] = 3e38
+    >>> decoder = ob.StreamingDecoder(model)
+    >>> try:
+    ...     decoder.push(latents)
+    ... except ob.NonFiniteError as error:
+    ...     print("first frame that is not finite:", error.frames[0])
+    ...     print("finite samples:", len(error.output))
+    first frame that is not finite: 35
+    finite samples: 2272
+    >>> decoder.reset()
     """
 
     def __init__(
@@ -94,4 +147,16 @@ class NonFiniteError(FloatingPointError):
 
 
 class CudaUnavailable(RuntimeError):  # noqa: N818
-    """CUDA can't be used here; the message says in one line what is missing."""
+    """CUDA can't be used here; the message says in one line what is missing.
+
+    Examples
+    --------
+    >>> import oobleck_stream as ob
+    >>> model = ob.load("tiny")
+    >>> try:
+    ...     decoder = ob.StreamingDecoder(model, backend="cuda")
+    ... except ob.CudaUnavailable:
+    ...     decoder = ob.StreamingDecoder(model)
+    >>> decoder.backend in ("cpu", "cuda")
+    True
+    """

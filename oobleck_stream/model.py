@@ -1,4 +1,4 @@
-"""A model: a config and packed parameters, immutable, shared by any number of streams."""
+"""A model: a config and packed parameters, immutable and shared by any number of streams."""
 
 from __future__ import annotations
 
@@ -10,40 +10,67 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from oobleck_stream import network as shapes
+from oobleck_stream import network
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.bottleneck import Bottleneck, distribution
+from oobleck_stream.checks import (
+    CHECK_FRAMES,
+    CHECK_SAMPLES,
+    checked_audio,
+    checked_frames,
+    checked_latents,
+    checked_samples,
+    decoder_overflow,
+    encoder_overflow,
+    first_not_finite,
+)
 from oobleck_stream.config import OobleckConfig, preset
 from oobleck_stream.engine.needs import require_affordable
 from oobleck_stream.engine.packed import PackedNetwork
 from oobleck_stream.engine.stack import Stack
 from oobleck_stream.errors import CheckpointError, NonFiniteError
-from oobleck_stream.finite import first_not_finite, latents_not_finite, samples_not_finite
-from oobleck_stream.latents import CHECK_FRAMES, checked_frames, checked_shape
 from oobleck_stream.parameters import RandomParameters, pack_network
-from oobleck_stream.samples import CHECK_SAMPLES, checked_audio, checked_samples
 
 DECODE_FRAMES = 256
+"""Frames that `Model.decode` checks and pushes at a time, so that no copy of a long memory map is
+held."""
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """An Oobleck network ready to decode and, where its encoder is at hand, to encode.
+    """An Oobleck network, ready to decode and, if it has an encoder, to encode.
+
+    `load` and `random_model` make models. A model is immutable, so any number of decoders and
+    threads may share it.
 
     Parameters
     ----------
     config : OobleckConfig
     decoder : PackedNetwork
-        The decoder's layers and parameters.
+        The decoder's layers and packed parameters.
     name : str
-        Where it came from.
+        Where the model came from, for messages.
     notes : tuple of str
-        What was inferred or chosen while loading, a sentence each.
+        What was inferred or chosen while loading, one sentence each.
     load_encoder : callable, optional
-        Gives the encoder's layers and parameters; called when they are first needed.
+        Returns the encoder's layers and packed parameters; called when they are first needed.
     backend : str
-        Where it decodes unless something else is asked for: ``"cpu"``, ``"cuda"`` or ``"auto"``.
-        It encodes on the CPU.
+        The default backend of `decode` and of `StreamingDecoder`: ``"cpu"``, ``"cuda"`` or
+        ``"auto"``. Encoding always runs on the CPU.
+
+    Examples
+    --------
+    >>> import oobleck_stream as ob
+    >>> model = ob.load("tiny")
+    >>> model.samplerate, model.channels, model.latent_dim, model.hop
+    (44100, 2, 24, 64)
+    >>> model.latency, model.context
+    (1056, 17)
+    >>> audio = model.decode(ob.piece("keys")[:100])
+    >>> audio.shape, audio.dtype
+    ((6400, 2), dtype('float32'))
+    >>> model.encode(audio).shape
+    (100, 24)
     """
 
     config: OobleckConfig
@@ -55,17 +82,16 @@ class Model:
 
     @property
     def encoder(self) -> PackedNetwork:
-        """The encoder's layers and parameters, packed at first use.
-
-        Threads that need it first at the same moment each pack it, and one result is kept: a lock
-        here would stay held for ever in a process that is forked meanwhile.
+        """The encoder's layers and packed parameters, read and packed at first use.
 
         Raises
         ------
         CheckpointError
-            When the network has no encoder of this family, or its checkpoint holds none, or one
-            with faults (names all of them).
+            If the network has no encoder of this family, or its checkpoint holds none or a faulty
+            one (the message names every fault). It is a ``ValueError``.
         """
+        # Threads that race here each pack the encoder, and the first result is kept. A lock would
+        # stay locked forever in a process that is forked while it is held.
         packed = self.__dict__.get("_encoder")
         if packed is None:
             packed = self.__dict__.setdefault("_encoder", self._packed_encoder())
@@ -83,37 +109,37 @@ class Model:
 
     @property
     def latent_dim(self) -> int:
-        """Numbers in a latent frame."""
+        """Number of values in a latent frame."""
         return self.config.latent_dim
 
     @property
     def channels(self) -> int:
-        """Audio channels."""
+        """Number of audio channels."""
         return self.config.audio_channels
 
     @property
     def samplerate(self) -> int:
-        """Samples a second."""
+        """Samples per second."""
         return self.config.samplerate
 
     @property
     def hop(self) -> int:
-        """Samples of sound for each latent frame."""
+        """Samples per latent frame."""
         return self.config.hop
 
     @property
     def latency(self) -> int:
-        """Look-ahead: samples withheld until later frames are known."""
-        return shapes.latency(self.decoder.layers)
+        """Look-ahead in samples: a stream withholds this many until later frames are known."""
+        return network.latency(self.decoder.layers)
 
     @property
     def context(self) -> int:
-        """Frames on each side that reach into a frame's samples."""
-        return shapes.context(self.decoder.layers)
+        """Number of frames on each side that a frame's samples depend on."""
+        return network.context(self.decoder.layers)
 
     def decoded_length(self, frames: int) -> int:
-        """Samples that `frames` latent frames decode to."""
-        return shapes.output_length(self.decoder.layers, frames)
+        """Number of samples that `frames` latent frames decode to."""
+        return network.output_length(self.decoder.layers, frames)
 
     def decode(
         self,
@@ -124,36 +150,36 @@ class Model:
     ) -> FloatArray:
         """Decode a whole piece.
 
-        Works in blocks: beyond the returned array its memory does not grow with the piece.
+        Works in blocks, so apart from the returned array, memory does not grow with the piece.
 
         Parameters
         ----------
         latents : (frames, latent_dim) array_like of real numbers
             May be a memory map.
         out : (samples, channels) float32, C-contiguous, optional
-            Where to write, for instance a memory map; nothing is written when the latents are bad.
-        threads : int, optional
-            As for `StreamingDecoder`; the result does not depend on it.
-        backend : str, optional
-            As for `StreamingDecoder`.
+            Where to write the result, for example a memory map. Nothing is written if the latents
+            are rejected.
+        threads, backend : optional
+            As for `StreamingDecoder`; the result does not depend on them.
 
         Returns
         -------
         (samples, channels) float32, C-contiguous
-            `out` where it is given. Full scale is 1.0; nothing is clipped.
+            `out` if it was passed. Full scale is 1.0; nothing is clipped.
 
         Raises
         ------
         ValueError
-            On a wrong shape, dtype or `out`, or on a frame that is not finite as float32.
+            If the shape or dtype of `latents` or `out` is wrong, or a frame is not finite as
+            float32 (the message names it).
         NonFiniteError
-            When latents are so large that float32 overflows in the network, and samples would not
-            be finite. The error names the first such frame and has the samples before it; `out` is
-            written in part.
+            If the latents are so large that float32 overflows inside the network and samples would
+            not be finite. The error names the first such frame, and its `output` holds the samples
+            before it; `out` is partly written.
         CudaUnavailable
-            A ``RuntimeError``, when the backend is ``"cuda"`` and can't be used.
+            If the backend is ``"cuda"`` and can't be used. It is a ``RuntimeError``.
         """
-        array = checked_shape(latents, self.latent_dim)
+        array = checked_latents(latents, self.latent_dim)
         for first in range(0, len(array), CHECK_FRAMES):
             checked_frames(array[first : first + CHECK_FRAMES], first)
         shape = (self.decoded_length(len(array)), self.channels)
@@ -171,15 +197,15 @@ class Model:
             row = first_not_finite(out[start : stack.rows_out()])
             if row is not None:
                 frame = (start + row) // self.hop
-                message = samples_not_finite(frame, self.context, len(array))
+                message = decoder_overflow(frame, self.context, len(array))
                 raise NonFiniteError(message, {0: frame}, out[: start + row])
         return out
 
     def encoded_length(self, samples: int, pad: bool = True) -> int:
-        """Latent frames that `samples` samples encode to, with `pad` or without."""
+        """Number of latent frames that `samples` samples encode to; `pad` as for `encode`."""
         if pad:
             samples += -samples % self.hop
-        return shapes.output_length(self.encoder.layers, samples)
+        return network.output_length(self.encoder.layers, samples)
 
     def encode(
         self,
@@ -191,36 +217,38 @@ class Model:
     ) -> FloatArray:
         """Encode a whole piece.
 
-        Works in blocks: beyond the returned array its memory does not grow with the piece.
+        Works in blocks, so apart from the returned array, memory does not grow with the piece.
 
         Parameters
         ----------
         audio : (samples, channels) array_like of real numbers
-            Full scale is 1.0; may be a memory map. For a mono network (samples,) too.
+            Full scale is 1.0; may be a memory map. For a mono network also (samples,).
         sample : bool
-            Whether to draw the latents from the distributions that the encoder gives, rather than
-            to take their means.
+            Whether to draw the latents from the encoder's normal distributions instead of
+            returning their means.
         seed : int, optional
-            With `sample`: the same seed gives the same latents.
+            Seed of these draws. The same seed gives the same latents; without one, every call
+            differs.
         pad : bool
-            Whether zeros fill up the last frame where the length is no multiple of `hop`;
-            otherwise the network has only what is there, and what makes no frame is left over.
+            Whether to fill the last frame with zeros if the length is not a multiple of `hop`.
+            Otherwise the remaining samples make no frame of their own.
         threads : int, optional
             As for `StreamingEncoder`; the result does not depend on it.
 
         Returns
         -------
         (frames, latent_dim) float32, C-contiguous
-            With `pad`, a frame for every `hop` samples that have begun.
+            With `pad`, ``ceil(samples / hop)`` frames.
 
         Raises
         ------
         ValueError
-            On a wrong shape or dtype, on a sample that is not finite as float32, or when the model
-            can't encode.
+            If the shape or dtype is wrong, a sample is not finite as float32 (the message names
+            it), or the model can't encode (`CheckpointError`).
         NonFiniteError
-            When the sound is so large that float32 overflows in the network, and latents would not
-            be finite. The error names the first such frame and has the frames before it.
+            If the audio is so large that float32 overflows inside the network and latents would not
+            be finite. The error names the first such frame, and its `output` holds the frames
+            before it.
         """
         array = self._checked_audio(audio)
         latents = np.empty((self.encoded_length(len(array), pad), self.latent_dim), np.float32)
@@ -236,7 +264,7 @@ class Model:
     def encode_distribution(
         self, audio: Any, pad: bool = True, threads: int | None = None
     ) -> tuple[FloatArray, FloatArray]:
-        """Encode a whole piece to normal distributions, one for every number of every frame.
+        """Encode a whole piece to normal distributions, one for each value of each frame.
 
         Parameters
         ----------
@@ -266,11 +294,11 @@ class Model:
         return mean, deviation
 
     def _overflow(self, frame: int, output: Any) -> NonFiniteError:
-        """The error for an encoded frame that is not finite, and the output before it."""
-        return NonFiniteError(latents_not_finite(frame, self.hop), {0: frame}, output)
+        """The error for an encoded frame that is not finite; `output` is what precedes it."""
+        return NonFiniteError(encoder_overflow(frame, self.hop), {0: frame}, output)
 
     def _checked_audio(self, audio: Any) -> npt.NDArray[Any]:
-        """Audio of the right shape, all of it finite."""
+        """Audio of the right shape and finite, or ``ValueError``."""
         array = checked_audio(audio, self.channels)
         for first in range(0, len(array), CHECK_SAMPLES):
             checked_samples(array[first : first + CHECK_SAMPLES], first)
@@ -279,7 +307,7 @@ class Model:
     def _encoded_rows(
         self, array: npt.NDArray[Any], pad: bool, threads: int | None
     ) -> Iterator[FloatArray]:
-        """The encoder's rows for a whole piece, block by block."""
+        """Yield the encoder's output rows for a whole piece, block by block."""
         stack = Stack(self.encoder, threads)
         for first in range(0, len(array), CHECK_SAMPLES):
             yield stack.push(checked_samples(array[first : first + CHECK_SAMPLES], first))
@@ -288,34 +316,45 @@ class Model:
 
 
 def random_model(name: str | OobleckConfig, seed: int = 0, backend: str = "cpu") -> Model:
-    """A network of a preset's geometry with random weights.
+    """Make a model of a preset's geometry with random weights, for tests and benchmarks.
 
     Parameters
     ----------
     name : str or OobleckConfig
-        A preset's name, or a config.
+        Name of a preset, or a config.
     seed : int
         The same seed gives the same weights.
     backend : str
         As for `Model`.
 
+    Returns
+    -------
+    Model
+
     Raises
     ------
     ValueError
-        When there is no preset of that name.
+        If there is no preset of that name.
     CheckpointError
-        A ``ValueError``, when the network takes too much memory or work; the encoder raises it at
-        its first use.
+        If the network takes too much memory or work; the encoder raises it at its first use. It is
+        a ``ValueError``.
+
+    Examples
+    --------
+    >>> import oobleck_stream as ob
+    >>> model = ob.random_model(ob.preset("ezaudio").replace(channels=4), seed=1)
+    >>> model.decode(model.encode([0.5] * 4800)).shape
+    (4800, 1)
     """
     config = preset(name) if isinstance(name, str) else name
     parameters = RandomParameters(config, seed)
     label = name if isinstance(name, str) else "config"
     title = f"random {label}, seed {seed}"
 
-    def half(layers: Sequence[shapes.Layer], scale: float = 1.0) -> PackedNetwork:
+    def half(layers: Sequence[network.Layer], scale: float = 1.0) -> PackedNetwork:
         require_affordable(title, layers)
         return pack_network(layers, parameters, scale)
 
-    decoder = half(shapes.decoder_layers(config), config.latent_scale)
-    encoder = functools.partial(half, shapes.encoder_layers(config))
+    decoder = half(network.decoder_layers(config), config.latent_scale)
+    encoder = functools.partial(half, network.encoder_layers(config))
     return Model(config, decoder, title, load_encoder=encoder, backend=backend)

@@ -16,6 +16,7 @@ from outputs import CONVERSIONS, OTHERS, WRITERS, contents
 from small_disks import PAGE, file_size_limit, small_disk
 
 import oobleck_stream as ob
+from oobleck_stream import cache_folder
 from oobleck_stream.checkpoints import cache
 
 ALL = WRITERS | OTHERS | CONVERSIONS
@@ -117,7 +118,7 @@ def test_a_cache_on_a_full_disk_does_no_harm(tmp_path, monkeypatch):
     config = small("ezaudio", 8)
     model = write_folder(tmp_path / "model", config, random_tensors(config, 1))
     wanted = ob.load(model).decoder.data
-    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(cache_folder.VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(cache, "SMALLEST_BYTES", 1)
     for limit in (0, 5000, wanted.nbytes):
         with file_size_limit(limit):

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
+from float32_operations import ALPHA, INVERSE_BETA, OPERATIONS, fma, numbers, on_cpu
 from llvmlite.binding import get_host_cpu_features
+
+import oobleck_stream as ob
+from oobleck_stream.engine.arithmetic import activations
+from oobleck_stream.loading import TINY
 
 DECODE = """
 import os, sys, numpy as np
@@ -28,6 +35,16 @@ print(sum(stats.cache_misses.values()), sum(stats.cache_hits.values()),
       assembly.count("zmm"), assembly.count("vfmadd"))
 """
 
+
+DIGESTS = {
+    False: "47001983018397569fad1671f022d68bb4257e9bfe6e0c5423dca75ea64bfbe3",
+    True: "db8110f02a1f28bade60ccd47099b52ec3358cba27fce7444d93a542d220b231",
+}
+"""SHA-256 of the samples of 150 frames of a bundled piece, without and with a final tanh.
+
+They change when the order of arithmetic changes, which breaks the promise to everyone who compares
+sound with an earlier version: `oobleck_stream/README.md`, "What must never change".
+"""
 
 ON_X86 = pytest.mark.skipif(
     platform.machine().lower() not in ("x86_64", "amd64"), reason="needs an x86-64 processor"
@@ -60,6 +77,14 @@ def expected(tmp_path_factory):
     return np.load(folder / "here.npy")
 
 
+@pytest.mark.parametrize("tanh", DIGESTS)
+def test_the_bits_of_every_version(tanh):
+    """Fails if a fused multiply-add is split, a sum is reordered or a constant changes."""
+    config = ob.load("tiny").config.replace(final_tanh=tanh)
+    audio = ob.load(TINY, config=config).decode(ob.piece("keys")[:150])
+    assert hashlib.sha256(audio.astype("<f4").tobytes()).hexdigest() == DIGESTS[tanh]
+
+
 def test_found_again_on_disk(tmp_path):
     cache = tmp_path / "cache"
     assert run_decode(tmp_path / "a.npy", cache)[:2] == [1, 0]
@@ -75,11 +100,7 @@ def test_found_again_on_disk(tmp_path):
     ],
 )
 def test_other_instructions_same_bits(tmp_path, expected, processor):
-    """AVX2 and AVX-512 kernels give the bits of this machine's own kernels.
-
-    Without AVX-512 here, `test_demo.py`'s stored fingerprints still hold AVX2 to the same bits:
-    they were made by AVX-512 kernels.
-    """
+    """AVX2 and AVX-512 kernels give the bits of this machine's own kernels."""
     environment = {"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": ""}
     counts = run_decode(tmp_path / "x.npy", tmp_path / "cache", "assembly", **environment)
     if processor == "haswell":
@@ -102,3 +123,35 @@ def test_any_tile_same_bits(tmp_path, expected, shape):
     """The shape of the tiles, and with it the split of the work, does not show."""
     run_decode(tmp_path / "x.npy", tmp_path / "cache", OOBLECK_STREAM_TEST_TILE=shape)
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), expected)
+
+
+@pytest.mark.parametrize("name", ["snake", "tanh"])
+def test_snake_and_tanh_have_the_bits_of_numpy(name):
+    """The CPU's kernel computes what NumPy's float32 operations compute, one by one."""
+    snake, tanh = activations(OPERATIONS)
+    values = numbers(64000)
+    with np.errstate(all="ignore"):
+        expected = tanh(values) if name == "tanh" else snake(values, ALPHA, INVERSE_BETA)
+    got = on_cpu(name, values)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(values))
+    real = ~np.isnan(values)
+    np.testing.assert_array_equal(got.view(np.int32)[real], expected.view(np.int32)[real])
+
+
+def test_the_fused_multiply_add_of_these_tests_rounds_once():
+    """Against exact fractions, also where rounding twice would be wrong."""
+    random = np.random.default_rng(1)
+    a, b = random.standard_normal((2, 2000)).astype(np.float32)
+    # Half of the sums cancel.
+    c = np.where(random.random(2000) < 0.5, -a * b, random.standard_normal(2000))
+    # 2**-70 off a tie: float64 can't tell, and would round to the even neighbour.
+    a[:2], b[:2], c[:2] = 1 + 2.0**-23, 2.0**-24 * (1 - 2.0**-23), (1 + 2.0**-23, -1 - 2.0**-23)
+    a[2:4], b[2:4], c[2:4] = -a[:2], b[:2], c[1::-1]
+    c = c.astype(np.float32)
+    got = fma(a, b, c)
+    for x, y, z, value in zip(a, b, c, got, strict=True):
+        exact = Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z))
+        error = abs(Fraction(float(value)) - exact)
+        for neighbour in (-np.inf, np.inf):
+            other = np.nextafter(value, np.float32(neighbour))
+            assert error <= abs(Fraction(float(other)) - exact)

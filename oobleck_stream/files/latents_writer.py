@@ -11,8 +11,8 @@ import numpy.typing as npt
 from numpy.lib import format as npy_format
 
 from oobleck_stream.arrays import FloatArray
+from oobleck_stream.checks import first_not_finite
 from oobleck_stream.errors import InputError
-from oobleck_stream.finite import first_not_finite
 from oobleck_stream.formats.atomic import atomic_file, refusing_unwritable
 
 

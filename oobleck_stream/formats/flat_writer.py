@@ -10,8 +10,8 @@ from types import TracebackType
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
+from oobleck_stream.checks import first_not_finite
 from oobleck_stream.errors import InputError
-from oobleck_stream.finite import first_not_finite
 from oobleck_stream.formats.atomic import atomic_file, file_destination, naming, refusing_unwritable
 from oobleck_stream.formats.flat import MAX_NUMBERS, NUMBER, SUFFIX, count_bytes
 

@@ -92,9 +92,13 @@ class Player:
 
     Examples
     --------
-    >>> with Player(latents, model) as player:                # doctest: +SKIP
+    >>> import oobleck_stream as ob
+    >>> with ob.Player(ob.piece("keys")[:300], ob.load("tiny")) as player:
     ...     player.play()
     ...     player.wait()
+    True
+    >>> player.underflows, player.finished
+    (0, True)
     """
 
     def __init__(
@@ -389,7 +393,13 @@ def _checked_volume(factor: float) -> float:
 
 
 def play(source: Any, model: Model, **options: Any) -> None:
-    """Play latents to their end; the parameters and errors are those of `Player`."""
+    """Play latents to their end; the parameters and errors are those of `Player`.
+
+    Examples
+    --------
+    >>> import oobleck_stream as ob
+    >>> ob.play(ob.piece("keys")[:300], ob.load("tiny"), volume=0.5)
+    """
     with Player(source, model, **options) as player:
         player.play()
         player.wait()

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from oobleck_stream.arrays import FloatArray
+from oobleck_stream.checks import first_not_finite
 from oobleck_stream.decoder import StreamingDecoder
 from oobleck_stream.errors import NonFiniteError
 from oobleck_stream.files.resampler import Resampler
 from oobleck_stream.files.sources import overflow_named
-from oobleck_stream.finite import first_not_finite
 from oobleck_stream.model import Model
 from oobleck_stream.player.playlist import Playlist, Position, name_of
 from oobleck_stream.player.ring import Ring
@@ -41,10 +41,10 @@ class TimedDecoder(StreamingDecoder):
         """Seconds to decode a second of audio: the median of the last pushes, at first 0.0."""
         return self._factor
 
-    def push(self, frames: Any, active: Any = None) -> FloatArray:
+    def push(self, frames: Any) -> FloatArray:
         """As `StreamingDecoder.push`."""
         start, before = time.perf_counter(), self.frames_in
-        chunk = super().push(frames, active)
+        chunk = super().push(frames)
         if seconds := (self.frames_in - before) * self.hop / self.samplerate:
             self._factors.append((time.perf_counter() - start) / seconds)
             self._factor = statistics.median(self._factors)

@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
+from oobleck_stream.checks import first_not_finite
 from oobleck_stream.errors import InputError
 from oobleck_stream.files.axis_order import AxisOrder
-from oobleck_stream.finite import first_not_finite
 from oobleck_stream.formats.atomic import atomic_folder, new_file, refusing_unwritable
 from oobleck_stream.formats.flat import write_numbers
 from oobleck_stream.formats.npy import write_npy
