@@ -1,4 +1,4 @@
-"""Reference files (`.bin`): numbers without a shape, read and written, as latents and as sound."""
+"""Flat files (`.bin`): numbers without a shape, read and written, as latents and as audio."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("data", FAULTS)
-def test_damage_is_named(tmp_path, data):
+def test_errors_name_the_damage(tmp_path, data):
     path = tmp_path / "a.bin"
     path.write_bytes(data)
     with pytest.raises(InputError, match=FAULTS[data]) as caught:
@@ -80,7 +80,7 @@ def test_damage_is_named(tmp_path, data):
     assert str(caught.value).startswith(f"{path}: ")
 
 
-def test_what_can_not_be_read_or_written_is_named(tmp_path, monkeypatch):
+def test_errors_name_a_file_that_can_not_be_read_or_written(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="No such file"):
         read_flat(tmp_path / "none.bin")
     with pytest.raises(InputError, match="can't be read"):
@@ -129,14 +129,14 @@ def test_a_writer_left_by_an_error_leaves_nothing(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["b.bin"]
 
 
-# --- as latents and as sound
+# --- as latents and as audio
 
 
 def command(*arguments):
     return run([str(argument) for argument in arguments])
 
 
-def test_latents_in_both_orders_give_the_same_sound(tmp_path, folder):
+def test_latents_in_both_axis_orders_decode_to_the_same_audio(tmp_path, folder):
     latents = random_latents(CONFIG, 9)
     wanted = ob.load(folder).decode(latents)
     write_flat(tmp_path / "ct.bin", latents.T)
@@ -198,7 +198,7 @@ def test_the_model_must_be_named_where_presets_fit(tmp_path, capsys):
     assert "--model must name the network" in capsys.readouterr().err
 
 
-def test_a_reference_file_is_no_checkpoint(tmp_path):
+def test_a_flat_file_is_not_a_checkpoint(tmp_path):
     write_flat(tmp_path / "a.bin", np.zeros(5))
     with pytest.raises(ob.CheckpointError, match="latents or sound"):
         ob.load(tmp_path / "a.bin")
