@@ -143,10 +143,10 @@ def outputs(network: Sequence[PlainLayer], x: Any, operations: Operations) -> It
 
 def output(network: Sequence[PlainLayer], x: Any, operations: Operations) -> Any:
     """Return the output of the last layer, holding no more than three at a time."""
-    y = x
+    last = x
     for y in outputs(network, x, operations):
-        pass
-    return y
+        last = y
+    return last
 
 
 class NumPyOperations:
