@@ -159,6 +159,17 @@ def test_a_pipe_or_socket_is_refused_and_never_replaced(tmp_path, monkeypatch, n
     assert {path: path.lstat().st_mode for path in tmp_path.rglob("*")} == before
 
 
+def test_a_pipe_with_the_name_of_a_shard_is_not_replaced(tmp_path):
+    output = ALL["convert sharded"]
+    write("convert sharded", tmp_path / output.name)
+    shard = min(path for path in tmp_path.iterdir() if path.suffix == ".safetensors")
+    shard.unlink()
+    os.mkfifo(shard)
+    message = output.refusal(tmp_path / output.name)
+    assert f"{shard}: is not a regular file" in str(message)
+    assert stat.S_ISFIFO(shard.lstat().st_mode)
+
+
 def test_a_pipe_is_refused_before_anything_is_written(tmp_path):
     os.mkfifo(tmp_path / "a.bin")
     os.mkfifo(tmp_path / "a.wav")
