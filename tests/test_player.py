@@ -22,13 +22,12 @@ from networks import random_latents, random_tensors, small, write_folder
 from sound_server import SoundServer, sound_server
 
 import oobleck_stream as ob
-from oobleck_stream.player.feeder import Feeder
+from oobleck_stream.player.callback import PlaybackCallback
 from oobleck_stream.player.keys import split_keys
-from oobleck_stream.player.producer import Producer
-from oobleck_stream.player.programme import Programme
+from oobleck_stream.player.playlist import Playlist
+from oobleck_stream.player.producer import Producer, TimedDecoder
 from oobleck_stream.player.ring import Ring
 from oobleck_stream.player.status import Status
-from oobleck_stream.player.timed import TimedDecoder
 from oobleck_stream.player.tracks import Repeated, tracks_of
 
 __all__ = ["sound_server"]
@@ -607,9 +606,9 @@ def test_a_device_that_does_not_wait_loses_nothing():
     model = ob.random_model(small("stable-audio-open-1.0", channels=2))
     latents = random_latents(model.config, 3000)
     ring = Ring(44100, 2)
-    feeder = Feeder(ring, start_level=8820, lead_in=0, lead_out=1)
-    programme = Programme(tracks_of(latents, model), model.samplerate)
-    producer = Producer(programme, TimedDecoder(model), ring, rounds=3)
+    callback = PlaybackCallback(ring, start_level=8820, lead_in=0, lead_out=1)
+    playlist = Playlist(tracks_of(latents, model), model.samplerate)
+    producer = Producer(playlist, TimedDecoder(model), ring, rounds=3)
     producer.start()
     played, out, sizes = hashlib.sha256(), np.zeros((4410, 2), np.float32), []
     more = True
@@ -618,14 +617,14 @@ def test_a_device_that_does_not_wait_loses_nothing():
             time.sleep(0.0005)
             continue
         before = ring.read
-        more = feeder.fill(out)
+        more = callback.fill(out)
         played.update(out[: ring.read - before].tobytes())
         sizes.append(len(producer.marks))
     producer.stop()
     expected = model.decode(latents)
     assert ring.read == 3 * len(expected)
     assert played.digest() == hashlib.sha256(np.tile(expected, (3, 1)).tobytes()).digest()
-    assert feeder.underflows == 0
+    assert callback.underflows == 0
     assert max(sizes) <= 3
 
 
