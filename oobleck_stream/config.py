@@ -61,7 +61,7 @@ class OobleckConfig:
     Examples
     --------
     >>> import oobleck_stream as ob
-    >>> config = ob.OobleckConfig(latent_dim=24, channels=16, multiples=(2, 4, 8), strides=(4, 4, 4))
+    >>> config = ob.OobleckConfig(channels=16, multiples=(2, 4, 8), strides=(4, 4, 4))
     >>> config.hop, config.widths
     (64, (16, 32, 64, 128))
     >>> config.frame_rate
