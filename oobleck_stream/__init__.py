@@ -12,12 +12,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from oobleck_stream.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from oobleck_stream.config import PRESETS as PRESETS
     from oobleck_stream.config import OobleckConfig as OobleckConfig
     from oobleck_stream.config import preset as preset
-    from oobleck_stream.decoder import DecoderState as DecoderState
     from oobleck_stream.decoder import StreamingDecoder as StreamingDecoder
+    from oobleck_stream.decoder_streams import DecoderState as DecoderState
     from oobleck_stream.encoder import EncoderState as EncoderState
     from oobleck_stream.encoder import StreamingEncoder as StreamingEncoder
     from oobleck_stream.errors import CheckpointError as CheckpointError
@@ -29,12 +31,11 @@ if TYPE_CHECKING:
     from oobleck_stream.loading import load as load
     from oobleck_stream.model import Model as Model
     from oobleck_stream.model import random_model as random_model
+    from oobleck_stream.multi_stream_decoder import MultiStreamDecoder as MultiStreamDecoder
     from oobleck_stream.pieces import PIECES as PIECES
     from oobleck_stream.pieces import piece as piece
     from oobleck_stream.player.player import Player as Player
     from oobleck_stream.player.player import play as play
-
-__version__ = "0.1.0"
 
 # The module of every public name. Modules are imported at first use, since importing Numba takes a
 # quarter of a second.
@@ -43,10 +44,11 @@ _EXPORTS = {
     "PRESETS": "config",
     "CheckpointError": "errors",
     "CudaUnavailable": "errors",
-    "DecoderState": "decoder",
+    "DecoderState": "decoder_streams",
     "EncoderState": "encoder",
     "InputError": "errors",
     "Model": "model",
+    "MultiStreamDecoder": "multi_stream_decoder",
     "NonFiniteError": "errors",
     "OobleckConfig": "config",
     "OutputError": "errors",

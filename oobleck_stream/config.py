@@ -1,4 +1,4 @@
-"""Everything an Oobleck network's arithmetic depends on, and the presets of the public models."""
+"""The geometry of an Oobleck network, and the presets of the published models."""
 
 from __future__ import annotations
 
@@ -10,58 +10,69 @@ from typing import Literal
 TransposePadding = Literal["ceil(s/2)", "(k-1)//2"]
 OutputPadding = Literal["0", "s%2", "s-1"]
 
-MOST_LEVELS = 32
-"""Levels of a network, and units of a block, at most."""
+MAX_LEVELS = 32
+"""Maximum number of levels of a network, and of residual units of a block."""
 
-MOST_DILATION = 1024
-"""A window is as long as a dilation; no tensor's shape shows that one is absurd."""
+MAX_DILATION = 1024
+"""Maximum dilation. A stream's memory grows with it, and no tensor's shape contradicts an absurd
+one."""
 
 
 @dataclass(frozen=True)
 class OobleckConfig:
-    """One network of the Oobleck family.
+    """The geometry of a network of the Oobleck family, and the options of its arithmetic.
 
     Parameters
     ----------
     latent_dim : int
-        Numbers in a latent frame.
+        Numbers per latent frame.
     audio_channels : int
         1 for mono, 2 for stereo.
     samplerate : int
-        Samples a second.
+        Samples per second.
     channels : int
-        Width of the network next to the audio.
+        Channels of the level next to the audio.
     multiples : tuple of int
-        Width of each level as a multiple of `channels`, from the audio inwards (`c_mults`).
+        Channels of each deeper level as a multiple of `channels`, from the audio to the latents
+        (`c_mults` in stable-audio-tools).
     strides : tuple of int
-        Stride of each level in the order of the ENCODER; the decoder goes through them reversed.
+        Stride of each level, from the audio to the latents: the order of the encoder. The decoder
+        uses them in reverse.
     dilations : tuple of int
-        Dilations of the residual units of a block, one unit each.
+        Dilation of each residual unit of a block.
     kernel : int
-        Kernel of the first, the last, and the dilated convolutions (odd).
+        Kernel length of the first, the last, and the dilated convolutions (odd).
     kernel_per_stride : int
-        Kernel of a strided or transposed convolution as a multiple of its stride.
+        Kernel length of a strided or transposed convolution as a multiple of its stride.
     transpose_padding : str
-        Padding of those, by stride s and kernel k: ``"ceil(s/2)"`` or ``"(k-1)//2"``.
+        Padding of the strided and transposed convolutions, as a formula of stride s and kernel k:
+        ``"ceil(s/2)"`` or ``"(k-1)//2"``.
     output_padding : str
-        Output padding of the transposed ones: ``"0"``, ``"s%2"`` or ``"s-1"``.
+        Output padding of the transposed convolutions: ``"0"``, ``"s%2"`` or ``"s-1"``.
     snake_log_scale : bool
-        Whether Snake's stored alpha and beta are logarithms.
+        Whether alpha and beta of Snake are stored as logarithms.
     snake_epsilon : float
         Added to beta (after exp) before the division.
-    bias, output_bias : bool
-        Whether the convolutions have a bias, and whether the last one has.
+    bias : bool
+        Whether the convolutions other than the decoder's last have a bias.
+    output_bias : bool
+        Whether the decoder's last convolution has a bias.
     final_tanh : bool
-        Whether the samples go through a tanh at the end.
+        Whether the samples go through a tanh.
     latent_scale : float
         Latents are multiplied by this before decoding and divided by it after encoding.
     has_encoder : bool
-        Whether an encoder of the same family belongs to this network.
+        Whether the network has an encoder of the same family.
+
+    Raises
+    ------
+    ValueError
+        If the fields don't describe a network; names the field.
 
     Examples
     --------
     >>> import oobleck_stream as ob
-    >>> config = ob.OobleckConfig(channels=16, multiples=(2, 4, 8), strides=(4, 4, 4))
+    >>> config = ob.OobleckConfig(24, channels=16, multiples=(2, 4, 8), strides=(4, 4, 4))
     >>> config.hop, config.widths
     (64, (16, 32, 64, 128))
     >>> config.frame_rate
@@ -93,20 +104,25 @@ class OobleckConfig:
         for name in ("multiples", "strides", "dilations"):
             object.__setattr__(self, name, tuple(int(value) for value in getattr(self, name)))
             if not getattr(self, name) or min(getattr(self, name)) < 1:
-                raise ValueError(f"{name} must be whole numbers from 1: {getattr(self, name)}")
-            if len(getattr(self, name)) > MOST_LEVELS:
-                raise ValueError(f"{name} must be {MOST_LEVELS} whole numbers at most")
-        if max(self.dilations) > MOST_DILATION:
-            raise ValueError(f"dilations must be {MOST_DILATION} at most: {self.dilations}")
+                raise ValueError(
+                    f"{name} must be one or more positive whole numbers, not {getattr(self, name)}"
+                )
+            if len(getattr(self, name)) > MAX_LEVELS:
+                raise ValueError(f"{name} must have at most {MAX_LEVELS} numbers")
+        if max(self.dilations) > MAX_DILATION:
+            raise ValueError(f"dilations must be at most {MAX_DILATION}, not {self.dilations}")
         if len(self.multiples) != len(self.strides):
             raise ValueError(
-                f"as many multiples as strides are needed: {self.multiples} and {self.strides}"
+                "multiples and strides must have the same length, not "
+                f"{self.multiples} and {self.strides}"
             )
         for name in ("latent_dim", "audio_channels", "samplerate", "channels", "kernel_per_stride"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name} must be a whole number from 1: {getattr(self, name)!r}")
+                raise ValueError(
+                    f"{name} must be a positive whole number, not {getattr(self, name)!r}"
+                )
         if self.kernel < 1 or self.kernel % 2 == 0:
-            raise ValueError(f"kernel must be odd: {self.kernel}")
+            raise ValueError(f"kernel must be positive and odd, not {self.kernel}")
         if self.transpose_padding not in ("ceil(s/2)", "(k-1)//2"):
             raise ValueError(f"unknown transpose_padding: {self.transpose_padding!r}")
         if self.output_padding not in ("0", "s%2", "s-1"):
@@ -114,45 +130,47 @@ class OobleckConfig:
         for stride in self.strides:
             end = self.stride_kernel(stride) + self.stride_output_padding(stride)
             needed = stride + self.stride_padding(stride)
+            # n rows become (n - 1) * stride + kernel + output padding - 2 * padding, of which a
+            # decoder must return at least n * stride - padding.
             if end < needed:
                 raise ValueError(
-                    f"kernel and output padding of stride {stride} must be {needed} together at "
-                    f"least, as its stride and padding are, not {end}: the end would be cut off"
+                    f"kernel and output padding of stride {stride} add up to {end}; they must be "
+                    f"at least stride and padding, {needed}, or the end would be cut off"
                 )
         if not (math.isfinite(self.latent_scale) and self.latent_scale != 0):
-            raise ValueError(f"latent_scale must be finite and not 0: {self.latent_scale}")
+            raise ValueError(f"latent_scale must be finite and not 0, not {self.latent_scale}")
 
     @property
     def hop(self) -> int:
-        """Samples of sound for each latent frame."""
+        """Samples per latent frame."""
         return math.prod(self.strides)
 
     @property
     def frame_rate(self) -> float:
-        """Latent frames a second."""
+        """Latent frames per second."""
         return self.samplerate / self.hop
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels at each level, from the audio inwards; one more than there are strides."""
+        """Channels of each level, from the audio to the latents; one more than strides."""
         return tuple(self.channels * multiple for multiple in (1, *self.multiples))
 
     def stride_kernel(self, stride: int) -> int:
-        """Kernel of the strided or transposed convolution of a stride."""
+        """Kernel length of the strided or transposed convolution with this stride."""
         return self.kernel_per_stride * stride
 
     def stride_padding(self, stride: int) -> int:
-        """Padding of the strided or transposed convolution of a stride."""
+        """Padding of the strided or transposed convolution with this stride."""
         if self.transpose_padding == "ceil(s/2)":
             return -(-stride // 2)
         return (self.stride_kernel(stride) - 1) // 2
 
     def stride_output_padding(self, stride: int) -> int:
-        """Output padding of the transposed convolution of a stride."""
+        """Output padding of the transposed convolution with this stride."""
         return {"0": 0, "s%2": stride % 2, "s-1": stride - 1}[self.output_padding]
 
     def replace(self, **changes: object) -> OobleckConfig:
-        """A copy with some fields changed."""
+        """Return a copy with some fields changed; raises as the constructor does."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
 
@@ -164,6 +182,19 @@ _EZAUDIO = OobleckConfig(
     samplerate=24000,
     multiples=(1, 2, 4, 8),
     strides=(2, 4, 6, 10),
+)
+
+# Each latent frame becomes 65,536 samples. It differs from the published models in more than the
+# strides: kernels as long as the strides (so neighbouring frames don't overlap in a transposed
+# convolution), no dilation, and alpha and beta of Snake stored as they are, not as logarithms.
+_OOBLECK_65536X = OobleckConfig(
+    strides=(4, 8, 8, 16, 16),
+    dilations=(1, 1, 1),
+    kernel_per_stride=1,
+    transpose_padding="(k-1)//2",
+    output_padding="s-1",
+    snake_log_scale=False,
+    snake_epsilon=0.0,
 )
 
 PRESETS: dict[str, OobleckConfig] = {
@@ -188,21 +219,25 @@ PRESETS: dict[str, OobleckConfig] = {
         output_padding="s%2",
         has_encoder=False,
     ),
-    "document": OobleckConfig(
-        strides=(4, 8, 8, 16, 16),
-        dilations=(1, 1, 1),
-        kernel_per_stride=1,
-        transpose_padding="(k-1)//2",
-        output_padding="s-1",
-        snake_log_scale=False,
-        snake_epsilon=0.0,
-    ),
+    "oobleck-65536x": _OOBLECK_65536X,
+    "document": _OOBLECK_65536X,
 }
-"""Geometry of every public model of the family, and of the design document (``"document"``)."""
+"""The geometry of each published model of the family, by name; and ``"oobleck-65536x"`` (alias
+``"document"``), which is not a published model."""
 
 
 def preset(name: str) -> OobleckConfig:
-    """The preset of a name; ``ValueError`` lists the names when there is none.
+    """Return the preset of a name.
+
+    Parameters
+    ----------
+    name : str
+        A key of `PRESETS`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such preset; lists the names.
 
     Examples
     --------

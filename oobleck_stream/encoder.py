@@ -9,15 +9,14 @@ import numpy as np
 
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.bottleneck import Bottleneck
+from oobleck_stream.checks import checked_audio, checked_samples, encoder_overflow, first_not_finite
 from oobleck_stream.engine.arena import StackState
 from oobleck_stream.engine.packed import PackedNetwork
 from oobleck_stream.engine.stack import Stack
 from oobleck_stream.engine.status import Status, require_complete, require_open, status_of
 from oobleck_stream.errors import NonFiniteError
-from oobleck_stream.finite import first_not_finite, latents_not_finite
 from oobleck_stream.model import Model
 from oobleck_stream.network import rows_needed
-from oobleck_stream.samples import checked_audio, checked_samples
 
 
 @dataclass(frozen=True)
@@ -283,5 +282,5 @@ class StreamingEncoder:
         self._stream = _Stream(samples_in, "overflowed" if row is not None else status_of(last))
         if row is not None:
             frame = self.frames_out - len(latents) + row
-            raise NonFiniteError(latents_not_finite(frame, self.hop), {0: frame}, latents[:row])
+            raise NonFiniteError(encoder_overflow(frame, self.hop), {0: frame}, latents[:row])
         return latents

@@ -1,4 +1,4 @@
-"""Loading a model from wherever its weights are."""
+"""Load a model from a file, a folder or the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -43,47 +43,48 @@ def load(
     Parameters
     ----------
     source : str or path
-        A folder as published (stable-audio-tools', diffusers', or a whole pipeline of diffusers
-        with ``vae/``); a ``.safetensors`` file, or the index of a sharded one; a folder of
-        protobuf libraries of weights; the id of a model on the Hugging Face hub,
-        ``"organisation/name"``; ``"tiny"`` for the bundled network; ``"random:PRESET"`` or
-        ``"random:PRESET:SEED"`` for random weights.
+        A folder as published (stable-audio-tools', diffusers', or a whole diffusers pipeline with
+        ``vae/``); a ``.safetensors`` file, or the index of a sharded one; a folder of protobuf
+        weight libraries; the id of a model on the Hugging Face hub, ``"organisation/name"``;
+        ``"tiny"`` for the bundled network; ``"random:PRESET"`` or ``"random:PRESET:SEED"`` for
+        random weights.
     config : OobleckConfig or name of a preset, optional
-        The network, whatever the checkpoint says of it. Without it the config in the file's
-        metadata counts, then the one beside it, then the shapes of the tensors.
+        The network's geometry; overrides any config in the checkpoint. By default it is taken from
+        the file's metadata, else from a config file beside it, else from the shapes of the
+        tensors.
     backend : str
-        Where the model decodes: ``"cpu"``; ``"cuda"``, a GPU; ``"auto"``, a GPU if there is one,
-        and otherwise the CPU with a warning.
+        Where the model decodes: ``"cpu"``; ``"cuda"``, a GPU; ``"auto"``, a GPU if one can be used,
+        and otherwise the CPU, with a warning.
 
     Returns
     -------
     Model
-        Its `notes` tell what was chosen or assumed on the way.
+        Its `notes` list what had to be chosen or assumed.
 
     Raises
     ------
     CheckpointError
-        When there is nothing to load, the file is damaged, an option of the config is not
-        supported, or tensors are missing, unexpected, of another shape or not finite; names all
-        of them. Also when the network takes too much memory or work (see Notes). It is a
-        ``ValueError``.
+        If the source is missing or damaged, an option of its config is not supported, or tensors
+        are missing, unexpected, of the wrong shape or not finite; names all of them. Also if the
+        network takes too much memory or work (see Notes). It is a ``ValueError``.
     ValueError
-        When `config` is not the name of a preset, or there is no such backend.
+        If `config` is not the name of a preset, or `backend` is unknown.
     CudaUnavailable
-        A ``RuntimeError``, when the backend is ``"cuda"`` and can't be used: says what is missing.
+        If the backend is ``"cuda"`` and can't be used; the message names what is missing. It is a
+        ``RuntimeError``.
 
     Notes
     -----
-    A big checkpoint is folded and packed once and kept in the user's cache folder
-    (``$OOBLECK_STREAM_CACHE``; ``off`` for nowhere), from where it is mapped into memory.
+    A large checkpoint is folded and packed once. The packed network is kept in the user's cache
+    folder (``$OOBLECK_STREAM_CACHE``; ``off`` disables it) and memory-mapped from then on.
 
-    A small file can describe a huge network, so what it takes is computed from its shapes first.
-    The parameters, the state of one stream and the sound of one frame must fit into this machine's
-    memory, and the first frame may take 1e12 multiply-adds, eight times what the largest published
-    network takes. ``$OOBLECK_STREAM_LIMITS`` set to ``off`` lifts both limits.
+    A small file can describe a huge network, so the cost is computed from the shapes first. The
+    parameters, the state of one stream and the audio of one frame must fit into this machine's
+    memory, and the first frame may take 1e12 multiply-adds, eight times as many as the largest
+    published network. ``$OOBLECK_STREAM_LIMITS`` set to ``off`` lifts both limits.
 
-    Only the decoder's tensors are read: the checkpoint of a whole diffusion model needs no more
-    memory than its decoder. The encoder's are read, and their faults told, at the first encoding.
+    Only the decoder's tensors are read, so the checkpoint of a whole diffusion model needs no more
+    memory than its decoder. The encoder's tensors are read, and checked, at the first encoding.
 
     Examples
     --------
@@ -109,18 +110,24 @@ def load(
 
 
 def find_files(source: str | os.PathLike[str]) -> tuple[Path, Path | None]:
-    """The weights that are meant, and the config beside them.
+    """Find the weights of a source, and the config file beside them.
 
     Parameters
     ----------
     source : str or path
-        As for `load`, but for random weights. What is on the hub is fetched.
+        As for `load`, except random weights. A model on the hub is downloaded.
 
     Returns
     -------
     weights : Path
-        For `open_container`; a folder where the folder is the container.
+        A path for `open_container`: a file, or a folder if the folder itself is the container.
     config : Path or None
+        None if there is no config file.
+
+    Raises
+    ------
+    CheckpointError
+        If there are no weights, or the hub can't provide them.
     """
     path = _found(source)
     if not path.is_dir():
@@ -133,7 +140,7 @@ def find_files(source: str | os.PathLike[str]) -> tuple[Path, Path | None]:
 
 
 def _found(source: str | os.PathLike[str]) -> Path:
-    """The file or folder that is meant; one of the hub is fetched."""
+    """The file or folder that `source` names; a model on the hub is downloaded."""
     text = os.fspath(source)
     path = os.path.expanduser(text)
     if source == "tiny":
@@ -150,7 +157,7 @@ def _found(source: str | os.PathLike[str]) -> Path:
 
 
 def is_random(source: str | os.PathLike[str]) -> bool:
-    """Whether random weights are meant."""
+    """Whether a source names random weights."""
     return isinstance(source, str) and source.startswith("random:")
 
 
@@ -182,14 +189,14 @@ def _load_files(
 
 
 def _fold(weights: Path, beside: Path | None, name: str, config: OobleckConfig | None) -> Model:
-    """Check all that is needed, fold it and pack it."""
+    """Check the decoder's tensors, fold the weight norm and pack the result."""
     container = open_container(weights)
     found = describe(container, beside, config)
     return Model(found.config, fold_decoder(found, container.path), name, found.notes)
 
 
 def _fold_encoder(weights: Path, config: OobleckConfig) -> PackedNetwork:
-    """The encoder beside a decoder that was loaded before."""
+    """Load the encoder from the checkpoint that the decoder came from."""
     container = open_container(weights)
     if is_packed(container):
         raise CheckpointError(weights, "can't encode: a packed network has only its decoder")
@@ -203,18 +210,25 @@ def _fold_encoder(weights: Path, config: OobleckConfig) -> PackedNetwork:
 def open_checkpoint(
     source: str | os.PathLike[str], config: OobleckConfig | None = None
 ) -> tuple[Container, Description]:
-    """The tensors of whatever `load` takes, and of files that torch has written; for converting.
+    """Open a checkpoint for conversion, without loading its tensors.
+
+    Parameters
+    ----------
+    source : str or path
+        As for `load`; or a ``.ckpt``, ``.pt``, ``.pth`` or ``.bin`` file written by torch.
+    config : OobleckConfig, optional
+        As for `load`.
 
     Returns
     -------
     container : Container
-        For a packed or a random network, with the tensors that it can be made of.
+        For a packed or a random network, a container of equivalent tensors.
     description : Description
 
     Raises
     ------
     CheckpointError
-        As `load` does; but the tensors are not checked yet.
+        As `load`, except that the tensors are not checked yet.
     """
     if is_random(source):
         return _unpacked(Path(source), random_of(os.fspath(source)), config)

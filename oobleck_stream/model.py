@@ -13,15 +13,23 @@ import numpy.typing as npt
 from oobleck_stream import network
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.bottleneck import Bottleneck, distribution
+from oobleck_stream.checks import (
+    CHECK_FRAMES,
+    CHECK_SAMPLES,
+    checked_audio,
+    checked_frames,
+    checked_latents,
+    checked_samples,
+    decoder_overflow,
+    encoder_overflow,
+    first_not_finite,
+)
 from oobleck_stream.config import OobleckConfig, preset
 from oobleck_stream.engine.needs import require_affordable
 from oobleck_stream.engine.packed import PackedNetwork
 from oobleck_stream.engine.stack import Stack
 from oobleck_stream.errors import CheckpointError, NonFiniteError
-from oobleck_stream.finite import first_not_finite, latents_not_finite, samples_not_finite
-from oobleck_stream.latents import CHECK_FRAMES, checked_frames, checked_shape
 from oobleck_stream.parameters import RandomParameters, pack_network
-from oobleck_stream.samples import CHECK_SAMPLES, checked_audio, checked_samples
 
 DECODE_FRAMES = 256
 """Frames that `Model.decode` checks and pushes at a time, so that no copy of a long memory map is
@@ -171,7 +179,7 @@ class Model:
         CudaUnavailable
             If the backend is ``"cuda"`` and can't be used. It is a ``RuntimeError``.
         """
-        array = checked_shape(latents, self.latent_dim)
+        array = checked_latents(latents, self.latent_dim)
         for first in range(0, len(array), CHECK_FRAMES):
             checked_frames(array[first : first + CHECK_FRAMES], first)
         shape = (self.decoded_length(len(array)), self.channels)
@@ -189,7 +197,7 @@ class Model:
             row = first_not_finite(out[start : stack.rows_out()])
             if row is not None:
                 frame = (start + row) // self.hop
-                message = samples_not_finite(frame, self.context, len(array))
+                message = decoder_overflow(frame, self.context, len(array))
                 raise NonFiniteError(message, {0: frame}, out[: start + row])
         return out
 
@@ -287,7 +295,7 @@ class Model:
 
     def _overflow(self, frame: int, output: Any) -> NonFiniteError:
         """The error for an encoded frame that is not finite; `output` is what precedes it."""
-        return NonFiniteError(latents_not_finite(frame, self.hop), {0: frame}, output)
+        return NonFiniteError(encoder_overflow(frame, self.hop), {0: frame}, output)
 
     def _checked_audio(self, audio: Any) -> npt.NDArray[Any]:
         """Audio of the right shape and finite, or ``ValueError``."""

@@ -1,8 +1,13 @@
-"""A network as a list of layers: each a Snake (perhaps), then one product over time.
+"""A network as a list of layers: each is an optional Snake and then one convolution over time.
 
-Convolutions, strided convolutions and transposed convolutions are one thing here: block ``b`` of
-output rows is made of input rows ``b * stride - before + tap * dilation``, and holds `phases`
-rows, of which the first `trim` of the whole output are dropped.
+Plain, strided and transposed convolutions all take the same form, a gather. The output is computed
+in blocks of `phases` rows. Block ``b`` depends on the input rows
+``b * stride_in - left_padding + tap * dilation``, one for each tap, and the first `trim` rows of
+the whole output are dropped. For a transposed convolution, block ``b`` is the `stride` output rows
+from ``b * stride`` on: they depend on the same `taps` input rows, with different weights.
+
+Snake is ``x + sin(alpha * x)**2 / (beta + epsilon)``: https://arxiv.org/abs/2006.08195, with the
+separate `beta` of BigVGAN, https://arxiv.org/abs/2206.04658.
 """
 
 from __future__ import annotations
@@ -13,31 +18,31 @@ from dataclasses import dataclass
 from oobleck_stream.config import OobleckConfig
 
 ENCODER_LAST_KERNEL = 3
-"""Kernel of the encoder's last convolution, in every network of the family."""
+"""Kernel length of the encoder's last convolution, the same in every network of the family."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One product with what goes before and after it.
+    """One convolution, with the Snake before it and the residual and tanh after it.
 
     Parameters
     ----------
     name : str
-        Key of its parameters, in stable-audio-tools' naming.
+        Prefix of the names of its parameters, as stable-audio-tools names them.
     inputs, outputs, kernel : int
-        Channels in and out, and the kernel's length.
+        Input channels, output channels, and length of the kernel.
     stride, dilation, padding, output_padding : int
         As in torch's Conv1d and ConvTranspose1d.
     transposed : bool
-        Whether it is a transposed convolution.
+        Whether the convolution is transposed.
     bias : bool
         Whether it has a bias.
     snake : str or None
-        Key of the Snake applied to its input, if any.
+        Prefix of the names of the parameters of the Snake applied to its input; None without one.
     residual : bool
-        Whether the previous layer's input (before its Snake) is added to the output.
+        Whether the previous layer's input (before that layer's Snake) is added to the output.
     tanh : bool
-        Whether a tanh ends it.
+        Whether the output goes through a tanh.
     """
 
     name: str
@@ -56,63 +61,63 @@ class Layer:
 
     @property
     def taps(self) -> int:
-        """Input rows that make an output row."""
+        """Number of input rows that an output row depends on."""
         return -(-self.kernel // self.stride) if self.transposed else self.kernel
 
     @property
     def phases(self) -> int:
-        """Output rows of a block."""
+        """Number of output rows in a block."""
         return self.stride if self.transposed else 1
 
     @property
-    def advance(self) -> int:
-        """Input rows from block to block."""
+    def stride_in(self) -> int:
+        """Distance between consecutive blocks, in input rows."""
         return 1 if self.transposed else self.stride
 
     @property
-    def before(self) -> int:
-        """Rows of zeros before the first input row."""
+    def left_padding(self) -> int:
+        """Number of rows of zeros before the first input row."""
         return self.taps - 1 if self.transposed else self.padding
 
     @property
-    def span(self) -> int:
-        """Rows from the oldest to the newest that make a block."""
+    def reach(self) -> int:
+        """Distance from the oldest to the newest input row that a block depends on."""
         return (self.taps - 1) * (1 if self.transposed else self.dilation)
 
     @property
     def trim(self) -> int:
-        """Output rows dropped at the start."""
+        """Number of output rows dropped at the start of the whole output."""
         return self.padding if self.transposed else 0
 
     def output_length(self, rows: int) -> int:
-        """Output rows for a whole input of `rows` rows, as torch has it (none for none)."""
+        """Output rows of a complete input of `rows` rows, as in torch; 0 for an empty input."""
         if rows == 0:
             return 0
         if self.transposed:
             whole = (rows - 1) * self.stride + self.kernel - 2 * self.padding
             return max(0, whole + self.output_padding)
-        return max(0, (rows + 2 * self.padding - self.span - 1) // self.stride + 1)
+        return max(0, (rows + 2 * self.padding - self.reach - 1) // self.stride + 1)
 
     def due_blocks(self, rows: int) -> int:
-        """Blocks that no later input row can change once `rows` rows are known."""
-        return max(0, (rows - 1 + self.before - self.span) // self.advance + 1)
+        """Number of blocks that are final once `rows` input rows are known."""
+        return max(0, (rows - 1 + self.left_padding - self.reach) // self.stride_in + 1)
 
     def last_block(self, rows: int) -> int:
-        """Blocks of a whole input of `rows` rows."""
+        """Number of blocks of a complete input of `rows` rows."""
         return -(-(self.output_length(rows) + self.trim) // self.phases) if rows else 0
 
     def due_rows(self, rows: int) -> int:
-        """Output rows that no later input row can change once `rows` rows are known."""
+        """Number of output rows that are final once `rows` input rows are known."""
         return max(0, self.due_blocks(rows) * self.phases - self.trim)
 
     @property
     def multiplications(self) -> int:
-        """Multiply-adds for a block."""
+        """Multiply-adds per block."""
         return self.taps * self.inputs * self.phases * self.outputs
 
 
 def _residual_units(name: str, first: int, width: int, config: OobleckConfig) -> list[Layer]:
-    """The residual units of a block, their modules numbered from `first`."""
+    """The residual units of a block; `first` is the number of its first unit in the names."""
     layers = []
     for number, dilation in enumerate(config.dilations, start=first):
         unit = f"{name}.layers.{number}.layers"
@@ -135,7 +140,7 @@ def _residual_units(name: str, first: int, width: int, config: OobleckConfig) ->
 
 
 def decoder_layers(config: OobleckConfig) -> list[Layer]:
-    """The decoder of a config: latent rows in, sample rows out."""
+    """The decoder's layers: rows of latents in, rows of samples out."""
     widths, depth = config.widths, len(config.strides)
     same = (config.kernel - 1) // 2
     layers = [
@@ -182,7 +187,7 @@ def decoder_layers(config: OobleckConfig) -> list[Layer]:
 
 
 def encoder_layers(config: OobleckConfig) -> list[Layer]:
-    """The encoder of a config: sample rows in, rows of means and then scales out."""
+    """The encoder's layers: rows of samples in; rows of means, then scales, out."""
     widths, depth = config.widths, len(config.strides)
     layers = [
         Layer(
@@ -225,55 +230,64 @@ def encoder_layers(config: OobleckConfig) -> list[Layer]:
 
 
 def output_length(layers: Sequence[Layer], rows: int) -> int:
-    """Output rows of a whole input."""
+    """Output rows of a complete input of `rows` rows."""
     for layer in layers:
         rows = layer.output_length(rows)
     return rows
 
 
 def due_rows(layers: Sequence[Layer], rows: int) -> int:
-    """Output rows that no later input can change once `rows` input rows are known."""
+    """Number of output rows that are final once `rows` input rows are known."""
     for layer in layers:
         rows = layer.due_rows(rows)
     return rows
 
 
 def rows_needed(layers: Sequence[Layer], row: int) -> int:
-    """Input rows that must be known before an output row is final."""
+    """Number of input rows that must be known before output row `row` is final."""
     for layer in reversed(layers):
         block = (row + layer.trim) // layer.phases
-        row = block * layer.advance - layer.before + layer.span
+        row = block * layer.stride_in - layer.left_padding + layer.reach
     return row + 1
 
 
 def latency(layers: Sequence[Layer]) -> int:
-    """Output rows withheld: look-ahead of a stack that does not shorten its input."""
-    rows, hop = 0, 1
+    """Look-ahead in output rows: how many are withheld until later input rows are known.
+
+    Raises
+    ------
+    ValueError
+        If a layer shortens its input, as an encoder's do.
+    """
+    rows = 0
     for layer in layers:
-        if layer.advance != 1:
+        if layer.stride_in != 1:
             raise ValueError(f"{layer.name} shortens its input: no look-ahead in output rows")
-        ahead = layer.trim if layer.transposed else layer.span - layer.before
-        rows, hop = rows * layer.phases + ahead, hop * layer.phases
+        ahead = layer.trim if layer.transposed else layer.reach - layer.left_padding
+        rows = rows * layer.phases + ahead
     return rows
 
 
 def context(layers: Sequence[Layer]) -> int:
-    """Input rows on each side of one that reach what that one becomes (the larger side).
+    """Receptive field in input rows, on each side (the larger of the two).
 
-    Found by following the output rows ``[n * hop, (n + 1) * hop)`` back through the layers.
+    How many neighbours of input row `n` affect the output rows ``[n * hop, (n + 1) * hop)``.
     """
     hop = 1
     for layer in layers:
         hop *= layer.phases
+    # Trace the output rows of input row 0 back to the input rows that they depend on.
     first, last = 0, hop - 1
     for layer in reversed(layers):
-        first = (first + layer.trim) // layer.phases * layer.advance - layer.before
-        last = (last + layer.trim) // layer.phases * layer.advance - layer.before + layer.span
+        first = (first + layer.trim) // layer.phases * layer.stride_in - layer.left_padding
+        last = (
+            (last + layer.trim) // layer.phases * layer.stride_in - layer.left_padding + layer.reach
+        )
     return max(-first, last)
 
 
 def multiplications(layers: Sequence[Layer]) -> int:
-    """Multiply-adds for one input row, in a stack that does not shorten its input."""
+    """Multiply-adds per input row, if no layer shortens its input."""
     total, rate = 0, 1
     for layer in layers:
         total += rate * layer.multiplications

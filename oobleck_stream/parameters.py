@@ -1,4 +1,4 @@
-"""Where a network's parameters come from, and how they get into their packed order."""
+"""Sources of a network's parameters, and the conversion of stored parameters to packed ones."""
 
 from __future__ import annotations
 
@@ -18,19 +18,31 @@ class Parameters(Protocol):
     """A source of parameters, folded in float64 and rounded once to float32."""
 
     def weight(self, layer: Layer) -> FloatArray:
-        """(outputs, inputs, kernel), or transposed (inputs, outputs, kernel); no weight norm."""
+        """The weight without weight norm: (outputs, inputs, kernel); (inputs, outputs, kernel) if
+        the layer is transposed.
+        """
 
     def bias(self, layer: Layer) -> FloatArray:
-        """(outputs,); asked for only where the layer has one."""
+        """The bias, (outputs,); called only if the layer has one."""
 
     def snake(self, layer: Layer) -> tuple[FloatArray, FloatArray]:
-        """Alpha and 1 / (beta + epsilon), both (inputs,), scales taken; only where it has one."""
+        """Alpha and 1 / (beta + epsilon), both (inputs,), not as logarithms; called only if the
+        layer has a Snake.
+        """
 
 
 def pack_network(
     layers: Sequence[Layer], parameters: Parameters, input_scale: float = 1.0
 ) -> PackedNetwork:
-    """Pack every layer; the first layer's weights take the scale of the input along."""
+    """Pack the parameters of every layer.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+    parameters : Parameters
+    input_scale : float
+        Factor for the network's input. It is multiplied into the first layer's weights, in float64.
+    """
     network = PackedNetwork.empty(layers)
     for index, layer in enumerate(layers):
         weight = parameters.weight(layer)
@@ -47,7 +59,9 @@ def pack_network(
 def fold_weight_norm(
     magnitude: npt.NDArray[np.floating], direction: npt.NDArray[np.floating]
 ) -> FloatArray:
-    """``g * v / ||v||`` over all but the first axis, in float64, rounded once.
+    """Fold weight norm: ``g * v / ||v||``, in float64, rounded once to float32.
+
+    The norm is over all axes but the first (https://arxiv.org/abs/1602.07868).
 
     Parameters
     ----------
@@ -62,7 +76,8 @@ def fold_weight_norm(
     """
     folded = np.empty(direction.shape, np.float32)
     for row in range(len(direction)):
-        # Row by row: the order of the sum is NumPy's for this length, and no float64 copy is held.
+        # Row by row: NumPy's summation order then depends only on the row's length, and no float64
+        # copy of the whole tensor is made.
         v = direction[row].astype(np.float64)
         folded[row] = v * (np.float64(magnitude[row, 0, 0]) / np.sqrt(np.sum(v * v)))
     return folded
@@ -71,14 +86,18 @@ def fold_weight_norm(
 def fold_snake(
     alpha: npt.NDArray[np.floating], beta: npt.NDArray[np.floating], config: OobleckConfig
 ) -> tuple[FloatArray, FloatArray]:
-    """Alpha and 1 / (beta + epsilon) of a Snake from its stored parameters.
+    """Convert the stored parameters of a Snake to alpha and 1 / (beta + epsilon).
 
     Parameters
     ----------
     alpha, beta : float arrays of one size
-        As stored; logarithms when the config says so.
+        As stored: logarithms if `config.snake_log_scale`.
     config : OobleckConfig
-        Gives the scale and the epsilon.
+
+    Returns
+    -------
+    alpha, inverse_beta : (n,) float32
+        Computed in float64 and rounded once.
     """
     a, b = alpha.astype(np.float64).ravel(), beta.astype(np.float64).ravel()
     if config.snake_log_scale:
@@ -87,13 +106,13 @@ def fold_snake(
 
 
 class RandomParameters:
-    """Random parameters with which a network stays calm: for tests, benchmarks and trying out.
+    """Random parameters that keep activations at a constant scale: for tests and benchmarks.
 
     Parameters
     ----------
     config : OobleckConfig
     seed : int
-        Each tensor has a generator of its own, seeded by this and by the layer's name.
+        Each tensor has a separate generator, seeded with this number and the tensor's name.
     """
 
     def __init__(self, config: OobleckConfig, seed: int = 0) -> None:
@@ -104,7 +123,7 @@ class RandomParameters:
         return np.random.default_rng([self._seed, *f"{layer.name}.{part}".encode()])
 
     def weight(self, layer: Layer) -> FloatArray:
-        """Uniform, with a variance that keeps the size of the rows."""
+        """Uniform around 0, scaled by the fan-in so that activations neither grow nor vanish."""
         first, second = layer.outputs, layer.inputs
         if layer.transposed:
             first, second = second, first
@@ -115,12 +134,12 @@ class RandomParameters:
         return weight
 
     def bias(self, layer: Layer) -> FloatArray:
-        """Normal, a tenth in size."""
+        """Normal, with a standard deviation of 0.1."""
         generator = self._generator(layer, "bias")
         return np.float32(0.1) * generator.standard_normal(layer.outputs, np.float32)
 
     def snake(self, layer: Layer) -> tuple[FloatArray, FloatArray]:
-        """Logarithms normal, 0.3 in size."""
+        """Log-normal: the logarithms have a standard deviation of 0.3."""
         generator = self._generator(layer, "snake")
         alpha, beta = 0.3 * generator.standard_normal((2, layer.inputs))
         if not self._config.snake_log_scale:

@@ -1,4 +1,4 @@
-"""The pieces of latents that come with the bundled network."""
+"""The pieces that are bundled, as latents of the network ``tiny``."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ PIECES = {
     "groove": "drums and bass",
     "pads": "strings and choir",
 }
-"""Names of the pieces, and what plays in each."""
+"""Name of each bundled piece, and its instruments."""
 
 
 def piece(name: str) -> npt.NDArray[Any]:
-    """The latents of a piece, for the network ``tiny``.
+    """Load the latents of a bundled piece, for the network ``tiny``.
 
     Parameters
     ----------
     name : str
-        One of `PIECES`.
+        A key of `PIECES`.
 
     Returns
     -------
@@ -34,7 +34,7 @@ def piece(name: str) -> npt.NDArray[Any]:
     Raises
     ------
     ValueError
-        When there is no such piece.
+        If there is no such piece; lists the names.
 
     Examples
     --------

@@ -258,7 +258,7 @@ def drops(attack: Attack) -> None:
         piece, end = pieces[int(random.integers(2))], int(random.integers(30))
         way = str(random.choice(["source", "break", "throw", "whole"]))
         decoder = new_decoder(model, int(random.integers(2, MAX_THREADS + 1)))
-        engine: Any = decoder._stack._engine
+        engine: Any = decoder._streams.stack._engine
         with lock:
             alive.extend([weakref.ref(decoder), weakref.ref(engine)])
         if random.integers(2):

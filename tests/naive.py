@@ -68,11 +68,15 @@ def _stride_padding(config, stride):
     return -(-stride // 2)
 
 
-def decode(latents, tensors, config):
-    """A whole decoder from stable-audio-tools' tensors (see `networks.random_tensors`)."""
+def decoder_stages(latents, tensors, config):
+    """A whole decoder from stable-audio-tools' tensors (see `networks.random_tensors`).
+
+    Yields a name and the rows after the input convolution, each block, the last Snake and the end.
+    """
     same = (config.kernel - 1) // 2
     x = np.asarray(latents, float) * config.latent_scale
     x = conv(x, *_parts(tensors, "decoder.layers.0"), padding=same)
+    yield "input_conv", x
     for number, stride in enumerate(reversed(config.strides), start=1):
         block = f"decoder.layers.{number}.layers"
         extra = {"0": 0, "s%2": stride % 2, "s-1": stride - 1}[config.output_padding]
@@ -81,16 +85,24 @@ def decode(latents, tensors, config):
         x = conv_transpose(x, *_parts(tensors, f"{block}.1"), stride, padding, extra)
         for unit, dilation in enumerate(config.dilations, start=2):
             x = _unit(x, tensors, f"{block}.{unit}", dilation, config)
+        yield f"block_{number}", x
     depth = len(config.strides)
     x = _bend(x, tensors, f"decoder.layers.{depth + 1}", config)
+    yield "final_snake", x
     x = conv(x, *_parts(tensors, f"decoder.layers.{depth + 2}"), padding=same)
-    return np.tanh(x) if config.final_tanh else x
+    yield "output", np.tanh(x) if config.final_tanh else x
 
 
-def encode(audio, tensors, config):
-    """Mean and deviation of a whole encoder's latents; the audio is not padded."""
+def decode(latents, tensors, config):
+    """The samples of a whole decoder."""
+    return dict(decoder_stages(latents, tensors, config))["output"]
+
+
+def encoder_stages(audio, tensors, config):
+    """A whole encoder, stage by stage as `decoder_stages`; the audio is not padded."""
     x = np.asarray(audio, float)
     x = conv(x, *_parts(tensors, "encoder.layers.0"), padding=(config.kernel - 1) // 2)
+    yield "input_conv", x
     for number, stride in enumerate(config.strides, start=1):
         block = f"encoder.layers.{number}.layers"
         for unit, dilation in enumerate(config.dilations):
@@ -98,8 +110,15 @@ def encode(audio, tensors, config):
         x = _bend(x, tensors, f"{block}.{len(config.dilations)}", config)
         strided = _parts(tensors, f"{block}.{len(config.dilations) + 1}")
         x = conv(x, *strided, stride, padding=_stride_padding(config, stride))
+        yield f"block_{number}", x
     depth = len(config.strides)
     x = _bend(x, tensors, f"encoder.layers.{depth + 1}", config)
-    x = conv(x, *_parts(tensors, f"encoder.layers.{depth + 2}"), padding=1)
+    yield "final_snake", x
+    yield "output", conv(x, *_parts(tensors, f"encoder.layers.{depth + 2}"), padding=1)
+
+
+def encode(audio, tensors, config):
+    """Mean and deviation of a whole encoder's latents; the audio is not padded."""
+    x = dict(encoder_stages(audio, tensors, config))["output"]
     mean, scale = np.split(x, 2, axis=1)
     return mean / config.latent_scale, (np.log1p(np.exp(scale)) + 1e-4) / config.latent_scale

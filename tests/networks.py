@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 import oobleck_stream as ob
 from oobleck_stream.network import decoder_layers, encoder_layers
 from oobleck_stream.parameters import fold_snake, fold_weight_norm, pack_network
+from oobleck_stream.reference import LayerTensors
 
 GEOMETRIES = {
     "stable-audio-open-1.0": {},
@@ -80,6 +81,16 @@ class TensorParameters:
     def snake(self, layer):
         parts = (self.tensors[f"{layer.snake}.{part}"] for part in ("alpha", "beta"))
         return fold_snake(*parts, self.config)
+
+
+def layer_tensors(layers, tensors, config):
+    """The same tensors for the reference."""
+    for index, layer in enumerate(layers):
+        g, v = (tensors[f"{layer.name}.weight_{part}"] for part in "gv")
+        alpha, beta = (tensors.get(f"{layer.snake}.{part}") for part in ("alpha", "beta"))
+        bias = tensors.get(f"{layer.name}.bias")
+        scale = config.latent_scale if index == 0 and layer.name.startswith("decoder.") else 1.0
+        yield layer, LayerTensors(v, g, bias, alpha, beta, config.snake_log_scale, scale)
 
 
 def packed(layers, tensors, config):

@@ -18,13 +18,13 @@ from fuzzing import FIXED_BYTES, bounded, watched
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import random_tensors
-from oobleck_stream.engine import needs
 from test_fuzz_found import npy
 
 import oobleck_stream as ob
 from oobleck_stream import memory
 from oobleck_stream.__main__ import run
 from oobleck_stream.conversion.config_texts import own_config
+from oobleck_stream.engine import needs
 from oobleck_stream.errors import InputError
 from oobleck_stream.files.latents import read_latents
 from oobleck_stream.files.pipe import LatentPipe

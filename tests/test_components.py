@@ -1,4 +1,4 @@
-"""The table of the document's components: its rows, its figures, and that a fault shows in it."""
+"""`bench --components`: its rows, its figures, and that a wrong layer is found."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ import math
 import subprocess
 import sys
 
-import naive
 import numpy as np
 import pytest
 
-from oobleck_stream.bench import document
+from oobleck_stream.bench import component_tensors
 from oobleck_stream.bench.component_report import component_lines
 from oobleck_stream.bench.component_times import check_decoder, deviation
-from oobleck_stream.bench.components import Component, decoder_components, single_components
-from oobleck_stream.network import Layer, decoder_layers
+from oobleck_stream.bench.components import (
+    GEOMETRY,
+    Component,
+    decoder_components,
+    single_components,
+)
+from oobleck_stream.network import Layer
 
 COMMAND = [sys.executable, "-m", "oobleck_stream", "bench", "--components"]
 SIZES = {
@@ -36,7 +40,7 @@ SIZES = {
     "full decoder": ["64>2, 2>135,461"],
 }
 LAYERS = ["input conv", *(f"DecoderBlock {n}" for n in range(1, 6)), "final Snake", "output"]
-TINY = document.DOCUMENT.replace(channels=3, strides=(2, 3, 2, 4, 2))
+TINY = GEOMETRY.replace(channels=3, strides=(2, 3, 2, 4, 2))
 WIDEST = 100
 
 
@@ -52,15 +56,15 @@ def all_components(config) -> list[Component]:
     return single_components(config) + decoder_components(config)
 
 
-def test_rows_are_the_documents():
+def test_rows_are_those_of_the_geometry():
     sizes: dict[str, list[str]] = {}
-    for component in all_components(document.DOCUMENT):
+    for component in all_components(GEOMETRY):
         sizes.setdefault(component.name, []).append(component.size)
     assert sizes == SIZES
 
 
 def test_every_row_is_measured(facts):
-    expected = all_components(document.DOCUMENT.replace(channels=4))
+    expected = all_components(GEOMETRY.replace(channels=4))
     rows = facts["components"]
     assert [(row["name"], row["size"]) for row in rows] == [(c.name, c.size) for c in expected]
     for row, component in zip(rows, expected, strict=True):
@@ -78,7 +82,7 @@ def test_every_row_is_measured(facts):
 
 
 def test_work_of_known_components():
-    rows = {(c.name, c.rows): c for c in all_components(document.DOCUMENT)}
+    rows = {(c.name, c.rows): c for c in all_components(GEOMETRY)}
     conv, snake = rows["WNConv1d large", 135461], rows["Snake", 4096]
     up, unit = rows["WNConvTranspose1d", 32], rows["ResidualBlock small", 32]
     assert conv.operations == 2 * 135461 * 128 * 128 * 7
@@ -95,7 +99,7 @@ def test_everything_is_accurate(facts):
         assert 0 < row["deviation"] <= 1e-5, row["name"]
     sound = facts["sound"]
     assert (sound["samples"], sound["channels"]) == (135461, 2)
-    assert sound["parts_give_the_same"]
+    assert sound["parts_are_identical"]
     assert min(sound["standard_deviations"]) > 0.05 * sound["peak"]
 
 
@@ -110,7 +114,13 @@ def test_table_fits_a_terminal(facts):
     for row in facts["components"]:
         assert any(line.startswith(row["name"]) and row["size"] in line for line in lines)
     text = "\n".join(lines)
-    for words in ("83 to 96 s", "17 min", "constant 0.278", "bits are the same", "everywhere"):
+    for words in (
+        "83 to 96 s",
+        "17 min",
+        "constant 0.278",
+        "part by part: bit-identical",
+        "everywhere",
+    ):
         assert words in text
 
 
@@ -124,38 +134,9 @@ def test_table_names_what_is_off(facts, table, value):
     assert line.endswith(f"NOT within 1e-05 of the peak: {wrong[table][2]['name']}")
 
 
-def test_reference_is_the_plain_one():
-    layers = decoder_layers(TINY)
-    tensors = document.draw_tensors(layers)
-    latents = np.random.default_rng(0).standard_normal((3, TINY.latent_dim))
-    *_, result = document.reference(layers, tensors, latents)
-    expected = naive.decode(latents, tensors, TINY)
-    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-13 * np.abs(expected).max())
-
-
-@pytest.mark.parametrize(
-    "layer",
-    [
-        Layer("c", 3, 4, 5, stride=3, padding=2),
-        Layer("c", 3, 4, 7, dilation=3, padding=9, bias=False),
-        Layer("c", 3, 4, 3, stride=2, dilation=2),
-    ],
-)
-@pytest.mark.parametrize("block_rows", [4, 4096])
-def test_reference_of_other_convolutions(layer, block_rows, monkeypatch):
-    monkeypatch.setattr(document, "BLOCK_ROWS", block_rows)
-    tensors = document.draw_tensors([layer])
-    rows = np.random.default_rng(0).standard_normal((41, 3))
-    (result,) = document.reference([layer], tensors, rows)
-    weight = naive.weight_norm(tensors["c.weight_g"], tensors["c.weight_v"])
-    shape = (layer.stride, layer.dilation, layer.padding)
-    expected = naive.conv(rows, weight, tensors.get("c.bias"), *shape)
-    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-14)
-
-
 def test_drawn_snakes_are_no_logarithms():
     layer = Layer("c", 4000, 1, 1, snake="s")
-    tensors = document.draw_tensors([layer])
+    tensors = component_tensors.draw_tensors([layer])
     for part in ("alpha", "beta"):
         logarithms = np.log(tensors[f"s.{part}"].astype(float))
         assert logarithms.mean() == pytest.approx(0, abs=0.03)
@@ -166,22 +147,22 @@ def test_a_fault_shows_from_its_layer_on(monkeypatch):
     """A block's Snake a thousandth too wide leaves the layers before it as they are."""
     *_, clean, sound = check_decoder(TINY, 1)
     assert max(layer["deviation"] for layer in clean) <= 1e-5
-    assert sound["parts_give_the_same"]
-    right = document.DocumentParameters.snake
+    assert sound["parts_are_identical"]
+    right = component_tensors.DrawnParameters.snake
 
     def wrong(parameters, layer):
         alpha, inverse_beta = right(parameters, layer)
         scale = 1.001 if layer.snake == "decoder.layers.3.layers.0" else 1
         return alpha * np.float32(scale), inverse_beta
 
-    monkeypatch.setattr(document.DocumentParameters, "snake", wrong)
+    monkeypatch.setattr(component_tensors.DrawnParameters, "snake", wrong)
     _, layers, _ = check_decoder(TINY, 1)
     assert layers[:3] == clean[:3]
     assert min(layer["deviation"] for layer in layers[3:]) > 1e-5
 
 
 def test_deviation_of_other_shapes():
-    with pytest.raises(ValueError, match="rows of"):
+    with pytest.raises(ValueError, match="rows of shape"):
         deviation(np.zeros((2, 1), np.float32), np.ones((2, 2)))
 
 

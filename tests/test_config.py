@@ -33,8 +33,8 @@ def test_derived_quantities(name):
     )
 
 
-def test_the_documents_lengths():
-    layers = network.decoder_layers(ob.PRESETS["document"])
+def test_lengths_of_two_frames_at_65536x():
+    layers = network.decoder_layers(ob.PRESETS["oobleck-65536x"])
     lengths, rows = [], 2
     for layer in layers:
         rows = layer.output_length(rows)
@@ -46,21 +46,25 @@ def test_the_documents_lengths():
 def test_presets_of_one_geometry():
     assert ob.PRESETS["levo"] == ob.PRESETS["ace-step-1.5"]
     assert ob.PRESETS["soloaudio"] == ob.PRESETS["ezaudio"]
+    assert ob.PRESETS["document"] == ob.PRESETS["oobleck-65536x"]
     assert len(network.decoder_layers(ob.PRESETS["stable-audio-open-1.0"])) == 37
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"strides": (2, 4)}, "as many multiples as strides"),
-        ({"strides": (2, 4, 4, 8, 0)}, "strides must be whole numbers from 1"),
-        ({"kernel": 6}, "kernel must be odd"),
-        ({"latent_dim": 0}, "latent_dim must be a whole number from 1"),
+        ({"strides": (2, 4)}, "multiples and strides must have the same length"),
+        ({"strides": (2, 4, 4, 8, 0)}, "strides must be one or more positive whole numbers"),
+        ({"kernel": 6}, "kernel must be positive and odd"),
+        ({"latent_dim": 0}, "latent_dim must be a positive whole number"),
         ({"transpose_padding": "same"}, "unknown transpose_padding"),
         ({"output_padding": "1"}, "unknown output_padding"),
         ({"latent_scale": 0.0}, "latent_scale"),
-        ({"kernel_per_stride": 1}, "stride 2 must be 3 together"),
-        ({"dilations": (1, 2000, 3)}, "dilations must be 1024 at most"),
+        (
+            {"kernel_per_stride": 1},
+            "stride 2 add up to 2; they must be at least stride and padding, 3",
+        ),
+        ({"dilations": (1, 2000, 3)}, "dilations must be at most 1024"),
     ],
 )
 def test_impossible_configs(changes, message):

@@ -221,7 +221,7 @@ def test_the_error_can_be_pickled():
 
 @pytest.mark.parametrize("streams", [2, 5, 20])
 def test_only_the_stream_that_overflows_suffers(streams):
-    decoder = ob.StreamingDecoder(MODEL, streams=streams)
+    decoder = ob.MultiStreamDecoder(MODEL, streams)
     frames = np.stack([random_latents(CONFIG, FRAMES, seed) for seed in range(streams)])
     frames[1] = LATENTS
     chunks = []
@@ -245,7 +245,7 @@ def test_only_the_stream_that_overflows_suffers(streams):
 
 
 def test_every_stream_that_overflows_is_named():
-    decoder = ob.StreamingDecoder(MODEL, streams=4)
+    decoder = ob.MultiStreamDecoder(MODEL, 4)
     latents = [random_latents(CONFIG, FRAMES), LATENTS, random_latents(CONFIG, FRAMES)]
     latents.append(overflowing(BAD + 5))
     with pytest.raises(ob.NonFiniteError, match=r"stream 1: .*; stream 3: ") as caught:
@@ -261,7 +261,7 @@ def test_streams_stream_gives_what_came_before():
     frames = np.stack([LATENTS, random_latents(CONFIG, FRAMES)])
     chunks = []
     with pytest.raises(ob.NonFiniteError):
-        chunks.extend(ob.StreamingDecoder(MODEL, streams=2).stream([frames]))
+        chunks.extend(ob.MultiStreamDecoder(MODEL, 2).stream([frames]))
     (mine, other), *_ = chunks
     np.testing.assert_array_equal(mine, WHOLE[:FIRST])
     due = FRAMES * HOP - MODEL.latency

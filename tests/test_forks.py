@@ -81,7 +81,7 @@ def test_fork_with_a_follower_inside():
     """A follower that was counted in at the moment of the fork does not exist in the child."""
     decoder = ob.StreamingDecoder(MODEL, threads=2)
     decoder.push(FRAMES[:5])
-    control = decoder._stack._engine._control
+    control = decoder._streams.stack._engine._control
     before = control.copy()
     control[:8] = 1
     succeeded = child_succeeds(lambda: decodes_from_start(decoder))

@@ -129,7 +129,7 @@ class ManyStreams(Decoder):
     actions = ("reset", "reset all", "seek", "restore", "push", "flush")
 
     def prepare(self):
-        stream = ob.StreamingDecoder(MODEL, threads=2, streams=3)
+        stream = ob.MultiStreamDecoder(MODEL, 3, threads=2)
         for first in range(0, 18, 3):
             stream.push(np.stack([FRAMES[at + first : at + first + 3] for at in (0, 5, 9)]))
         return stream

@@ -7,12 +7,15 @@ import os
 import platform
 import subprocess
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
+from float32_operations import ALPHA, INVERSE_BETA, OPERATIONS, fma, numbers, on_cpu
 from llvmlite.binding import get_host_cpu_features
 
 import oobleck_stream as ob
+from oobleck_stream.engine.arithmetic import activations
 from oobleck_stream.loading import TINY
 
 DECODE = """
@@ -120,3 +123,35 @@ def test_any_tile_same_bits(tmp_path, expected, shape):
     """The shape of the tiles, and with it the split of the work, does not show."""
     run_decode(tmp_path / "x.npy", tmp_path / "cache", OOBLECK_STREAM_TEST_TILE=shape)
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), expected)
+
+
+@pytest.mark.parametrize("name", ["snake", "tanh"])
+def test_snake_and_tanh_have_the_bits_of_numpy(name):
+    """The CPU's kernel computes what NumPy's float32 operations compute, one by one."""
+    snake, tanh = activations(OPERATIONS)
+    values = numbers(64000)
+    with np.errstate(all="ignore"):
+        expected = tanh(values) if name == "tanh" else snake(values, ALPHA, INVERSE_BETA)
+    got = on_cpu(name, values)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(values))
+    real = ~np.isnan(values)
+    np.testing.assert_array_equal(got.view(np.int32)[real], expected.view(np.int32)[real])
+
+
+def test_the_fused_multiply_add_of_these_tests_rounds_once():
+    """Against exact fractions, also where rounding twice would be wrong."""
+    random = np.random.default_rng(1)
+    a, b = random.standard_normal((2, 2000)).astype(np.float32)
+    # Half of the sums cancel.
+    c = np.where(random.random(2000) < 0.5, -a * b, random.standard_normal(2000))
+    # 2**-70 off a tie: float64 can't tell, and would round to the even neighbour.
+    a[:2], b[:2], c[:2] = 1 + 2.0**-23, 2.0**-24 * (1 - 2.0**-23), (1 + 2.0**-23, -1 - 2.0**-23)
+    a[2:4], b[2:4], c[2:4] = -a[:2], b[:2], c[1::-1]
+    c = c.astype(np.float32)
+    got = fma(a, b, c)
+    for x, y, z, value in zip(a, b, c, got, strict=True):
+        exact = Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z))
+        error = abs(Fraction(float(value)) - exact)
+        for neighbour in (-np.inf, np.inf):
+            other = np.nextafter(value, np.float32(neighbour))
+            assert error <= abs(Fraction(float(other)) - exact)

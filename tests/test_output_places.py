@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -17,7 +18,9 @@ import pytest
 from outputs import CONVERSIONS, OTHERS, WRITERS, contents, inputs
 
 import oobleck_stream as ob
+from oobleck_stream.errors import InputError
 from oobleck_stream.files.audio import AudioWriter
+from oobleck_stream.files.flat_writer import FlatWriter
 from oobleck_stream.files.latent_writer import LatentWriter
 from oobleck_stream.formats.atomic import (
     OLD_SUFFIX,
@@ -134,16 +137,56 @@ def test_an_input_is_not_written_over_through_a_link(tmp_path):
 
 
 @pytest.mark.parametrize("through", [False, True], ids=["itself", "link"])
-def test_a_pipe_or_device_is_replaced_by_name_and_never_through_a_link(tmp_path, through):
-    os.mkfifo(tmp_path / "pipe.npy")
-    path = tmp_path / "pipe.npy"
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+@pytest.mark.parametrize("name", FAST)
+def test_a_pipe_or_socket_is_refused_and_never_replaced(tmp_path, monkeypatch, name, kind, through):
+    output = ALL[name]
+    inputs()  # Created before this test counts files.
+    special = tmp_path / (f"special-{output.name}" if through else output.name)
+    if kind == "pipe":
+        os.mkfifo(special)
+    else:
+        monkeypatch.chdir(tmp_path)  # The address of a socket may have only 108 bytes.
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(special.name)
     if through:
-        path = tmp_path / "a.npy"
-        path.symlink_to(tmp_path / "pipe.npy")
-    write("npy", path)
-    assert path.is_file()
-    assert not path.is_symlink()
-    assert stat.S_ISFIFO((tmp_path / "pipe.npy").stat().st_mode) == through
+        (tmp_path / output.name).symlink_to(special)
+    before = {path: path.lstat().st_mode for path in tmp_path.rglob("*")}
+    message = output.refusal(tmp_path / output.name)
+    assert message is not None
+    assert str(tmp_path / output.name) in message
+    assert message.isprintable()
+    assert {path: path.lstat().st_mode for path in tmp_path.rglob("*")} == before
+
+
+def test_a_pipe_is_refused_before_anything_is_written(tmp_path):
+    os.mkfifo(tmp_path / "a.bin")
+    os.mkfifo(tmp_path / "a.wav")
+    for path, kind in [(tmp_path / "a.bin", FlatWriter), (tmp_path / "a.wav", AudioWriter)]:
+        with pytest.raises(InputError, match=rf"{path.name}: can't be written: it is a pipe"):
+            kind(path, 2, 2) if kind is AudioWriter else kind(path, 2)
+
+
+def test_a_pipe_without_a_name_is_refused(tmp_path):
+    """As ``/dev/stdout``, which leads to the pipe that a shell made."""
+    receiver, sender = os.pipe()
+    (tmp_path / "a.npy").symlink_to(f"/proc/self/fd/{sender}")
+    assert "it is a pipe" in ALL["npy"].refusal(tmp_path / "a.npy")
+    assert (tmp_path / "a.npy").is_symlink()
+    os.close(receiver)
+    os.close(sender)
+
+
+def test_a_pipe_that_appears_meanwhile_is_not_replaced(tmp_path):
+    def write_late():
+        with atomic_file(tmp_path / "a") as file:
+            file.write(b"new")
+            os.mkfifo(tmp_path / "a")
+
+    with pytest.raises(OSError, match="it is a pipe"):
+        write_late()
+    assert stat.S_ISFIFO((tmp_path / "a").lstat().st_mode)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 # Modes and names

@@ -185,7 +185,7 @@ def test_the_caller_prepares_a_run_as_in_the_search(monkeypatch):
     model = model_of(small("ezaudio"))
     decoder = ob.StreamingDecoder(model, threads=1)
     latents = random_latents(model.config, 30)
-    engine, run, tickets = decoder._stack._engine, processor.run_program, []
+    engine, run, tickets = decoder._streams.stack._engine, processor.run_program, []
 
     def checked_run(program, addresses, parameters, control, ticket, scratch, threads):
         gate = control[: LINE // 8].copy()

@@ -53,7 +53,7 @@ ACTIONS = st.sampled_from(["push", "push", "push", "push", "flush", "reset", "se
 def test_streams_are_independent(data):
     """Pushes to some, ends, resets, seeks and copies from one stream to another, in any order."""
     count = data.draw(st.integers(1, 5))
-    together = ob.StreamingDecoder(MODEL, data.draw(st.sampled_from([1, 2])), streams=count)
+    together = ob.MultiStreamDecoder(MODEL, count, data.draw(st.sampled_from([1, 2])))
     alone = Lone(MODEL, count)
     ended = np.zeros(count, bool)
     for _ in range(data.draw(st.integers(1, 25))):
@@ -92,7 +92,7 @@ def test_streams_are_independent(data):
 def test_every_geometry(name, streams):
     model = ob.random_model(small(name, channels=8), seed=1)
     latents = np.random.default_rng(2).standard_normal((streams, 25, model.latent_dim))
-    together = ob.StreamingDecoder(model, streams=streams)
+    together = ob.MultiStreamDecoder(model, streams)
     chunks = [together.push(latents[:, first : first + 3]) for first in range(0, 25, 3)]
     chunks.append(together.flush())
     for number in range(streams):
@@ -104,7 +104,7 @@ def test_more_streams_than_run_together():
     """Groups of a program, and streams that come in later than others."""
     streams, frames = 40, np.resize(FRAMES, (40, 30, MODEL.latent_dim))
     frames *= np.linspace(0.5, 1.5, streams, dtype=np.float32)[:, None, None]
-    together = ob.StreamingDecoder(MODEL, streams=streams)
+    together = ob.MultiStreamDecoder(MODEL, streams)
     results = [[] for _ in range(streams)]
     position = np.zeros(streams, int)
     for turn in range(60):
@@ -126,7 +126,7 @@ def test_moves_wait_for_what_is_joined():
     model = ob.random_model(config)
     latents = np.random.default_rng(0).standard_normal((16, 83, 4)).astype(np.float32)
     for threads in (1, 2):
-        together = ob.StreamingDecoder(model, threads, streams=16)
+        together = ob.MultiStreamDecoder(model, 16, threads)
         parts = zip(together.push(latents), together.flush(), strict=True)
         for number, chunks in enumerate(parts):
             whole = model.decode(latents[number], threads=1)
@@ -134,7 +134,7 @@ def test_moves_wait_for_what_is_joined():
 
 
 def test_stream_of_blocks():
-    together = ob.StreamingDecoder(MODEL, streams=2)
+    together = ob.MultiStreamDecoder(MODEL, 2)
     chunks = list(together.stream(FRAMES[:2].transpose(1, 0, 2)))
     assert all(any(map(len, chunk)) for chunk in chunks)
     for number in range(2):
@@ -143,7 +143,7 @@ def test_stream_of_blocks():
 
 
 def test_states_pass_between_lone_and_shared():
-    lone, shared = ob.StreamingDecoder(MODEL), ob.StreamingDecoder(MODEL, streams=20)
+    lone, shared = ob.StreamingDecoder(MODEL), ob.MultiStreamDecoder(MODEL, 20)
     lone.push(FRAMES[0, :20])
     shared.restore(lone.snapshot(), 11)
     mask = np.arange(20) == 11
@@ -156,11 +156,11 @@ def test_states_pass_between_lone_and_shared():
 @pytest.mark.parametrize("streams", [0, -1, 1.5, True, "two"])
 def test_number_of_streams(streams):
     with pytest.raises(ValueError, match="streams must be a whole number from 1"):
-        ob.StreamingDecoder(MODEL, streams=streams)
+        ob.MultiStreamDecoder(MODEL, streams)
 
 
 def test_rejected_pushes_change_nothing():
-    together = ob.StreamingDecoder(MODEL, streams=2)
+    together = ob.MultiStreamDecoder(MODEL, 2)
     together.push(FRAMES[:2, :10])
     bad = FRAMES[:2, 10:14].copy()
     bad[1, 2, 0] = np.inf
@@ -172,7 +172,7 @@ def test_rejected_pushes_change_nothing():
     with pytest.raises(ValueError, match="real numbers"):
         together.push(FRAMES[:2, :4].astype(complex))
     for mask in ([1, 0], [True], [[True, False]], "yes"):
-        with pytest.raises(ValueError, match="active needs a decoder with streams"):
+        with pytest.raises(ValueError, match="active must be a bool for each of the 2 streams"):
             together.push(FRAMES[:2, 10:14], mask)
     state = together.snapshot(1)
     calls = (
@@ -193,7 +193,7 @@ def test_rejected_pushes_change_nothing():
 
 
 def test_a_flushed_stream_is_named():
-    together = ob.StreamingDecoder(MODEL, streams=3)
+    together = ob.MultiStreamDecoder(MODEL, 3)
     together.push(FRAMES[:3, :5])
     together.flush([False, True, False])
     with pytest.raises(RuntimeError, match="push of stream 1 after flush"):
@@ -205,14 +205,9 @@ def test_a_flushed_stream_is_named():
     assert [len(chunk) > 0 for chunk in together.push(FRAMES[:3, :40])] == [True] * 3
 
 
-def test_active_is_not_for_a_lone_stream():
-    with pytest.raises(ValueError, match="active needs a decoder with streams"):
-        ob.StreamingDecoder(MODEL).push(FRAMES[0, :3], [True])
-
-
 def test_a_refused_thread_changes_no_stream(monkeypatch):
     """Another thread is sent away, and the streams that it meant go on."""
-    together = ob.StreamingDecoder(MODEL, 1, streams=2)
+    together = ob.MultiStreamDecoder(MODEL, 2, 1)
     inside, go_on = threading.Event(), threading.Event()
     run = processor.run_program
 
@@ -240,7 +235,7 @@ def test_an_interruption_closes_all_that_were_pushed(error, monkeypatch):
     """It comes between two groups: none that was meant stays open, and no other is closed."""
     streams = 40
     frames = np.resize(FRAMES, (streams, 60, MODEL.latent_dim))
-    together = ob.StreamingDecoder(MODEL, 2, streams=streams)
+    together = ob.MultiStreamDecoder(MODEL, streams, 2)
     together.push(frames[:, :20])
     active = np.arange(streams) != 3
     run, calls = processor.run_program, []

@@ -22,7 +22,7 @@ from oobleck_stream.__main__ import run
 from oobleck_stream.errors import InputError
 from oobleck_stream.validation import check_stages, layer_outputs
 from oobleck_stream.validation.peers import peer_reference
-from oobleck_stream.validation.stored import tensors_for_peer
+from oobleck_stream.validation.tensors import tensors_for_peer
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.peers

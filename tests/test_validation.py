@@ -127,40 +127,6 @@ def test_difference_over_time():
 # stages
 
 
-def naive_stages(half, rows, tensors, config):
-    """Every stage in plain NumPy."""
-    x, depth = np.asarray(rows, float), len(config.strides)
-    if half == "decoder":
-        x = x * config.latent_scale
-    x = naive.conv(x, *naive._parts(tensors, f"{half}.layers.0"), padding=3)
-    yield "input_conv", x
-    for number in range(1, depth + 1):
-        block, first = f"{half}.layers.{number}.layers", 2 if half == "decoder" else 0
-
-        def units(x, block=block, first=first):
-            for unit, dilation in enumerate(config.dilations, start=first):
-                x = naive._unit(x, tensors, f"{block}.{unit}", dilation, config)
-            return x
-
-        if half == "decoder":
-            stride = config.strides[depth - number]
-            x = naive._bend(x, tensors, f"{block}.0", config)
-            padding, extra = config.stride_padding(stride), config.stride_output_padding(stride)
-            parts = naive._parts(tensors, f"{block}.1")
-            x = units(naive.conv_transpose(x, *parts, stride, padding, extra))
-        else:
-            stride = config.strides[number - 1]
-            x = naive._bend(units(x), tensors, f"{block}.3", config)
-            padding = config.stride_padding(stride)
-            x = naive.conv(x, *naive._parts(tensors, f"{block}.4"), stride, padding=padding)
-        yield f"block_{number}", x
-    x = naive._bend(x, tensors, f"{half}.layers.{depth + 1}", config)
-    yield "final_snake", x
-    padding = 3 if half == "decoder" else 1
-    x = naive.conv(x, *naive._parts(tensors, f"{half}.layers.{depth + 2}"), padding=padding)
-    yield "output", np.tanh(x) if config.final_tanh and half == "decoder" else x
-
-
 @pytest.mark.parametrize(
     ("name", "half"),
     [(name, "decoder") for name in GEOMETRIES] + [(name, "encoder") for name in ENCODING],
@@ -170,7 +136,7 @@ def test_stages_are_those_of_the_formulas(name, half):
     model, tensors = model_of(config, 3), random_tensors(config, 3, half)
     rows = random_latents(config, 2) if half == "decoder" else random_audio(config, config.hop)
     ours = dict(layer_outputs(model, rows, half))
-    theirs = dict(naive_stages(half, rows, tensors, config))
+    theirs = dict(getattr(naive, f"{half}_stages")(rows, tensors, config))
     assert list(ours) == list(theirs)
     layers = (model.decoder if half == "decoder" else model.encoder).layers
     assert stage_shapes(layers, len(rows)) == {name: rows.shape for name, rows in theirs.items()}

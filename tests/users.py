@@ -114,16 +114,16 @@ class DecoderUser(User):
         stream = self._any_stream()
         self._begin(stream)
         frame = int(self.random.integers(self._lengths()[stream]))
-        self.decoder.seek(frame, stream)
+        self.decoder.seek(frame, *self._named(stream))
         self.first_sample[stream] = frame * self.model.hop
 
     def restore(self) -> None:
         """Copy a stream: to another one, or to a decoder with other threads."""
         source, target = self._any_stream(), self._any_stream()
-        state = self.decoder.snapshot(source)
+        state = self.decoder.snapshot(*self._named(source))
         if self.streams is None:
             self.decoder = self._new_decoder()
-        self.decoder.restore(state, target)
+        self.decoder.restore(state, *self._named(target))
         for values in (self.chosen, self.first_sample, self.ended):
             values[target] = values[source]
 
@@ -134,8 +134,14 @@ class DecoderUser(User):
         same_bits(made, piece.made, f"{self.name}, decode")
         self.counts["samples"] += made.size
 
-    def _new_decoder(self) -> ob.StreamingDecoder:
-        return ob.StreamingDecoder(self.model, self.any_threads(), self.streams)
+    def _new_decoder(self) -> Any:
+        if self.streams is None:
+            return ob.StreamingDecoder(self.model, self.any_threads())
+        return ob.MultiStreamDecoder(self.model, self.streams, self.any_threads())
+
+    def _named(self, stream: int) -> tuple[int, ...]:
+        """The argument that names a stream, where there are several."""
+        return () if self.streams is None else (stream,)
 
     def _any_stream(self) -> int:
         return int(self.random.integers(self.number))
@@ -150,7 +156,7 @@ class DecoderUser(User):
         return [self.decoder.samples_out] if self.streams is None else self.decoder.samples_out
 
     def _begin(self, stream: int) -> None:
-        self.decoder.reset(stream)
+        self.decoder.reset(*self._named(stream))
         self.chosen[stream] = self.any_piece()
         self.first_sample[stream], self.ended[stream] = 0, False
 

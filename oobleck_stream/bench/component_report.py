@@ -1,4 +1,4 @@
-"""The document's components as a table, at most a hundred columns wide."""
+"""The components' figures as a table, no more than 100 columns wide."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ from oobleck_stream.bench.report import limit_lines
 Facts = dict[str, Any]
 
 TOLERANCE = 1e-5
-"""Of the reference's peak: what a component may be off by."""
+"""Maximum deviation of a component, relative to the reference's peak."""
 
 NAMES_A_LINE = 4
 
 HEADER = (
     f"{'component':20}{'size':24}{'build':>7}{'forward':>10}{'GFLOP/s':>8}{'of peak':>8}{'GB/s':>6}"
-    f"{'off by':>8}{'document':>9}"
+    f"{'off by':>8}{'earlier':>9}"
 )
 LEGEND = (
-    "times in ms; build: weight norm folded, parameters packed, stack made; forward: all of the",
-    "input in one piece, both ends included; size: channels, kernel, stride, rows in>rows out;",
-    "Snake: of every row into the stream's memory, and an identity product of a few rows to show",
-    "it; output: final Snake and last convolution; GB/s: rows in, rows out and parameters, once",
-    "each; off by: largest difference from the document's formulas in float64, over their peak (in",
-    "the decoder: of all layers up to there); of peak: of the best one measured in these rounds;",
-    "document: its own figure, where it gives one",
+    "times in ms; build: fold weight norm, pack the parameters, create the stack; forward: the",
+    "whole input in one piece; size: channels, kernel, stride, rows in>rows out;",
+    "Snake: of every row, written into the stream's memory, and an identity product of a few rows;",
+    "output: final Snake and last convolution; GB/s: rows in, rows out and parameters, once each;",
+    "off by: largest difference from a float64 reference, relative to its peak (in the decoder:",
+    "of all layers so far); of peak: of the best peak measured in these rounds;",
+    "earlier: time of an earlier implementation, where it is known",
 )
 
 
 def component_lines(facts: Facts) -> list[str]:
-    """The figures of `oobleck_stream.bench.component_times.run_components`, a line each."""
+    """Return the figures of `oobleck_stream.bench.component_times.run_components` as lines."""
     width, threads = facts["width"], facts["threads"]
     return [
-        f"network    the document's, {width} channels wide, random weights; threads: {threads}",
+        f"network    65,536 samples a latent frame, {width} channels wide, random weights; "
+        f"threads: {threads}",
         *limit_lines(facts),
         *_compile_lines(facts),
         *_sound_lines(facts),
@@ -46,30 +47,31 @@ def component_lines(facts: Facts) -> list[str]:
 
 def _compile_lines(facts: Facts) -> list[str]:
     compiled = facts["compile"]
-    low, high = compiled["document_seconds"]
+    low, high = compiled["earlier_seconds"]
     more = sum(row["kernels_compiled"] for row in facts["components"])
     return [
-        f"compile    {compiled['seconds']:.1f} s from an empty cache, once for all rows "
+        f"compile    {compiled['seconds']:.1f} s with an empty cache, once for all rows "
         f"(they compiled {more or 'nothing'} more);",
-        f"           the document: {low:.0f} to {high:.0f} s",
+        f"           an earlier implementation: {low:.0f} to {high:.0f} s",
     ]
 
 
 def _sound_lines(facts: Facts) -> list[str]:
     sound, decoder = facts["sound"], facts["components"][-1]
     deviations = " and ".join(f"{value:.3f}" for value in sound["standard_deviations"])
-    same = "the same" if sound["parts_give_the_same"] else "NOT the same"
+    identical = "bit-identical" if sound["parts_are_identical"] else "NOT bit-identical"
     return [
         f"sound      {sound['samples']:,} x {sound['channels']} samples in "
         f"{decoder['median_seconds']:.2f} s, peak {sound['peak']:.3f}, "
         f"standard deviation {deviations}",
-        f"           (the document: {_minutes(decoder)}, constant {sound['document_sound']}); "
-        f"part by part the bits are {same}",
+        f"           (an earlier implementation: {_minutes(decoder)}, constant "
+        f"{sound['earlier_sample']}); decoded part by part: {identical}",
     ]
 
 
 def _accuracy_lines(facts: Facts) -> list[str]:
     rows, layers = facts["components"], facts["layers"]
+    # Written so that NaN counts as too far off.
     far = [row["name"] for row in [*rows, *layers] if not row["deviation"] <= TOLERANCE]
     names = [f"{layer['name']} {layer['deviation']:.0e}" for layer in layers]
     lines = [f"accuracy   within {TOLERANCE:.0e} of the peak of a float64 reference everywhere"]
@@ -92,6 +94,6 @@ def _component_line(row: Facts) -> str:
 
 
 def _minutes(row: Facts) -> str:
-    """The document's time."""
-    seconds = row["document_seconds"]
+    """Format the earlier implementation's time."""
+    seconds = row["earlier_seconds"]
     return "-" if seconds is None else f"{seconds / 60:.0f} min"

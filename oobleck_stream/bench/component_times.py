@@ -1,4 +1,4 @@
-"""The design document's components built, checked against the reference, and timed."""
+"""The components built, compared with the plain reference, and timed."""
 
 from __future__ import annotations
 
@@ -15,21 +15,20 @@ from typing import Any
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
+from oobleck_stream.bench.component_tensors import (
+    DrawnParameters,
+    NamedTensors,
+    draw_tensors,
+    layer_tensors,
+)
 from oobleck_stream.bench.components import (
+    GEOMETRY,
     LATENTS,
     WHOLE,
     Component,
     decoder_components,
     single_components,
     snake_alone,
-)
-from oobleck_stream.bench.document import (
-    DOCUMENT,
-    DocumentParameters,
-    DoubleArray,
-    Tensors,
-    draw_tensors,
-    reference,
 )
 from oobleck_stream.bench.limits import Limits
 from oobleck_stream.bench.rounds import Case, run_rounds
@@ -38,16 +37,19 @@ from oobleck_stream.config import OobleckConfig
 from oobleck_stream.engine.stack import Stack
 from oobleck_stream.network import decoder_layers, output_length
 from oobleck_stream.parameters import pack_network
+from oobleck_stream.reference import FloatingArray, NumPyOperations, output, prepare
+from oobleck_stream.validation.stages import reference_outputs
 
 Facts = dict[str, Any]
 
-DOCUMENT_COMPILE_SECONDS = (83.0, 96.0)
-DOCUMENT_DECODER_SECONDS = 17 * 60.0
-DOCUMENT_SOUND = 0.278
-"""Every sample that the document's decoder gave."""
+# Figures of an earlier implementation of this geometry, shown for comparison.
+EARLIER_COMPILE_SECONDS = (83.0, 96.0)
+EARLIER_DECODER_SECONDS = 17 * 60.0
+EARLIER_SAMPLE = 0.278
+"""Its decoder was wrong: every sample had this value."""
 
 
-class Built:
+class BuiltComponent:
     """A component with parameters, ready to be timed.
 
     Parameters
@@ -60,17 +62,19 @@ class Built:
     Attributes
     ----------
     case : Case
-        A whole forward pass: both ends, the input as one piece, the place of the output at hand.
+        A whole forward pass over the input as one piece, into an allocated output.
     output : (m, outputs) float32
-        Of the last call.
+        Result of the last call.
+    deviation : float
+        Largest difference from the reference, relative to the reference's peak; NaN until set.
     """
 
     def __init__(
-        self, component: Component, tensors: Tensors, rows: FloatArray, threads: int
+        self, component: Component, tensors: NamedTensors, rows: FloatArray, threads: int
     ) -> None:
         self.component = component
         start = time.perf_counter()
-        self._stack = Stack(pack_network(component.layers, DocumentParameters(tensors)), threads)
+        self._stack = Stack(pack_network(component.layers, DrawnParameters(tensors)), threads)
         self.build_seconds = time.perf_counter() - start
         self._rows = rows
         shape = output_length(component.layers, len(rows)), component.layers[-1].outputs
@@ -86,7 +90,7 @@ class Built:
         self._stack.push(self._rows, True, self.output)
 
     def facts(self, peak: float) -> Facts:
-        """Figures at a peak in GFLOP/s."""
+        """Return the figures, with the machine's peak in GFLOP/s."""
         component, seconds = self.component, self.case.median
         operations = component.operations
         rate = None if operations is None else operations / seconds / 1e9
@@ -104,14 +108,20 @@ class Built:
             "share_of_peak": None if rate is None else rate / peak,
             "gbytes_per_second": component.bytes / seconds / 1e9,
             "deviation": self.deviation,
-            "document_seconds": DOCUMENT_DECODER_SECONDS if whole else None,
+            "earlier_seconds": EARLIER_DECODER_SECONDS if whole else None,
         }
 
 
-def deviation(result: FloatArray, expected: DoubleArray) -> float:
-    """The largest difference, as a share of the reference's peak."""
+def deviation(result: FloatArray, expected: FloatingArray) -> float:
+    """Return the largest difference, relative to the reference's peak.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
     if result.shape != expected.shape:
-        raise ValueError(f"rows of {result.shape} are not those of {expected.shape}")
+        raise ValueError(f"rows of shape {expected.shape} were expected, not {result.shape}")
     return float(np.abs(result - expected).max() / np.abs(expected).max())
 
 
@@ -121,7 +131,7 @@ def run_components(
     seconds: float,
     width: int | None = None,
 ) -> Facts:
-    """Build, check and time everything.
+    """Build, check and time all components.
 
     Parameters
     ----------
@@ -129,17 +139,17 @@ def run_components(
         Compiles all kernels or loads them from their cache.
     threads : int
     seconds : float
-        Of the rounds, about.
+        Approximate duration of the rounds.
     width : int, optional
-        Channels of the narrowest level, where not the document's.
+        Channels of the narrowest level. Default: the geometry's 128.
 
     Returns
     -------
     dict
         ``machine``, ``threads``, ``rounds``, ``compile``, ``components``, ``layers``, ``sound``;
-        times in seconds, deviations as shares of the reference's peak.
+        times in seconds, deviations relative to the reference's peak.
     """
-    config = DOCUMENT if width is None else DOCUMENT.replace(channels=width)
+    config = GEOMETRY if width is None else GEOMETRY.replace(channels=width)
     compiled = compile_facts()
     warm_kernels()
     singles = [_build_single(component, threads) for component in single_components(config)]
@@ -161,7 +171,7 @@ def run_components(
 
 
 def compile_facts() -> Facts:
-    """Seconds of a process, from start to end, that compiles the kernels into an empty cache."""
+    """Time a whole process that compiles the kernels into an empty cache."""
     from oobleck_stream.engine.kernel_entries import SUFFIX
 
     with TemporaryDirectory() as cache:
@@ -175,62 +185,63 @@ def compile_facts() -> Facts:
         )
         seconds = time.perf_counter() - start
         kernels = len(list(Path(cache).rglob(f"*{SUFFIX}")))
-    return {"seconds": seconds, "kernels": kernels, "document_seconds": DOCUMENT_COMPILE_SECONDS}
+    return {"seconds": seconds, "kernels": kernels, "earlier_seconds": EARLIER_COMPILE_SECONDS}
 
 
-def _build_single(component: Component, threads: int) -> Built:
+def _build_single(component: Component, threads: int) -> BuiltComponent:
     rows = _normal(component.rows, component.layers[0].inputs)
     tensors = draw_tensors(component.layers)
-    built = Built(component, tensors, rows, threads)
-    *_, expected = reference(component.layers, tensors, rows)
-    built.deviation = deviation(built.output, expected)
+    built = BuiltComponent(component, tensors, rows, threads)
+    operations = NumPyOperations()
+    network = prepare(layer_tensors(component.layers, tensors), operations)
+    built.deviation = deviation(built.output, output(network, rows.astype(np.float64), operations))
     return built
 
 
-def check_decoder(config: OobleckConfig, threads: int) -> tuple[list[Built], list[Facts], Facts]:
-    """Build the decoder part by part and as a whole, and check it layer by layer.
+def check_decoder(
+    config: OobleckConfig, threads: int
+) -> tuple[list[BuiltComponent], list[Facts], Facts]:
+    """Build the decoder part by part and as a whole, and compare each stage with the reference.
 
     Returns
     -------
-    built : list of Built
-        The parts, then the whole. A part takes the rows that the one before it gave, so its
-        deviation is that of all layers up to there.
+    built : list of BuiltComponent
+        The parts, then the whole. Each part processes the output of the previous one, so its
+        deviation is that of all layers so far.
     layers : list of dict
         ``name`` and ``deviation`` after the input convolution, each block, the final Snake, and
         the output.
     sound : dict
-        Of the whole: its length, its peak, how much it varies, and whether the parts give the
-        same bits.
+        Length, peak and standard deviation of the whole's output, and whether the output of the
+        last part is bit-identical to it.
     """
     layers = decoder_layers(config)
     snake = snake_alone(config.channels, key=str(layers[-1].snake))
     tensors = draw_tensors([*layers, snake])
     latents = rows = _normal(LATENTS, config.latent_dim)
-    stages = reference(layers, tensors, latents)
-    expected = latents.astype(np.float64)
+    operations = NumPyOperations()
+    network = prepare(layer_tensors(layers, tensors), operations)
+    stages = reference_outputs(network, latents, operations)
     *parts, whole = decoder_components(config)
+    # The reference's stages are these, in this order.
+    checked = [*parts[:-1], Component("final Snake", [snake], parts[-1].rows), parts[-1]]
     built, facts = [], []
-    for component in parts:
-        if component is parts[-1]:
-            bend = Built(Component("final Snake", [snake], len(rows)), tensors, rows, threads)
-            *_, bent = reference([snake], tensors, expected)
-            facts.append({"name": "final Snake", "deviation": deviation(bend.output, bent)})
-        part = Built(component, tensors, rows, threads)
-        for _ in component.layers:
-            expected = next(stages)
+    for component, (_, expected) in zip(checked, stages, strict=True):
+        part = BuiltComponent(component, tensors, rows, threads)
         part.deviation = deviation(part.output, expected)
         facts.append({"name": component.name, "deviation": part.deviation})
-        built.append(part)
-        rows = part.output
-    full = Built(whole, tensors, latents, threads)
+        if component.layers[0] is not snake:
+            built.append(part)
+            rows = part.output
+    full = BuiltComponent(whole, tensors, latents, threads)
     full.deviation = deviation(full.output, expected)
     sound = {
         "samples": len(full.output),
         "channels": full.output.shape[1],
         "peak": float(np.abs(full.output).max()),
         "standard_deviations": full.output.std(axis=0, dtype=np.float64).tolist(),
-        "document_sound": DOCUMENT_SOUND,
-        "parts_give_the_same": bool(np.array_equal(full.output, rows)),
+        "earlier_sample": EARLIER_SAMPLE,
+        "parts_are_identical": bool(np.array_equal(full.output, rows)),
     }
     return [*built, full], facts, sound
 

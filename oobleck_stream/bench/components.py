@@ -1,4 +1,9 @@
-"""The design document's components: which layers, and how many rows they are given."""
+"""The components that are timed by themselves: which layers, and how many rows they process.
+
+They belong to the deepest geometry that is supported: 65,536 samples a latent frame. Its decoder
+upsamples by 16, 16, 8, 8 and 4 with kernels as long as the strides; it is 2048, 1024, 512, 256, 128
+and 128 channels wide, and nothing in it is dilated. Two latent frames become 135,461 samples.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from oobleck_stream.bench.document import IDENTITY
 from oobleck_stream.bench.layers import shape_of
-from oobleck_stream.config import OobleckConfig
+from oobleck_stream.config import PRESETS, OobleckConfig
 from oobleck_stream.network import Layer, decoder_layers, output_length
+
+GEOMETRY = PRESETS["document"]
+
+IDENTITY = "identity"
+"""Name of an identity product, whose output is that of its Snake."""
 
 LATENTS = 2
 WHOLE = "full decoder"
@@ -17,14 +26,14 @@ WHOLE = "full decoder"
 
 @dataclass(frozen=True)
 class Component:
-    """A few layers that are timed together.
+    """Some layers that are timed together.
 
     Parameters
     ----------
     name : str
     layers : sequence of Layer
     rows : int
-        Length of their input.
+        Length of the input.
     """
 
     name: str
@@ -33,7 +42,7 @@ class Component:
 
     @property
     def size(self) -> str:
-        """Channels, kernel and length in a few letters."""
+        """Channels, kernel and length, abbreviated."""
         first, last = self.layers[0], self.layers[-1]
         length = f"{self.rows:,}"
         if first.name == IDENTITY:
@@ -44,12 +53,13 @@ class Component:
 
     @property
     def operations(self) -> int | None:
-        """Of the products; None for a Snake alone."""
+        """Floating-point operations of the products; None for a Snake alone."""
         if self.layers[0].name == IDENTITY:
             return None
         total, rows = 0, self.rows
         for layer in self.layers:
             after = layer.output_length(rows)
+            # A transposed convolution multiplies every input row by the whole kernel.
             places = rows if layer.transposed else after
             total += 2 * places * layer.inputs * layer.outputs * layer.kernel
             rows = after
@@ -57,7 +67,7 @@ class Component:
 
     @property
     def bytes(self) -> int:
-        """What has to be read and written at least: rows in and out, and the parameters once."""
+        """Minimum memory traffic: input and output rows, and the parameters, once each."""
         first, last = self.layers[0], self.layers[-1]
         if first.name == IDENTITY:
             return 4 * 2 * self.rows * first.inputs
@@ -72,7 +82,7 @@ class Component:
 
 
 def single_components(config: OobleckConfig) -> list[Component]:
-    """Snakes, convolutions and residual blocks of the document's sizes, by themselves."""
+    """Return Snakes, convolutions and residual blocks in the geometry's sizes."""
     width, whole = config.channels, output_length(decoder_layers(config), LATENTS)
     components = [
         Component("Snake", [snake_alone(width, every=width)], rows) for rows in (32, 4096, whole)
@@ -95,7 +105,7 @@ def single_components(config: OobleckConfig) -> list[Component]:
 
 
 def decoder_components(config: OobleckConfig) -> list[Component]:
-    """The parts of the decoder for two latents, one after the other, and then the whole."""
+    """Return the consecutive parts of the decoder for two latent frames, then the whole."""
     layers, rows = decoder_layers(config), LATENTS
     parts = [("input conv", layers[:1])]
     parts += [(f"DecoderBlock {n}", block) for n, block in enumerate(_blocks(config), start=1)]
@@ -113,12 +123,15 @@ def _blocks(config: OobleckConfig) -> list[list[Layer]]:
 
 
 def snake_alone(width: int, every: int = 1, key: str = "snake") -> Layer:
-    """A Snake of all rows, and an identity product of each so many-th, to see what it made."""
+    """Return a Snake of all rows, and an identity product of every `every`-th row.
+
+    The kernels have no Snake without a product; the product makes its result visible.
+    """
     return Layer(IDENTITY, width, width, 1, stride=every, bias=False, snake=key)
 
 
 def _up(name: str, width: int, stride: int, config: OobleckConfig) -> Layer:
-    """A transposed convolution to half the channels by the document's rules."""
+    """Return a transposed convolution to half the channels, padded by the geometry's rules."""
     return Layer(
         name,
         width,

@@ -8,8 +8,8 @@ from typing import Any
 
 from oobleck_stream.bench.rounds import Case, run_rounds
 from oobleck_stream.bench.start import random_latents
-from oobleck_stream.decoder import StreamingDecoder
 from oobleck_stream.model import Model
+from oobleck_stream.multi_stream_decoder import MultiStreamDecoder
 from oobleck_stream.network import multiplications
 
 Facts = dict[str, Any]
@@ -61,7 +61,7 @@ def stream_facts(model: Model, threads: int, counts: Sequence[int], seconds: flo
 
 def _case(model: Model, threads: int, count: int) -> Case:
     """Pushes of one frame, once all streams give out as much as they take in."""
-    decoder = StreamingDecoder(model, threads, streams=count)
+    decoder = MultiStreamDecoder(model, count, threads)
     latents = random_latents(model, count)[:, None]
     for _ in range(model.context + 2):
         decoder.push(latents)

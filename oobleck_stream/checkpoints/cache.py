@@ -9,12 +9,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from oobleck_stream import __version__
 from oobleck_stream.cache_folder import cache_folder, why_not_trusted
 from oobleck_stream.checkpoints.packed_file import PACKED_SUFFIX, read_packed, write_packed
 from oobleck_stream.checkpoints.safetensors_file import open_safetensors
 from oobleck_stream.errors import CheckpointError
 from oobleck_stream.model import Model
+from oobleck_stream.version import __version__
 
 SMALLEST_BYTES = 32_000_000
 """Checkpoints below this are packed in no time."""

@@ -6,7 +6,7 @@ import importlib
 
 import click
 
-from oobleck_stream import __version__
+from oobleck_stream.version import __version__
 
 NAMES = (
     "demo",

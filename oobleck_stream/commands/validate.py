@@ -187,7 +187,7 @@ def _peer(
 ) -> Reference:
     """A live reference; says whose parameters it has."""
     from oobleck_stream.validation.peers import peer_reference
-    from oobleck_stream.validation.stored import tensors_for_peer
+    from oobleck_stream.validation.tensors import tensors_for_peer
 
     tensors, stored = tensors_for_peer(source, network, half)
     if not stored:

@@ -16,7 +16,7 @@ from oobleck_stream.checkpoints.sharded import INDEX_SUFFIX
 from oobleck_stream.errors import CheckpointError
 from oobleck_stream.formats.atomic import (
     atomic_file,
-    destination,
+    file_destination,
     private_folder,
     sync_file,
     sync_folder,
@@ -176,7 +176,7 @@ def replaced_shards(
         sync_file(index_file)
         originals = {os.path.realpath(source) for source in sources}
         stale = _shards_named_in(index) - set(shards)
-        destination(index).unlink(missing_ok=True)
+        file_destination(index).unlink(missing_ok=True)
         sync_folder(place)
         for name in shards:
             os.replace(folder / name, place / name)

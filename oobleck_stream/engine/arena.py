@@ -57,14 +57,14 @@ class Counters:
 
     def origin(self, index: int, layer: Layer) -> int:
         """Number of the input row that comes first in a layer's window; negative in the padding."""
-        return self.blocks[index] * layer.advance - layer.before
+        return self.blocks[index] * layer.stride_in - layer.left_padding
 
     def kept(self, index: int, layer: Layer) -> int:
         """Rows in a layer's window; once its input has ended, with the zeros that pad its end."""
         end = self.received[index]
         if self.complete[index]:
-            last_block = (layer.last_block(end) - 1) * layer.advance - layer.before
-            end = max(end, last_block + layer.span + 1)
+            last_block = (layer.last_block(end) - 1) * layer.stride_in - layer.left_padding
+            end = max(end, last_block + layer.reach + 1)
         return max(0, end - self.origin(index, layer))
 
 
@@ -115,7 +115,7 @@ class ArenaLayout:
             if layer.residual and not previous.snake:
                 raise ValueError(f"{layer.name} adds the input of {previous.name}: none is kept")
         limits = tuple(_max_blocks(layer, step_floats) for layer in layers)
-        arriving = [limits[0] * layers[0].advance]
+        arriving = [limits[0] * layers[0].stride_in]
         arriving += [n * layer.phases for n, layer in zip(limits, layers, strict=True)]
         windows: list[int] = []
         skips: list[int | None] = []
@@ -124,10 +124,12 @@ class ArenaLayout:
         for index, layer in enumerate(layers):
             # Room for the rows kept, for those that arrive, and for the zeros at the end.
             windows.append(end)
-            end += _whole_lines(2 * layer.span + arriving[index] + layer.advance + 2, layer.inputs)
+            end += _whole_lines(
+                2 * layer.reach + arriving[index] + layer.stride_in + 2, layer.inputs
+            )
             if index + 1 < len(layers) and layers[index + 1].residual:
                 skips.append(end + ALIASING_PAD)
-                rows = layer.span + arriving[index] + 2
+                rows = layer.reach + arriving[index] + 2
                 end += ALIASING_PAD + _whole_lines(rows, layer.inputs)
             else:
                 skips.append(None)
@@ -136,7 +138,7 @@ class ArenaLayout:
     @property
     def entry(self) -> int:
         """Maximum input rows of one program."""
-        return self.limits[0] * self.layers[0].advance
+        return self.limits[0] * self.layers[0].stride_in
 
     def kept(self, counters: Counters) -> Iterator[tuple[int, int]]:
         """Offset and size, in floats, of every part of the arena that is still to be read."""
@@ -156,5 +158,5 @@ def _whole_lines(rows: int, width: int) -> int:
 
 def _max_blocks(layer: Layer, step_floats: int) -> int:
     """Blocks of a layer that keep a step within a number of floats, at least one."""
-    most = max(layer.inputs * layer.advance, layer.outputs * layer.phases)
+    most = max(layer.inputs * layer.stride_in, layer.outputs * layer.phases)
     return max(1, step_floats // most)

@@ -1,33 +1,134 @@
-"""Numbers of the arithmetic of Snake and tanh, the same for every backend; each is a float32."""
+"""Snake and tanh, written once for every backend over the backend's own float32 operations.
+
+Every operation is IEEE 754 in float32 and rounds once, and every fused multiply-add is explicit.
+So all backends compute bit-identical results.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 INVERSE_PI = 1 / math.pi
 
 PI_PIECES = (3.1415927410125732, -8.742277657347586e-08)
-"""pi in two float32 pieces: a product of the first with a count below 2**22 is subtracted exactly.
-"""
+"""pi as a sum of two float32 (Cody and Waite, Software Manual for the Elementary Functions, 1980).
+A fused multiply-add subtracts up to 2**22 times the first piece exactly."""
 
 SINE = (-0.16666659712791443, 0.00833306647837162, -0.0001980959059437737, 2.605750751172309e-06)
-"""sin(r) = r + r**3 * P(r**2) on |r| <= pi/2: the minimax fit (Lawson's iteration at Chebyshev
-nodes) has relative error 6e-9, a twentieth of what float32 can show."""
+"""sin(r) = r + r**3 * P(r**2) for |r| <= pi/2. The relative error of this minimax fit (Lawson's
+iteration at Chebyshev nodes) is 6e-9, a twentieth of the resolution of float32."""
 
 ROUNDING = 1.5 * 2.0**23
-"""Adding and taking away this rounds a float32 to the nearest whole number."""
+"""Adding this and subtracting it again rounds a float32 below 2**22 to a whole number."""
 
 INVERSE_LOG_2 = 1 / math.log(2)
 
 LOG_2_PIECES = (0.693145751953125, 1.428606765330187e-06)
+"""log(2) as a sum of two float32; small multiples of the first piece are exact."""
 
 EXPONENTIAL = tuple(1 / math.factorial(n) for n in range(8))
-"""exp(r) for |r| <= log(2) / 2."""
+"""exp(r) = P(r) for |r| <= log(2) / 2: Taylor's series."""
 
-FARTHEST = 20.0
-"""Beyond it, the exponential in tanh is held."""
+MAX_TWICE = 20.0
+"""`tanh` clamps 2x to this and to its negative, where the result is already 1 or -1 in float32."""
 
 HYPERBOLIC = (-1 / 3, 2 / 15, -17 / 315, 62 / 2835, -1382 / 155925)
-"""tanh(x) = x + x**3 * P(x**2) where x**2 < `NEAR`."""
+"""tanh(x) = x + x**3 * P(x**2) near 0: Taylor's series."""
 
-NEAR = 0.09
+MAX_NEAR = 0.08999999612569809
+"""Largest x**2 for which `tanh` takes Taylor's series."""
+
+
+@dataclass(frozen=True)
+class Operations:
+    """A backend's operations on float32 numbers, or on vectors of them, lane by lane.
+
+    Parameters
+    ----------
+    constant : callable
+        ``constant(value)``: a Python float, rounded to float32.
+    fma : callable
+        ``a * b + c``, rounded once.
+    multiply, add, subtract, divide : callable
+        The compiler must not fuse them.
+    less : callable
+        ``a < b``; false if one of them is NaN.
+    select : callable
+        ``select(condition, a, b)``: a where the condition holds, else b.
+    power_of_two : callable
+        ``2 ** n`` of a whole number n, given as a float32, from -126 to 127.
+    compiled : callable, optional
+        Compiles a function of these operations, so that others can call it.
+    """
+
+    constant: Callable[[float], Any]
+    fma: Callable[[Any, Any, Any], Any]
+    multiply: Callable[[Any, Any], Any]
+    add: Callable[[Any, Any], Any]
+    subtract: Callable[[Any, Any], Any]
+    divide: Callable[[Any, Any], Any]
+    less: Callable[[Any, Any], Any]
+    select: Callable[[Any, Any, Any], Any]
+    power_of_two: Callable[[Any], Any]
+    compiled: Callable[[Callable[..., Any]], Any] = lambda function: function
+
+
+def activations(operations: Operations) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The functions ``snake(x, alpha, inverse_beta)`` and ``tanh(x)`` of a backend."""
+    # Numba compiles local names of an enclosing function, but not attributes of a dataclass.
+    constant, fma, multiply = operations.constant, operations.fma, operations.multiply
+    add, subtract, divide = operations.add, operations.subtract, operations.divide
+    less, select, power_of_two = operations.less, operations.select, operations.power_of_two
+    one, two, rounding = constant(1.0), constant(2.0), constant(ROUNDING)
+    inverse_pi, inverse_log_2 = constant(INVERSE_PI), constant(INVERSE_LOG_2)
+    minus_pi, minus_pi_rest = (constant(-piece) for piece in PI_PIECES)
+    minus_log_2, minus_log_2_rest = (constant(-piece) for piece in LOG_2_PIECES)
+    top, bottom, max_near = constant(MAX_TWICE), constant(-MAX_TWICE), constant(MAX_NEAR)
+    sine = tuple(constant(value) for value in SINE)
+    exponential = tuple(constant(value) for value in EXPONENTIAL)
+    hyperbolic = tuple(constant(value) for value in HYPERBOLIC)
+
+    @operations.compiled
+    def polynomial(x: Any, coefficients: Any) -> Any:
+        """Horner's rule with fused multiply-adds; the lowest coefficient comes first."""
+        count = len(coefficients)
+        total = coefficients[count - 1]
+        for index in range(1, count):
+            total = fma(total, x, coefficients[count - 1 - index])
+        return total
+
+    @operations.compiled
+    def snake(x: Any, alpha: Any, inverse_beta: Any) -> Any:
+        """``x + sin(alpha * x)**2 / beta`` (https://arxiv.org/abs/2006.08195)."""
+        # sin**2 has period pi and ignores the sign: subtract the nearest multiple of pi.
+        angle = multiply(alpha, x)
+        turns = subtract(fma(angle, inverse_pi, rounding), rounding)
+        rest = fma(turns, minus_pi_rest, fma(turns, minus_pi, angle))
+        square = multiply(rest, rest)
+        sin = fma(multiply(rest, square), polynomial(square, sine), rest)
+        power = multiply(sin, sin)
+        # From 2**22 periods on, a float32 angle has no fractional part left and the reduction
+        # fails: keep sin**2 at most 1. An infinite x has a NaN here, which also becomes 1.
+        power = select(less(power, one), power, one)
+        return fma(power, inverse_beta, x)
+
+    @operations.compiled
+    def tanh(x: Any) -> Any:
+        """``(e - 1) / (e + 1)`` with ``e = exp(2 * x)``; near 0, where that cancels, a series."""
+        twice = multiply(x, two)
+        twice = select(less(twice, top), twice, top)
+        twice = select(less(bottom, twice), twice, bottom)
+        # exp(2x) = 2**n * exp(r) with |r| <= log(2) / 2.
+        powers = subtract(fma(twice, inverse_log_2, rounding), rounding)
+        rest = fma(powers, minus_log_2_rest, fma(powers, minus_log_2, twice))
+        exp = multiply(polynomial(rest, exponential), power_of_two(powers))
+        far = divide(subtract(exp, one), add(exp, one))
+        square = multiply(x, x)
+        near = fma(multiply(x, square), polynomial(square, hyperbolic), x)
+        # The clamp turns a NaN into a number, the series does not: this comparison is false then.
+        return select(less(max_near, square), far, near)
+
+    return snake, tanh

@@ -72,7 +72,7 @@ class Planner:
             self._programs.clear()
         received, blocks, _ = counts.tolist()
         fill = tuple(
-            (rows - done * layer.advance, max(0, layer.trim - done * layer.phases))
+            (rows - done * layer.stride_in, max(0, layer.trim - done * layer.phases))
             for rows, done, layer in zip(received, blocks, self.layout.layers, strict=True)
         )
         return self._keys.setdefault((received[0] == 0, fill), next(self._numbers))
@@ -155,7 +155,7 @@ class _Push:
     def begin(self) -> None:
         """Write the zeros that pad the start of every layer's input."""
         for index, layer in enumerate(self._layers):
-            size = layer.before * layer.inputs
+            size = layer.left_padding * layer.inputs
             self.tables.move(index, self._layout.windows[index], table.NONE, size)
         self.tables.settle()
 
@@ -218,7 +218,7 @@ class _Push:
             table.CHANNELS: layer.inputs,
             table.COLUMNS: layer.outputs,
             table.INPUT: window,
-            table.INPUT_STRIDE: layer.inputs * layer.advance,
+            table.INPUT_STRIDE: layer.inputs * layer.stride_in,
             table.TAP_STRIDE: layer.inputs * (1 if layer.transposed else layer.dilation),
             table.WEIGHTS: offsets.weights,
             table.BIAS: offsets.bias,
@@ -234,7 +234,7 @@ class _Push:
             self.tables.add(index, fields)
 
         # Shift what is still needed to the start of the window, and of the skip rows.
-        used = count * layer.advance * layer.inputs
+        used = count * layer.stride_in * layer.inputs
         counters.blocks[index] += count
         self.tables.move(index, window, window + used, counters.kept(index, layer) * layer.inputs)
         new = max(0, end - max(0, first))

@@ -12,9 +12,9 @@ import numpy as np
 import soundfile
 
 from oobleck_stream.arrays import FloatArray
+from oobleck_stream.checks import first_not_finite
 from oobleck_stream.errors import InputError
 from oobleck_stream.files.errors import refusing_unwritable
-from oobleck_stream.finite import first_not_finite
 from oobleck_stream.formats.atomic import atomic_file
 
 Bits = Literal["16", "24", "float"]

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
+from oobleck_stream.checks import checked_samples
 from oobleck_stream.errors import InputError
 from oobleck_stream.files import layout as layouts
 from oobleck_stream.files.flat import read_flat
-from oobleck_stream.samples import checked_samples
 
 BLOCK = 2**16
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -11,11 +10,11 @@ from types import TracebackType
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
+from oobleck_stream.checks import first_not_finite
 from oobleck_stream.errors import InputError
 from oobleck_stream.files.errors import refusing_unwritable
 from oobleck_stream.files.flat import MOST, NUMBER, SUFFIX, count_bytes
-from oobleck_stream.finite import first_not_finite
-from oobleck_stream.formats.atomic import atomic_file, destination, naming
+from oobleck_stream.formats.atomic import atomic_file, file_destination, naming
 
 BLOCK = 2**16
 
@@ -52,9 +51,7 @@ class FlatWriter:
             raise InputError(f"{path}: a name ending in {SUFFIX} was expected")
         self.channels, self.written = channels, 0
         with refusing_unwritable(path):
-            if self.path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, "it is a folder")
-            folder = destination(self.path).parent
+            folder = file_destination(self.path).parent
             self._rows = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
 
     def write(self, rows: FloatArray) -> None:

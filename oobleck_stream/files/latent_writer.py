@@ -11,9 +11,9 @@ import numpy.typing as npt
 from numpy.lib import format as npy_format
 
 from oobleck_stream.arrays import FloatArray
+from oobleck_stream.checks import first_not_finite
 from oobleck_stream.errors import InputError
 from oobleck_stream.files.errors import refusing_unwritable
-from oobleck_stream.finite import first_not_finite
 from oobleck_stream.formats.atomic import atomic_file
 
 

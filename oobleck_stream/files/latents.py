@@ -18,12 +18,12 @@ from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checkpoints.containers import FLOAT_DTYPES
 from oobleck_stream.checkpoints.packed_file import is_packed
 from oobleck_stream.checkpoints.safetensors_file import open_safetensors
+from oobleck_stream.checks import CHECK_FRAMES, checked_frames
 from oobleck_stream.errors import CheckpointError, InputError
 from oobleck_stream.files import flat
 from oobleck_stream.files import layout as layouts
 from oobleck_stream.files.layout import Layout
 from oobleck_stream.files.npy import Header, cut_off, read_header, read_numbers
-from oobleck_stream.latents import CHECK_FRAMES, checked_frames
 
 SUFFIXES = (".npy", ".npz", ".safetensors", flat.SUFFIX)
 SHOWN = 4

@@ -11,8 +11,8 @@ import numpy as np
 import soundfile
 
 from oobleck_stream.arrays import FloatArray
+from oobleck_stream.checks import checked_samples
 from oobleck_stream.errors import InputError
-from oobleck_stream.samples import checked_samples
 
 if TYPE_CHECKING:
     from oobleck_stream.files.resampler import Resampler

@@ -3,13 +3,14 @@
 Everything is first written into a private folder beside the target, ``.NAME.XXXXXXXX.oobleck-part``
 (mode 0700, a random name, created exclusively), then flushed, fsynced, closed and renamed. An
 exception removes the private folder and leaves the old target as it was. An `OSError` about a file
-in the private folder bears the name that the file would have had.
+in the private folder reports the path that the file would have had.
 
-A symbolic link is written through: the link stays, and the file or folder it leads to is replaced.
+A symbolic link is written through: the link stays, and the file or folder that it points to is
+replaced. A pipe, socket or device is never replaced, neither directly nor through a link.
 
 A process that is killed leaves its private folder behind. Every writer holds a lock (``flock``) on
-its own private folder, so one without a lock is abandoned; the next writer of the same target
-removes it. Where there are no such locks (Windows, some network file systems) it stays.
+its own private folder, so a folder without a lock is abandoned; the next writer of the same target
+removes it. Where such locks are missing (Windows, some network file systems), the folder stays.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from oobleck_stream.errors import InputError
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
@@ -34,7 +37,7 @@ PART_SUFFIX = ".oobleck-part"
 OLD_SUFFIX = ".oobleck-old"
 
 MAX_NAME = 50
-"""Characters of a target's name in the name of its private folder, which may not be too long."""
+"""Characters of the target's name in its private folder's name, since file names are limited."""
 
 
 @contextmanager
@@ -44,26 +47,26 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     Parameters
     ----------
     path : Path
-        A symbolic link to a file, or to nothing, is written through.
+        A symbolic link is written through, even if its target does not exist yet.
 
     Yields
     ------
     BinaryIO
-        Empty and writable. Its ``name`` is its path while it is being written; at this path a
-        library may open and write it too.
+        An empty, writable file. Its ``name`` is its temporary path; a library may open and write
+        the file at this path too.
 
     Raises
     ------
     OSError
-        If it can't be written; the error's ``filename`` is `path`.
+        If `path` is a folder, pipe, socket or device, or can't be written; the error's ``filename``
+        is `path`.
     """
-    if os.path.isdir(path):
-        raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
-    target = destination(path)
+    target = file_destination(path)
     with _reported_as(path, target), private_folder(target) as folder:
         part = folder / target.name
         with new_file(part) as file:
             yield file
+        file_destination(target)  # A pipe may have been created there in the meantime.
         os.replace(part, target)
         sync_folder(target.parent)
 
@@ -75,24 +78,25 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     Parameters
     ----------
     path : Path
-        A symbolic link to a folder, or to nothing, is written through.
+        A symbolic link is written through, even if its target does not exist yet.
     replace : bool
-        Whether `path` may be a folder with files in it. It is set aside while the new one is put in
-        its place, and then deleted. A process killed between these steps leaves it in a folder
-        ``.NAME.XXXXXXXX.oobleck-old``, which is never removed automatically.
+        Whether `path` may be a folder that contains files. That folder is moved aside, the new one
+        is renamed to `path`, and then the old one is deleted. A process killed between these steps
+        leaves the old folder in ``.NAME.XXXXXXXX.oobleck-old``, which is never removed
+        automatically.
 
     Yields
     ------
     Path
-        The empty folder to fill. Its files have to be written with `new_file`.
+        The empty folder to fill. Its files must be written with `new_file`.
 
     Raises
     ------
     OSError
-        If `path` is something else than an empty folder and `replace` is false, or it can't be
-        written; the error's ``filename`` is `path` or a path in it.
+        If `path` exists and is not a folder, if it is a folder that contains files and `replace` is
+        false, or if it can't be written; the error's ``filename`` is `path` or a path in it.
     """
-    target = destination(path)
+    target = Path(os.path.realpath(path))
     with _reported_as(path, target):
         _require_replaceable(target, replace)
         with private_folder(target) as folder:
@@ -107,20 +111,20 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def private_folder(target: Path) -> Iterator[Path]:
-    """A new folder beside a target that only this user can enter; removed at the end of the block.
+    """Create a folder beside a target that only this user can enter; remove it after the block.
 
-    First removes what killed writers of the same target left behind.
+    Folders that killed writers of the same target left behind are removed first.
 
     Parameters
     ----------
     target : Path
-        The folder lies beside it and is named after it.
+        The folder is created beside it and named after it.
 
     Raises
     ------
     OSError
-        If it can't be created; the error's ``filename`` is `target`. An error of the block about a
-        file in the folder names the file of the same name beside the target.
+        If the folder can't be created; the error's ``filename`` is `target`. If the block raises an
+        error about a file in the folder, the error reports the file of that name beside the target.
     """
     _remove_abandoned(target)
     folder, lock = _locked_folder(target)
@@ -135,12 +139,12 @@ def private_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
-    """Create a file that is on the disk and closed at the end of the block.
+    """Create a file; at the end of the block it is flushed to the disk and closed.
 
     Raises
     ------
     OSError
-        If it exists or can't be written; the error's ``filename`` is `path`.
+        If the file exists or can't be written; the error's ``filename`` is `path`.
     """
     file = io.BufferedWriter(_NamedFile(path, "x"))
     try:
@@ -155,16 +159,17 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def sync_file(file: BinaryIO) -> None:
-    """Flush a file to the disk; an `OSError` bears its name."""
+    """Flush a file to the disk; an `OSError` reports the file's name."""
     with naming(file.name):
         file.flush()
         os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder permanent, on file systems that can do this for a folder.
+    """Flush the entries of a folder to the disk, so that renames in it survive a crash.
 
-    Failure is not an error: the files themselves are on the disk, and a rename can't be undone.
+    Errors are ignored: some file systems can't sync a folder, the files themselves are already on
+    the disk, and the rename has happened.
     """
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
@@ -176,7 +181,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Give an `OSError` of the block the name of a file if it bears none."""
+    """Add a file name to an `OSError` of the block that has none."""
     try:
         yield
     except OSError as error:
@@ -185,20 +190,38 @@ def naming(path: str | Path) -> Iterator[None]:
         raise
 
 
-def destination(path: Path) -> Path:
-    """The absolute path that is replaced when `path` is written.
+@contextmanager
+def refusing_unwritable(path: str | Path) -> Iterator[None]:
+    """Raise an `OSError` of the block as an `InputError` with the output's name and the reason."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: can't be written: {error.strerror or error}") from error
 
-    A symbolic link is followed, unless it leads to a device, a pipe or a socket: then the link
-    itself is replaced.
+
+def file_destination(path: Path) -> Path:
+    """The absolute path, without symbolic links, of the file that is replaced by writing `path`.
+
+    Raises
+    ------
+    OSError
+        If `path` is a folder, pipe, socket or device, or a symbolic link to one; the error's
+        ``filename`` is `path`.
     """
-    real = Path(os.path.realpath(path))
-    if os.path.isfile(real) or os.path.isdir(real) or not os.path.lexists(real):
-        return real
-    return Path(os.path.realpath(path.parent)) / path.name
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # There is nothing yet; opening reports any other reason.
+        mode = stat.S_IFREG
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
+    if not stat.S_ISREG(mode):
+        kind = {stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}.get(stat.S_IFMT(mode), "device")
+        raise OSError(errno.EINVAL, f"it is a {kind}; a regular file was expected", str(path))
+    return Path(os.path.realpath(path))
 
 
 class _NamedFile(io.FileIO):
-    """A file whose write errors bear its name; those of the operating system bear none."""
+    """A file whose write errors report its name; those of the operating system don't."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         with naming(self.name):
@@ -206,19 +229,19 @@ class _NamedFile(io.FileIO):
 
 
 @contextmanager
-def _reported_as(path: Path, place: Path) -> Iterator[None]:
-    """Let an `OSError` of the block about a place, or about a file in it, name `path` instead."""
+def _reported_as(path: Path, actual: Path) -> Iterator[None]:
+    """Make an `OSError` of the block about `actual`, or about a file in it, report `path`."""
     try:
         yield
     except OSError as error:
         name = error.filename
-        if isinstance(name, str | Path) and Path(name).is_relative_to(place):
-            error.filename = str(path / Path(name).relative_to(place))
+        if isinstance(name, str | Path) and Path(name).is_relative_to(actual):
+            error.filename = str(path / Path(name).relative_to(actual))
         raise
 
 
 def _require_replaceable(target: Path, replace: bool) -> None:
-    """`OSError` unless a folder may be put there: in place of nothing, or of another folder."""
+    """Raise `OSError` unless the target does not exist, or is a folder that may be replaced."""
     if not os.path.lexists(target):
         return
     if not os.path.isdir(target):
@@ -228,7 +251,7 @@ def _require_replaceable(target: Path, replace: bool) -> None:
 
 
 def _replace_folder(new: Path, target: Path) -> None:
-    """Put a folder in its place; a folder that is there is set aside first and deleted last."""
+    """Rename a folder to its target; an existing folder is moved aside first and deleted last."""
     if not os.path.lexists(target):
         os.replace(new, target)
         return
@@ -247,7 +270,7 @@ def _replace_folder(new: Path, target: Path) -> None:
 
 
 def _random_folder(target: Path, suffix: str) -> Path:
-    """Create a folder of a new, random name beside a target; an `OSError` names the target."""
+    """Create a folder with a random name beside a target; an `OSError` reports the target."""
     try:
         return Path(tempfile.mkdtemp(suffix, f".{target.name[:MAX_NAME]}.", target.parent))
     except OSError as error:
@@ -256,7 +279,7 @@ def _random_folder(target: Path, suffix: str) -> Path:
 
 
 def _locked_folder(target: Path) -> tuple[Path, int | None]:
-    """A private folder beside a target, and the open descriptor that holds its lock."""
+    """Create a private folder beside a target; return it and the descriptor that holds its lock."""
     if sys.platform == "win32":
         return _random_folder(target, PART_SUFFIX), None
     import fcntl
@@ -266,8 +289,8 @@ def _locked_folder(target: Path) -> tuple[Path, int | None]:
         try:
             descriptor = os.open(folder, os.O_RDONLY)
         except FileNotFoundError:
-            continue  # Another writer took it for abandoned before it was locked.
-        with suppress(OSError):  # Not every file system has locks.
+            continue  # Another writer removed it as abandoned before it was locked.
+        with suppress(OSError):  # Some file systems have no locks.
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if folder.exists():
             return folder, descriptor
@@ -275,7 +298,7 @@ def _locked_folder(target: Path) -> tuple[Path, int | None]:
 
 
 def _remove_abandoned(target: Path) -> None:
-    """Remove the private folders that killed writers of a target left behind, and nothing else."""
+    """Remove the private folders that killed writers of this target left behind."""
     stem, suffix = re.escape(target.name[:MAX_NAME]), re.escape(PART_SUFFIX)
     name = re.compile(rf"\.{stem}\.[a-z0-9_]{{8}}{suffix}")
     with suppress(OSError), os.scandir(target.parent) as entries:

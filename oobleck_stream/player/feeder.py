@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
-from oobleck_stream.finite import first_not_finite
+from oobleck_stream.checks import first_not_finite
 from oobleck_stream.player.recorder import Recorder
 from oobleck_stream.player.ring import Ring
 

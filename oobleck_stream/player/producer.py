@@ -7,10 +7,10 @@ import time
 from dataclasses import dataclass
 
 from oobleck_stream.arrays import FloatArray
+from oobleck_stream.checks import first_not_finite
 from oobleck_stream.errors import NonFiniteError
 from oobleck_stream.files.errors import overflow_named
 from oobleck_stream.files.resampler import Resampler
-from oobleck_stream.finite import first_not_finite
 from oobleck_stream.player.programme import Place, Programme, name_of
 from oobleck_stream.player.ring import Ring
 from oobleck_stream.player.timed import TimedDecoder

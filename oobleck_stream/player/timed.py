@@ -27,10 +27,10 @@ class TimedDecoder(StreamingDecoder):
         """Seconds that a second of sound takes: the median of the last pushes, 0.0 before."""
         return self._factor
 
-    def push(self, frames: Any, active: Any = None) -> FloatArray:
+    def push(self, frames: Any) -> FloatArray:
         """As `StreamingDecoder.push`."""
         start, before = time.perf_counter(), self.frames_in
-        chunk = super().push(frames, active)
+        chunk = super().push(frames)
         if sound := (self.frames_in - before) * self.hop / self.samplerate:
             self._factors.append((time.perf_counter() - start) / sound)
             self._factor = statistics.median(self._factors)

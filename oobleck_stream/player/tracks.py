@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from oobleck_stream.arrays import FloatArray
+from oobleck_stream.checks import checked_latents
 from oobleck_stream.decoder import StreamingDecoder
 from oobleck_stream.files.latents import read_latents
-from oobleck_stream.latents import checked_shape
 from oobleck_stream.model import Model
 
 FIRST_SECONDS = 0.1
@@ -156,7 +156,7 @@ def tracks_of(source: Any, model: Model) -> list[Track]:
     if isinstance(source, Sequence) and source and _is_piece(source[0]):
         return [track for part in source for track in tracks_of(part, model)]
     if isinstance(source, Sequence) or hasattr(source, "__array__"):
-        frames = checked_shape(source, model.latent_dim)
+        frames = checked_latents(source, model.latent_dim)
         return [StoredTrack(frames, model.decoded_length(len(frames)))]
     return [LiveTrack(source)]
 

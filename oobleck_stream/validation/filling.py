@@ -1,4 +1,4 @@
-"""A network's parameters into torch modules that somebody else made."""
+"""Copy a network's parameters into another library's torch modules."""
 
 from __future__ import annotations
 
@@ -9,25 +9,33 @@ import numpy as np
 import torch
 from torch.nn.utils import parametrize, remove_weight_norm
 
-from oobleck_stream.validation.tensors import LayerTensors, Tensors
+from oobleck_stream.reference import LayerTensors, Tensors
 
 
-def fill_module(module: Any, tensors: Tensors) -> None:
-    """Give a library's decoder or encoder its parameters, in the order in which its parts run.
+def fill_module(module: Any, tensors: Tensors, dtype: Any = torch.float64) -> None:
+    """Set the parameters of a library's decoder or encoder, in the order in which its parts run.
 
     Parameters
     ----------
     module : torch.nn.Module
-        Made float64.
+        Converted to `dtype` and put into evaluation mode.
     tensors : iterable of (Layer, LayerTensors)
-        Of the whole half, in order.
+        The whole decoder or encoder, in order. Where a layer has no magnitude, weight norm is
+        removed from the module.
+    dtype : torch.dtype
+
+    Raises
+    ------
+    ValueError
+        If the module has more convolutions or Snakes than `tensors`.
     """
-    module.double().eval().requires_grad_(False)
+    module.to(dtype).eval().requires_grad_(False)
     convolutions = _of_kind(module, torch.nn.Conv1d, torch.nn.ConvTranspose1d)
     snakes = (part for part in module.modules() if {"alpha", "beta"} <= {*_own_names(part)})
     for layer, given in tensors:
         if layer.snake:
             snake = next(snakes)
+            # diffusers and stable-audio-tools name the same switch differently.
             for switch in ("logscale", "alpha_logscale"):
                 if hasattr(snake, switch):
                     setattr(snake, switch, given.log_scale)
@@ -47,12 +55,12 @@ def _own_names(part: Any) -> Iterator[str]:
 
 
 def _of_kind(module: Any, *kinds: type) -> Iterator[Any]:
-    """A module's parts of some kinds, in the order in which they run."""
+    """Yield a module's parts of some types, in the order in which they run."""
     return (part for part in module.modules() if isinstance(part, kinds))
 
 
 def _set_weight(convolution: Any, given: LayerTensors) -> None:
-    """A weight, with weight norm where the checkpoint has it; older and newer spellings."""
+    """Set a weight, with weight norm if the checkpoint has it, in torch's old or new naming."""
     names = dict(convolution.named_parameters())
     if given.magnitude is not None:
         older = "weight_g" in names
@@ -69,6 +77,6 @@ def _set_weight(convolution: Any, given: LayerTensors) -> None:
 
 
 def _set(parameter: Any, values: Any) -> None:
-    """Numbers into a parameter of as many, whose shape may have ones beside."""
-    numbers = torch.from_numpy(np.array(values, np.float64))
-    parameter.data = numbers.reshape(parameter.shape)
+    """Set a parameter's values; its shape may have additional dimensions of size 1."""
+    tensor = torch.from_numpy(np.array(values, np.float64))
+    parameter.data = tensor.reshape(parameter.shape).to(parameter.dtype)

@@ -10,12 +10,12 @@ from typing import Literal
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
+from oobleck_stream.checks import first_not_finite
 from oobleck_stream.errors import InputError
 from oobleck_stream.files.errors import refusing_unwritable
 from oobleck_stream.files.flat import write_numbers
 from oobleck_stream.files.layout import Layout
 from oobleck_stream.files.npy import write_npy
-from oobleck_stream.finite import first_not_finite
 from oobleck_stream.formats.atomic import atomic_folder, new_file
 from oobleck_stream.validation.arrays import Shape, read_rows
 from oobleck_stream.validation.check import Reference, Visit

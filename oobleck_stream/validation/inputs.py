@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
+from oobleck_stream.checks import checked_samples
 from oobleck_stream.errors import InputError
 from oobleck_stream.files.latents import read_latents
 from oobleck_stream.files.layout import Layout
-from oobleck_stream.samples import checked_samples
 
 
 def gathered(blocks: Iterable[FloatArray]) -> FloatArray:

@@ -1,4 +1,4 @@
-"""The same network by other libraries, in float64; imported only where it is asked for."""
+"""The same network in other libraries, in float64. A library is imported only when requested."""
 
 from __future__ import annotations
 
@@ -14,16 +14,22 @@ import numpy as np
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.config import OobleckConfig
 from oobleck_stream.errors import InputError
+from oobleck_stream.reference import Tensors, TorchOperations, prepare
 from oobleck_stream.validation.check import Reference, Visit
-from oobleck_stream.validation.stages import FINAL_SNAKE, INPUT_CONV, OUTPUT, Half
-from oobleck_stream.validation.tensors import Tensors
+from oobleck_stream.validation.stages import (
+    FINAL_SNAKE,
+    INPUT_CONV,
+    OUTPUT,
+    Half,
+    reference_outputs,
+)
 
 HINTS = {
     "torch": "pip install 'oobleck_stream[peers]'",
     "diffusers": "pip install 'oobleck_stream[peers]'",
     "stable-audio-tools": "pip install stable-audio-tools",
 }
-"""The peers, and how each is installed."""
+"""The peers, and the command that installs each."""
 
 _FIXED = (
     "dilations",
@@ -34,11 +40,11 @@ _FIXED = (
     "output_bias",
     "snake_epsilon",
 )
-"""What the libraries' networks can't be told: there it is as in a default config."""
+"""Config fields that the libraries fix at the values of a default `OobleckConfig`."""
 
 
 def refusal(peer: str, config: OobleckConfig, half: Half) -> str | None:
-    """Why a peer has no such network, or None.
+    """Return why a peer can't build a network; None if it can.
 
     Parameters
     ----------
@@ -49,18 +55,19 @@ def refusal(peer: str, config: OobleckConfig, half: Half) -> str | None:
     """
     if peer == "torch":
         return None
-    usual = OobleckConfig()
+    default = OobleckConfig()
     fixed = list(_FIXED)
     if half == "decoder":
+        # diffusers' Cosmos3 decoder pads the output, its Oobleck decoder does not.
         cosmos = peer == "diffusers" and config.output_padding == "s%2"
         fixed += [] if cosmos else ["output_padding"]
         fixed += ["final_tanh"] if peer == "diffusers" else []
     for name in fixed:
-        if getattr(config, name) != getattr(usual, name):
+        if getattr(config, name) != getattr(default, name):
             return f"{peer} has no network whose {name} is {getattr(config, name)}"
     if peer == "diffusers" and half == "encoder" and config.channels != 2 * config.latent_dim:
         return (
-            f"{peer} has one number for an encoder's channels and outputs: "
+            f"{peer} has one number for an encoder's channels and outputs, "
             f"not {config.channels} and {2 * config.latent_dim}"
         )
     return None
@@ -74,32 +81,32 @@ def peer_reference(
     rows: FloatArray,
     layers: bool = False,
 ) -> Reference:
-    """What a peer makes of some rows, in float64 on the CPU.
+    """Return the stages that a peer computes from some rows, in float64 on the CPU.
 
     Parameters
     ----------
     peer : str
-        ``"diffusers"`` or ``"stable-audio-tools"``: the library's own modules; ``"torch"``: torch's
-        functional operations, which know every network here.
+        ``"diffusers"`` or ``"stable-audio-tools"``: the library's own modules. ``"torch"``:
+        `oobleck_stream.reference` with torch's operations, for every network of the family.
     config : OobleckConfig
     half : {"decoder", "encoder"}
     tensors : iterable of (Layer, LayerTensors)
-        Of the whole half, in order.
+        The whole decoder or encoder, in order.
     rows : (n, inputs) float32
         The whole input.
     layers : bool
-        Whether to visit every stage; else the output alone.
+        Whether to visit every stage, or only the output.
 
     Raises
     ------
     InputError
-        When the peer is not installed, or has no such network.
+        If the peer is not installed, or can't build the network.
     """
     problem = refusal(peer, config, half)
     if problem:
         raise InputError(f"{problem}; the peer torch has every network")
     try:
-        # What a library prints while it is imported is not part of the result.
+        # Keep what a library prints during its import out of standard output.
         with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             run = _opened(peer, config, half, tensors)
@@ -115,16 +122,23 @@ def peer_reference(
 def _opened(
     peer: str, config: OobleckConfig, half: Half, tensors: Tensors
 ) -> Callable[[FloatArray, Visit], None]:
+    """Build the peer's network; return a function that runs it over rows and visits its stages."""
+    if peer == "torch":
+        operations = TorchOperations()
+        network = prepare(tensors, operations, config.snake_epsilon)
+
+        def run_reference(rows: FloatArray, visit: Visit) -> None:
+            for name, found in reference_outputs(network, rows, operations):
+                visit(name, found)
+
+        return run_reference
+
     from oobleck_stream.validation.filling import fill_module
 
-    if peer == "torch":
-        from oobleck_stream.validation.torch_network import TorchNetwork
-
-        return TorchNetwork(tensors, config.snake_epsilon).run
     if peer == "diffusers":
-        module, parts = _diffusers(config, half)
+        module, parts = diffusers_module(config, half)
     else:
-        module, parts = _stable_audio_tools(config, half)
+        module, parts = _stable_audio_tools_module(config, half)
     fill_module(module, tensors)
 
     def run(rows: FloatArray, visit: Visit) -> None:
@@ -133,16 +147,30 @@ def _opened(
     return run
 
 
-def _only(wanted: str, visit: Visit) -> Visit:
+def _only(requested: str, visit: Visit) -> Visit:
+    """Restrict a visit to one stage."""
+
     def visited(name: str, rows: Any) -> None:
-        if name == wanted:
+        if name == requested:
             visit(name, rows)
 
     return visited
 
 
-def _diffusers(config: OobleckConfig, half: Half) -> tuple[Any, dict[str, Any]]:
-    """Diffusers' module of a half, and its parts by stage."""
+def diffusers_module(config: OobleckConfig, half: Half) -> tuple[Any, dict[str, Any]]:
+    """Build diffusers' decoder or encoder with random parameters.
+
+    Returns
+    -------
+    module : torch.nn.Module
+    parts : dict of str to torch.nn.Module
+        Its submodules by stage, without the output.
+
+    Raises
+    ------
+    ImportError
+        If diffusers or torch is not installed.
+    """
     from diffusers.models.autoencoders import autoencoder_oobleck as oobleck
 
     if half == "encoder":
@@ -168,8 +196,8 @@ def _diffusers(config: OobleckConfig, half: Half) -> tuple[Any, dict[str, Any]]:
     return module, _named_parts(module.conv1, list(module.block), module.snake1)
 
 
-def _stable_audio_tools(config: OobleckConfig, half: Half) -> tuple[Any, dict[str, Any]]:
-    """Stable-audio-tools' module of a half, and its parts by stage."""
+def _stable_audio_tools_module(config: OobleckConfig, half: Half) -> tuple[Any, dict[str, Any]]:
+    """Build stable-audio-tools' decoder or encoder; otherwise as `diffusers_module`."""
     autoencoders = importlib.import_module("stable_audio_tools.models.autoencoders")
 
     common = {
@@ -199,7 +227,7 @@ def _named_parts(first: Any, blocks: list[Any], snake: Any) -> dict[str, Any]:
 
 
 def _run(module: Any, parts: dict[str, Any], rows: FloatArray, visit: Visit) -> None:
-    """Run a module; visit each part's rows as they come."""
+    """Run a module, and visit the rows of each part as soon as they are computed."""
     import torch
 
     def hook(name: str) -> Callable[[Any, Any, Any], None]:

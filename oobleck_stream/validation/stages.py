@@ -1,7 +1,7 @@
-"""The stages of a network, after each of which its rows can be compared.
+"""The points in a network at which two implementations can be compared: its stages.
 
 They are, in order: the input convolution, each block, the Snake before the last convolution, and
-the output. Every network of the family has them, so they are where two implementations can meet.
+the output. Every network of the family has them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from oobleck_stream.engine.packed import PackedNetwork, pack_layer, unpack_layer
 from oobleck_stream.engine.stack import Stack
 from oobleck_stream.model import Model
 from oobleck_stream.network import Layer, output_length
+from oobleck_stream.reference import FloatingArray, Operations, PlainLayer, outputs
 
 Half = Literal["decoder", "encoder"]
 
@@ -27,7 +28,7 @@ OUTPUT = "output"
 
 
 def stages(layers: Sequence[Layer]) -> dict[str, range]:
-    """Which layers each stage is made of.
+    """Return the indices of the layers of each stage.
 
     Parameters
     ----------
@@ -36,9 +37,9 @@ def stages(layers: Sequence[Layer]) -> dict[str, range]:
 
     Returns
     -------
-    dict
-        ``"input_conv"``, ``"block_1"``, ``"block_2"``... and ``"output"``: numbers of layers.
-        ``"final_snake"`` is there without a layer: it is the Snake of the last one's input.
+    dict of str to range
+        ``"input_conv"``, ``"block_1"``, ``"block_2"``..., ``"final_snake"``, ``"output"``. The
+        range of ``"final_snake"`` is empty: it is the Snake before the last layer.
     """
     modules = [layer.name.split(".")[2] for layer in layers]
     groups = [
@@ -58,7 +59,7 @@ def stages(layers: Sequence[Layer]) -> dict[str, range]:
 
 
 def stage_shapes(layers: Sequence[Layer], rows: int) -> dict[str, tuple[int, int]]:
-    """Rows and channels after each stage, for a whole input of `rows` rows."""
+    """Return (rows, channels) after each stage, for a whole input of `rows` rows."""
     shapes, width = {}, layers[0].inputs
     for name, numbers in stages(layers).items():
         part = [layers[number] for number in numbers]
@@ -69,12 +70,12 @@ def stage_shapes(layers: Sequence[Layer], rows: int) -> dict[str, tuple[int, int
 
 
 def half_of(model: Model, half: Half) -> PackedNetwork:
-    """A model's decoder or encoder.
+    """Return a model's decoder or encoder.
 
     Raises
     ------
     CheckpointError
-        When it has no such half.
+        If the model has no encoder.
     """
     return model.decoder if half == "decoder" else model.encoder
 
@@ -82,9 +83,10 @@ def half_of(model: Model, half: Half) -> PackedNetwork:
 def layer_outputs(
     model: Model, rows: FloatArray, half: Half = "decoder", threads: int | None = None
 ) -> Iterator[tuple[str, FloatArray]]:
-    """The rows of a model after every stage, by the kernels that always make them.
+    """Compute the rows after every stage with the streaming kernels.
 
-    Each stage is made from the rows of the one before, which gives the bits of the whole network.
+    Each stage is computed from the rows of the one before. The output is bit-identical to that of
+    the whole network.
 
     Parameters
     ----------
@@ -100,7 +102,7 @@ def layer_outputs(
     name : str
         ``"input_conv"``, ``"block_1"``..., ``"final_snake"``, ``"output"``.
     rows : (m, channels) float32
-        The encoder's output are the means, then the scales.
+        The encoder's output has the means first, then the scales.
     """
     network = half_of(model, half)
     for name, numbers in stages(network.layers).items():
@@ -114,8 +116,38 @@ def layer_outputs(
 def whole_output(
     model: Model, rows: FloatArray, half: Half = "decoder", threads: int | None = None
 ) -> Iterator[tuple[str, FloatArray]]:
-    """As `layer_outputs`, but the output alone, from the whole network at once."""
+    """Compute the output alone, from the whole network at once; otherwise as `layer_outputs`."""
     yield OUTPUT, _run(half_of(model, half), rows, threads)
+
+
+def reference_outputs(
+    network: Sequence[PlainLayer], rows: FloatingArray, operations: Operations
+) -> Iterator[tuple[str, FloatingArray]]:
+    """Compute the rows after every stage with the plain reference.
+
+    Parameters
+    ----------
+    network : sequence of PlainLayer
+        A whole decoder or encoder, from `reference.prepare`.
+    rows : (n, inputs) float array
+    operations : Operations
+
+    Yields
+    ------
+    name : str
+    rows : (m, channels) float array
+    """
+    x = operations.from_rows(rows)
+    after_layers = outputs(network, x, operations)
+    for name, numbers in stages([part.layer for part in network]).items():
+        if name == FINAL_SNAKE:
+            last = network[-1]
+            snaked = operations.snake(x, last.alpha, last.inverse_beta)
+            yield name, operations.to_rows(snaked)
+            continue
+        for _ in numbers:
+            x = next(after_layers)
+        yield name, operations.to_rows(x)
 
 
 def _run(network: PackedNetwork, rows: FloatArray, threads: int | None) -> FloatArray:
@@ -123,13 +155,16 @@ def _run(network: PackedNetwork, rows: FloatArray, threads: int | None) -> Float
 
 
 def _part(network: PackedNetwork, numbers: range) -> PackedNetwork:
-    """Some layers over the same parameters."""
+    """Return some layers as a network over the same parameters."""
     layers = slice(numbers.start, numbers.stop)
     return PackedNetwork(network.layers[layers], network.data, network.offsets[layers])
 
 
 def _snake_alone(network: PackedNetwork) -> PackedNetwork:
-    """The Snake before the last layer, with a convolution behind it that changes nothing."""
+    """Return the Snake before the last layer, followed by an identity convolution.
+
+    The kernels have no Snake without a product.
+    """
     width = network.layers[-1].inputs
     _, _, alpha, inverse_beta = unpack_layer(network, len(network.layers) - 1)
     alone = PackedNetwork.empty([Layer(FINAL_SNAKE, width, width, 1, bias=False, snake="snake")])
@@ -141,6 +176,6 @@ def _snake_alone(network: PackedNetwork) -> PackedNetwork:
 def means_alone(
     outputs: Iterable[tuple[str, FloatArray]], latent_scale: float
 ) -> Iterator[tuple[str, FloatArray]]:
-    """An encoder's stages, its output without the scales: the latents that `encode` gives."""
+    """Replace the output of an encoder's stages by its means: the latents that `encode` returns."""
     for name, rows in outputs:
         yield name, distribution(rows, latent_scale)[0] if name == OUTPUT else rows

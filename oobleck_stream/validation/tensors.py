@@ -1,59 +1,72 @@
-"""A network's parameters for other implementations: as a checkpoint stores them, or as we do."""
+"""A network's parameters for a peer: as the checkpoint stores them, or as the kernels use them.
+
+A peer that reads the stored tensors also checks how they were folded and packed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from oobleck_stream.checkpoints.containers import FloatingArray
-from oobleck_stream.checkpoints.names import Half
+from oobleck_stream.checkpoints.names import Half as StoredHalf
+from oobleck_stream.checkpoints.names import find_prefix, named_half
+from oobleck_stream.checkpoints.opening import open_container
+from oobleck_stream.checkpoints.packed_file import is_packed
 from oobleck_stream.config import OobleckConfig
 from oobleck_stream.engine.packed import PackedNetwork, unpack_layer
+from oobleck_stream.loading import find_files, is_random
+from oobleck_stream.model import Model
 from oobleck_stream.network import Layer
+from oobleck_stream.reference import LayerTensors, Tensors
+from oobleck_stream.validation.stages import Half, half_of
 
 
-@dataclass(frozen=True, eq=False)
-class LayerTensors:
-    """One layer's parameters, nothing of them computed.
+def tensors_for_peer(source: str, model: Model, half: Half) -> tuple[Tensors, bool]:
+    """Return the parameters of a model's decoder or encoder, from its checkpoint if possible.
 
     Parameters
     ----------
-    weight : float array
-        In torch's order; the direction `v` where a magnitude is given.
-    magnitude : (n, 1, 1) float array or None
-        The `g` of weight norm.
-    bias : (outputs,) float array or None
-    alpha, beta : (inputs,) float64 or None
-        Of the Snake before the layer; logarithms where `log_scale`.
-    log_scale : bool
-    scale : float
-        The input is multiplied by it.
+    source : str
+        What the model was loaded from, as `load` takes it.
+    model : Model
+    half : {"decoder", "encoder"}
+
+    Returns
+    -------
+    tensors : iterable of (Layer, LayerTensors)
+        The checkpoint's tensors. If the source has none (random weights, packed files), the
+        model's folded parameters.
+    stored : bool
+        Whether they are the checkpoint's.
     """
-
-    weight: FloatingArray
-    magnitude: FloatingArray | None
-    bias: FloatingArray | None
-    alpha: FloatingArray | None
-    beta: FloatingArray | None
-    log_scale: bool = False
-    scale: float = 1.0
+    network = half_of(model, half)
+    found = _stored_half(source, half)
+    if found is None:
+        return packed_tensors(network, model.config), False
+    return stored_tensors(found, network.layers, model.config), True
 
 
-Tensors = Iterable[tuple[Layer, LayerTensors]]
-"""A half's layers in order; taken once."""
+def _stored_half(source: str, half: Half) -> StoredHalf | None:
+    """Open the tensors of a decoder or encoder; None if the source stores none."""
+    if is_random(source):
+        return None
+    container = open_container(find_files(source)[0])
+    if is_packed(container):
+        return None
+    prefix, _ = find_prefix(container)
+    return named_half(container, prefix, half)
 
 
 def stored_tensors(
-    half: Half, layers: Sequence[Layer], config: OobleckConfig
+    half: StoredHalf, layers: Sequence[Layer], config: OobleckConfig
 ) -> Iterator[tuple[Layer, LayerTensors]]:
-    """The tensors of a checkpoint, each read when it is asked for.
+    """Yield the tensors of a checkpoint, read layer by layer.
 
     Parameters
     ----------
-    half : Half
-        A decoder or an encoder that was loaded without a fault.
+    half : StoredHalf
+        A decoder or an encoder that was loaded without errors.
     layers : sequence of Layer
         Its layers.
     config : OobleckConfig
@@ -89,11 +102,12 @@ def stored_tensors(
 def packed_tensors(
     network: PackedNetwork, config: OobleckConfig
 ) -> Iterator[tuple[Layer, LayerTensors]]:
-    """Our own parameters: weight norm folded, Snake's scales and the latents' scale taken."""
+    """Yield a network's folded float32 parameters: no weight norm, logarithms or latent scale."""
     for index, layer in enumerate(network.layers):
         weight, bias, alpha, inverse_beta = unpack_layer(network, index)
         beta = None
         if inverse_beta is not None:
+            # Peers add epsilon to beta, so it must not be in there twice.
             with np.errstate(divide="ignore"):
                 beta = 1.0 / inverse_beta.astype(np.float64) - config.snake_epsilon
         yield layer, LayerTensors(weight, None, bias, alpha, beta)

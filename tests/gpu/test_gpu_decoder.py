@@ -59,7 +59,7 @@ def test_any_cut_gives_the_whole(length):
 
 
 def test_snapshots_and_seeks_of_streams():
-    decoder = ob.StreamingDecoder(full_size(), streams=3, backend="cuda")
+    decoder = ob.MultiStreamDecoder(full_size(), 3, backend="cuda")
     rows = np.stack([latents(), latents()[::-1], latents()])
     first = decoder.push(rows[:, :15])
     decoder.restore(decoder.snapshot(0), 2)
@@ -78,7 +78,7 @@ def test_snapshots_and_seeks_of_streams():
 @pytest.mark.parametrize("streams", [4, 70])
 def test_streams_are_as_alone(streams):
     rows = np.random.default_rng(3).standard_normal((streams, 12, 64)).astype(np.float32)
-    decoder = ob.StreamingDecoder(full_size(), streams=streams, backend="cuda")
+    decoder = ob.MultiStreamDecoder(full_size(), streams, backend="cuda")
     chunks = [decoder.push(rows[:, first : first + 1]) for first in range(12)]
     chunks.append(decoder.flush())
     for number in range(0, streams, 13):
@@ -91,7 +91,7 @@ def test_pushes_are_recorded_and_replayed():
     decoder = ob.StreamingDecoder(full_size(), backend="cuda")
     for frame in latents()[:30]:
         decoder.push(frame)
-    programs = decoder._stack._engine._prepared.values()
+    programs = decoder._streams.stack._engine._prepared.values()
     prepared = [one for groups in programs for one in groups.values()]
     assert any(one.captured is not None and one.runs > 5 for one in prepared)
 

@@ -60,7 +60,7 @@ def test_pushes(frames):
 @pytest.mark.parametrize("streams", [1, 4, 16, 64, 256])
 def test_streams_in_real_time(streams):
     frame = np.random.default_rng(0).standard_normal((streams, 1, 64)).astype(np.float32)
-    decoder = ob.StreamingDecoder(full_size(), streams=streams, backend="cuda")
+    decoder = ob.MultiStreamDecoder(full_size(), streams, backend="cuda")
     found = times(lambda: decoder.push(frame), warm=30)
     say(f"{streams} streams, a frame each", found, of_frames(1))
     assert decoder.samples_out[0] > 0

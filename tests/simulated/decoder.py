@@ -29,10 +29,10 @@ def _small_steps(monkeypatch):
     monkeypatch.setitem(backends.SIZES, "cuda", Sizes(step_floats=48, max_shares=2, max_group=2))
 
 
-def decoded(name, lengths, streams=None):
+def decoded(name, lengths):
     """What pushes of the given lengths give, and how many samples came with each."""
     model, latents = model_of(CONFIGS[name]), random_latents(CONFIGS[name], FRAMES)
-    decoder = ob.StreamingDecoder(model, streams=streams, backend="cuda")
+    decoder = ob.StreamingDecoder(model, backend="cuda")
     ends = np.cumsum(lengths)
     chunks = [decoder.push(latents[end - n : end]) for end, n in zip(ends, lengths, strict=True)]
     chunks.append(decoder.flush())
@@ -59,7 +59,7 @@ def test_streams_end_start_and_copy_apart():
     config = CONFIGS["even"]
     model, latents = model_of(config), random_latents(config, FRAMES)
     backwards = np.ascontiguousarray(latents[::-1])
-    three = ob.StreamingDecoder(model, streams=3, backend="cuda")
+    three = ob.MultiStreamDecoder(model, 3, backend="cuda")
     frames = np.stack([latents[:3], backwards[:3], latents[:3]])
     first = three.push(frames)
     three.restore(three.snapshot(1), 2)

@@ -7,6 +7,7 @@ multiply-add is written out, so the same bits come out everywhere.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -15,18 +16,7 @@ from llvmlite.binding import get_host_cpu_features
 from numba import config
 from numba.core import cgutils
 
-from oobleck_stream.engine.arithmetic import (
-    EXPONENTIAL,
-    FARTHEST,
-    HYPERBOLIC,
-    INVERSE_LOG_2,
-    INVERSE_PI,
-    LOG_2_PIECES,
-    NEAR,
-    PI_PIECES,
-    ROUNDING,
-    SINE,
-)
+from oobleck_stream.engine.arithmetic import Operations, activations
 from oobleck_stream.engine.cpu.machine import FLOAT, WORD
 from oobleck_stream.engine.program import LANES
 
@@ -56,6 +46,19 @@ class Vectors:
         kind = ir.FunctionType(VECTOR, [VECTOR] * 3)
         name = f"llvm.fma.v{LANES}f32"
         self._fma = cgutils.get_or_insert_function(builder.module, kind, name)
+        self.snake, self.tanh = activations(
+            Operations(
+                constant=self.constant,
+                fma=self.fma,
+                multiply=builder.fmul,
+                add=builder.fadd,
+                subtract=builder.fsub,
+                divide=builder.fdiv,
+                less=functools.partial(builder.fcmp_ordered, "<"),
+                select=builder.select,
+                power_of_two=self.power_of_two,
+            )
+        )
 
     def constant(self, value: float) -> ir.Constant:
         """All lanes the same number, rounded to float32."""
@@ -110,63 +113,10 @@ class Vectors:
         """``a * b + c``, rounded once."""
         return self.builder.call(self._fma, [a, b, c])
 
-    def clamp(self, value: Any, low: float, high: float) -> Any:
-        """Between two bounds; a NaN becomes the upper one."""
-        top, bottom = self.constant(high), self.constant(low)
-        value = self.builder.select(self.builder.fcmp_ordered("<", value, top), value, top)
-        return self.builder.select(self.builder.fcmp_ordered(">", value, bottom), value, bottom)
-
-    def polynomial(self, x: Any, coefficients: tuple[float, ...]) -> Any:
-        """Horner's rule in fused steps; the lowest coefficient first."""
-        total = self.constant(coefficients[-1])
-        for coefficient in coefficients[-2::-1]:
-            total = self.fma(total, x, self.constant(coefficient))
-        return total
-
-    def snake(self, x: Any, alpha: Any, inverse_beta: Any) -> Any:
-        """``x + sin(alpha * x)**2 / beta``.
-
-        The square of the sine has period pi, so the angle is reduced by whole multiples of pi and
-        its sign is of no account. Beyond four million turns float32 has no angle left: the square
-        is held at or below 1 there.
-        """
-        builder = self.builder
-        angle = builder.fmul(alpha, x)
-        magic = self.constant(ROUNDING)
-        turns = builder.fsub(self.fma(angle, self.constant(INVERSE_PI), magic), magic)
-        rest = angle
-        for piece in PI_PIECES:
-            rest = self.fma(turns, self.constant(-piece), rest)
-        square = builder.fmul(rest, rest)
-        cubic = builder.fmul(rest, square)
-        sine = self.fma(cubic, self.polynomial(square, SINE), rest)
-        power = builder.fmul(sine, sine)
-        one = self.constant(1.0)
-        power = builder.select(builder.fcmp_ordered("<", power, one), power, one)
-        return self.fma(power, inverse_beta, x)
-
-    def tanh(self, x: Any) -> Any:
-        """Hyperbolic tangent: ``(e - 1) / (e + 1)`` with ``e = exp(2x)``, a polynomial near 0.
-
-        A NaN goes through the polynomial, which gives a NaN: the clamp would make it a number.
-        """
-        builder = self.builder
-        twice = self.clamp(builder.fmul(x, self.constant(2.0)), -FARTHEST, FARTHEST)
-        magic = self.constant(ROUNDING)
-        shifted = self.fma(twice, self.constant(INVERSE_LOG_2), magic)
-        powers = builder.fsub(shifted, magic)
-        rest = twice
-        for piece in LOG_2_PIECES:
-            rest = self.fma(powers, self.constant(-piece), rest)
-        exponential = self.polynomial(rest, EXPONENTIAL)
+    def power_of_two(self, exponents: Any) -> Any:
+        """2 to the power of whole numbers, by setting the exponent bits."""
         whole = ir.VectorType(ir.IntType(32), LANES)
-        bits = builder.fptosi(powers, whole)
-        bits = builder.add(bits, ir.Constant(whole, [127] * LANES))
-        bits = builder.shl(bits, ir.Constant(whole, [23] * LANES))
-        exponential = builder.fmul(exponential, builder.bitcast(bits, VECTOR))
-        one = self.constant(1.0)
-        far = builder.fdiv(builder.fsub(exponential, one), builder.fadd(exponential, one))
-        square = builder.fmul(x, x)
-        near = self.fma(builder.fmul(x, square), self.polynomial(square, HYPERBOLIC), x)
-        small = builder.fcmp_unordered("<", square, self.constant(NEAR))
-        return builder.select(small, near, far)
+        bits = self.builder.fptosi(exponents, whole)
+        bits = self.builder.add(bits, ir.Constant(whole, [127] * LANES))
+        bits = self.builder.shl(bits, ir.Constant(whole, [23] * LANES))
+        return self.builder.bitcast(bits, VECTOR)

@@ -8,8 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from oobleck_stream.engine.cuda.arithmetic import snake, tanh
-from oobleck_stream.engine.cuda.library import add, cuda, device, kernel, place
+from oobleck_stream.engine.arithmetic import Operations, activations
+from oobleck_stream.engine.cuda.library import (
+    add,
+    cuda,
+    device,
+    divide,
+    fma,
+    kernel,
+    less,
+    multiply,
+    place,
+    power_of_two,
+    select,
+    subtract,
+)
 from oobleck_stream.engine.program import (
     ACTIVE,
     ALPHA,
@@ -37,6 +50,21 @@ KINDS = "tniffnfnffn"
 
 NOTHING = np.float32(-0.0)
 """Added to any number, it leaves it as it is; so does a product of it in a chain."""
+
+OPERATIONS = Operations(
+    constant=np.float32,
+    fma=fma,
+    multiply=multiply,
+    add=add,
+    subtract=subtract,
+    divide=divide,
+    less=less,
+    select=select,
+    power_of_two=power_of_two,
+    compiled=device,
+)
+
+snake, tanh = activations(OPERATIONS)
 
 
 @device

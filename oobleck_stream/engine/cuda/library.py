@@ -44,10 +44,10 @@ __all__ = [
     "device",
     "divide",
     "faults",
-    "float_of_bits",
     "fma",
     "has_compiler",
     "kernel",
+    "less",
     "make_zero",
     "multiply",
     "multiprocessors",
@@ -55,6 +55,8 @@ __all__ = [
     "open_stream",
     "pinned",
     "place",
+    "power_of_two",
+    "select",
     "subtract",
     "telling_of_compiling",
     "unsigned",
@@ -130,9 +132,17 @@ if SIMULATED:
         """``a / b``."""
         return a / b
 
-    def float_of_bits(bits):
-        """The float32 of 32 bits."""
-        return np.int32(bits).view(np.float32)
+    def less(a, b):
+        """``a < b``."""
+        return a < b
+
+    def select(condition, a, b):
+        """``a`` where the condition holds, else ``b``."""
+        return a if condition else b
+
+    def power_of_two(exponent):
+        """2 to the power of a whole number."""
+        return np.int32((int(exponent) + 127) << 23).view(np.float32)
 
     def unsigned(count):
         """A number known not to be negative, for sums and products."""
@@ -175,9 +185,19 @@ else:
         return libdevice.fdiv_rn(a, b)
 
     @device
-    def float_of_bits(bits):
-        """The float32 of 32 bits."""
-        return libdevice.int_as_float(np.int32(bits))
+    def less(a, b):
+        """``a < b``; false if one of them is NaN."""
+        return a < b
+
+    @device
+    def select(condition, a, b):
+        """``a`` where the condition holds, else ``b``."""
+        return a if condition else b
+
+    @device
+    def power_of_two(exponent):
+        """2 to the power of a whole number, by setting the exponent bits."""
+        return libdevice.int_as_float(np.int32((int(exponent) + 127) << 23))
 
     @device
     def unsigned(count):

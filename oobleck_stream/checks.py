@@ -1,0 +1,237 @@
+"""Checks of latents and audio: shape, dtype and finiteness; and the messages when they fail.
+
+A check of the shape returns an array of any real dtype, often a memory map. The conversion to
+float32 is separate, so that callers can do it in blocks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from oobleck_stream.arrays import FloatArray
+
+CHECK_FRAMES = 4096
+"""Latent frames that are converted to float32 at once to check a long array."""
+
+CHECK_SAMPLES = 2**17
+"""Samples that are converted to float32 at once to check a long array."""
+
+
+def checked_latents(latents: Any, latent_dim: int) -> npt.NDArray[Any]:
+    """Check the shape and dtype of the latents of one stream.
+
+    Parameters
+    ----------
+    latents : array_like
+        (frames, latent_dim), or (latent_dim,) for one frame.
+    latent_dim : int
+        Numbers per latent frame.
+
+    Returns
+    -------
+    (frames, latent_dim) array of real numbers
+
+    Raises
+    ------
+    ValueError
+        If the shape is wrong or the dtype is not real.
+    """
+    array = _real_array(latents, "latents")
+    if array.ndim == 1 and array.shape[0] == latent_dim:
+        array = array[np.newaxis]
+    if array.ndim != 2 or array.shape[1] != latent_dim:
+        raise ValueError(
+            f"latents of shape (frames, {latent_dim}) were expected, or ({latent_dim},) for one "
+            f"frame, not {array.shape}"
+        )
+    return array
+
+
+def checked_batch(latents: Any, streams: int, latent_dim: int) -> npt.NDArray[Any]:
+    """Check the shape and dtype of the latents of several streams.
+
+    Parameters
+    ----------
+    latents : array_like
+        (streams, frames, latent_dim), or (streams, latent_dim) for one frame of each stream.
+    streams : int
+        Number of streams.
+    latent_dim : int
+        Numbers per latent frame.
+
+    Returns
+    -------
+    (streams, frames, latent_dim) array of real numbers
+
+    Raises
+    ------
+    ValueError
+        If the shape is wrong or the dtype is not real.
+    """
+    array = _real_array(latents, "latents")
+    if array.shape == (streams, latent_dim):
+        array = array[:, np.newaxis]
+    if array.ndim != 3 or (array.shape[0], array.shape[2]) != (streams, latent_dim):
+        raise ValueError(
+            f"latents of shape ({streams}, frames, {latent_dim}) were expected, or ({streams}, "
+            f"{latent_dim}) for one frame of each stream, not {array.shape}"
+        )
+    return array
+
+
+def checked_audio(audio: Any, channels: int) -> npt.NDArray[Any]:
+    """Check the shape and dtype of audio.
+
+    Parameters
+    ----------
+    audio : array_like
+        (samples, channels); for one channel also (samples,).
+    channels : int
+        Audio channels of the network.
+
+    Returns
+    -------
+    (samples, channels) array of real numbers
+
+    Raises
+    ------
+    ValueError
+        If the shape is wrong or the dtype is not real.
+    """
+    array = _real_array(audio, "audio")
+    if array.ndim == 1 and channels == 1:
+        array = array[:, np.newaxis]
+    if array.ndim != 2 or array.shape[1] != channels:
+        mono = " or (samples,)" if channels == 1 else ""
+        raise ValueError(
+            f"audio of shape (samples, {channels}){mono} was expected, not {array.shape}"
+        )
+    return array
+
+
+def _real_array(values: Any, name: str) -> npt.NDArray[Any]:
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{name} must be real numbers, not {array.dtype}")
+    return array
+
+
+def checked_frames(array: npt.NDArray[Any], first: int = 0) -> FloatArray:
+    """Convert latent frames to float32, and check that they are finite.
+
+    Parameters
+    ----------
+    array : (frames, latent_dim) array of real numbers
+    first : int
+        Index of its first frame, for the message.
+
+    Returns
+    -------
+    (frames, latent_dim) float32, C-contiguous
+
+    Raises
+    ------
+    ValueError
+        If a value is not finite as float32; names the first such frame.
+    """
+    return finite_rows(array, first, "latents", "frame")
+
+
+def checked_samples(array: npt.NDArray[Any], first: int = 0) -> FloatArray:
+    """Convert audio to float32, and check that it is finite.
+
+    Parameters
+    ----------
+    array : (samples, channels) array of real numbers
+    first : int
+        Index of its first sample, for the message.
+
+    Returns
+    -------
+    (samples, channels) float32, C-contiguous
+
+    Raises
+    ------
+    ValueError
+        If a value is not finite as float32; names the first such sample.
+    """
+    return finite_rows(array, first, "audio", "sample")
+
+
+def finite_rows(array: npt.NDArray[Any], first: int, name: str, row: str) -> FloatArray:
+    """Convert rows to float32, and check that they are finite.
+
+    Parameters
+    ----------
+    array : (n, m) array of real numbers
+    first : int
+        Index of its first row, for the message.
+    name, row : str
+        What the array and a row of it are called in the message.
+
+    Returns
+    -------
+    (n, m) float32, C-contiguous
+
+    Raises
+    ------
+    ValueError
+        If a value is not finite as float32; names the first such row.
+    """
+    with np.errstate(over="ignore"):
+        rows: FloatArray = np.ascontiguousarray(array, np.float32)
+    index = first_not_finite(rows)
+    if index is not None:
+        raise ValueError(f"{name} must be finite as float32: {row} {first + index} is not")
+    return rows
+
+
+def first_not_finite(rows: npt.NDArray[Any]) -> int | None:
+    """Index of the first row that contains an infinity or a NaN; None if all rows are finite.
+
+    Parameters
+    ----------
+    rows : (n, m) array of floating-point numbers
+    """
+    finite = np.isfinite(rows)
+    if finite.all():
+        return None
+    return int(finite.all(axis=1).argmin())
+
+
+def decoder_overflow(frame: int, context: int, frames: int) -> str:
+    """The message when finite latents decode to samples that are not finite.
+
+    Parameters
+    ----------
+    frame : int
+        Index of the first frame whose samples are not finite.
+    context : int
+        Frames on each side that a frame's samples depend on.
+    frames : int
+        Number of frames so far.
+    """
+    first, last = max(0, frame - context), min(frame + context, frames - 1)
+    return (
+        f"the samples of frame {frame} are not finite: latents among frames {first} to {last} are "
+        "so large that float32 overflows"
+    )
+
+
+def encoder_overflow(frame: int, hop: int) -> str:
+    """The message when finite audio is encoded to a latent frame that is not finite.
+
+    Parameters
+    ----------
+    frame : int
+        Index of the first frame that is not finite.
+    hop : int
+        Samples per latent frame.
+    """
+    return (
+        f"latent frame {frame} is not finite: the sound around sample {frame * hop} is so large "
+        "that float32 overflows"
+    )

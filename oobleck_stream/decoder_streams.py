@@ -1,0 +1,202 @@
+"""The streams of a decoder: a stack of layers, and for each stream its position and its status."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from oobleck_stream.arrays import FloatArray
+from oobleck_stream.checks import first_not_finite
+from oobleck_stream.engine.arena import StackState
+from oobleck_stream.engine.packed import PackedNetwork
+from oobleck_stream.engine.stack import Stack
+from oobleck_stream.engine.status import Status, require_complete, require_open, status_of
+from oobleck_stream.model import Model
+
+
+@dataclass(frozen=True)
+class DecoderState:
+    """The complete state of a stream, as `StreamingDecoder.snapshot` returns it.
+
+    Treat it as opaque and pass it to `StreamingDecoder.restore` of any decoder of the same model.
+    It is a deep copy, so later pushes don't change it.
+
+    Attributes
+    ----------
+    network : PackedNetwork
+        The decoder network that the state belongs to.
+    stack : StackState
+        The rows that each layer still needs, and how many rows each layer has processed.
+    start : int
+        The frame at which the stream began: 0, or the frame that `seek` returned.
+    skip : int
+        Samples still to be dropped after a `seek`.
+    flushed : bool
+        Whether the stream was flushed.
+
+    Examples
+    --------
+    >>> import oobleck_stream as ob
+    >>> decoder, latents = ob.StreamingDecoder(ob.load("tiny")), ob.piece("keys")
+    >>> _ = decoder.push(latents[:100])
+    >>> state = decoder.snapshot()
+    >>> state.flushed
+    False
+    >>> first = decoder.push(latents[100:200])
+    >>> decoder.restore(state)
+    >>> again = decoder.push(latents[100:200])
+    >>> bool((first == again).all())
+    True
+    """
+
+    network: PackedNetwork = field(repr=False)
+    stack: StackState = field(repr=False)
+    start: int
+    skip: int
+    flushed: bool
+
+
+class Position(NamedTuple):
+    """A stream's first frame, the samples still to drop after a seek, and its status."""
+
+    start: int = 0
+    skip: int = 0
+    status: Status = "open"
+
+
+class DecoderStreams:
+    """One or more streams of a model's decoder.
+
+    Every operation first marks the streams that it changes as interrupted, and replaces their
+    positions by one assignment when it is complete. So an exception at any point, even one raised
+    by a signal handler, leaves a stream as it was, or changed, or refused until `begin`.
+
+    Parameters
+    ----------
+    model : Model
+    count : int
+        Number of streams.
+    threads, backend
+        As for `oobleck_stream.StreamingDecoder`.
+
+    Attributes
+    ----------
+    model : Model
+    stack : Stack
+    """
+
+    def __init__(
+        self, model: Model, count: int, threads: int | None = None, backend: str | None = None
+    ) -> None:
+        self.model = model
+        self.stack = Stack(model.decoder, threads, count, backend or model.backend)
+        self._positions = [Position()] * count
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def frames_in(self, number: int) -> int:
+        """Index of the next frame to push into a stream, in the whole piece."""
+        return self._positions[number].start + self.stack.rows_in(number)
+
+    def samples_out(self, number: int) -> int:
+        """Index of the first sample of a stream's next chunk, in the whole piece."""
+        start, skip, _ = self._positions[number]
+        return start * self.model.hop + self.stack.rows_out(number) + skip
+
+    def require_open(self, number: int, action: str) -> None:
+        """Raise ``RuntimeError``, which names the action, unless the stream can be pushed."""
+        require_open(self._positions[number].status, action)
+
+    def begin(self, numbers: Sequence[int], frame: int = 0) -> int:
+        """Clear some streams so that their output begins at a frame.
+
+        Returns
+        -------
+        int
+            Index of the frame to push next: ``max(0, frame - model.context)``.
+        """
+        start = max(0, frame - self.model.context)
+        position = Position(start, (frame - start) * self.model.hop)
+        self._interrupt(numbers)
+        for number in numbers:
+            self.stack.reset(number)
+        self._replace(numbers, [position] * len(numbers))
+        return start
+
+    def advance(
+        self, rows: FloatArray, numbers: Sequence[int], last: bool
+    ) -> tuple[list[FloatArray], dict[int, int]]:
+        """Push the same number of frames into some streams; drop samples before a seek's target.
+
+        Parameters
+        ----------
+        rows : (numbers, n, latent_dim) float32, C-contiguous
+            Finite latents.
+        numbers : sequence of int
+            Indices of the streams, all different and open.
+        last : bool
+            Whether the input of all of them ends with these frames.
+
+        Returns
+        -------
+        chunks : list of (k, channels) float32
+            The finite samples of each of `numbers`: all of them, or those before the first that
+            overflowed.
+        overflowed : dict
+            For each stream whose output is not finite, the first frame concerned.
+        """
+        self._interrupt(numbers)
+        chunks: list[FloatArray] = []
+        positions, overflowed = [], {}
+        pushed = self.stack.push_streams(rows, numbers, last)
+        for number, samples in zip(numbers, pushed, strict=True):
+            start, skip, _ = self._positions[number]
+            dropped = min(skip, len(samples))
+            chunk = samples[dropped:] if dropped else samples
+            status, row = status_of(last), first_not_finite(chunk)
+            if row is not None:
+                end = start * self.model.hop + self.stack.rows_out(number)
+                overflowed[number] = (end - len(chunk) + row) // self.model.hop
+                chunk, status = chunk[:row], "overflowed"
+            chunks.append(chunk)
+            positions.append(Position(start, skip - dropped, status))
+        self._replace(numbers, positions)
+        return chunks, overflowed
+
+    def snapshot(self, number: int) -> DecoderState:
+        """A deep copy of a stream's state; ``RuntimeError`` if it is not complete."""
+        start, skip, status = self._positions[number]
+        require_complete(status, "snapshot")
+        state = self.stack.snapshot(number)
+        return DecoderState(self.model.decoder, state, start, skip, status == "flushed")
+
+    def restore(self, state: DecoderState, number: int) -> None:
+        """Continue a stream from a state; ``ValueError`` if it is of another model."""
+        if not isinstance(state, DecoderState) or state.network is not self.model.decoder:
+            raise ValueError("the state is not one of a decoder of this model")
+        self._interrupt([number])
+        self.stack.restore(state.stack, number)
+        self._replace([number], [Position(state.start, state.skip, status_of(state.flushed))])
+
+    def _interrupt(self, numbers: Sequence[int]) -> None:
+        """Mark streams as changing. If an exception follows, they stay marked until `begin`."""
+        marked = [self._positions[number]._replace(status="interrupted") for number in numbers]
+        self._replace(numbers, marked)
+
+    def _replace(self, numbers: Sequence[int], positions: Sequence[Position]) -> None:
+        """Replace the positions of streams by one assignment, which no exception can split."""
+        replaced = list(self._positions)
+        for number, position in zip(numbers, positions, strict=True):
+            replaced[number] = position
+        self._positions = replaced
+
+
+def checked_frame(frame: object) -> int:
+    """The index of a frame, or ``ValueError``."""
+    if isinstance(frame, bool) or not isinstance(frame, int | np.integer) or frame < 0:
+        raise ValueError(f"frame must be a whole number from 0, not {frame!r}")
+    return int(frame)
