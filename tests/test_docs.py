@@ -194,6 +194,20 @@ def test_files_and_names_exist(readme):
             assert name in names_defined_in(path), f"{readme} names {span}, which does not exist"
 
 
+@pytest.mark.parametrize("readme", READMES)
+def test_files_in_figures_exist(readme):
+    for figure in blocks(readme, "text"):
+        for path in re.findall(r"[\w/]+\.py\b", figure):
+            assert located(readme, path) is not None, path
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_public_names_exist(readme):
+    for span in code_spans(readme):
+        for name in re.findall(r"\bob\.(\w+)", span):
+            assert name in ob.__all__, span
+
+
 def test_the_map_names_what_it_explains():
     """Guards the pattern of the test above against a document that is written differently."""
     assert (
