@@ -22,7 +22,7 @@ from conversions import (
 )
 from networks import random_tensors, write_folder
 
-from oobleck_stream.files.flat import write_flat
+from oobleck_stream.formats.flat import write_flat
 
 
 @pytest.fixture

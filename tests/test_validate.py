@@ -15,7 +15,7 @@ from small_disks import file_size_limit
 
 import oobleck_stream as ob
 from oobleck_stream.__main__ import run
-from oobleck_stream.files.flat import write_flat
+from oobleck_stream.formats.flat import write_flat
 
 CONFIG = small("stable-audio-open-1.0", latent_dim=8)
 STAGES = ["input_conv", *(f"block_{number}" for number in range(1, 6)), "final_snake", "output"]

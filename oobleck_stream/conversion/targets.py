@@ -118,6 +118,8 @@ def _check_file(file: Path, originals: set[Path], force: bool) -> None:
         raise CheckpointError(file, "is a file of the checkpoint itself")
     if file.is_dir():
         raise CheckpointError(file, "is a folder; a file was expected")
+    if file.exists() and not file.is_file():
+        raise CheckpointError(file, "is not a regular file: not replaced")
     if os.path.lexists(file) and not force:
         raise CheckpointError(file, "already exists (--force replaces it)")
 

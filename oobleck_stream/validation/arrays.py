@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from oobleck_stream.errors import InputError
-from oobleck_stream.files.flat import SUFFIX as FLAT
-from oobleck_stream.files.flat import read_flat
-from oobleck_stream.files.latents import read_latents
-from oobleck_stream.files.layout import Layout
-from oobleck_stream.files.sound import SoundSource
+from oobleck_stream.files.audio_reader import AudioFile
+from oobleck_stream.files.axis_order import AxisOrder
+from oobleck_stream.files.latents_reader import read_latents
+from oobleck_stream.formats.flat import SUFFIX as FLAT
+from oobleck_stream.formats.flat import read_flat
 from oobleck_stream.validation.comparison import RealArray
 
 Shape = tuple[int, int]
@@ -23,7 +23,7 @@ def shape_text(shapes: Sequence[Shape]) -> str:
     )
 
 
-def read_rows(path: Path, shapes: Sequence[Shape], layout: Layout | None = None) -> RealArray:
+def read_rows(path: Path, shapes: Sequence[Shape], layout: AxisOrder | None = None) -> RealArray:
     """Read rows of a known shape from a file.
 
     Parameters
@@ -54,7 +54,7 @@ def read_rows(path: Path, shapes: Sequence[Shape], layout: Layout | None = None)
 
 
 def _time_first(
-    array: RealArray, shapes: Sequence[Shape], layout: Layout | None, path: Path
+    array: RealArray, shapes: Sequence[Shape], layout: AxisOrder | None, path: Path
 ) -> RealArray:
     """View an array with time first.
 
@@ -93,7 +93,7 @@ def _samples(path: Path, shapes: Sequence[Shape]) -> RealArray:
     """Read the samples of an audio file without conversion."""
     import numpy as np
 
-    source = SoundSource(path)
+    source = AudioFile(path)
     found = (source.samples, source.channels)
     if found not in shapes:
         expected = " or ".join(f"{rows} samples of {count}" for rows, count in shapes)

@@ -12,11 +12,10 @@ import numpy as np
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checks import first_not_finite
 from oobleck_stream.errors import InputError
-from oobleck_stream.files.errors import refusing_unwritable
-from oobleck_stream.files.flat import write_numbers
-from oobleck_stream.files.layout import Layout
-from oobleck_stream.files.npy import write_npy
-from oobleck_stream.formats.atomic import atomic_folder, new_file
+from oobleck_stream.files.axis_order import AxisOrder
+from oobleck_stream.formats.atomic import atomic_folder, new_file, refusing_unwritable
+from oobleck_stream.formats.flat import write_numbers
+from oobleck_stream.formats.npy import write_npy
 from oobleck_stream.validation.arrays import Shape, read_rows
 from oobleck_stream.validation.check import Reference, Visit
 from oobleck_stream.validation.comparison import RealArray
@@ -30,7 +29,7 @@ SUFFIXES = (".npy", ".bin", ".wav")
 def read_references(
     path: Path,
     shapes: Mapping[str, Shape],
-    layout: Layout | None,
+    layout: AxisOrder | None,
     latent_dim: int | None = None,
     layers: bool = True,
 ) -> dict[str, RealArray]:

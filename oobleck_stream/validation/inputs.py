@@ -10,8 +10,8 @@ import numpy as np
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checks import checked_samples
 from oobleck_stream.errors import InputError
-from oobleck_stream.files.latents import read_latents
-from oobleck_stream.files.layout import Layout
+from oobleck_stream.files.axis_order import AxisOrder
+from oobleck_stream.files.latents_reader import read_latents
 
 
 def concatenate(blocks: Iterable[FloatArray]) -> FloatArray:
@@ -24,7 +24,7 @@ def pad_to_hop(audio: FloatArray, hop: int) -> FloatArray:
     return np.pad(audio, ((0, -len(audio) % hop), (0, 0)))
 
 
-def audio_from_npy(path: Path, channels: int, layout: Layout | None = None) -> FloatArray:
+def audio_from_npy(path: Path, channels: int, layout: AxisOrder | None = None) -> FloatArray:
     """Read the samples (n, channels) of an ``.npy`` file with either axis order.
 
     Parameters

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from oobleck_stream.files.errors import refusing_unwritable
-from oobleck_stream.formats.atomic import atomic_file
+from oobleck_stream.formats.atomic import atomic_file, refusing_unwritable
 from oobleck_stream.validation.check import Validation
 
 COLUMNS = 1000
