@@ -188,18 +188,18 @@ def _opened(
     from oobleck_stream.commands.encode import audio_blocks
     from oobleck_stream.files.sources import open_audio, open_latents
     from oobleck_stream.loading import load
-    from oobleck_stream.validation.inputs import audio_from_npy, filled_up, gathered
+    from oobleck_stream.validation.inputs import audio_from_npy, concatenate, pad_to_hop
 
     latents = open_latents(piece) if half == "decoder" else None
     source = model or (latents and latents.metadata.get("model")) or BUNDLED
     network = load(source, config=config) if config else chosen_model(model, latents)
     if latents is not None:
-        return network, source, gathered(latents.blocks(network.latent_dim, layout))
+        return network, source, concatenate(latents.blocks(network.latent_dim, layout))
     if Path(piece).suffix.lower() == ".npy":
         audio = audio_from_npy(Path(piece), network.channels, layout)
     else:
-        audio = gathered(audio_blocks(network, open_audio(piece)))
-    return network, source, audio if no_pad else filled_up(audio, network.hop)
+        audio = concatenate(audio_blocks(network, open_audio(piece)))
+    return network, source, audio if no_pad else pad_to_hop(audio, network.hop)
 
 
 def _no_reference(visit: object) -> None:
