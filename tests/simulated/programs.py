@@ -12,12 +12,14 @@ import steps_reference
 from step_tables import ARENA, Drawn, draw_product, no_moves, program, step
 
 from oobleck_stream.engine import program as table
+from oobleck_stream.engine.cpu.engine import CpuEngine
 from oobleck_stream.engine.cuda import tiles
 from oobleck_stream.engine.cuda.engine import CudaEngine
 from oobleck_stream.engine.cuda.tiles import Tile
 from oobleck_stream.errors import CudaUnavailable
 
 STREAMS = 3
+ZERO = np.zeros(32, np.float32)
 ONE_TILE = {
     "square": Tile(4, 4, 2, 2, 4),
     "flat": Tile(2, 4, 2, 1, 4),
@@ -101,6 +103,19 @@ def test_split_taps_are_added_in_their_order(monkeypatch):
         monkeypatch.setattr(tiles, "SECOND_PASS", second_pass)
         got, _ = run(Drawn(steps, weights, 0), no_moves(), start, [0])
         assert got[0, 10] == 1.0
+
+
+def test_a_missing_bias_is_positive_zero():
+    """A sum of -0.0 becomes +0.0 on the GPU as on the CPU."""
+    steps = step(LAYER=-1, ROWS=1, COLUMNS=1, INPUT_STRIDE=1, OUTPUT_STRIDE=1, RAW=10)[None]
+    rows = np.full((1, 1, 1), -0.0, np.float32)
+    engines = CpuEngine(ZERO, STREAMS, ARENA, 1), CudaEngine(ZERO, STREAMS, ARENA)
+    for engine in engines:
+        engine.write(0, 10, np.ones(1, np.float32))
+        engine.run(program(steps, no_moves()), np.array([0]), rows, rows[:, :0].copy())
+        (found,) = engine.read(0, 10, 1)
+        assert found == 0
+        assert not np.signbit(found)
 
 
 def test_streams_of_a_group_are_as_alone():

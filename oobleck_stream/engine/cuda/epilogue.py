@@ -79,7 +79,8 @@ def output_fields(steps, index):
 @device
 def column_parameters(steps, index, column, parameters):
     """Bias, alpha and inverse beta of a column, loaded once for all of a thread's rows."""
-    bias, alpha, inverse_beta = NEGATIVE_ZERO, NEGATIVE_ZERO, NEGATIVE_ZERO
+    # As on the CPU, +0 stands for a missing bias: it turns a sum of -0.0 into +0.0.
+    bias, alpha, inverse_beta = np.float32(0.0), np.float32(0.0), np.float32(0.0)
     if steps[index, BIAS] != NONE:
         bias = parameters[unsigned_index(steps[index, BIAS] + column)]
     if steps[index, SNAKED] != NONE:
