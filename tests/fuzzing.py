@@ -18,9 +18,9 @@ from networks import random_audio
 
 import oobleck_stream as ob
 from oobleck_stream.__main__ import run
-from oobleck_stream.files.flat_sound import FlatSound
-from oobleck_stream.files.latents import read_latents
-from oobleck_stream.files.pipe import LatentPipe
+from oobleck_stream.files.audio_reader import FlatAudio
+from oobleck_stream.files.latents_pipe import LatentPipe
+from oobleck_stream.files.latents_reader import read_latents
 
 SECONDS = 20
 """After so many of work a case hangs; they take some hundredths of one."""
@@ -139,7 +139,7 @@ def read_sound(folder, most, choice):
     """Read sound to the end."""
     (path,) = folder.iterdir()
     with bounded(most):
-        for block in FlatSound(path).blocks(44100, 1 + choice % 3):
+        for block in FlatAudio(path).blocks(44100, 1 + choice % 3):
             assert np.isfinite(block).all()
 
 

@@ -19,10 +19,10 @@ import oobleck_stream as ob
 from oobleck_stream.__main__ import run
 from oobleck_stream.bench.plot import write_plot
 from oobleck_stream.checkpoints.packed_file import write_packed
-from oobleck_stream.files.audio import AudioWriter
-from oobleck_stream.files.flat import write_flat
-from oobleck_stream.files.flat_writer import FlatWriter
-from oobleck_stream.files.latent_writer import LatentWriter
+from oobleck_stream.files.audio_writer import AudioWriter
+from oobleck_stream.files.latents_writer import LatentWriter
+from oobleck_stream.formats.flat import write_flat
+from oobleck_stream.formats.flat_writer import FlatWriter
 from oobleck_stream.player.recorder import Recorder
 
 CHUNK = 1000
@@ -36,7 +36,7 @@ def sound(count, channels):
 
 @functools.cache
 def inputs():
-    """A folder with a model, latents and sound, for the commands."""
+    """A folder with a model, latents and audio, as input of the commands."""
     folder = Path(tempfile.mkdtemp())
     write_folder(folder / "model", CONFIG, TENSORS)
     np.save(folder / "in.npy", random_latents(CONFIG, 1700))
@@ -47,10 +47,10 @@ def inputs():
 
 @dataclass(frozen=True)
 class Output:
-    """Something written: a name, and what writes it there.
+    """An output: a file name, and a function that writes it.
 
-    `write` takes a path and a length (in no particular unit) and raises, or returns a message,
-    where it refuses. `prepare` puts something older in its place.
+    `write` takes a path and a length (in no particular unit); if it refuses, it raises or returns a
+    message. `prepare` creates an older output at the path.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Output:
     prepare: object = lambda path: path.write_bytes(b"old")
 
     def refusal(self, path, length=5001):
-        """Write it; why it was refused, in one line, or None."""
+        """Write it; return the reason for a refusal in one line, or None."""
         try:
             return self.write(path, length)
         except (OSError, ValueError) as error:
@@ -99,7 +99,7 @@ def bench_plot(path, length):
 
 
 def command(*arguments):
-    """A command; TARGET is where it writes, and IN, SOUND, REFERENCE are what it reads."""
+    """A command that reads IN, SOUND or REFERENCE and writes TARGET."""
 
     def write(path, length):
         there = inputs()
@@ -125,7 +125,7 @@ def command(*arguments):
 
 
 def conversion(name, *options):
-    """A conversion in place of an older one of another network."""
+    """A conversion that replaces an older one of another network."""
 
     def prepare(path):
         there = inputs()
@@ -150,7 +150,7 @@ WRITERS = {
     "bin": Output("a.bin", writer(FlatWriter)),
     "flat": Output("a.bin", lambda path, length: write_flat(path, sound(length, 2))),
 }
-"""Of these every length can be written."""
+"""Outputs that can have any length."""
 
 OTHERS = {
     "recording wav": Output("a.wav", recorded),
@@ -185,20 +185,20 @@ CONVERSIONS = {
 
 
 def comparable(path):
-    """The content of a file without what differs from one writing to the next."""
+    """The content of a file without the parts that differ each time it is written."""
     content = path.read_bytes()
     if content.startswith(b"OggS"):
-        # The number of its stream is random.
+        # The serial number of its stream is random.
         return len(content), soundfile.read(path)[0].tobytes()
     place = content[:200].find(b"PEAK") if path.suffix == ".wav" else -1
     if place >= 0:
-        # The time of writing.
+        # The PEAK chunk contains the time of writing.
         content = content[: place + 12] + bytes(4) + content[place + 16 :]
     return content
 
 
 def contents(folder):
-    """All files in a folder with their contents, and all folders; not what fills up its disk."""
+    """All files in a folder with their contents, and all folders, without `FILLER`."""
     return {
         path.relative_to(folder).as_posix(): comparable(path) if path.is_file() else None
         for path in folder.rglob("*")

@@ -10,7 +10,6 @@ import types
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 
 def _load(module, tensors):
@@ -158,37 +157,3 @@ def stable_audio_tools_encode(config, tensors, audio):
     )
     named = {name.removeprefix("encoder."): value for name, value in tensors.items()}
     return _run(_load(module, named), audio)
-
-
-def document_decode(config, tensors, latents):
-    """The document's decoder from its formulas, with torch's functional operations."""
-    t = {name: torch.from_numpy(np.array(value)).double() for name, value in tensors.items()}
-
-    def snake(x, name):
-        alpha, beta = t[f"{name}.alpha"][:, None], t[f"{name}.beta"][:, None]
-        return x + torch.sin(alpha * x) ** 2 / beta
-
-    def parts(name):
-        v, g = t[f"{name}.weight_v"], t[f"{name}.weight_g"]
-        return g * v / torch.linalg.vector_norm(v, dim=(1, 2), keepdim=True), t.get(f"{name}.bias")
-
-    x = torch.from_numpy(np.asarray(latents, float).T.copy())[None]
-    x = functional.conv1d(x, *parts("decoder.layers.0"), padding=3)
-    for number, stride in enumerate(reversed(config.strides), start=1):
-        name = f"decoder.layers.{number}.layers"
-        weight, bias = parts(f"{name}.1")
-        x = functional.conv_transpose1d(
-            snake(x, f"{name}.0"),
-            weight,
-            bias,
-            stride=stride,
-            padding=(stride - 1) // 2,
-            output_padding=stride - 1,
-        )
-        for unit in (2, 3, 4):
-            inner = f"{name}.{unit}.layers"
-            y = functional.conv1d(snake(x, f"{inner}.0"), *parts(f"{inner}.1"), padding=3)
-            x = x + functional.conv1d(snake(y, f"{inner}.2"), *parts(f"{inner}.3"))
-    depth = len(config.strides)
-    x = snake(x, f"decoder.layers.{depth + 1}")
-    return functional.conv1d(x, *parts(f"decoder.layers.{depth + 2}"), padding=3)[0].T.numpy()

@@ -1,4 +1,4 @@
-"""Disks that are full at an exact byte, or have so many free pages."""
+"""Disks that are full at an exact byte, or have an exact number of free pages."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 
 PAGE = 4096
 FILLER = "filler"
-"""A file on every small disk, which is no part of what is tested."""
+"""A file on every small disk that is not part of the test."""
 
 
 @contextlib.contextmanager
 def file_size_limit(size):
-    """Refuse what would make any file longer than so many bytes, as a full disk would."""
+    """Make writes fail that would extend a file beyond `size` bytes, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -27,9 +27,9 @@ def file_size_limit(size):
 
 @contextlib.contextmanager
 def small_disk(folder, pages, prepare=lambda folder: None):
-    """A disk with so many free pages, once `prepare` has put something on it.
+    """Mount a disk that has `pages` free pages after `prepare` has written to it.
 
-    Skips the test where this process can't mount one.
+    Skips the test if this process can't mount one.
     """
     folder.mkdir(exist_ok=True)
     options = ["mount", "-t", "tmpfs", "-o", "size=64M", "oobleck", str(folder)]

@@ -1,4 +1,4 @@
-"""A private PulseAudio server with a sink that goes nowhere, and a recorder of what it got."""
+"""A private PulseAudio server with a null sink, and a recorder of that sink."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PATIENCE = 30.0
 
 
 def missing_parts() -> str:
-    """What keeps these tests from running; empty when nothing does."""
+    """The missing programs and libraries that these tests need; empty if there are none."""
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if ctypes.util.find_library("portaudio") is None:
         missing.append("PortAudio (libportaudio2)")
@@ -41,7 +41,7 @@ class SoundServer:
     Attributes
     ----------
     environment : dict
-        For programs that shall play through it.
+        Environment variables for programs that play through this server.
     """
 
     def __init__(self, folder: Path, rate: int = 44100, channels: int = 2) -> None:
@@ -69,7 +69,7 @@ class SoundServer:
             stderr=(folder / "pulseaudio.log").open("w"),
         )
         self._wait_until_ready()
-        # While somebody listens, the sink works in short blocks; else in blocks of two seconds.
+        # With a listener the sink works in short blocks, otherwise in blocks of two seconds.
         self._listener = self._recorder(subprocess.DEVNULL)
 
     def _wait_until_ready(self) -> None:
@@ -97,7 +97,7 @@ class SoundServer:
 
     @contextmanager
     def recording(self) -> Iterator[Recording]:
-        """Record what the sink gets, from before the block until the sound has ended."""
+        """Record the sink from before the block until it is silent again."""
         file = self.folder / "recorded.raw"
         with file.open("wb") as sink:
             process = self._recorder(sink)
@@ -106,27 +106,27 @@ class SoundServer:
             recording.wait_for(lambda samples: len(samples) > 0)
             yield recording
             if self.process.poll() is None:
-                # What was played comes through the monitor with some delay; silence follows.
+                # The monitor delivers the samples with some delay, then silence.
                 recording.wait_for(lambda samples: not samples[-4000:].any())
         finally:
             process.send_signal(signal.SIGINT)
             process.wait()
 
     def stop(self) -> None:
-        """End the server."""
+        """Terminate the server."""
         self.process.terminate()
         self.process.wait()
         self._listener.wait()
 
     def kill(self) -> None:
-        """End the server without letting it say so."""
+        """Kill the server, so that it can't notify its clients."""
         self.process.kill()
         self.process.wait()
 
     @classmethod
     @contextmanager
     def running(cls, folder: Path, rate: int = 44100, channels: int = 2) -> Iterator[SoundServer]:
-        """A server for the length of a block; the test is skipped where parts are missing."""
+        """Run a server during the block; skip the test if parts are missing."""
         missing = missing_parts()
         if missing:
             pytest.skip(f"needs {missing}")
@@ -157,11 +157,11 @@ class Recording:
         return self.samples[loud[0] : loud[-1] + 1] if len(loud) else self.samples[:0]
 
     def wait_for(self, condition) -> None:
-        """Wait until the samples fulfil a condition."""
+        """Wait until the samples satisfy a condition."""
         end = time.monotonic() + PATIENCE
         while not condition(self.samples):
             if time.monotonic() > end:
-                raise TimeoutError("the recorder does not get what was expected")
+                raise TimeoutError("the recorder did not receive the expected samples")
             time.sleep(0.05)
 
 

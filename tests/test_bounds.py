@@ -26,9 +26,9 @@ from oobleck_stream.__main__ import run
 from oobleck_stream.conversion.config_texts import own_config
 from oobleck_stream.engine import needs
 from oobleck_stream.errors import InputError
-from oobleck_stream.files.latents import read_latents
-from oobleck_stream.files.pipe import LatentPipe
-from oobleck_stream.files.sound import SoundSource
+from oobleck_stream.files.audio_reader import AudioFile
+from oobleck_stream.files.latents_pipe import LatentPipe
+from oobleck_stream.files.latents_reader import read_latents
 from oobleck_stream.network import decoder_layers, encoder_layers
 
 ENDLESS = ob.OobleckConfig(
@@ -430,14 +430,14 @@ def test_a_sound_header_takes_no_memory(tmp_path, name):
     file.write_bytes(SOUNDS[name])
     # Blocks of 2**16 samples in a few copies, whatever the file is.
     with watched(name), bounded(2**23), contextlib.suppress(InputError):
-        assert sum(map(len, SoundSource(file).blocks(8000, 1))) <= 2**16
+        assert sum(map(len, AudioFile(file).blocks(8000, 1))) <= 2**16
 
 
 @pytest.mark.parametrize("rate", [689, 690, 44100 * 64, 44100 * 64 + 1])
 def test_sample_rates_far_apart_are_refused(tmp_path, rate):
     file = tmp_path / "a.wav"
     file.write_bytes(wav(rate, 2000))
-    source = SoundSource(file)
+    source = AudioFile(file)
     if rate in (690, 44100 * 64):
         made = sum(map(len, source.blocks(44100, 1)))
         assert made == pytest.approx(2000 * 44100 / rate, abs=1)

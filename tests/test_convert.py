@@ -32,7 +32,7 @@ from oobleck_stream.checkpoints.containers import Tensor
 from oobleck_stream.checkpoints.opening import open_container
 from oobleck_stream.checkpoints.safetensors_writer import write_safetensors
 from oobleck_stream.checkpoints.stored_numbers import stored_numbers
-from oobleck_stream.files.flat import read_flat, write_flat
+from oobleck_stream.formats.flat import read_flat, write_flat
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from conversions import (
 )
 from networks import random_tensors, write_folder
 
-from oobleck_stream.files.flat import write_flat
+from oobleck_stream.formats.flat import write_flat
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_what_is_there_stays_unless_forced(tmp_path, folder):
     for name, *options in (*TARGETS.values(), ("a.packed.safetensors",)):
         convert(other, tmp_path / name, *options)
         before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-        assert "is there already (--force" in convert(folder, tmp_path / name, *options, status=2)
+        assert "already exists (--force" in convert(folder, tmp_path / name, *options, status=2)
         broken = written(tmp_path / "broken.safetensors", DECODER | {"decoder.x": AUDIO})
         convert(broken, tmp_path / name, *options, "--force", status=2)
         broken.unlink()
@@ -130,7 +130,7 @@ def test_the_source_is_never_written_over(tmp_path, folder):
     assert shard.exists()
     for target in (folder, tmp_path):
         message = convert(file, target, "--to", "stable-audio-tools", "--force", status=2)
-        assert "where the checkpoint itself lies" in message
+        assert "contains the checkpoint itself" in message
     assert file.read_bytes() == before
 
 

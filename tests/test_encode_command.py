@@ -17,9 +17,9 @@ from networks import random_audio, random_tensors, small, write_folder
 import oobleck_stream as ob
 from oobleck_stream.commands.progress import Progress
 from oobleck_stream.errors import InputError
-from oobleck_stream.files.flat import write_flat
-from oobleck_stream.files.latent_writer import LatentWriter
-from oobleck_stream.files.sound import SoundSource
+from oobleck_stream.files.audio_reader import AudioFile
+from oobleck_stream.files.latents_writer import LatentWriter
+from oobleck_stream.formats.flat import write_flat
 
 COMMAND = [sys.executable, "-m", "oobleck_stream"]
 CONFIG = small("yue2")
@@ -228,8 +228,8 @@ def test_numbers_beyond_float16(tmp_path):
 
 def test_blocks_of_any_file(tmp_path, monkeypatch):
     audio = random_audio(CONFIG, 1000)
-    monkeypatch.setattr("oobleck_stream.files.sound.BLOCK", 77)
-    source = SoundSource(write(tmp_path / "in.wav", audio))
+    monkeypatch.setattr("oobleck_stream.files.audio_reader.BLOCK", 77)
+    source = AudioFile(write(tmp_path / "in.wav", audio))
     assert (source.samplerate, source.channels, source.samples) == (48000, 2, 1000)
     for _ in range(2):
         blocks = list(source.blocks(48000, 2))

@@ -1,4 +1,4 @@
-"""Latents from files and pipes, sound into files."""
+"""Latents from files and pipes, audio to files."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oobleck_stream.errors import InputError
-from oobleck_stream.files.audio import AudioWriter
-from oobleck_stream.files.latents import read_latents
-from oobleck_stream.files.pipe import LatentPipe
+from oobleck_stream.files.audio_writer import AudioWriter
+from oobleck_stream.files.latents_pipe import LatentPipe
+from oobleck_stream.files.latents_reader import read_latents
 
 SIZE = 8
 
@@ -197,7 +197,7 @@ def test_bad_safetensors(tmp_path, kind):
         read_latents(path)
 
 
-def test_weights_given_as_latents_are_known(tmp_path):
+def test_weights_passed_as_latents_are_recognized(tmp_path):
     names = [f"decoder.layers.{number}.weight_v" for number in range(99)]
     arrays = {name: np.ones((2, 3, 4), np.float32) for name in names}
     with pytest.raises(InputError, match=r"looks like a model \(for --model\)"):
@@ -209,7 +209,7 @@ def test_weights_given_as_latents_are_known(tmp_path):
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.binary(max_size=200), suffix=st.sampled_from(["npy", "npz", "safetensors"]))
-def test_garbage_is_never_anything_but_an_input_error(tmp_path_factory, data, suffix):
+def test_garbage_always_raises_an_input_error(tmp_path_factory, data, suffix):
     path = tmp_path_factory.mktemp("garbage") / f"a.{suffix}"
     prefix = {"npy": b"\x93NUMPY\x01\x00", "npz": b"PK\x03\x04", "safetensors": b""}[suffix]
     path.write_bytes(prefix + data)
@@ -249,7 +249,7 @@ def test_an_unknown_ending_is_refused(tmp_path):
 
 
 class Trickle:
-    """A pipe that hands out its bytes in pieces of given sizes."""
+    """A pipe that returns its bytes in pieces of certain sizes."""
 
     def __init__(self, data: bytes, sizes: list[int]) -> None:
         self.data, self.sizes = data, sizes
@@ -267,7 +267,7 @@ class Trickle:
     raw=st.booleans(),
     size=st.integers(1, 40),
 )
-def test_a_pipe_gives_the_same_frames_however_they_arrive(sizes, count, raw, size):
+def test_a_pipe_yields_the_same_frames_however_they_arrive(sizes, count, raw, size):
     frames, data = frames_of(count), io.BytesIO()
     if raw:
         data.write(frames.tobytes())
@@ -288,7 +288,7 @@ def test_frames_come_out_of_a_pipe_as_soon_as_they_are_whole():
         os.write(sender, frames[:1].tobytes())
         blocks = LatentPipe(source).blocks(SIZE)
         for number in range(3):
-            # Nothing more has been written when the frame is asked for.
+            # No later frame has been written when this one is requested.
             assert np.array_equal(next(blocks), frames[number : number + 1])
             if number < 2:
                 os.write(sender, frames[number + 1 : number + 2].tobytes())

@@ -22,16 +22,15 @@ import oobleck_stream as ob
 from oobleck_stream.bottleneck import distribution
 from oobleck_stream.engine.stack import Stack
 from oobleck_stream.errors import InputError
-from oobleck_stream.files.audio import AudioWriter
-from oobleck_stream.files.flat_writer import FlatWriter
-from oobleck_stream.files.latent_writer import LatentWriter
+from oobleck_stream.files.audio_writer import AudioWriter
+from oobleck_stream.files.latents_writer import LatentWriter
 from oobleck_stream.files.resampler import Resampler
-from oobleck_stream.player.feeder import Feeder
-from oobleck_stream.player.producer import Producer
-from oobleck_stream.player.programme import Programme
+from oobleck_stream.formats.flat_writer import FlatWriter
+from oobleck_stream.player.callback import PlaybackCallback
+from oobleck_stream.player.playlist import Playlist
+from oobleck_stream.player.producer import Producer, TimedDecoder
 from oobleck_stream.player.recorder import Recorder
 from oobleck_stream.player.ring import Ring
-from oobleck_stream.player.timed import TimedDecoder
 from oobleck_stream.player.tracks import LiveTrack, StoredTrack
 
 SMALL = {"strides": (2, 3, 4), "multiples": (1, 2, 4)}
@@ -499,8 +498,8 @@ def test_options_are_finite(arguments):
 def played(track, resampler=None):
     """What a producer puts into the ring, and the error that ended it."""
     ring = Ring(100_000, 2)
-    programme = Programme([track], MODEL.samplerate)
-    producer = Producer(programme, TimedDecoder(MODEL), ring, resampler=resampler)
+    playlist = Playlist([track], MODEL.samplerate)
+    producer = Producer(playlist, TimedDecoder(MODEL), ring, resampler=resampler)
     producer.start()
     while not ring.ended:
         time.sleep(0.001)
@@ -557,10 +556,10 @@ def test_no_device_gets_what_is_not_finite(volume):
     values = np.float32([[3e38, -3e38], [0.25, -0.5], [np.nan, np.inf], [-np.inf, 0.125]])
     ring.write(values)
     ring.ended = True
-    feeder = Feeder(ring, start_level=1, lead_in=0, lead_out=1)
-    feeder.volume = volume
+    callback = PlaybackCallback(ring, start_level=1, lead_in=0, lead_out=1)
+    callback.volume = volume
     out = np.full((6, 2), 7, np.float32)
-    feeder.fill(out)
+    callback.fill(out)
     assert np.isfinite(out).all()
     assert (out[1] == np.float32([0.25, -0.5]) * np.float32(volume)).all()
     assert out[2, 0] == 0

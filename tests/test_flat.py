@@ -1,4 +1,4 @@
-"""Reference files (`.bin`): numbers without a shape, read and written, as latents and as sound."""
+"""Flat files (`.bin`): numbers without a shape, read and written, as latents and as audio."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from networks import random_audio, random_latents, random_tensors, small, write_
 import oobleck_stream as ob
 from oobleck_stream.__main__ import run
 from oobleck_stream.errors import InputError
-from oobleck_stream.files import flat
-from oobleck_stream.files.flat import read_flat, write_flat
-from oobleck_stream.files.flat_writer import FlatWriter
+from oobleck_stream.formats import flat
+from oobleck_stream.formats.flat import read_flat, write_flat
+from oobleck_stream.formats.flat_writer import FlatWriter
 
 CONFIG = small("stable-audio-open-1.0", latent_dim=6)
 
@@ -72,7 +72,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("data", FAULTS)
-def test_damage_is_named(tmp_path, data):
+def test_errors_name_the_damage(tmp_path, data):
     path = tmp_path / "a.bin"
     path.write_bytes(data)
     with pytest.raises(InputError, match=FAULTS[data]) as caught:
@@ -80,7 +80,7 @@ def test_damage_is_named(tmp_path, data):
     assert str(caught.value).startswith(f"{path}: ")
 
 
-def test_what_can_not_be_read_or_written_is_named(tmp_path, monkeypatch):
+def test_errors_name_a_file_that_can_not_be_read_or_written(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="No such file"):
         read_flat(tmp_path / "none.bin")
     with pytest.raises(InputError, match="can't be read"):
@@ -91,7 +91,7 @@ def test_what_can_not_be_read_or_written_is_named(tmp_path, monkeypatch):
         write_flat(tmp_path, [1.0])
     with pytest.raises(InputError, match="can't hold 0 numbers"):
         write_flat(tmp_path / "a.bin", [])
-    monkeypatch.setattr(flat, "MOST", 3)
+    monkeypatch.setattr(flat, "MAX_NUMBERS", 3)
     with pytest.raises(InputError, match="can't hold 4 numbers, only 1 to 3"):
         write_flat(tmp_path / "a.bin", np.zeros((2, 2)))
     assert list(tmp_path.iterdir()) == []
@@ -120,7 +120,7 @@ def test_a_writer_left_by_an_error_leaves_nothing(tmp_path, monkeypatch):
     for name in ("a.npy", "no/a.bin"):
         with pytest.raises(InputError):
             FlatWriter(tmp_path / name, 2)
-    monkeypatch.setattr("oobleck_stream.files.flat_writer.MOST", 5)
+    monkeypatch.setattr("oobleck_stream.formats.flat_writer.MAX_NUMBERS", 5)
     with FlatWriter(tmp_path / "b.bin", 2) as writer:
         writer.write(np.zeros((2, 2), np.float32))
         with pytest.raises(InputError, match="more than 5"):
@@ -129,14 +129,14 @@ def test_a_writer_left_by_an_error_leaves_nothing(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["b.bin"]
 
 
-# --- as latents and as sound
+# --- as latents and as audio
 
 
 def command(*arguments):
     return run([str(argument) for argument in arguments])
 
 
-def test_latents_in_both_orders_give_the_same_sound(tmp_path, folder):
+def test_latents_in_both_axis_orders_decode_to_the_same_audio(tmp_path, folder):
     latents = random_latents(CONFIG, 9)
     wanted = ob.load(folder).decode(latents)
     write_flat(tmp_path / "ct.bin", latents.T)
@@ -198,7 +198,7 @@ def test_the_model_must_be_named_where_presets_fit(tmp_path, capsys):
     assert "--model must name the network" in capsys.readouterr().err
 
 
-def test_a_reference_file_is_no_checkpoint(tmp_path):
+def test_a_flat_file_is_not_a_checkpoint(tmp_path):
     write_flat(tmp_path / "a.bin", np.zeros(5))
     with pytest.raises(ob.CheckpointError, match="latents or sound"):
         ob.load(tmp_path / "a.bin")

@@ -1,4 +1,4 @@
-"""Outputs on a disk that is full: they are whole, or are refused in a line and leave nothing."""
+"""Outputs on a full disk: each is complete, or is refused with one line and leaves nothing."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from outputs import CONVERSIONS, OTHERS, WRITERS, contents
 from small_disks import PAGE, file_size_limit, small_disk
 
 import oobleck_stream as ob
+from oobleck_stream import cache_folder
 from oobleck_stream.checkpoints import cache
 
 ALL = WRITERS | OTHERS | CONVERSIONS
@@ -31,7 +32,7 @@ def needs(name):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Somewhere in memory, if there is such a place: disks take their time to flush files."""
+    """A folder in memory, if available, since flushing files to a disk is slow."""
     if not os.access("/dev/shm", os.W_OK):
         yield tmp_path
         return
@@ -40,7 +41,7 @@ def folder(tmp_path):
 
 
 def with_room(output, folder, length=5001):
-    """What is written when there is room: contents, and the size of the largest file."""
+    """Write with enough room; return the contents, and the size of the largest file."""
     folder.mkdir()
     output.prepare(folder / output.name)
     assert output.refusal(folder / output.name, length) is None
@@ -49,7 +50,7 @@ def with_room(output, folder, length=5001):
 
 
 def check(output, folder, wanted, length=5001):
-    """Write; whether it came out whole, where otherwise it must have been refused cleanly."""
+    """Write; return whether the output is complete. If not, it must have been refused cleanly."""
     before = contents(folder)
     message = output.refusal(folder / output.name, length)
     after = contents(folder)
@@ -81,7 +82,7 @@ def test_a_file_that_can_not_grow_is_refused_by_name(folder, name):
 
 @pytest.mark.parametrize("name", [name for name in ALL if "--plot" not in name])
 def test_what_does_not_reach_the_disk_is_refused_by_name(folder, monkeypatch, name):
-    """Some disks accept all that is written, and fail when it is flushed."""
+    """Some disks accept every write and fail when it is flushed."""
     needs(name)
 
     def broken(descriptor):
@@ -94,15 +95,15 @@ def test_what_does_not_reach_the_disk_is_refused_by_name(folder, monkeypatch, na
 
 
 def test_an_empty_flac_file_is_refused(tmp_path):
-    """It would have no header, and nothing could read it."""
+    """It would have no header, so nothing could read it."""
     assert "a FLAC file can't hold 0 samples" in ALL["flac 16"].refusal(tmp_path / "a.flac", 0)
     assert "can't hold 0 samples" in ALL["recording flac"].refusal(tmp_path / "a.flac", 0)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wav_file_holds_so_much_and_no_more(tmp_path, monkeypatch):
-    """Its header could not say how long it is; a recording keeps what fits."""
-    monkeypatch.setattr("oobleck_stream.files.audio.LONGEST_WAV", 4000)
+def test_a_wav_file_has_a_maximum_size(tmp_path, monkeypatch):
+    """Its header can't hold a larger size. A recording keeps the samples that fit."""
+    monkeypatch.setattr("oobleck_stream.files.audio_writer.MAX_WAV_BYTES", 4000)
     assert ALL["wav 16"].refusal(tmp_path / "a.wav", 1000) is None
     assert soundfile.info(tmp_path / "a.wav").frames == 1000
     assert "more than 4 GiB" in ALL["wav 16"].refusal(tmp_path / "b.wav", 1001)
@@ -117,7 +118,7 @@ def test_a_cache_on_a_full_disk_does_no_harm(tmp_path, monkeypatch):
     config = small("ezaudio", 8)
     model = write_folder(tmp_path / "model", config, random_tensors(config, 1))
     wanted = ob.load(model).decoder.data
-    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(cache_folder.VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(cache, "SMALLEST_BYTES", 1)
     for limit in (0, 5000, wanted.nbytes):
         with file_size_limit(limit):
@@ -125,12 +126,12 @@ def test_a_cache_on_a_full_disk_does_no_harm(tmp_path, monkeypatch):
         assert list((tmp_path / "cache").iterdir()) == []
 
 
-# On a disk that is really full
+# On a disk that is actually full
 
 
 @pytest.fixture(scope="module")
 def tally():
-    """Counts what came of the sweeps; printed at the end."""
+    """Counts the results of the sweeps, and prints them at the end."""
     counts = collections.Counter()
     yield counts
     print(f"\nfree page sizes: {dict(counts)}")
@@ -141,7 +142,7 @@ def sweep(output, folder, length, prepare, tally, step=1):
     pages = sum(-(-len(x) // PAGE) for x in wanted.values() if isinstance(x, bytes))
     pages = pages or -(-size // PAGE)
     results = []
-    # The numbers of a .bin file are there twice for a moment.
+    # The numbers of a .bin file are temporarily stored twice.
     for free in range(0, 2 * pages + 6, step):
         with small_disk(folder / "disk", free, prepare) as disk:
             results.append(check(output, disk, wanted, length))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import naive
 import numpy as np
 import pytest
 from contract import (
@@ -24,6 +23,7 @@ from oobleck_stream.engine.backends import SIZES, Sizes
 from oobleck_stream.engine.packed import PackedNetwork, pack_layer
 from oobleck_stream.engine.stack import Stack
 from oobleck_stream.network import Layer, output_length
+from oobleck_stream.reference import LayerTensors, NumPyOperations, output, prepare
 
 UNIT = [
     Layer("u.1", 5, 5, 7, dilation=3, padding=9, snake="u.0"),
@@ -94,24 +94,14 @@ def pack(layers):
 
 
 def reference(layers, rows):
-    """The stack by `naive`, in float64."""
-    x = before = rows.astype(float)
-    for layer, (weight, bias, bend) in zip(layers, parameters(layers), strict=True):
-        source = x
-        if bend is not None:
-            x = naive.snake(x, *bend, epsilon=0.0)
-        if layer.transposed:
-            x = naive.conv_transpose(
-                x, weight, bias, layer.stride, layer.padding, layer.output_padding
-            )
-        else:
-            x = naive.conv(x, weight, bias, layer.stride, layer.dilation, layer.padding)
-        if layer.residual:
-            x = x + before
-        if layer.tanh:
-            x = np.tanh(x)
-        before = source
-    return x
+    """The stack by the plain reference, in float64."""
+    given = [
+        (layer, LayerTensors(weight, None, bias, *((None, None) if bend is None else bend), True))
+        for layer, (weight, bias, bend) in zip(layers, parameters(layers), strict=True)
+    ]
+    operations = NumPyOperations()
+    network = prepare(given, operations)
+    return output(network, operations.from_rows(rows), operations)
 
 
 class Stream(Stack):

@@ -1,4 +1,4 @@
-"""Where outputs are written: planted links, links as outputs, modes, and what a kill leaves."""
+"""Where outputs are written: planted links, links as outputs, file modes, killed processes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from outputs import CONVERSIONS, OTHERS, WRITERS, contents, inputs
 
 import oobleck_stream as ob
 from oobleck_stream.errors import InputError
-from oobleck_stream.files.audio import AudioWriter
-from oobleck_stream.files.flat_writer import FlatWriter
-from oobleck_stream.files.latent_writer import LatentWriter
+from oobleck_stream.files.audio_writer import AudioWriter
+from oobleck_stream.files.latents_writer import LatentWriter
 from oobleck_stream.formats.atomic import (
     OLD_SUFFIX,
     PART_SUFFIX,
@@ -29,6 +28,7 @@ from oobleck_stream.formats.atomic import (
     atomic_folder,
     new_file,
 )
+from oobleck_stream.formats.flat_writer import FlatWriter
 
 ALL = WRITERS | OTHERS | CONVERSIONS
 FAST = [name for name in ALL if "--plot" not in name and "protobuf" not in name]
@@ -40,7 +40,7 @@ def write(name, path):
 
 
 def writers(folder):
-    """One for each format that has a writer of its own, open."""
+    """Open writers, one for each format that has a writer class."""
     return [
         AudioWriter(folder / "a.wav", 44100, 2),
         AudioWriter(folder / "a.flac", 44100, 2),
@@ -65,7 +65,7 @@ def test_a_link_at_a_predictable_name_is_not_written_through(tmp_path):
 
 @pytest.mark.parametrize("kind", ["link", "folder"])
 def test_a_link_at_a_guessed_name_is_not_written_through(tmp_path, monkeypatch, kind):
-    """Even who knows the random name gains nothing: it is used only where there is nothing."""
+    """Guessing the random name does not help an attacker: an existing name is never used."""
     victim = tmp_path / "victim"
     victim.mkdir()
     (victim / "a.npy").write_text("precious")
@@ -108,7 +108,7 @@ def test_a_link_is_written_through(tmp_path, name):
     link.symlink_to(tmp_path / "real" / output.name)
     write(name, link)
     assert link.is_symlink()
-    # Shards lie beside the link, where readers look for them.
+    # Shards are written beside the link, where readers look for them.
     there = contents(tmp_path / "real") | contents(tmp_path / "link")
     wanted = contents(tmp_path / "direct")
     assert {path: there[path] for path in wanted} == wanted
@@ -146,7 +146,7 @@ def test_a_pipe_or_socket_is_refused_and_never_replaced(tmp_path, monkeypatch, n
     if kind == "pipe":
         os.mkfifo(special)
     else:
-        monkeypatch.chdir(tmp_path)  # The address of a socket may have only 108 bytes.
+        monkeypatch.chdir(tmp_path)  # A socket address has at most 108 bytes.
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(special.name)
     if through:
@@ -159,6 +159,17 @@ def test_a_pipe_or_socket_is_refused_and_never_replaced(tmp_path, monkeypatch, n
     assert {path: path.lstat().st_mode for path in tmp_path.rglob("*")} == before
 
 
+def test_a_pipe_with_the_name_of_a_shard_is_not_replaced(tmp_path):
+    output = ALL["convert sharded"]
+    write("convert sharded", tmp_path / output.name)
+    shard = min(path for path in tmp_path.iterdir() if path.suffix == ".safetensors")
+    shard.unlink()
+    os.mkfifo(shard)
+    message = output.refusal(tmp_path / output.name)
+    assert f"{shard}: is not a regular file" in str(message)
+    assert stat.S_ISFIFO(shard.lstat().st_mode)
+
+
 def test_a_pipe_is_refused_before_anything_is_written(tmp_path):
     os.mkfifo(tmp_path / "a.bin")
     os.mkfifo(tmp_path / "a.wav")
@@ -168,7 +179,7 @@ def test_a_pipe_is_refused_before_anything_is_written(tmp_path):
 
 
 def test_a_pipe_without_a_name_is_refused(tmp_path):
-    """As ``/dev/stdout``, which leads to the pipe that a shell made."""
+    """For example ``/dev/stdout``, if a shell has connected it to a pipe."""
     receiver, sender = os.pipe()
     (tmp_path / "a.npy").symlink_to(f"/proc/self/fd/{sender}")
     assert "it is a pipe" in ALL["npy"].refusal(tmp_path / "a.npy")
@@ -211,7 +222,7 @@ def test_the_longest_names_can_be_written(tmp_path):
         (tmp_path / name).unlink()
 
 
-def test_errors_name_what_was_asked_for(tmp_path, monkeypatch):
+def test_errors_name_the_requested_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("folder.npy").mkdir()
     for path in ("no/a.npy", "folder.npy", "file/a.npy"):
@@ -259,7 +270,7 @@ def test_a_folder_that_can_not_be_replaced_stays(tmp_path, monkeypatch):
     assert contents(tmp_path) == {"a": None, "a/new": b"new", "file": b""}
 
 
-def test_what_is_put_into_a_folder_meanwhile_is_not_lost(tmp_path):
+def test_files_that_appear_in_a_folder_meanwhile_are_not_lost(tmp_path):
     def fill():
         with atomic_folder(tmp_path / "a"):
             (tmp_path / "a").mkdir()
@@ -270,14 +281,14 @@ def test_what_is_put_into_a_folder_meanwhile_is_not_lost(tmp_path):
     assert contents(tmp_path) == {"a": None, "a/mine": b"mine"}
 
 
-# What a killed process leaves
+# Leftovers of killed processes
 
 
 KILLED = """
 import sys, time, numpy as np
 from pathlib import Path
-from oobleck_stream.files.audio import AudioWriter
-from oobleck_stream.files.latent_writer import LatentWriter
+from oobleck_stream.files.audio_writer import AudioWriter
+from oobleck_stream.files.latents_writer import LatentWriter
 from oobleck_stream.formats.atomic import atomic_folder
 folder = Path(sys.argv[1])
 with AudioWriter(folder / "a.wav", 44100, 2) as a, LatentWriter(folder / "a.npy", 2) as b:
@@ -296,7 +307,7 @@ def test_the_next_writer_removes_what_a_killed_one_left(tmp_path):
     assert process.stdout.readline() == "there\n"
     for path in (tmp_path / "a.wav", tmp_path / "a.npy"):
         write("wav 16" if path.suffix == ".wav" else "npy", path)
-    # As long as it lives nobody touches its files.
+    # While it runs, no other writer touches its files.
     assert len(list(tmp_path.glob(f".a*{PART_SUFFIX}"))) == 3
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -304,7 +315,7 @@ def test_the_next_writer_removes_what_a_killed_one_left(tmp_path):
     assert len(list(tmp_path.glob(f".a*{PART_SUFFIX}"))) == 3
     write("wav 16", tmp_path / "a.wav")
     assert not list(tmp_path.glob(f".a.wav.*{PART_SUFFIX}"))
-    # Those of other targets are not its own.
+    # A writer removes only the leftovers of its own target.
     assert len(list(tmp_path.glob(f".a*{PART_SUFFIX}"))) == 2
     write("npy", tmp_path / "a.npy")
     write("validate --save npy", tmp_path / "a")
@@ -312,7 +323,7 @@ def test_the_next_writer_removes_what_a_killed_one_left(tmp_path):
 
 
 def test_nothing_else_is_removed(tmp_path):
-    """Only a private folder of this user, with the very name that a writer gives it."""
+    """Only private folders of this user, with a name that a writer uses, are removed."""
     kept = [
         f".a.npy.abcdefgh{PART_SUFFIX}",  # a file
         f".a.npy.abcdefg2{PART_SUFFIX}",  # a link to a folder
@@ -342,7 +353,7 @@ def test_nothing_else_is_removed(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
-def test_what_another_user_left_is_not_removed(tmp_path):
+def test_leftovers_of_another_user_are_not_removed(tmp_path):
     other = tmp_path / f".a.npy.abcdefgh{PART_SUFFIX}"
     other.mkdir(mode=0o700)
     os.chown(other, 65534, 65534)

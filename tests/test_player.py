@@ -22,13 +22,12 @@ from networks import random_latents, random_tensors, small, write_folder
 from sound_server import SoundServer, sound_server
 
 import oobleck_stream as ob
-from oobleck_stream.player.feeder import Feeder
+from oobleck_stream.player.callback import PlaybackCallback
 from oobleck_stream.player.keys import split_keys
-from oobleck_stream.player.producer import Producer
-from oobleck_stream.player.programme import Programme
+from oobleck_stream.player.playlist import Playlist
+from oobleck_stream.player.producer import Producer, TimedDecoder
 from oobleck_stream.player.ring import Ring
 from oobleck_stream.player.status import Status
-from oobleck_stream.player.timed import TimedDecoder
 from oobleck_stream.player.tracks import Repeated, tracks_of
 
 __all__ = ["sound_server"]
@@ -45,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def model(folder: Path) -> ob.Model:
     model = ob.load(folder)
-    model.decode(np.zeros((1, 64)))  # Compiles the kernels, where they are not.
+    model.decode(np.zeros((1, 64)))  # Compiles the kernels if necessary.
     return model
 
 
@@ -79,12 +78,12 @@ def run_script(server: SoundServer, script: str, *arguments: object) -> subproce
 
 
 def stood_still(done: subprocess.CompletedProcess) -> bool:
-    """Whether ALSA tells that the whole machine was late: the device then loses sound."""
+    """Whether ALSA reported that the whole machine was late, so that the device lost sound."""
     return "underrun occurred" in str(done.stderr)
 
 
 def messages(done: subprocess.CompletedProcess) -> str:
-    """Standard error without what ALSA's library says."""
+    """Standard error without the messages of ALSA's library."""
     text = done.stderr if isinstance(done.stderr, str) else done.stderr.decode()
     lines = text.splitlines(keepends=True)
     return "".join(line for line in lines if not line.startswith("ALSA lib"))
@@ -93,9 +92,9 @@ def messages(done: subprocess.CompletedProcess) -> str:
 def listen(
     server: SoundServer, run: Callable, *arguments: object, **options
 ) -> tuple[np.ndarray, subprocess.CompletedProcess]:
-    """Run something that plays: what is heard from the first to the last sound, and how it ended.
+    """Run something that plays; return the sound between the silence at both ends, and the process.
 
-    Played again when the machine stood still meanwhile.
+    Repeated if the machine stood still meanwhile.
     """
     for _ in range(5):
         with server.recording() as recording:
@@ -106,18 +105,18 @@ def listen(
 
 
 def trimmed(samples: np.ndarray) -> np.ndarray:
-    """Without the silence at both ends, as `Recording.sound`."""
+    """The samples without the silence at both ends, as `Recording.sound`."""
     loud = np.flatnonzero(samples.any(axis=1))
     return samples[loud[0] : loud[-1] + 1]
 
 
 def voiced(samples: np.ndarray) -> np.ndarray:
-    """Without any silence."""
+    """The samples that are not silent."""
     return samples[samples.any(axis=1)]
 
 
 def runs_of(recorded: np.ndarray, samples: np.ndarray) -> list[tuple[int, int]]:
-    """The stretches of `samples` that were recorded one after another, silence left out."""
+    """The ranges of `samples` that were recorded one after another, ignoring silence."""
     numbers = {row.tobytes(): number for number, row in enumerate(samples)}
     played = np.array([numbers[row.tobytes()] for row in voiced(recorded)])
     breaks = np.flatnonzero(np.diff(played) != 1)
@@ -129,7 +128,7 @@ def runs_of(recorded: np.ndarray, samples: np.ndarray) -> list[tuple[int, int]]:
 
 
 @pytest.mark.sound
-def test_what_is_heard_are_the_samples_of_decode(sound_server, tmp_path, folder, model):
+def test_played_samples_equal_those_of_decode(sound_server, tmp_path, folder, model):
     latents = save_latents(tmp_path / "a.npy", 60)
     heard, done = listen(sound_server, run_play, tmp_path / "a.npy", "--model", folder)
     assert (done.returncode, done.stdout, messages(done)) == (0, b"", "")
@@ -259,7 +258,7 @@ with ob.Player(slow(np.load(sys.argv[2])), ob.load(sys.argv[1]), prebuffer=0.2) 
 
 
 @pytest.mark.sound
-def test_a_stalled_source_gives_counted_silence_and_loses_nothing(
+def test_a_stalled_source_causes_counted_silence_and_loses_nothing(
     sound_server, tmp_path, folder, model
 ):
     latents = save_latents(tmp_path / "a.npy", 40)
@@ -275,7 +274,7 @@ import sys
 import sounddevice
 from oobleck_stream.__main__ import run
 
-# A stand-in for a device of one rate: the sound server would take any.
+# Imitates a device with one sample rate, since the sound server accepts any.
 def check(device, channels, dtype, samplerate):
     if samplerate != 48000:
         raise sounddevice.PortAudioError("Invalid sample rate")
@@ -291,7 +290,7 @@ sys.exit(run(["play", *sys.argv[1:]]))
 
 
 @pytest.mark.sound
-def test_a_device_of_another_rate_gets_resampled_sound(tmp_path, folder, model):
+def test_a_device_of_another_rate_receives_resampled_sound(tmp_path, folder, model):
     soxr = pytest.importorskip("soxr")
     latents = save_latents(tmp_path / "a.npy", 30)
     with SoundServer.running(tmp_path, rate=48000) as server:
@@ -336,9 +335,9 @@ import numpy as np
 import oobleck_stream as ob
 
 push = ob.StreamingDecoder.push
-def slow(self, frames, active=None):
+def slow(self, frames):
     time.sleep(1.2 * len(frames) * self.hop / self.samplerate)
-    return push(self, frames, active)
+    return push(self, frames)
 ob.StreamingDecoder.push = slow
 
 latents, model = np.load(sys.argv[2]), ob.load(sys.argv[1])
@@ -355,7 +354,9 @@ with ob.Player(np.tile(latents, (9, 1)), model, buffer=0.3) as player:
 
 
 @pytest.mark.sound
-def test_a_machine_too_slow_is_told_and_may_decode_first(sound_server, tmp_path, folder, model):
+def test_a_machine_too_slow_is_refused_unless_it_decodes_first(
+    sound_server, tmp_path, folder, model
+):
     latents = save_latents(tmp_path / "a.npy", 25)
     heard, done = listen(sound_server, run_script, SLOW, folder, tmp_path / "a.npy")
     assert np.array_equal(heard, trimmed(model.decode(latents)))
@@ -378,7 +379,7 @@ def test_bad_live_latents_end_it_after_what_came_before(sound_server, tmp_path, 
 @pytest.mark.sound
 @pytest.mark.parametrize("live", [False, True])
 def test_an_overflow_ends_it_after_what_came_before(sound_server, tmp_path, live):
-    """Finite latents whose sound is not: the device gets the samples before, and no others."""
+    """Finite latents that overflow: the device receives the samples before them, and no others."""
     tensors = random_tensors(CONFIG)
     tensors["decoder.layers.0.weight_g"] *= np.float32(1e4)
     tensors["decoder.layers.7.weight_g"] /= np.float32(1e4)
@@ -427,7 +428,7 @@ def test_devices_are_listed_and_chosen(sound_server, tmp_path, folder):
         assert status == 0 or (device in message and "--list-devices" in message)
 
 
-# Ways out
+# Endings
 
 
 def start_play(server: SoundServer, *arguments: object, **options) -> subprocess.Popen:
@@ -456,7 +457,7 @@ def test_signals_end_it_cleanly_with_live_input(sound_server, tmp_path, folder, 
         _, message = process.communicate(timeout=30)
     assert process.returncode == status
     assert b"Traceback" not in message
-    # The recording is whole as far as it goes.
+    # The recording is a complete file.
     played = soundfile.read(tmp_path / "a.wav", dtype="float32")[0]
     assert len(played)
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
@@ -503,7 +504,7 @@ stty -a
 
 
 def in_terminal(server: SoundServer, *arguments: object) -> pexpect.spawn:
-    """Run `play` in a pseudo-terminal; then comes its exit code, and the terminal's settings."""
+    """Run `play` in a pseudo-terminal, then print its exit code and the terminal's settings."""
     child = pexpect.spawn(
         "sh",
         ["-c", WITH_TERMINAL, "sh", *COMMAND, "play", *map(str, arguments)],
@@ -563,7 +564,7 @@ def test_the_terminal_is_restored(sound_server, tmp_path, folder, way):
 
 @pytest.mark.sound
 def test_no_key_is_swallowed_when_standard_input_carries_latents(sound_server, tmp_path, folder):
-    # 0x20 and 0x71 are space and q; two frames of them are latents all the same.
+    # 0x20 and 0x71 are space and q. Here they are bytes of two latent frames.
     latents = np.frombuffer(b"\x20\x71\x3f\x3f" * 128, "<f4")
     heard, done = listen(sound_server, run_play, "-", "--model", folder, input=latents.tobytes())
     assert (done.returncode, messages(done)) == (0, "")
@@ -571,7 +572,7 @@ def test_no_key_is_swallowed_when_standard_input_carries_latents(sound_server, t
     assert np.array_equal(heard, trimmed(expected))
 
 
-def test_keys_are_told_apart():
+def test_terminal_input_is_split_into_keys():
     assert split_keys(b" \x1b[Aq\x1bOD?\xc3\xa4\x1b[5~9") == [
         *("space", "up", "q", "left", "?", "[", "5", "~", "9"),
     ]
@@ -607,9 +608,9 @@ def test_a_device_that_does_not_wait_loses_nothing():
     model = ob.random_model(small("stable-audio-open-1.0", channels=2))
     latents = random_latents(model.config, 3000)
     ring = Ring(44100, 2)
-    feeder = Feeder(ring, start_level=8820, lead_in=0, lead_out=1)
-    programme = Programme(tracks_of(latents, model), model.samplerate)
-    producer = Producer(programme, TimedDecoder(model), ring, rounds=3)
+    callback = PlaybackCallback(ring, start_level=8820, lead_in=0, lead_out=1)
+    playlist = Playlist(tracks_of(latents, model), model.samplerate)
+    producer = Producer(playlist, TimedDecoder(model), ring, rounds=3)
     producer.start()
     played, out, sizes = hashlib.sha256(), np.zeros((4410, 2), np.float32), []
     more = True
@@ -618,19 +619,19 @@ def test_a_device_that_does_not_wait_loses_nothing():
             time.sleep(0.0005)
             continue
         before = ring.read
-        more = feeder.fill(out)
+        more = callback.fill(out)
         played.update(out[: ring.read - before].tobytes())
         sizes.append(len(producer.marks))
     producer.stop()
     expected = model.decode(latents)
     assert ring.read == 3 * len(expected)
     assert played.digest() == hashlib.sha256(np.tile(expected, (3, 1)).tobytes()).digest()
-    assert feeder.underflows == 0
+    assert callback.underflows == 0
     assert max(sizes) <= 3
 
 
 @given(data=st.data(), capacity=st.integers(1, 12))
-def test_a_ring_hands_on_what_it_was_given(data, capacity):
+def test_a_ring_returns_the_samples_written_to_it(data, capacity):
     ring, numbers = Ring(capacity, 1), np.arange(1, 200, dtype=np.float32)[:, None]
     expected: list[float] = []
     played: list[float] = []

@@ -1,1 +1,1 @@
-"""The benchmark: this machine's limits, the decoder's figures beside them, and its peers'."""
+"""The benchmark: the machine's limits, and the decoder and its peers relative to them."""

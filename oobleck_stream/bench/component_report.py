@@ -19,8 +19,8 @@ HEADER = (
 )
 LEGEND = (
     "times in ms; build: fold weight norm, pack the parameters, create the stack; forward: the",
-    "whole input in one piece; size: channels, kernel, stride, rows in>rows out;",
-    "Snake: of every row, written into the stream's memory, and an identity product of a few rows;",
+    "whole input in one piece; size: channels, kernel, stride, rows in>rows out; Snake: of every",
+    "row, written into the stream's memory, and an identity product of a few rows;",
     "output: final Snake and last convolution; GB/s: rows in, rows out and parameters, once each;",
     "off by: largest difference from a float64 reference, relative to its peak (in the decoder:",
     "of all layers so far); of peak: of the best peak measured in these rounds;",

@@ -15,7 +15,7 @@ from oobleck_stream.bench.layers import shape_of
 from oobleck_stream.config import PRESETS, OobleckConfig
 from oobleck_stream.network import Layer, decoder_layers, output_length
 
-GEOMETRY = PRESETS["document"]
+GEOMETRY = PRESETS["oobleck-65536x"]
 
 IDENTITY = "identity"
 """Name of an identity product, whose output is that of its Snake."""

@@ -1,4 +1,4 @@
-"""Where the time goes: every layer of a steady push and of a full batch."""
+"""The time of every layer, in a steady push and in a full batch."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ Facts = dict[str, Any]
 
 PUSH_SECONDS = 1.0
 BATCHES = 3
-ONE_PROGRAM = 32
-"""Frames that are one program of the stack in every preset; only of one are the times known."""
+MAX_BLOCK = 32
+"""Frames that every preset decodes in one program: a stack keeps the times of its last program."""
 
 
 def layer_facts(model: Model, batch: int, threads: int, peak: float) -> list[Facts]:
-    """Figures of every layer, for pushes of one frame and for a batch.
+    """Return the figures of every layer, for pushes of one frame and for a batch.
 
     Parameters
     ----------
     model : Model
     batch : int
-        Frames of the batch; it is pushed in blocks of at most `ONE_PROGRAM`.
+        Frames of the batch, which is pushed in blocks of up to `MAX_BLOCK`.
     threads : int
     peak : float
-        Operations a second.
+        Operations per second.
 
     Returns
     -------
     list of dict
-        ``push`` and ``batch`` hold milliseconds, GFLOP/s, share of the peak, and the GB/s at which
-        each step's weights are read once.
+        ``push`` and ``batch`` have milliseconds, GFLOP/s, the share of the peak, and the GB/s of
+        weights if every step reads them once.
     """
     push = LayerTimes(model, threads)
     push.run(model.context + 1, 1, record=False)
@@ -45,9 +45,9 @@ def layer_facts(model: Model, batch: int, threads: int, peak: float) -> list[Fac
     while time.perf_counter() - start < PUSH_SECONDS:
         push.run(1, 1)
     whole = LayerTimes(model, threads)
-    whole.run(batch, ONE_PROGRAM, record=False)
+    whole.run(batch, MAX_BLOCK, record=False)
     for _ in range(BATCHES):
-        whole.run(batch, ONE_PROGRAM)
+        whole.run(batch, MAX_BLOCK)
     facts, rate = [], 1
     for index, layer in enumerate(model.decoder.layers):
         operations = 2 * rate * layer.multiplications
@@ -64,7 +64,7 @@ def layer_facts(model: Model, batch: int, threads: int, peak: float) -> list[Fac
 
 
 class LayerTimes:
-    """Decodes, and keeps the times of the layers of every push.
+    """Decodes, and records the times of the layers.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ class LayerTimes:
         self._steps: Counter[int] = Counter()
 
     def run(self, frames: int, block: int, record: bool = True) -> None:
-        """Push some frames in blocks of at most `block`; their times together are one record."""
+        """Push `frames` frames in blocks of up to `block`; their total times are one record."""
         latents = random_latents(self._model, frames)
         seconds: defaultdict[int, float] = defaultdict(float)
         steps: Counter[int] = Counter()
@@ -95,7 +95,7 @@ class LayerTimes:
             self._steps = steps
 
     def facts(self, index: int, operations: int, peak: float) -> Facts:
-        """Medians of a layer that does some operations a record."""
+        """Return the medians of a layer that takes `operations` operations per record."""
         layer = self._model.decoder.layers[index]
         seconds = float(np.median([record.get(index, 0.0) for record in self._seconds]))
         seconds = max(seconds, 1e-9)
@@ -109,7 +109,7 @@ class LayerTimes:
 
 
 def shape_of(layer: Layer) -> str:
-    """Channels in and out, kernel, and stride or dilation, in a few letters."""
+    """Format channels in and out, kernel, and stride or dilation."""
     text = f"{layer.inputs}>{layer.outputs} k{layer.kernel}"
     if layer.transposed:
         text += f" s{layer.stride}"

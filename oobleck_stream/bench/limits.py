@@ -1,4 +1,4 @@
-"""The machine's limits: its peak in fused multiply-adds and its bandwidth in reading memory."""
+"""The machine's limits: peak rate of fused multiply-adds, and read bandwidth of memory."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from oobleck_stream.bench.rounds import Case
 Facts = dict[str, Any]
 
 READ_BYTES = 2**29
-"""Far more than any last-level cache holds."""
+"""Much larger than any last-level cache."""
 
 JOBS = 64
-"""Parts of a measurement; the threads take them one by one, so that a slow one delays no other."""
+"""Parts of a measurement, claimed by the threads one by one: a slow thread delays no other."""
 
 TURNS = 2**18
-"""Length of the multiply-adds' loop: about a millisecond a job."""
+"""Iterations of the multiply-add loop per job: about a millisecond."""
 
 
 class Limits:
-    """Measures both limits on some threads at once and on one.
+    """Measures both limits with `threads` threads and with one.
 
     Parameters
     ----------
@@ -45,15 +45,15 @@ class Limits:
 
     @property
     def cases(self) -> list[Case]:
-        """All that is to be timed."""
+        """Everything that is timed."""
         return [*self.peaks.values(), *self.reads.values()]
 
     def peak(self, threads: int) -> float:
-        """Floating-point operations a second at most, the median of all rounds."""
+        """Peak floating-point operations per second, the median of all rounds."""
         return self._operations / self.peaks[threads].median
 
     def facts(self) -> Facts:
-        """Both limits, and what machine this is."""
+        """Return both limits and the name of the machine."""
         return {
             "name": processor_name(),
             "cores": os.cpu_count(),
@@ -102,7 +102,7 @@ class Limits:
 
 
 def processor_name() -> str:
-    """As the system names it."""
+    """Return the processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

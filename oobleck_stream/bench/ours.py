@@ -1,4 +1,4 @@
-"""This decoder's own cases: pushes, full batches, and the same without Snake and epilogues."""
+"""The cases of this decoder: pushes, full batches, and the same without epilogues."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Facts = dict[str, Any]
 
 @dataclass(frozen=True)
 class Work:
-    """Frames decoded at a time: in a push of a steady stream, or as a whole piece.
+    """A number of frames to decode: in a push of a running stream, or as a whole piece.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class Work:
     frames : int
     threads : int
     whole : bool
-        Whether it is `Model.decode`, not a push.
+        Whether to time `Model.decode`, not a push.
     """
 
     model: Model
@@ -38,7 +38,7 @@ class Work:
     whole: bool = False
 
     def case(self) -> Case:
-        """To be timed; what takes longer the first time is done."""
+        """Return the case, after a first call that allocates and plans."""
         model, latents = self.model, random_latents(self.model, self.frames)
         if self.whole:
             model.decode(latents, threads=self.threads)
@@ -49,7 +49,7 @@ class Work:
         return Case.of(lambda: decoder.push(latents))
 
     def facts(self, case: Case, peak: float) -> Facts:
-        """Figures of its case at a peak in operations a second."""
+        """Return the figures of its case, with the machine's peak in operations per second."""
         operations = 2 * multiplications(self.model.decoder.layers) * self.frames
         budget = self.frames / self.model.config.frame_rate
         rate = operations / case.median
@@ -93,22 +93,22 @@ class Ours:
 
     @property
     def cases(self) -> list[Case]:
-        """All that is to be timed."""
+        """Everything that is timed."""
         cases = [case for _, whole, bare in self._timed for case in (whole, bare)]
         return cases + ([self._single_case] if self._single_case else [])
 
     @property
     def push_medians(self) -> dict[int, float]:
-        """Seconds of the median push, by its frames."""
+        """Median seconds of a push, by its number of frames."""
         return {work.frames: case.median for work, case, _ in self._timed[:-1]}
 
     @property
     def batch_median(self) -> float:
-        """Seconds of the median full batch."""
+        """Median seconds of the full batch."""
         return self._timed[-1][1].median
 
     def facts(self, limits: Limits) -> Facts:
-        """``pushes``, ``batch``, ``one_thread`` and ``threads_ratio``."""
+        """Return ``pushes``, ``batch``, ``one_thread`` and ``threads_ratio``."""
         rows = [
             work.facts(case, limits.peak(work.threads))
             | {"epilogue_share": 1 - bare.median / case.median}
@@ -123,11 +123,11 @@ class Ours:
 
 
 def products_only(model: Model) -> Model:
-    """The same products with identity epilogues: no Snake, no residual add, no tanh.
+    """Return a model with identity epilogues: no Snake, no residual addition, no tanh.
 
-    The layers stay what they are otherwise and read the same packed weights, so each product has
-    the same size, order and traffic; its rows go straight into the next layer's window. The bias
-    stays: it is one addition on a register that is stored anyway. The samples mean nothing.
+    The layers are otherwise unchanged and read the same packed weights, so each product has the
+    same size, order and memory traffic. The bias stays: it is one addition in a register that is
+    stored anyway. The samples are meaningless; only the time is of interest.
     """
     network = model.decoder
     layers = tuple(

@@ -1,8 +1,9 @@
 """A peer's own process: ``python -m oobleck_stream.bench.peer NAME``.
 
-Reads one JSON object a line and answers each with one. The first says what to build (``config``,
-``weights``, ``latents``, ``threads``); those after it ask for ``frames`` of the latents from
-``first`` on: with ``output`` their samples into a file, with ``seconds`` the times of some calls.
+It reads one JSON object per line from standard input and writes one per line to standard output.
+The first request describes what to build (``config``, ``weights``, ``latents``, ``threads``). Each
+later one selects ``frames`` of the latents from ``first`` on, and requests their samples in a file
+(``output``), the times of some calls (``seconds``), or both.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Serve the requests on standard input until it ends."""
+    """Answer the requests on standard input until it ends."""
     _die_with_parent()
     answers = _own_output()
     about, decode, latents = _build(sys.argv[1], json.loads(sys.stdin.readline()))
@@ -42,7 +43,7 @@ def main() -> None:
 
 
 def _build(name: str, setup: dict[str, Any]) -> tuple[dict[str, str], Any, Any]:
-    """The answer to the first request, and what the others need."""
+    """Return the answer to the first request, the decoding function, and the latents."""
     from oobleck_stream.bench.peer_networks import NETWORKS
 
     try:
@@ -58,14 +59,14 @@ def _build(name: str, setup: dict[str, Any]) -> tuple[dict[str, str], Any, Any]:
 
 
 def _own_output() -> TextIO:
-    """Standard output for the answers alone: what a runtime prints goes to standard error."""
+    """Reserve standard output for the answers; redirect what runtimes print to standard error."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return answers
 
 
 def _die_with_parent() -> None:
-    """A stopped process would outlive a parent that was killed (only Linux knows how)."""
+    """End with the parent, even if it is killed: a stopped process would stay forever (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

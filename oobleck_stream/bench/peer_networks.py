@@ -1,4 +1,4 @@
-"""The same network in other runtimes; imported only inside a peer's own process."""
+"""The decoder in other runtimes. Imported only by a peer's process."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import Any
 
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.config import OobleckConfig
-from oobleck_stream.network import decoder_layers
+from oobleck_stream.network import Layer, decoder_layers
+from oobleck_stream.reference import LayerTensors
 
 Weights = Mapping[str, FloatArray]
 Decode = Callable[[FloatArray], FloatArray]
-"""From (1, latent_dim, frames) to (1, channels, samples), as all of them have it."""
+"""From (1, latent_dim, frames) to (1, channels, samples): the layout of all these runtimes."""
 
 
 def diffusers(config: OobleckConfig, weights: Weights, threads: int) -> tuple[Decode, str]:
-    """Diffusers' decoder on PyTorch, weight norm removed; also what it is."""
+    """Return diffusers' decoder on PyTorch, without weight norm, and its title."""
     import torch
 
     torch.set_num_threads(threads)
@@ -33,7 +34,7 @@ def diffusers(config: OobleckConfig, weights: Weights, threads: int) -> tuple[De
 
 
 def onnxruntime(config: OobleckConfig, weights: Weights, threads: int) -> tuple[Decode, str]:
-    """The same, exported to ONNX with any number of frames, in ONNX Runtime on the CPU."""
+    """Export diffusers' decoder to ONNX, with any number of frames, for ONNX Runtime on the CPU."""
     import onnxruntime as runtime
     import torch
 
@@ -62,9 +63,10 @@ def onnxruntime(config: OobleckConfig, weights: Weights, threads: int) -> tuple[
 
 
 def openvino(config: OobleckConfig, weights: Weights, threads: int) -> tuple[Decode, str]:
-    """The same, converted by OpenVINO, in float32 on the CPU.
+    """Convert diffusers' decoder with OpenVINO, in float32 on the CPU.
 
-    Compiled for each number of frames by itself: a little faster than for any number at once.
+    It is compiled once for each number of frames, which runs a little faster than a model with a
+    dynamic shape.
     """
     import openvino as runtime
     import torch
@@ -94,34 +96,20 @@ NETWORKS = {"diffusers": diffusers, "onnxruntime": onnxruntime, "openvino": open
 
 
 def _torch_module(config: OobleckConfig, weights: Weights) -> Any:
-    """Diffusers' decoder with our parameters, Snake's scales taken beforehand."""
+    """Build diffusers' decoder with these parameters, in float32."""
     import torch
-    from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoder, Snake1d
 
-    module = OobleckDecoder(
-        channels=config.channels,
-        input_channels=config.latent_dim,
-        audio_channels=config.audio_channels,
-        upsampling_ratios=list(reversed(config.strides)),
-        channel_multiples=list(config.multiples),
-    )
-    convolutions = _of_kind(module, (torch.nn.Conv1d, torch.nn.ConvTranspose1d))
-    snakes = _of_kind(module, (Snake1d,))
+    from oobleck_stream.validation.filling import fill_module
+    from oobleck_stream.validation.peers import diffusers_module
+
+    module, _ = diffusers_module(config, "decoder")
+    fill_module(module, _layer_tensors(config, weights), torch.float32)
+    return module
+
+
+def _layer_tensors(config: OobleckConfig, weights: Weights) -> Iterator[tuple[Layer, LayerTensors]]:
+    """Yield the parameters of each layer."""
     for index, layer in enumerate(decoder_layers(config)):
-        if layer.snake:
-            snake = next(snakes)
-            snake.logscale = False
-            alpha, inverse_beta = weights[f"{index}.alpha"], weights[f"{index}.inverse_beta"]
-            snake.alpha.data = torch.from_numpy(alpha[None, :, None])
-            snake.beta.data = torch.from_numpy((1 / inverse_beta)[None, :, None])
-        convolution = next(convolutions)
-        torch.nn.utils.remove_weight_norm(convolution)
-        convolution.weight.data = torch.from_numpy(weights[f"{index}.weight"])
-        if layer.bias:
-            convolution.bias.data = torch.from_numpy(weights[f"{index}.bias"])
-    return module.eval().requires_grad_(False)
-
-
-def _of_kind(module: Any, kinds: tuple[type, ...]) -> Iterator[Any]:
-    """A module's parts of some kinds, in the order in which they run."""
-    return iter([part for part in module.modules() if isinstance(part, kinds)])
+        weight = weights[f"{index}.weight"]
+        bias, alpha, beta = (weights.get(f"{index}.{part}") for part in ("bias", "alpha", "beta"))
+        yield layer, LayerTensors(weight, None, bias, alpha, beta)

@@ -1,7 +1,7 @@
-"""Other runtimes on the same network, each in a process that is stopped while it isn't its turn.
+"""Other runtimes on the same network, each in a process that is stopped between its turns.
 
-Their thread pools go on spinning after a call, which would slow down whoever comes next; a stopped
-process can't, and within its turn each runtime works with the settings that it has by itself.
+Their worker threads spin for a while after a call and would slow down the next measurement. In a
+stopped process they can't, and within its turn each runtime keeps its default settings.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,9 @@ from oobleck_stream.arrays import FloatArray
 from oobleck_stream.bench.rounds import Case
 from oobleck_stream.bench.start import random_latents
 from oobleck_stream.config import OobleckConfig
-from oobleck_stream.engine.packed import PackedNetwork, unpack_layer
 from oobleck_stream.model import Model
+from oobleck_stream.reference import FloatingArray
+from oobleck_stream.validation.tensors import packed_tensors
 
 Facts = dict[str, Any]
 
@@ -41,18 +41,19 @@ FIXED = (
     "output_bias",
     "final_tanh",
 )
-"""What diffusers' decoder can't be told: there it is as in a default config."""
+"""Config fields that diffusers' decoder fixes at the values of a default `OobleckConfig`."""
 
-TINIEST = np.finfo(np.float64).tiny
+MIN_NOISE = np.finfo(np.float64).tiny
+"""Power of a difference, at least: JSON has no infinite signal-to-noise ratio."""
 
 
 def refusal(config: OobleckConfig) -> str | None:
-    """Why there are no peers for this network here, or None."""
+    """Return why the peers can't be measured with this network here; None if they can."""
     if not hasattr(signal, "SIGSTOP"):
-        return "this system can't stop a process while it isn't its turn"
-    usual = OobleckConfig()
-    others = [name for name in FIXED if getattr(config, name) != getattr(usual, name)]
-    return f"diffusers has no network of this {others[0]}" if others else None
+        return "this system can't stop a process between its turns"
+    default = OobleckConfig()
+    others = [name for name in FIXED if getattr(config, name) != getattr(default, name)]
+    return f"diffusers has no network with this {others[0]}" if others else None
 
 
 @dataclass
@@ -62,12 +63,12 @@ class PeerCase:
     Parameters
     ----------
     mode : str
-        ``"batch"``; ``"recompute"``: exact streaming, the context decoded again with every push;
-        ``"no context"``: the frames of a push alone, which is not exact.
+        ``"batch"``: a whole piece. ``"recompute"``: exact streaming, for which the context is
+        decoded again in every push. ``"no context"``: the new frames alone, which is not exact.
     frames : int
-        New frames a call.
+        New frames per call.
     first : int
-        The first frame decoded.
+        Index of the first frame decoded.
     context : int
         Frames decoded on each side of the new ones.
     case : Case
@@ -81,7 +82,7 @@ class PeerCase:
 
     @property
     def computed(self) -> int:
-        """Frames decoded for each call."""
+        """Frames decoded per call."""
         return self.frames + 2 * self.context
 
 
@@ -93,9 +94,9 @@ class Peer:
     name : str
         One of `NAMES`.
     setup : dict
-        What to build, as `oobleck_stream.bench.peer` takes it.
+        The first request to `oobleck_stream.bench.peer`: what to build.
     log : Path
-        Where its messages go.
+        File for the process's standard error.
     """
 
     def __init__(self, name: str, setup: Facts, log: Path) -> None:
@@ -114,7 +115,7 @@ class Peer:
         self.problem = answer.get("problem")
 
     def add(self, mode: str, frames: int, first: int = 0, context: int = 0) -> None:
-        """Add a case; its first call, which compiles what it needs, is made here."""
+        """Add a case, and make its first call, in which the runtime compiles or allocates."""
         request = {"first": first, "frames": frames + 2 * context}
 
         def turn(seconds: float) -> list[float]:
@@ -125,13 +126,19 @@ class Peer:
         self.cases.append(PeerCase(mode, frames, first, context, Case(turn)))
 
     def decode(self, first: int, frames: int, file: Path) -> FloatArray:
-        """Its samples (samples, channels) of some frames."""
+        """Return the peer's samples (samples, channels) for some frames, passed through `file`."""
         self._ask({"first": first, "frames": frames, "output": str(file)})
         samples: FloatArray = np.load(file)
         return samples
 
     def _ask(self, request: Facts) -> Facts:
-        """Let it go on until it has answered."""
+        """Let the process run until it has answered a request.
+
+        Raises
+        ------
+        RuntimeError
+            If the process has ended.
+        """
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
@@ -140,7 +147,7 @@ class Peer:
         process.stdin.flush()
         line = process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.name}: its process ended with {process.wait()}")
+            raise RuntimeError(f"{self.name}: its process ended with code {process.wait()}")
         process.send_signal(signal.SIGSTOP)
         answer: Facts = json.loads(line)
         return answer
@@ -148,12 +155,7 @@ class Peer:
     def __enter__(self) -> Peer:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.communicate()
 
@@ -162,7 +164,7 @@ class Peer:
 def open_peers(
     model: Model, threads: int, pushes: Sequence[int], batch: int
 ) -> Iterator[PeerComparison]:
-    """Start all peers, one by one; they end with the block.
+    """Start all peers, one after the other; their processes end with the block.
 
     Parameters
     ----------
@@ -178,7 +180,7 @@ def open_peers(
         folder = Path(stack.enter_context(TemporaryDirectory()))
         latents = random_latents(model, max(batch, max(pushes) + 2 * context))
         np.save(folder / "latents.npy", latents)
-        np.savez(folder / "weights.npz", **torch_weights(model.decoder))  # type: ignore[arg-type]
+        np.savez(folder / "weights.npz", **named_weights(model))  # type: ignore[arg-type]
         setup = {
             "config": dataclasses.asdict(model.config),
             "weights": str(folder / "weights.npz"),
@@ -200,7 +202,7 @@ def open_peers(
 
 @dataclass(frozen=True)
 class PeerComparison:
-    """Peers at work on a model.
+    """Running peers, and what they are compared with.
 
     Parameters
     ----------
@@ -208,7 +210,7 @@ class PeerComparison:
     latents : (n, latent_dim) float32
     peers : list of Peer
     file : Path
-        Where a peer leaves samples.
+        File through which the peers return samples.
     """
 
     model: Model
@@ -218,13 +220,23 @@ class PeerComparison:
 
     @property
     def cases(self) -> list[Case]:
-        """All that is to be timed."""
+        """Everything that is timed."""
         return [case.case for peer in self.peers for case in peer.cases]
 
     def facts(self, pushes: dict[int, float], batch: float) -> list[Facts]:
-        """Every peer's figures beside our medians, by the frames of a push and of the batch.
+        """Return every peer's figures.
 
-        ``ratio`` is how many times as long as ours the peer's median call takes.
+        Parameters
+        ----------
+        pushes : dict of int to float
+            Median seconds of this decoder's pushes, by number of frames.
+        batch : float
+            Median seconds of its full batch.
+
+        Returns
+        -------
+        list of dict
+            ``ratio`` is the peer's median over this decoder's.
         """
         facts: list[Facts] = []
         for peer in self.peers:
@@ -249,7 +261,7 @@ class PeerComparison:
         }
 
     def _signal_to_noise(self, peer: Peer, one: PeerCase) -> float:
-        """Decibels of our samples over the peer's difference from them."""
+        """Return the power of our samples over that of the peer's difference, in dB."""
         hop, first = self.model.hop, one.first + one.context
         given = peer.decode(one.first, one.computed, self.file)[one.context * hop :]
         piece = self.latents[: one.frames] if one.mode == "batch" else self.latents
@@ -257,15 +269,14 @@ class PeerComparison:
         length = min(len(given), len(right))
         power = np.mean(np.square(right, dtype=np.float64))
         noise = np.mean(np.square(given[:length].astype(np.float64) - right[:length]))
-        return float(10 * np.log10(power / np.maximum(noise, TINIEST)))
+        return float(10 * np.log10(power / np.maximum(noise, MIN_NOISE)))
 
 
-def torch_weights(network: PackedNetwork) -> dict[str, FloatArray]:
-    """All parameters in torch's order, named by the layer's number."""
-    weights: dict[str, FloatArray] = {}
-    for index in range(len(network.layers)):
-        parts = zip(
-            ("weight", "bias", "alpha", "inverse_beta"), unpack_layer(network, index), strict=True
-        )
-        weights |= {f"{index}.{part}": value for part, value in parts if value is not None}
+def named_weights(model: Model) -> dict[str, FloatingArray]:
+    """Return a decoder's folded parameters in torch's order, as ``"INDEX.weight"`` and so on."""
+    weights: dict[str, FloatingArray] = {}
+    for index, (_, given) in enumerate(packed_tensors(model.decoder, model.config)):
+        for part in ("weight", "bias", "alpha", "beta"):
+            if getattr(given, part) is not None:
+                weights[f"{index}.{part}"] = getattr(given, part)
     return weights

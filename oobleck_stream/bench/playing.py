@@ -1,4 +1,4 @@
-"""The player timed: live frames through the sound system, and when the first of them is heard."""
+"""The player timed: live frames through the sound system, and the delay of the first sound."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ MONITOR = "@DEFAULT_MONITOR@"
 
 
 class Listener:
-    """Notes the time of the first sound that the sound server's output gives, by ``parec``.
+    """Records the sound server's output with ``parec`` and notes the time of the first sound.
 
     Attributes
     ----------
     heard : float or None
-        Of `time.perf_counter`; None where there is no ``parec`` or nothing was heard.
+        In the clock of `time.perf_counter`. None without ``parec``, or before any sound.
     """
 
     def __init__(self, model: Model) -> None:
@@ -48,14 +48,14 @@ class Listener:
                 return
 
     def close(self) -> None:
-        """End the recorder."""
+        """Stop recording."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait()
 
 
 def live_frames(model: Model, seconds: float) -> Iterator[FloatArray]:
-    """Random frames, one at a time, for some seconds of sound."""
+    """Yield random frames, one at a time, for `seconds` of audio."""
     generator = np.random.default_rng(0)
     for _ in range(round(seconds * model.config.frame_rate)):
         yield generator.standard_normal(model.latent_dim, np.float32)
@@ -67,11 +67,12 @@ def play_facts(model: Model, threads: int, seconds: float) -> dict[str, Any]:
     Returns
     -------
     dict
-        Times in seconds; `first_sound` is from the request to play to what ``parec`` records.
+        Times in seconds. ``first_sound`` is the delay from the request to play to the first sound
+        that ``parec`` records.
     """
     listener = Listener(model)
     try:
-        # A recorder that has just begun shall not be counted into the first sound.
+        # Let the recorder start, so that its own delay is not measured.
         time.sleep(1.0)
         with Player(live_frames(model, seconds), model, threads=threads) as player:
             start = time.perf_counter()
@@ -96,13 +97,13 @@ def play_facts(model: Model, threads: int, seconds: float) -> dict[str, Any]:
 
 
 def play_lines(facts: dict[str, Any]) -> list[str]:
-    """For people."""
+    """Format the figures for people."""
     heard = facts["first_sound"]
-    first = "not recorded (no parec here)" if heard is None else f"{heard:.2f} s, by parec"
+    first = "not recorded (parec is not installed)" if heard is None else f"{heard:.2f} s, by parec"
     return [
         f"played     {facts['seconds']:g} s in pushes of 1 frame, {facts['threads']} threads, on "
         f"{facts['device']}: took {facts['played']:.1f} s, RTF {facts['rtf']:.2f} at the end",
         f"first      sound after the request: {first}; stream opened after {facts['opened']:.2f} s",
-        f"underflows {facts['underflows']} of the decoder ({facts['silence']:.2f} s of silence put "
-        f"in), {facts['device_underflows']} of the device",
+        f"underflows {facts['underflows']} of the decoder ({facts['silence']:.2f} s of silence "
+        f"inserted), {facts['device_underflows']} of the device",
     ]

@@ -1,4 +1,4 @@
-"""The benchmark's figures as a picture."""
+"""The benchmark's figures as a plot."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ Facts = dict[str, Any]
 
 
 def write_plot(facts: Facts, path: str) -> None:
-    """Write a picture: real-time factors, ours and the peers', and the share of the peak.
+    """Plot the real-time factors of this decoder and its peers, and the share of the peak.
 
     Parameters
     ----------
     facts : dict
-        As `oobleck_stream.bench.run.run_benchmark` gives them.
+        The result of `oobleck_stream.bench.run.run_benchmark`.
     path : str
-        The ending says in which format; ``.png`` is added to a name without one.
+        Its suffix determines the format; ``.png`` is appended to a name without one.
 
     Raises
     ------
     ImportError
-        When matplotlib is not installed.
+        If matplotlib is not installed.
     OSError
-        When the file can't be written.
+        If the file can't be written.
     """
     from matplotlib.figure import Figure
 
@@ -48,7 +48,7 @@ def write_plot(facts: Facts, path: str) -> None:
         speed.bar([place + offset for place in places], values, width, label=name)
     speed.axhline(1.0, color="black", linewidth=1, linestyle="--")
     speed.set_yscale("log")
-    speed.set_ylabel("seconds a second of sound takes (dashed: real time)")
+    speed.set_ylabel("seconds per second of audio (dashed: real time)")
     speed.set_xticks(places, labels)
     speed.legend(fontsize="small")
 

@@ -1,4 +1,4 @@
-"""The benchmark's figures as plain text, at most a hundred columns wide."""
+"""The benchmark's figures as plain text, no more than 100 columns wide."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ HEADER = (
     f"{'of peak':>9}{'RTF':>7}{'late':>7}{'epilogues':>11}"
 )
 LEGEND = (
-    "times in ms; spread: middle half of the calls; RTF: seconds a second of sound takes;",
-    "late: calls longer than their sound; epilogues: Snake, residual and tanh, a call minus the",
-    "same products alone; share of the peak measured in the same rounds",
+    "times in ms; spread: interquartile range over median; RTF: seconds per second of audio;",
+    "late: calls that took longer than their audio lasts; epilogues: Snake, residual and tanh, as",
+    "a call minus the same products alone; of peak: of the FMA peak measured in the same rounds",
 )
 
 
 def report_lines(facts: Facts) -> list[str]:
-    """Everything, a line each."""
+    """Return the whole report, line by line."""
     return [
         *_machine_lines(facts),
         *_start_lines(facts["start"]),
@@ -32,14 +32,14 @@ def report_lines(facts: Facts) -> list[str]:
 def _machine_lines(facts: Facts) -> list[str]:
     network = facts["network"]
     return [
-        f"network    {network['name']}: {network['gflop_per_frame']:.3g} GFLOP a frame, "
+        f"network    {network['name']}: {network['gflop_per_frame']:.3g} GFLOP per frame, "
         f"{network['real_time_gflops']:.3g} GFLOP/s for real time",
         *limit_lines(facts),
     ]
 
 
 def limit_lines(facts: Facts) -> list[str]:
-    """The machine and its limits; the header of every report."""
+    """Return the machine and its limits, as every report begins."""
     machine = facts["machine"]
     lines = [
         f"machine    {machine['name']}, {machine['cores']} cores; medians of {facts['rounds']} "
@@ -128,7 +128,7 @@ def _layer_lines(layers: list[Facts]) -> list[str]:
                 f"{row['weight_gbytes_per_second']:>7.1f}"
             )
         lines.append(line)
-    lines.append("layer: 1.2.3 is decoder.layers.1.layers.2.layers.3; GB/s: weights, once a step")
+    lines.append("layer: 1.2.3 is decoder.layers.1.layers.2.layers.3; GB/s: weights, once per step")
     return lines
 
 
@@ -148,7 +148,7 @@ def _peer_lines(facts: Facts) -> list[str]:
             for row in peer["rows"]
         ]
     if lines:
-        lines.append("SNR: our samples over the difference; ours are exact in every push")
+        lines.append("SNR: of the peer's samples relative to ours, which are exact in every push")
     return lines
 
 
@@ -157,8 +157,8 @@ def _peer_label(row: Facts) -> str:
     if row["mode"] == "batch":
         return f"  full batch of {frames}"
     if row["mode"] == "recompute":
-        return f"  {frames} a call, exact: {computed} decoded"
-    return f"  {frames} a call, no context: not exact"
+        return f"  {frames} per call, exact: {computed} decoded"
+    return f"  {frames} per call, no context: not exact"
 
 
 def _megabytes(count: int) -> str:

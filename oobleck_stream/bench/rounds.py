@@ -1,4 +1,4 @@
-"""Timing many things in rounds, each in turn, so that a busy machine's drift hits all alike."""
+"""Interleaved timing: every case has a turn in every round, so drift of a busy machine hits all."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-LEAST_ROUNDS = 3
-LONGEST_TURN = 0.25
+MIN_ROUNDS = 3
+MAX_TURN_SECONDS = 0.25
 
 Turn = Callable[[float], list[float]]
 
 
 def take_turn(call: Callable[[], object], seconds: float) -> list[float]:
-    """Time calls in a row until they have taken some seconds together; at least one.
+    """Time consecutive calls until they have taken `seconds` in total; at least one.
 
-    The first call is not counted where it is shorter than the turn: it finds the caches as another
-    measurement left them.
+    A first call shorter than the turn is not counted: it runs with caches that another measurement
+    has filled.
     """
     first = _timed(call)
     if first >= seconds:
@@ -41,12 +41,13 @@ def _timed(call: Callable[[], object]) -> float:
 
 @dataclass
 class Case:
-    """One thing that is timed in every round.
+    """A call that is timed in every round.
 
     Parameters
     ----------
     turn : callable
-        Given the seconds it should last, makes some calls and returns the seconds of each.
+        Takes a duration in seconds, makes calls for about that long, and returns the seconds of
+        each.
     times : list of float
         Seconds of all calls so far.
     """
@@ -56,32 +57,32 @@ class Case:
 
     @classmethod
     def of(cls, call: Callable[[], object]) -> Case:
-        """A case of this process."""
+        """Return a case for a function of this process."""
         return cls(partial(take_turn, call))
 
     @property
     def median(self) -> float:
-        """Seconds of the median call."""
+        """Median seconds of a call."""
         return self.quantile(0.5)
 
     def quantile(self, share: float) -> float:
-        """Seconds that a share of the calls did not exceed."""
+        """Return the quantile of the calls' seconds, with `share` from 0 to 1."""
         return float(np.quantile(self.times, share))
 
 
 def run_rounds(cases: Sequence[Case], seconds: float) -> int:
-    """Give each case its turn, round after round; the number of rounds.
+    """Give each case a turn, round after round; return the number of rounds.
 
     Parameters
     ----------
     cases : sequence of Case
     seconds : float
-        No round begins after these, but `LEAST_ROUNDS` are made in any case.
+        No round begins later than this, except for the first `MIN_ROUNDS`.
     """
-    turn = min(LONGEST_TURN, seconds / LEAST_ROUNDS / len(cases))
+    turn = min(MAX_TURN_SECONDS, seconds / MIN_ROUNDS / len(cases))
     start, rounds = time.perf_counter(), 0
     with tqdm(desc="rounds", unit="", disable=None, leave=False) as bar:
-        while rounds < LEAST_ROUNDS or time.perf_counter() - start < seconds:
+        while rounds < MIN_ROUNDS or time.perf_counter() - start < seconds:
             for case in cases:
                 case.times += case.turn(turn)
             rounds += 1

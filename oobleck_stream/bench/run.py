@@ -1,4 +1,4 @@
-"""One run of the benchmark, from nothing to its figures."""
+"""One run of the benchmark, from loading the model to its figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from oobleck_stream.network import multiplications
 Facts = dict[str, Any]
 
 START_SHARE = 0.1
-"""Of the seconds, for the frames that show whether the memory grows."""
+"""Share of the duration for the frames that show whether the memory grows."""
 
 
 def run_benchmark(
@@ -31,7 +31,7 @@ def run_benchmark(
     layers: bool = False,
     peers: bool = False,
 ) -> Facts:
-    """Measure everything.
+    """Measure the start, the machine's limits, the decoder, and on request its layers and peers.
 
     Parameters
     ----------
@@ -39,11 +39,11 @@ def run_benchmark(
         As for `oobleck_stream.bench.start.measure_start`.
     threads : int
     pushes : sequence of int
-        Frames of the pushes.
+        Numbers of frames of the pushes.
     batch : int
         Frames of the full batch.
     seconds : float
-        Of the rounds, about.
+        Approximate duration of the rounds.
     layers, peers : bool
         Whether to measure each layer, and other runtimes.
 
@@ -51,7 +51,7 @@ def run_benchmark(
     -------
     dict
         ``network``, ``start``, ``machine``, ``pushes``, ``batch``, ``one_thread``,
-        ``threads_ratio``, ``layers``, ``peers``; times in seconds, shares and factors as they are.
+        ``threads_ratio``, ``layers``, ``peers``; times in seconds, shares and factors as ratios.
     """
     model, start = measure_start(make_model, warm_kernels, threads, START_SHARE * seconds)
     limits = Limits(threads)
@@ -78,7 +78,7 @@ def run_benchmark(
 
 
 def network_facts(model: Model) -> Facts:
-    """What a second of sound costs."""
+    """Return the operations per frame and per second of audio."""
     operations = 2 * multiplications(model.decoder.layers)
     return {
         "name": model.name,

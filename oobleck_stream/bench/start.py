@@ -1,29 +1,40 @@
-"""From the start of the process to the first sample, and the memory that it takes and keeps."""
+"""From the start of the process to the first sample: time and memory."""
 
 from __future__ import annotations
 
 import dataclasses
+import mmap
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
-from oobleck_stream.bench.memory import Memory, is_mapped, resident_memory
 from oobleck_stream.decoder import StreamingDecoder
 from oobleck_stream.model import Model
 
 Facts = dict[str, Any]
 
-MOST_FRAMES = 200
-"""Single frames after the first sample, to see whether the memory grows."""
+MAX_FRAMES = 200
+"""Maximum frames decoded after the first sample to see whether the memory grows."""
+
+SMAPS_ROLLUP = Path("/proc/self/smaps_rollup")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Resident bytes of this process: anonymous, and of mapped files (libraries included)."""
+
+    anonymous: int
+    mapped: int
 
 
 def random_latents(model: Model, frames: int) -> FloatArray:
-    """Standard normal latents (frames, latent_dim), the same every time."""
+    """Return standard normal latents (frames, latent_dim), the same for every call."""
     shape = frames, model.latent_dim
     return np.random.default_rng(0).standard_normal(shape, np.float32)
 
@@ -31,17 +42,17 @@ def random_latents(model: Model, frames: int) -> FloatArray:
 def measure_start(
     make_model: Callable[[], Model], warm_kernels: Callable[[], None], threads: int, seconds: float
 ) -> tuple[Model, Facts]:
-    """Make the model, warm the kernels, decode the first sample, then some more frames.
+    """Create the model, warm the kernels, decode the first sample, then some more frames.
 
     Parameters
     ----------
     make_model : callable
-        Loads the model, or makes one.
+        Loads or creates the model.
     warm_kernels : callable
         Compiles all kernels or loads them from their cache.
     threads : int
     seconds : float
-        The frames behind the first sample end at `MOST_FRAMES`, or else after these.
+        Maximum duration of the frames after the first sample, which also end at `MAX_FRAMES`.
 
     Returns
     -------
@@ -62,7 +73,7 @@ def measure_start(
         first += 1
     sounding = time.perf_counter()
     early = resident_memory()
-    while decoder.frames_in < first + MOST_FRAMES and time.perf_counter() - sounding < seconds:
+    while decoder.frames_in < first + MAX_FRAMES and time.perf_counter() - sounding < seconds:
         decoder.push(frame)
     weights = model.decoder.data
     return model, {
@@ -86,17 +97,39 @@ def _memory_facts(memory: Memory | None) -> Facts | None:
 
 
 def kernels_compiled() -> int:
-    """Functions that this process compiled because the cache on disk did not have them."""
+    """Return how many functions this process compiled because they were not cached on disk."""
     from oobleck_stream.engine.cpu.interpreter import run
 
     return sum(run.stats.cache_misses.values())
 
 
 def since_process_start() -> float | None:
-    """Seconds since this process began, to a hundredth; None where the system does not tell."""
+    """Return the seconds since this process started, to about 0.01 s; None outside Linux."""
     try:
+        # Field 22, `starttime` (https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html). The
+        # process name before it may contain spaces, but ends with the last parenthesis.
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
         ticks = int(fields[19])
         return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, AttributeError):
         return None
+
+
+def resident_memory() -> Memory | None:
+    """Return the memory that is resident now; None outside Linux."""
+    try:
+        lines = SMAPS_ROLLUP.read_text().splitlines()[1:]
+    except OSError:
+        return None
+    sizes = {line.split(":")[0]: 1024 * int(line.split()[1]) for line in lines}
+    return Memory(sizes["Anonymous"], sizes["Rss"] - sizes["Anonymous"])
+
+
+def is_mapped(array: FloatArray) -> bool:
+    """Return whether an array is a view of a memory-mapped file."""
+    base: object = array
+    while base is not None:
+        if isinstance(base, mmap.mmap):
+            return True
+        base = base.obj if isinstance(base, memoryview) else getattr(base, "base", None)
+    return False

@@ -1,4 +1,4 @@
-"""Many streams in one decoder: what a push of one frame for each costs, and how many keep up."""
+"""Many streams in one decoder: the time of a push of one frame each, and how many keep up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Facts = dict[str, Any]
 
 
 def stream_facts(model: Model, threads: int, counts: Sequence[int], seconds: float) -> Facts:
-    """Time pushes of one frame for each of some numbers of streams, in turns.
+    """Time pushes of one frame for every stream, for several numbers of streams in turn.
 
     Parameters
     ----------
@@ -25,12 +25,12 @@ def stream_facts(model: Model, threads: int, counts: Sequence[int], seconds: flo
     counts : sequence of int
         Numbers of streams.
     seconds : float
-        How long to measure, about.
+        Approximate duration of the measurement.
 
     Returns
     -------
     dict
-        ``rows``, one for each of `counts`; times in seconds.
+        With ``rows``, one for each of `counts`; times in seconds.
     """
     cases = {count: _case(model, threads, count) for count in counts}
     rounds = run_rounds(list(cases.values()), seconds)
@@ -60,7 +60,7 @@ def stream_facts(model: Model, threads: int, counts: Sequence[int], seconds: flo
 
 
 def _case(model: Model, threads: int, count: int) -> Case:
-    """Pushes of one frame, once all streams give out as much as they take in."""
+    """Return pushes of one frame, after all streams have started to emit a full hop per push."""
     decoder = MultiStreamDecoder(model, count, threads)
     latents = random_latents(model, count)[:, None]
     for _ in range(model.context + 2):
@@ -69,7 +69,7 @@ def _case(model: Model, threads: int, count: int) -> Case:
 
 
 def stream_lines(facts: Facts) -> list[str]:
-    """For people."""
+    """Format the figures for people."""
     place = f"{facts['threads']} threads on {facts['cores']} cores"
     if facts["backend"] != "cpu":
         place = f"backend {facts['backend']}"
@@ -86,10 +86,10 @@ def stream_lines(facts: Facts) -> list[str]:
         for row in facts["rows"]
     ]
     kept_up = [row["streams"] for row in facts["rows"] if row["real_time"]]
-    kept = f"{max(kept_up)} at most" if kept_up else "none, not even the fewest"
+    kept = max(kept_up) if kept_up else "none, not even the smallest"
     lines += [
-        "times in ms, of a push of one frame for every stream; RTF a stream: seconds a second of",
-        "sound of one stream takes; real time: 99 of 100 pushes take no longer than a frame lasts",
-        f"of these numbers of streams in real time: {kept}",
+        "times in ms, of a push of one frame for every stream; RTF a stream: seconds per second of",
+        "audio of one stream; real time: 99 of 100 pushes take no longer than a frame lasts",
+        f"largest of these numbers of streams in real time: {kept}",
     ]
     return lines

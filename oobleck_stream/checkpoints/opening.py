@@ -46,7 +46,7 @@ def pickle_hint(name: str) -> str:
 
 
 def is_flat(path: Path) -> bool:
-    """Whether a file is a count and so many float32, as in `oobleck_stream.files.flat`."""
+    """Whether a file is a count and so many float32, as in `oobleck_stream.formats.flat`."""
     try:
         with path.open("rb") as file:
             count = int.from_bytes(file.read(4), "little", signed=True)

@@ -12,7 +12,7 @@ import click
 from oobleck_stream.commands.options import config_option, json_option
 
 if TYPE_CHECKING:
-    from oobleck_stream.conversion.planning import Conversion, WeightNorm, Wishes
+    from oobleck_stream.conversion.planning import Conversion, ConversionOptions, WeightNorm
     from oobleck_stream.conversion.targets import Kind, Target
     from oobleck_stream.conversion.writing import Writing
 
@@ -114,9 +114,9 @@ def _options(
     half: Literal["decoder", "both"] | None,
     weight_norm: WeightNorm | None,
     dtype: str | None,
-) -> Wishes:
+) -> ConversionOptions:
     """The options of the conversion; `click.UsageError` if the target can't have them."""
-    from oobleck_stream.conversion.planning import Wishes
+    from oobleck_stream.conversion.planning import ConversionOptions
 
     encoder = None if half is None else half == "both"
     if target.kind == "packed":
@@ -124,17 +124,17 @@ def _options(
             raise click.UsageError(
                 "a .packed.safetensors file is always a folded decoder in float32"
             )
-        return Wishes(encoder=False)
+        return ConversionOptions(encoder=False)
     if target.kind == "protobuf" and dtype in ("float16", "bfloat16"):
         raise click.UsageError(
             f"protobuf can't store {dtype}: --dtype keep or float32 was expected"
         )
-    return Wishes(
+    return ConversionOptions(
         encoder=encoder,
         weight_norm=weight_norm or "keep",
         dtype=DTYPES.get(dtype or "keep"),
         naming="diffusers" if target.kind == "diffusers" else "stable-audio-tools",
-        widened=target.kind == "protobuf",
+        widen=target.kind == "protobuf",
     )
 
 

@@ -15,9 +15,9 @@ from oobleck_stream.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from oobleck_stream.files.audio import AudioWriter, Bits
-    from oobleck_stream.files.flat_writer import FlatWriter
-    from oobleck_stream.files.layout import Layout
+    from oobleck_stream.files.audio_writer import AudioWriter, Bits
+    from oobleck_stream.files.axis_order import AxisOrder
+    from oobleck_stream.formats.flat_writer import FlatWriter
 
 
 @click.command()
@@ -38,7 +38,7 @@ def decode(
     latents: str,
     output: str,
     model: str | None,
-    layout: Layout | None,
+    layout: AxisOrder | None,
     threads: int | None,
     backend: str,
     bits: Bits | None,
@@ -53,9 +53,8 @@ def decode(
     from oobleck_stream.commands.compiling import warm_kernels
     from oobleck_stream.commands.progress import Progress
     from oobleck_stream.decoder import StreamingDecoder
-    from oobleck_stream.files.errors import overflow_named
-    from oobleck_stream.files.outputs import refuse_input, sound_writer
-    from oobleck_stream.files.sources import open_latents
+    from oobleck_stream.files.outputs import open_audio_writer, refuse_input
+    from oobleck_stream.files.sources import open_latents, overflow_named
 
     source = open_latents(latents)
     refuse_input(output, latents)
@@ -63,7 +62,7 @@ def decode(
     blocks = source.blocks(network.latent_dim, layout)
     frames = source.count(network.latent_dim, layout)
     samples = None if frames is None else network.decoded_length(frames)
-    with sound_writer(output, network.samplerate, network.channels, bits, samples) as writer:
+    with open_audio_writer(output, network.samplerate, network.channels, bits, samples) as writer:
         warm_kernels(backend=network.backend)
         decoder = StreamingDecoder(network, threads)
         with Progress(network.samplerate, samples) as progress, overflow_named(source.name):
@@ -84,7 +83,7 @@ def report_audio(writer: AudioWriter | FlatWriter, samplerate: int, speed: float
     speed : float
         Seconds of audio per second.
     """
-    from oobleck_stream.files.flat_writer import FlatWriter
+    from oobleck_stream.formats.flat_writer import FlatWriter
 
     click.echo(
         f"{writer.path}: {writer.written / samplerate:.1f} s, {samplerate} Hz, "

@@ -69,7 +69,7 @@ def play(model: Model, latents: npt.NDArray[Any], name: str, threads: int | None
 def write(model: Model, latents: npt.NDArray[Any], output: str, threads: int | None) -> None:
     """Decode a piece to an audio file."""
     from oobleck_stream.decoder import StreamingDecoder
-    from oobleck_stream.files.audio import AudioWriter
+    from oobleck_stream.files.audio_writer import AudioWriter
 
     decoder = StreamingDecoder(model, threads)
     with AudioWriter(output, model.samplerate, model.channels) as writer:

@@ -11,8 +11,7 @@ from oobleck_stream.commands.options import model_option, threads_option
 
 if TYPE_CHECKING:
     from oobleck_stream.arrays import FloatArray
-    from oobleck_stream.files.flat_sound import FlatSound
-    from oobleck_stream.files.sound import SoundSource
+    from oobleck_stream.files.audio_reader import AudioFile, FlatAudio
     from oobleck_stream.model import Model
 
 
@@ -59,18 +58,17 @@ def encode(
     from oobleck_stream.commands.compiling import warm_kernels
     from oobleck_stream.commands.progress import Progress
     from oobleck_stream.encoder import StreamingEncoder
-    from oobleck_stream.files.errors import overflow_named
-    from oobleck_stream.files.outputs import latent_writer, refuse_input
-    from oobleck_stream.files.sources import open_sound
+    from oobleck_stream.files.outputs import open_latent_writer, refuse_input
+    from oobleck_stream.files.sources import open_audio, overflow_named
 
     if seed is not None and not sample:
         raise click.UsageError("--seed requires --sample")
-    source = open_sound(audio)
+    source = open_audio(audio)
     refuse_input(latents, audio)
     network = chosen_model(model)
     blocks = audio_blocks(network, source)
     encoder = StreamingEncoder(network, threads, sample, seed)
-    with latent_writer(latents, network.latent_dim, dtype) as writer:
+    with open_latent_writer(latents, network.latent_dim, dtype) as writer:
         warm_kernels()
         length = source.length(network.samplerate)
         with Progress(network.samplerate, length) as progress, overflow_named(source.name):
@@ -85,7 +83,7 @@ def encode(
     )
 
 
-def audio_blocks(model: Model, source: SoundSource | FlatSound) -> Iterator[FloatArray]:
+def audio_blocks(model: Model, source: AudioFile | FlatAudio) -> Iterator[FloatArray]:
     """Read audio in blocks, with the sample rate and channels of a model; report conversions.
 
     Yields

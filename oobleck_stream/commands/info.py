@@ -16,7 +16,7 @@ from oobleck_stream.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from oobleck_stream.files.layout import Layout
+    from oobleck_stream.files.axis_order import AxisOrder
     from oobleck_stream.files.sources import Latents
     from oobleck_stream.model import Model
 
@@ -38,7 +38,7 @@ MAX_SECONDS = 3.0
 def info(
     latents: str | None,
     model: str | None,
-    layout: Layout | None,
+    layout: AxisOrder | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -68,7 +68,7 @@ def info(
             click.echo(line)
 
 
-def latents_facts(source: Latents, model: Model, layout: Layout | None) -> Facts:
+def latents_facts(source: Latents, model: Model, layout: AxisOrder | None) -> Facts:
     """The shape and length of latents, as a model reads them."""
     frames = source.count(model.latent_dim, layout)
     return {

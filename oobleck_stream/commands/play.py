@@ -16,7 +16,7 @@ from oobleck_stream.commands.options import (
 from oobleck_stream.commands.values import finite, repetitions, seconds_or
 
 if TYPE_CHECKING:
-    from oobleck_stream.files.layout import Layout
+    from oobleck_stream.files.axis_order import AxisOrder
     from oobleck_stream.files.sources import Latents
     from oobleck_stream.model import Model
     from oobleck_stream.player.display import Display
@@ -112,7 +112,7 @@ POLL_SECONDS = 0.1
 def play(
     latents: tuple[str, ...],
     model: str | None,
-    layout: Layout | None,
+    layout: AxisOrder | None,
     threads: int | None,
     backend: str,
     start: float,
@@ -139,9 +139,9 @@ def play(
     from oobleck_stream.commands.choice import chosen_model
     from oobleck_stream.commands.compiling import warm_kernels
     from oobleck_stream.files.sources import STANDARD_INPUT, open_latents
+    from oobleck_stream.player.device import find_device
     from oobleck_stream.player.display import display_for
     from oobleck_stream.player.keys import Keys
-    from oobleck_stream.player.output import find_device
     from oobleck_stream.player.player import Player
 
     if list_devices:
@@ -180,7 +180,7 @@ def play(
 
 def show_devices() -> None:
     """List the output devices; a star marks the default."""
-    from oobleck_stream.player.output import output_devices
+    from oobleck_stream.player.device import output_devices
 
     for device in output_devices():
         star = "*" if device.is_default else " "
@@ -190,7 +190,7 @@ def show_devices() -> None:
         )
 
 
-def track_of(source: Latents, model: Model, layout: Layout | None, read_all: bool) -> Track:
+def track_of(source: Latents, model: Model, layout: AxisOrder | None, read_all: bool) -> Track:
     """A track that plays a file or standard input.
 
     Parameters
@@ -204,7 +204,7 @@ def track_of(source: Latents, model: Model, layout: Layout | None, read_all: boo
     """
     import numpy as np
 
-    from oobleck_stream.files.latents import LatentFile
+    from oobleck_stream.files.latents_reader import LatentFile
     from oobleck_stream.player.tracks import LiveTrack, StoredTrack
 
     if isinstance(source, LatentFile):
@@ -216,9 +216,9 @@ def track_of(source: Latents, model: Model, layout: Layout | None, read_all: boo
     return StoredTrack(frames, model.decoded_length(len(frames)), source.name)
 
 
-def blended(sources: list[Latents], model: Model, layout: Layout | None, rounds: float) -> Track:
+def blended(sources: list[Latents], model: Model, layout: AxisOrder | None, rounds: float) -> Track:
     """A track that repeats the latents of one file as one continuous piece."""
-    from oobleck_stream.files.latents import LatentFile
+    from oobleck_stream.files.latents_reader import LatentFile
     from oobleck_stream.player.tracks import Repeated, StoredTrack
 
     source = sources[0]
@@ -240,15 +240,15 @@ def run(player: Player, keys: Keys, display: Display) -> None:
     # the collections during playback.
     gc.freeze()
     player.play()
-    display.tell(_opening(player))
+    display.show_message(_opening(player))
     if keys:
-        display.tell(HELP)
+        display.show_message(HELP)
     try:
         while not player.wait(0):
             for key in keys.read(POLL_SECONDS):
                 message = press(key, player)
                 if message:
-                    display.tell(message)
+                    display.show_message(message)
             display.show(Status.of(player))
     except Quit:
         return
@@ -257,7 +257,7 @@ def run(player: Player, keys: Keys, display: Display) -> None:
 def summarize(player: Player, display: Display) -> None:
     """Report gaps in the audio."""
     if player.underflows:
-        display.tell(
+        display.show_message(
             f"decoding was late {player.underflows} times: {player.silent_seconds:.2f} s of "
             "silence inserted"
         )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from oobleck_stream.arrays import FloatArray
     from oobleck_stream.decoder import StreamingDecoder
     from oobleck_stream.encoder import StreamingEncoder
-    from oobleck_stream.files.audio import Bits
+    from oobleck_stream.files.audio_writer import Bits
 
 
 @click.command()
@@ -39,18 +39,17 @@ def roundtrip(
     from oobleck_stream.commands.progress import Progress
     from oobleck_stream.decoder import StreamingDecoder
     from oobleck_stream.encoder import StreamingEncoder
-    from oobleck_stream.files.errors import overflow_named
-    from oobleck_stream.files.outputs import refuse_input, sound_writer
-    from oobleck_stream.files.sources import open_sound
+    from oobleck_stream.files.outputs import open_audio_writer, refuse_input
+    from oobleck_stream.files.sources import open_audio, overflow_named
 
-    source = open_sound(audio)
+    source = open_audio(audio)
     refuse_input(output, audio)
     network = chosen_model(model)
     blocks = audio_blocks(network, source)
     encoder, decoder = StreamingEncoder(network, threads), StreamingDecoder(network, threads)
     si_sdr = SiSdr()
     samples = source.length(network.samplerate)
-    with sound_writer(output, network.samplerate, network.channels, bits, samples) as writer:
+    with open_audio_writer(output, network.samplerate, network.channels, bits, samples) as writer:
         warm_kernels()
         with Progress(network.samplerate, samples) as progress, overflow_named(source.name):
             for before, after in roundtrip_blocks(encoder, decoder, blocks):

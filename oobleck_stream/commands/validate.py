@@ -22,7 +22,7 @@ from oobleck_stream.commands.values import finite
 
 if TYPE_CHECKING:
     from oobleck_stream.arrays import FloatArray
-    from oobleck_stream.files.layout import Layout
+    from oobleck_stream.files.axis_order import AxisOrder
     from oobleck_stream.model import Model
     from oobleck_stream.validation.check import Reference, Validation
     from oobleck_stream.validation.comparison import RealArray
@@ -94,7 +94,7 @@ def validate(
     peer: str | None,
     layers: bool,
     tolerance: float | None,
-    layout: Layout | None,
+    layout: AxisOrder | None,
     no_pad: bool,
     save: str | None,
     form: Format,
@@ -177,7 +177,7 @@ def _opened(
     model: str | None,
     config: str | None,
     half: Half,
-    layout: Layout | None,
+    layout: AxisOrder | None,
     no_pad: bool,
 ) -> tuple[Model, str, FloatArray]:
     """The model, the source that it was loaded from, and the whole input.
@@ -186,20 +186,20 @@ def _opened(
     """
     from oobleck_stream.commands.choice import BUNDLED, chosen_model
     from oobleck_stream.commands.encode import audio_blocks
-    from oobleck_stream.files.sources import open_latents, open_sound
+    from oobleck_stream.files.sources import open_audio, open_latents
     from oobleck_stream.loading import load
-    from oobleck_stream.validation.inputs import audio_from_npy, filled_up, gathered
+    from oobleck_stream.validation.inputs import audio_from_npy, concatenate, pad_to_hop
 
     latents = open_latents(piece) if half == "decoder" else None
     source = model or (latents and latents.metadata.get("model")) or BUNDLED
     network = load(source, config=config) if config else chosen_model(model, latents)
     if latents is not None:
-        return network, source, gathered(latents.blocks(network.latent_dim, layout))
+        return network, source, concatenate(latents.blocks(network.latent_dim, layout))
     if Path(piece).suffix.lower() == ".npy":
         audio = audio_from_npy(Path(piece), network.channels, layout)
     else:
-        audio = gathered(audio_blocks(network, open_sound(piece)))
-    return network, source, audio if no_pad else filled_up(audio, network.hop)
+        audio = concatenate(audio_blocks(network, open_audio(piece)))
+    return network, source, audio if no_pad else pad_to_hop(audio, network.hop)
 
 
 def _no_reference(visit: object) -> None:
@@ -223,7 +223,7 @@ def _peer(
 
 
 def _files(
-    path: Path, network: Model, half: Half, rows: int, layers: bool, layout: Layout | None
+    path: Path, network: Model, half: Half, rows: int, layers: bool, layout: AxisOrder | None
 ) -> tuple[Reference, bool]:
     """A stored reference, and whether its encoder output is only the means."""
     from oobleck_stream.validation.folder import read_references, visiting

@@ -1,1 +1,1 @@
-"""From one container of weights into another, tensor by tensor."""
+"""Conversion of checkpoints from one container into another, tensor by tensor."""

@@ -1,4 +1,4 @@
-"""`OobleckConfig` -> the configs that come with checkpoints."""
+"""`OobleckConfig` as the config files of checkpoints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from oobleck_stream.checkpoints.configs import OWN
 from oobleck_stream.config import OobleckConfig
 
 _SAMPLE_SIZE = 65536
-_NORMAL = OobleckConfig()
+_DEFAULT = OobleckConfig()
 _FIXED = (
     "dilations",
     "kernel",
@@ -21,21 +21,21 @@ _FIXED = (
     "bias",
     "output_bias",
 )
-"""What no published form of config has a place for."""
+"""Fields that no published config format can express."""
 
 
 def own_config(config: OobleckConfig) -> str:
-    """A config in this project's own form, which leaves nothing out."""
+    """Return the config in this project's own format, which has every field."""
     return json.dumps({OWN: dataclasses.asdict(config)})
 
 
 def stable_audio_tools_config(config: OobleckConfig) -> str:
-    """The model_config.json of an autoencoder.
+    """Return the model_config.json of a stable-audio-tools autoencoder.
 
     Raises
     ------
     ValueError
-        When it has no place for something; names all of it.
+        If it can't express the config. The message names every such field.
     """
     problems = _inexpressible(config)
     if config.latent_scale != 1.0:
@@ -74,12 +74,12 @@ def stable_audio_tools_config(config: OobleckConfig) -> str:
 
 
 def diffusers_config(config: OobleckConfig, with_encoder: bool) -> str:
-    """The config.json of diffusers' AutoencoderOobleck.
+    """Return the config.json of diffusers' AutoencoderOobleck.
 
     Raises
     ------
     ValueError
-        When it has no place for something; names all of it.
+        If it can't express the config. The message names every such field.
     """
     problems = _inexpressible(config)
     if config.final_tanh:
@@ -106,16 +106,17 @@ def diffusers_config(config: OobleckConfig, with_encoder: bool) -> str:
 
 
 def _inexpressible(config: OobleckConfig) -> list[str]:
+    """Return the fields that neither published format can express, with their values."""
     found = [
         f"{name} = {getattr(config, name)}"
         for name in _FIXED
-        if getattr(config, name) != getattr(_NORMAL, name)
+        if getattr(config, name) != getattr(_DEFAULT, name)
     ]
     if any(map(config.stride_output_padding, config.strides)):
         found.append(f"output_padding = {config.output_padding}")
     return found
 
 
-def _refuse(form: str, problems: list[str]) -> None:
+def _refuse(config_format: str, problems: list[str]) -> None:
     if problems:
-        raise ValueError(f"{form} has no place for {', '.join(problems)}")
+        raise ValueError(f"{config_format} can't express {', '.join(problems)}")

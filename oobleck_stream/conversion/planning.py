@@ -1,4 +1,4 @@
-"""What a checkpoint's tensors become in another one, before any of them is read."""
+"""Which tensors a conversion writes, decided before any of them is read."""
 
 from __future__ import annotations
 
@@ -24,47 +24,48 @@ _ORIGINALS = "parametrizations.weight.original"
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """How the tensors of a conversion shall be.
+class ConversionOptions:
+    """How to convert the tensors of a checkpoint.
 
     Parameters
     ----------
     encoder : bool or None
-        Whether the encoder comes along; None where there is one.
+        Whether to convert the encoder; None: if the checkpoint has one.
     weight_norm : {"keep", "fold"}
     dtype : str or None
-        As safetensors spells it; None keeps each tensor's own.
+        In safetensors' spelling; None keeps each tensor's dtype.
     naming : {"stable-audio-tools", "diffusers"}
-    widened : bool
-        Whether what is narrower than float32 becomes float32 (which loses nothing).
+    widen : bool
+        Whether to convert dtypes narrower than float32 to float32 (which is lossless).
     """
 
     encoder: bool | None = None
     weight_norm: WeightNorm = "keep"
     dtype: str | None = None
     naming: Naming = "stable-audio-tools"
-    widened: bool = False
+    widen: bool = False
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """The tensors that a conversion writes, and what became of the others.
+    """The tensors that a conversion writes, and what changes.
 
     Parameters
     ----------
     source : Container
     found : Description
     tensors : tuple of Tensor
-        By their new names; each reads and converts its source when it is asked to.
+        With their new names; each reads its source lazily.
     kept : dict of str to int
-        Tensors of the source that are kept, by half.
+        Number of the source's tensors that are kept, by half.
     dropped : tuple of str
-        The source's names of the tensors that are not.
+        The source's names of the other tensors.
     renamed : tuple of str
-        The rules by which names and shapes have changed.
+        The rules by which names and shapes change.
     dtypes : dict of (str, str) to int
-        How many tensors are of which dtype, and become which.
+        Number of tensors by old and new dtype.
     notes : tuple of str
+        What the user should know about the result.
     """
 
     source: Container
@@ -78,27 +79,29 @@ class Conversion:
 
     @property
     def config(self) -> OobleckConfig:
-        """Of the network."""
+        """The network's config."""
         return self.found.config
 
     @property
     def has_encoder(self) -> bool:
-        """Whether the encoder comes along."""
+        """Whether the encoder is converted."""
         return "encoder" in self.kept
 
 
-def plan_conversion(source: Container, found: Description, wishes: Wishes) -> Conversion:
-    """Check the tensors of a checkpoint, and say what each becomes.
+def plan_conversion(
+    source: Container, found: Description, options: ConversionOptions
+) -> Conversion:
+    """Check the tensors of a checkpoint, and decide what to write.
 
     Raises
     ------
     CheckpointError
-        When tensors are missing, unexpected or of another shape, or the encoder is wished for and
-        there is none.
+        If tensors are missing, unexpected or of another shape, or if the encoder is requested and
+        the checkpoint has none.
     """
     halves = {"decoder": (found.decoder, decoder_layers(found.config))}
     notes = list(found.notes)
-    encoder = _encoder(source, found, wishes.encoder, notes)
+    encoder = _encoder(source, found, options.encoder, notes)
     if encoder is not None:
         halves["encoder"] = (encoder, encoder_layers(found.config))
     problems = [line for half, layers in halves.values() for line in check_tensors(half, layers)]
@@ -109,11 +112,11 @@ def plan_conversion(source: Container, found: Description, wishes: Wishes) -> Co
     used: dict[str, list[str]] = {}
     for half_name, (half, layers) in halves.items():
         spelling = {}
-        if wishes.naming == "diffusers":
+        if options.naming == "diffusers":
             spelling = diffusers_modules(half_name, len(found.config.strides))
         for layer in layers:
-            for tensor, name in _layer_tensors(half, layer, wishes.weight_norm):
-                tensors.append(_converted(tensor, name, wishes, spelling))
+            for tensor, name in _layer_tensors(half, layer, options.weight_norm):
+                tensors.append(_converted(tensor, name, options, spelling))
                 dtypes.append(tensor.dtype)
         used[half_name] = [tensor.name for tensor in half.tensors.values()]
     taken = {name for names in used.values() for name in names}
@@ -123,24 +126,24 @@ def plan_conversion(source: Container, found: Description, wishes: Wishes) -> Co
         tuple(tensors),
         {name: len(names) for name, names in used.items()},
         tuple(name for name in source.tensors if name not in taken),
-        tuple(_rules([half for half, _ in halves.values()], wishes)),
+        tuple(_rules([half for half, _ in halves.values()], options)),
         dict(Counter(zip(dtypes, (tensor.dtype for tensor in tensors), strict=True))),
         tuple(notes),
     )
 
 
 def _encoder(
-    source: Container, found: Description, wished: bool | None, notes: list[str]
+    source: Container, found: Description, requested: bool | None, notes: list[str]
 ) -> Half | None:
-    """The encoder, where it is wished for and there."""
-    if wished is False:
+    """Return the encoder unless it is missing or not requested; note why it is missing."""
+    if requested is False:
         return None
     half = named_half(source, found.decoder.prefix, "encoder")
-    there = bool(half.tensors or half.unknown)
-    if there and found.config.has_encoder:
+    exists = bool(half.tensors or half.unknown)
+    if exists and found.config.has_encoder:
         return half
-    reason = "the encoder is not of the Oobleck family" if there else "there is no encoder in it"
-    if wished:
+    reason = "the encoder is not of the Oobleck family" if exists else "there is no encoder in it"
+    if requested:
         raise CheckpointError(source.path, reason)
     notes.append(f"only the decoder: {reason}")
     return None
@@ -149,7 +152,7 @@ def _encoder(
 def _layer_tensors(
     half: Half, layer: Layer, weight_norm: WeightNorm
 ) -> Iterator[tuple[Tensor, str]]:
-    """A layer's tensors and their canonical names, in the order in which the network has them."""
+    """Yield a layer's tensors and their canonical names."""
     names = [name for name, _ in expected_tensors(half, layer)]
     pair = [name for name in names if name.endswith((".weight_g", ".weight_v"))]
     if pair and weight_norm == "fold":
@@ -161,15 +164,17 @@ def _layer_tensors(
         yield half.tensors[name], name
 
 
-def _converted(tensor: Tensor, name: str, wishes: Wishes, spelling: dict[str, str]) -> Tensor:
-    """A tensor under its new name, with its new shape and dtype."""
+def _converted(
+    tensor: Tensor, name: str, options: ConversionOptions, spelling: dict[str, str]
+) -> Tensor:
+    """Return a tensor with its new name, shape and dtype."""
     module, _, suffix = name.rpartition(".")
     shape = tensor.shape
     if suffix in ("alpha", "beta"):
         channels = max(shape)
         shape = (1, channels, 1) if spelling else (channels,)
-    dtype = wishes.dtype or tensor.dtype
-    if wishes.widened and dtype in ("F16", "BF16"):
+    dtype = options.dtype or tensor.dtype
+    if options.widen and dtype in ("F16", "BF16"):
         dtype = "F32"
     return Tensor(f"{spelling.get(module, module)}.{suffix}", shape, dtype, tensor.read)
 
@@ -178,17 +183,17 @@ def _folded(g: Tensor, v: Tensor) -> FloatingArray:
     return fold_weight_norm(g.read(), v.read())
 
 
-def _rules(halves: Sequence[Half], wishes: Wishes) -> Iterator[str]:
-    """How names and shapes change, a rule each."""
+def _rules(halves: Sequence[Half], options: ConversionOptions) -> Iterator[str]:
+    """Yield the rules by which names and shapes change."""
     names = [name for half in halves for name in half.tensors]
     theirs = [tensor.name for half in halves for tensor in half.tensors.values()]
-    to_diffusers, from_diffusers = wishes.naming == "diffusers", any(h.spelling for h in halves)
+    to_diffusers, from_diffusers = options.naming == "diffusers", any(h.spelling for h in halves)
     if halves[0].prefix:
         yield f"{halves[0].prefix}* -> *"
     if any(_ORIGINALS in name for name in theirs):
         yield f"*.{_ORIGINALS}0, *.{_ORIGINALS}1 -> *.weight_g, *.weight_v"
     pairs = sum(name.endswith(".weight_v") for name in names)
-    if pairs and wishes.weight_norm == "fold":
+    if pairs and options.weight_norm == "fold":
         yield f"*.weight_g, *.weight_v -> *.weight ({pairs} pairs folded)"
     if from_diffusers != to_diffusers:
         ours, others = "decoder.layers.1.layers.1", "decoder.block.0.conv_t1"

@@ -1,4 +1,4 @@
-"""Weights written as a folder of protobuf libraries."""
+"""Writes weights as a folder of protobuf libraries."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from oobleck_stream.checkpoints.weights_pb2 import CollectionLibraryData
 
 LIBRARY_BYTES = 32_000_000
-"""A file that has so many is followed by another."""
+"""Maximum tensor bytes in a file, unless a single tensor has more."""
 
-LARGEST_BYTES = 2**31 - 2**16
-"""Protobuf counts the bytes of a message in 31 bits."""
+MAX_TENSOR_BYTES = 2**31 - 2**16
+"""Protobuf limits a message to 2 GiB (https://protobuf.dev/programming-guides/proto-limits/)."""
 
-_PIECE = 2**16
+_BLOCK = 2**16
 
 
 def library_name(number: int) -> str:
-    """The name of a file, from 1."""
+    """Return the name of file `number`, counted from 1."""
     return f"weights-{number:05}{SUFFIX}"
 
 
@@ -39,28 +39,28 @@ def write_libraries(
     Raises
     ------
     OSError
-        When a file can't be written.
+        If a file can't be written.
     ValueError
-        As `stored_numbers` does, and when a tensor is larger than protobuf can hold.
+        As from `stored_numbers`, or if a tensor is too large for protobuf.
     """
     number, room = 0, 0
     with ExitStack() as stack:
         for tensor in tensors:
             needed = stored_bytes(tensor)
-            if needed > LARGEST_BYTES:
+            if needed > MAX_TENSOR_BYTES:
                 raise ValueError(f"{tensor.name} is too large for protobuf")
             if number == 0 or needed > room:
                 stack.close()
                 number, room = number + 1, size
                 file = stack.enter_context(new_file(folder / library_name(number)))
-            # Libraries one after the other are one library, as protobuf has it.
+            # Concatenated protobuf messages parse as one, with their repeated fields merged.
             file.write(_library(tensor).SerializeToString())
             room -= needed
             advance(needed)
 
 
 def require_protobuf(target: Path) -> None:
-    """`CheckpointError` naming the target where protobuf is not installed."""
+    """Raise `CheckpointError`, naming the target, if protobuf is not installed."""
     try:
         import oobleck_stream.checkpoints.weights_pb2  # noqa: F401
     except ImportError:
@@ -68,7 +68,7 @@ def require_protobuf(target: Path) -> None:
 
 
 def _library(tensor: Tensor) -> CollectionLibraryData:
-    """A library of one tensor."""
+    """Return a library with one tensor."""
     from oobleck_stream.checkpoints.weights_pb2 import CollectionLibraryData
 
     library = CollectionLibraryData()
@@ -76,7 +76,7 @@ def _library(tensor: Tensor) -> CollectionLibraryData:
     entry.collection.traversal_policy.dims.extend(tensor.shape)
     stored = stored_numbers(tensor).ravel()
     numbers = entry.collection.data if tensor.dtype == "F64" else entry.collection.data_32
-    for first in range(0, len(stored), _PIECE):
-        # As Python's numbers, piece by piece: protobuf takes NumPy's ten times slower.
-        numbers.extend(stored[first : first + _PIECE].tolist())
+    for first in range(0, len(stored), _BLOCK):
+        # Python numbers: protobuf takes ten times as long for NumPy's. In blocks, as they are big.
+        numbers.extend(stored[first : first + _BLOCK].tolist())
     return library

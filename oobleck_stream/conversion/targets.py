@@ -1,4 +1,4 @@
-"""Where a conversion goes: which files a target is, and how they are put in their place."""
+"""The target of a conversion: its kind, whether it may be replaced, and how shards are."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ FOLDER_FILES: Mapping[Kind, re.Pattern[str]] = {
     "stable-audio-tools": re.compile(r"model_config\.json|model\.safetensors"),
     "protobuf": re.compile(r"\.config\.json|weights-\d+\.pb"),
 }
-"""The kinds of target that are folders, and the files that theirs have."""
+"""The kinds of target that are folders, and the names of the files in them."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A path and what shall be there.
+    """A path, and what to write there.
 
     Parameters
     ----------
@@ -48,12 +48,12 @@ class Target:
 
 
 def target_of(path: Path, to: Kind | None = None) -> Target:
-    """What a target is, by its name; a folder by what is asked for.
+    """Infer the kind of a target from its name; `to` is the kind of a folder.
 
     Raises
     ------
     CheckpointError
-        When the name is a file's and a kind of folder is asked for, or it is neither's.
+        If the name is a file's and `to` is given, or neither.
     """
     name = path.name.lower()
     kind: Kind | None = None
@@ -64,7 +64,7 @@ def target_of(path: Path, to: Kind | None = None) -> Target:
     elif name.endswith(".safetensors"):
         kind = "safetensors"
     if kind is not None and to is not None:
-        raise CheckpointError(path, f"is the name of a file; --to {to} makes a folder")
+        raise CheckpointError(path, f"is the name of a file; --to {to} writes a folder")
     if kind is None and to is None:
         raise CheckpointError(
             path,
@@ -89,19 +89,20 @@ def check_target(
     sources : sequence of Path
         Files that must stay as they are.
     force : bool
-        Whether to replace what is there.
+        Whether to replace an existing target.
 
     Raises
     ------
     CheckpointError
-        When something is there, the target is one of the sources, or its parent is no folder.
+        If the target exists and may not be replaced, is one of the sources, or has no parent
+        folder.
     """
     path = target.path
     originals = {Path(os.path.realpath(source)) for source in sources}
     if target.kind in FOLDER_FILES:
         real = Path(os.path.realpath(path))
         if real in originals or any(real in original.parents for original in originals):
-            raise CheckpointError(path, "is where the checkpoint itself lies")
+            raise CheckpointError(path, "contains the checkpoint itself")
         _check_folder(target, force)
     else:
         for name in (*shards, path.name):
@@ -112,49 +113,51 @@ def check_target(
 
 
 def _check_file(file: Path, originals: set[Path], force: bool) -> None:
-    """Only a file that is none of the sources may be replaced."""
+    """Refuse a file that is one of the sources, a folder, or exists without `force`."""
     if Path(os.path.realpath(file)) in originals:
         raise CheckpointError(file, "is a file of the checkpoint itself")
     if file.is_dir():
         raise CheckpointError(file, "is a folder; a file was expected")
+    if file.exists() and not file.is_file():
+        raise CheckpointError(file, "is not a regular file: not replaced")
     if os.path.lexists(file) and not force:
-        raise CheckpointError(file, "is there already (--force replaces it)")
+        raise CheckpointError(file, "already exists (--force replaces it)")
 
 
 def _check_folder(target: Target, force: bool) -> None:
-    """Only what this kind of target would write may be replaced."""
+    """Refuse a folder with files that this kind of target does not write."""
     path = target.path
     if not path.exists():
         return
     if not path.is_dir():
-        raise CheckpointError(path, "is no folder; a folder was expected")
+        raise CheckpointError(path, "is not a folder; a folder was expected")
     inside = sorted(entry.name for entry in path.iterdir())
-    strangers = [name for name in inside if not FOLDER_FILES[target.kind].fullmatch(name)]
-    if strangers:
+    others = [name for name in inside if not FOLDER_FILES[target.kind].fullmatch(name)]
+    if others:
         raise CheckpointError(
-            path, f"is a folder with other things in it, such as {strangers[0]}: not replaced"
+            path, f"is a folder with other files in it, such as {others[0]}: not replaced"
         )
     if inside and not force:
-        raise CheckpointError(path, "is there already (--force replaces it)")
+        raise CheckpointError(path, "already exists (--force replaces it)")
 
 
 @contextmanager
 def replaced_shards(
     index: Path, shards: Sequence[str], sources: Sequence[Path]
 ) -> Iterator[tuple[Path, BinaryIO]]:
-    """Write shards and their index; they replace the old ones at the end of the block.
+    """Write shards and their index, which replace the old ones at the end of the block.
 
-    If the block raises, everything is as before. Only a failure while files are being renamed can
-    leave neither the old checkpoint nor the new one: then there are shards and no index, never an
-    index over shards of another checkpoint.
+    If the block raises, the old files are unchanged. Replacing several files is not atomic: the
+    old index is removed first, so an interruption between the renames leaves shards without an
+    index, never an index with the wrong shards.
 
     Parameters
     ----------
     index : Path
-        A symbolic link to an index is written through; the shards lie beside the link, where
-        readers look for them.
+        A symbolic link is written through. The shards are stored beside the link, where readers
+        look for them.
     shards : sequence of str
-        The names that will be written.
+        Names of the shards.
     sources : sequence of Path
         Files that must stay as they are.
 
@@ -168,7 +171,7 @@ def replaced_shards(
     Raises
     ------
     OSError
-        When they can't be written.
+        If they can't be written.
     """
     place = index.absolute().parent
     with atomic_file(index) as index_file, private_folder(place / index.name) as folder:
@@ -187,7 +190,7 @@ def replaced_shards(
 
 
 def _shards_named_in(index: Path) -> set[str]:
-    """The shards of an index that have names as they are given here; none where it is damaged."""
+    """Return an index's shards that are named as this module names them; none if it is damaged."""
     if not index.name.endswith(INDEX_SUFFIX) or not index.is_file():
         return set()
     try:

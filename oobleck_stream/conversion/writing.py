@@ -1,4 +1,4 @@
-"""A conversion -> the files of its target."""
+"""Writes the files of a conversion's target."""
 
 from __future__ import annotations
 
@@ -29,21 +29,22 @@ from oobleck_stream.formats.atomic import atomic_file, atomic_folder, new_file
 from oobleck_stream.model import Model
 
 SHARD_BYTES = 2_000_000_000
+"""Default maximum size of a shard."""
 
 
 @dataclass(frozen=True)
 class Writing:
-    """How a conversion is written.
+    """Where and how to write a conversion.
 
     Parameters
     ----------
     target : Target
     shard_bytes : int
-        Of a shard at most, where the target has shards.
+        Maximum size of a shard, if the target has shards.
     force : bool
-        Whether to replace what is there.
+        Whether to replace an existing target.
     name : str
-        What a packed network is called.
+        Name of the model, stored in a packed network.
     """
 
     target: Target
@@ -53,22 +54,22 @@ class Writing:
 
 
 def write_conversion(conversion: Conversion, writing: Writing, advance: Advance) -> None:
-    """Write the tensors of a conversion one by one; the target appears when it is whole.
+    """Write the tensors of a conversion one by one; the target appears when it is complete.
 
     Parameters
     ----------
     conversion : Conversion
     writing : Writing
     advance : callable
-        Is told of bytes that are done.
+        Called with the number of bytes after each part is written.
 
     Raises
     ------
     CheckpointError
-        When the target is there already, or can't hold the network; when a number is not finite, or
-        beyond the largest of its dtype.
+        If the target exists and may not be replaced, if its format can't express the network, or
+        if a value is not finite or overflows its dtype.
     OSError
-        When it can't be written.
+        If the target can't be written.
     """
     target, sources = writing.target, conversion.source.files
     if target.kind == "protobuf":
@@ -87,7 +88,7 @@ def write_conversion(conversion: Conversion, writing: Writing, advance: Advance)
         elif target.kind in FOLDER_FILES:
             with atomic_folder(target.path, replace=True) as folder:
                 _write_folder(folder, conversion, target, config, advance)
-                # It may have changed in the meantime.
+                # Another program may have changed the target while the tensors were written.
                 check_target(target, names, sources, writing.force)
         else:
             _write_file(conversion, writing, config, advance)
@@ -98,7 +99,7 @@ def write_conversion(conversion: Conversion, writing: Writing, advance: Advance)
 
 
 def missed_by_others(conversion: Conversion, target: Target) -> list[str]:
-    """What the library that a folder is made for expects and will not find, a sentence each."""
+    """Return what the library that reads such folders expects but will not find, as sentences."""
     if target.kind not in ("diffusers", "stable-audio-tools"):
         return []
     found = []
@@ -141,7 +142,7 @@ def _write_folder(
 
 
 def _config_text(conversion: Conversion, target: Target) -> str:
-    """The config in the target's form; ``ValueError`` where it has no place for something."""
+    """Return the config in the target's format; ``ValueError`` if it can't express the config."""
     if target.kind == "diffusers":
         return diffusers_config(conversion.config, conversion.has_encoder)
     if target.kind == "stable-audio-tools":
@@ -150,7 +151,7 @@ def _config_text(conversion: Conversion, target: Target) -> str:
 
 
 def _metadata(conversion: Conversion, config: str | None = None) -> dict[str, str]:
-    """What the source says of itself, such as its licence, and the config."""
+    """Return the source's metadata, such as its licence, and the config."""
     metadata = {k: v for k, v in conversion.source.metadata.items() if k != "config"}
     metadata["format"] = "pt"
     if config is not None:

@@ -1,1 +1,1 @@
-"""Latents in files and pipes, sound in files."""
+"""Latents from files and pipes, audio from and to files."""

@@ -1,4 +1,4 @@
-"""Where sound and latents go: the writer that a file's name asks for."""
+"""Choosing the writer of audio or latents by the name of the output."""
 
 from __future__ import annotations
 
@@ -6,27 +6,29 @@ import os
 from pathlib import Path
 
 from oobleck_stream.errors import InputError
-from oobleck_stream.files import flat
-from oobleck_stream.files.audio import SUBTYPES, AudioWriter, Bits
-from oobleck_stream.files.flat_writer import FlatWriter
-from oobleck_stream.files.latent_writer import LatentWriter
+from oobleck_stream.files.audio_writer import SUBTYPES, AudioWriter, Bits
+from oobleck_stream.files.latents_writer import LatentWriter
+from oobleck_stream.formats import flat
+from oobleck_stream.formats.flat_writer import FlatWriter
 
 
-def sound_writer(
+def open_audio_writer(
     name: str, samplerate: int, channels: int, bits: Bits | None = None, samples: int | None = None
 ) -> AudioWriter | FlatWriter:
-    """A writer of sound; parameters and errors as those of `AudioWriter`."""
-    suffix = _suffix(name, (*SUBTYPES, flat.SUFFIX))
+    """Open a writer of audio; the parameters and errors are those of `AudioWriter`."""
+    suffix = _known_suffix(name, (*SUBTYPES, flat.SUFFIX))
     if suffix != flat.SUFFIX:
         return AudioWriter(name, samplerate, channels, bits, samples)
     if bits not in (None, "float"):
-        raise InputError(f"{name}: {flat.SUFFIX} files have samples of float bits, not {bits}")
+        raise InputError(f"{name}: {flat.SUFFIX} files have float samples, not {bits} bits")
     return FlatWriter(name, channels)
 
 
-def latent_writer(name: str, latent_dim: int, dtype: str = "float32") -> LatentWriter | FlatWriter:
-    """A writer of latents; parameters and errors as those of `LatentWriter`."""
-    suffix = _suffix(name, (".npy", flat.SUFFIX))
+def open_latent_writer(
+    name: str, latent_dim: int, dtype: str = "float32"
+) -> LatentWriter | FlatWriter:
+    """Open a writer of latents; the parameters and errors are those of `LatentWriter`."""
+    suffix = _known_suffix(name, (".npy", flat.SUFFIX))
     if suffix != flat.SUFFIX:
         return LatentWriter(name, latent_dim, dtype)
     if dtype != "float32":
@@ -35,19 +37,19 @@ def latent_writer(name: str, latent_dim: int, dtype: str = "float32") -> LatentW
 
 
 def refuse_input(output: str, source: str) -> None:
-    """Refuse to write where the input is read from.
+    """Refuse to overwrite the input.
 
     Raises
     ------
     InputError
-        When both names are those of one file.
+        If both names lead to the same file.
     """
     if os.path.realpath(output) == os.path.realpath(source):
         raise InputError(f"{output}: is the input itself; another file was expected")
 
 
-def _suffix(name: str, known: tuple[str, ...]) -> str:
-    """What a name ends in, which has to be one of those known."""
+def _known_suffix(name: str, known: tuple[str, ...]) -> str:
+    """The suffix of a name in lower case; `InputError` unless it is one of those known."""
     suffix = Path(name).suffix.lower()
     if suffix not in known:
         endings = f"{', '.join(known[:-1])} or {known[-1]}"

@@ -1,4 +1,4 @@
-"""From one sample rate to another, chunk by chunk."""
+"""Sample rate conversion, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from oobleck_stream.arrays import FloatArray
 
 
 class Resampler:
-    """Converts a stream of samples with soxr, in its highest quality.
+    """Converts the sample rate of a stream with soxr at its highest quality (VHQ).
 
     Parameters
     ----------
     rate_in, rate_out : int
-        Samples a second.
+        In hertz.
     channels : int
         Audio channels.
     """
@@ -28,12 +28,14 @@ class Resampler:
         self._channels = channels
 
     def convert(self, samples: FloatArray, last: bool = False) -> FloatArray:
-        """What can be given out now; with `last`, the rest, and the stream is new again.
+        """Convert the next samples.
 
         Parameters
         ----------
         samples : (n, channels) float32
         last : bool
+            Whether the stream ends here. Then all remaining samples are returned, and the next
+            call begins a new stream.
 
         Returns
         -------
@@ -45,5 +47,5 @@ class Resampler:
         return converted.astype(np.float32, copy=False)
 
     def clear(self) -> None:
-        """Forget what was put in."""
+        """Discard the samples of the current stream and begin a new one."""
         self._stream.clear()

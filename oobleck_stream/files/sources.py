@@ -1,17 +1,19 @@
-"""Where latents and sound come from: a file, or standard input."""
+"""Choosing the reader of latents or audio by the name of the input."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from oobleck_stream.files import flat
-from oobleck_stream.files.flat_sound import FlatSound
-from oobleck_stream.files.latents import LatentFile, read_latents
-from oobleck_stream.files.pipe import LatentPipe
+from oobleck_stream.errors import InputError, NonFiniteError
+from oobleck_stream.files.latents_pipe import LatentPipe
+from oobleck_stream.files.latents_reader import LatentFile, read_latents
+from oobleck_stream.formats import flat
 
 if TYPE_CHECKING:
-    from oobleck_stream.files.sound import SoundSource
+    from oobleck_stream.files.audio_reader import AudioFile, FlatAudio
 
 STANDARD_INPUT = "-"
 
@@ -22,16 +24,23 @@ def open_latents(name: str) -> Latents:
     """Open a file of latents, or standard input for ``-``."""
     if name != STANDARD_INPUT:
         return read_latents(name)
-    # Unbuffered, so that frames are handed on as they come; a second object over the descriptor,
-    # because a thread that waits in sys.stdin holds a lock which Python wants when it ends.
+    # Unbuffered, so that frames are passed on as they arrive. Not sys.stdin itself: a thread
+    # blocked in its `read` holds a lock that the interpreter needs at exit.
     return LatentPipe(open(0, "rb", buffering=0, closefd=False))
 
 
-def open_sound(name: str) -> SoundSource | FlatSound:
-    """Open a file of sound."""
-    if Path(name).suffix.lower() == flat.SUFFIX:
-        return FlatSound(name)
-    # Only here: latents are read without libsndfile.
-    from oobleck_stream.files.sound import SoundSource
+def open_audio(name: str) -> AudioFile | FlatAudio:
+    """Open an audio file."""
+    # Imported here so that reading latents does not load libsndfile.
+    from oobleck_stream.files.audio_reader import AudioFile, FlatAudio
 
-    return SoundSource(name)
+    return FlatAudio(name) if Path(name).suffix.lower() == flat.SUFFIX else AudioFile(name)
+
+
+@contextmanager
+def overflow_named(name: str) -> Iterator[None]:
+    """Convert a `NonFiniteError` of the block to an `InputError` that names the source."""
+    try:
+        yield
+    except NonFiniteError as error:
+        raise InputError(f"{name}: {error}") from error

@@ -1,1 +1,1 @@
-"""Bytes on disk, without any knowledge of sound or models. Imports nothing from the package."""
+"""Bytes on disk: file formats and atomic writing, without any knowledge of models or audio."""

@@ -192,7 +192,7 @@ def naming(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def refusing_unwritable(path: str | Path) -> Iterator[None]:
-    """Raise an `OSError` of the block as an `InputError` with the output's name and the reason."""
+    """Convert an `OSError` of the block to an `InputError` that names the output and the reason."""
     try:
         yield
     except OSError as error:

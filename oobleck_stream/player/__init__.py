@@ -1,1 +1,1 @@
-"""Playing latents live: tracks -> producer thread -> ring -> the sound card's callback."""
+"""Playing latents live: tracks -> producer thread -> ring -> the audio device's callback."""

@@ -1,4 +1,4 @@
-"""What the keys do."""
+"""Controlling a player with keys."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ HELP = (
 )
 SEEKS = {"left": -5.0, "right": 5.0, "down": -60.0, "up": 60.0}
 VOLUME_STEP = 0.05
-LOUDEST = 2.0
+MAX_VOLUME = 2.0
 
 
 class Quit(Exception):  # noqa: N818
-    """The key q."""
+    """The key q was pressed."""
 
 
 def press(key: str, player: Player) -> str | None:
-    """Do what a key asks for.
+    """Execute the command of a key.
 
     Returns
     -------
     str or None
-        Something to tell.
+        A message to display.
 
     Raises
     ------
     Quit
-        For q.
+        If the key is q.
     """
     try:
         return _press(key, player)
@@ -47,7 +47,7 @@ def _press(key: str, player: Player) -> str | None:
         player.seek(player.position + SEEKS[key])
     elif key in "90":
         step = VOLUME_STEP if key == "0" else -VOLUME_STEP
-        player.volume = min(LOUDEST, max(0.0, round(player.volume + step, 2)))
+        player.volume = min(MAX_VOLUME, max(0.0, round(player.volume + step, 2)))
     elif key == "m":
         player.muted = not player.muted
     elif key == "l":

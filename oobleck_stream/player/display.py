@@ -1,4 +1,4 @@
-"""Where the status goes: a line that is written over, plain lines, or JSON."""
+"""Displays of the player's status: a status line, plain lines, or JSON."""
 
 from __future__ import annotations
 
@@ -6,122 +6,111 @@ import json
 import shutil
 import sys
 import time
-from types import TracebackType
 from typing import Protocol
 
 from oobleck_stream.player.status import Status
 
 JSON_SECONDS = 0.5
+"""Minimum interval between two status objects."""
+
 ERASE = "\r\x1b[K"
+"""ANSI: go to the start of the line and clear it."""
 
 
 class Display(Protocol):
-    """Shows what happens."""
+    """Shows the player's status and messages; a context manager."""
 
     def show(self, status: Status) -> None:
-        """A moment has passed."""
+        """Show the present status."""
 
-    def tell(self, message: str) -> None:
-        """Something to be read."""
+    def show_message(self, message: str) -> None:
+        """Show a message."""
 
     def __enter__(self) -> Display: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
 
 class Silent:
     """Shows nothing."""
 
     def show(self, status: Status) -> None:
-        """Nothing."""
+        """Ignore the status."""
 
-    def tell(self, message: str) -> None:
-        """Nothing."""
+    def show_message(self, message: str) -> None:
+        """Ignore the message."""
 
     def __enter__(self) -> Display:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Nothing to put in order."""
+    def __exit__(self, *_: object) -> None:
+        """Leave the terminal as it is."""
 
 
 class Lines(Silent):
-    """Plain lines on standard error, when something happens."""
+    """Plain lines on standard error: messages and underflows."""
 
     def __init__(self) -> None:
         self._underflows = 0
 
     def show(self, status: Status) -> None:
-        """Tell of every time that decoding was late."""
+        """Report each underflow."""
         if status.underflows > self._underflows:
-            self.tell(f"late at {status.position:.1f} s: silence until decoding has caught up")
+            self.show_message(
+                f"late at {status.position:.1f} s: silence until decoding has caught up"
+            )
         self._underflows = status.underflows
 
-    def tell(self, message: str) -> None:
-        """One line."""
+    def show_message(self, message: str) -> None:
+        """Print the message on one line."""
         print(message, file=sys.stderr, flush=True)
 
 
 class StatusLine(Silent):
-    """One line at the bottom of a terminal."""
+    """A status line at the bottom of a terminal, with messages above it."""
 
     def __init__(self) -> None:
         self._shown = False
 
     def show(self, status: Status) -> None:
-        """Write over the last status."""
+        """Overwrite the previous status."""
         width = shutil.get_terminal_size().columns
         sys.stderr.write(ERASE + status.as_line(width))
         sys.stderr.flush()
         self._shown = True
 
-    def tell(self, message: str) -> None:
-        """A line above."""
+    def show_message(self, message: str) -> None:
+        """Print the message in place of the status line, which moves below it."""
         sys.stderr.write(f"{ERASE if self._shown else ''}{message}\n")
         sys.stderr.flush()
         self._shown = False
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._shown:
             sys.stderr.write("\n")
             sys.stderr.flush()
 
 
 class Json(Silent):
-    """One JSON object a line on standard output: the status now and then, and every message."""
+    """JSON lines on standard output: the status at intervals, and every message."""
 
     def __init__(self) -> None:
         self._next = 0.0
 
     def show(self, status: Status) -> None:
-        """At most twice a second, and when it is over."""
+        """Print the status at most every `JSON_SECONDS`, and at the end."""
         now = time.monotonic()
         if now >= self._next or status.finished:
             self._next = now + JSON_SECONDS
             print(json.dumps(status.as_dict()), flush=True)
 
-    def tell(self, message: str) -> None:
-        """An object with a message."""
+    def show_message(self, message: str) -> None:
+        """Print an object with the message."""
         print(json.dumps({"message": message}), flush=True)
 
 
 def display_for(quiet: bool, as_json: bool) -> Display:
-    """The display that fits the options and the terminal."""
+    """Choose the display by the options, and by whether standard error is a terminal."""
     if as_json:
         return Json()
     if quiet:

@@ -1,4 +1,4 @@
-"""Single keys from the terminal, without waiting for Enter."""
+"""Single key presses from the terminal, without Enter."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import os
 import select
 import sys
 import time
-from types import TracebackType
 from typing import Any
 
 SEQUENCES = {
+    # ANSI escape sequences of the arrow keys, in the terminal's normal and application mode.
     b"\x1b[A": "up",
     b"\x1b[B": "down",
     b"\x1b[C": "right",
@@ -23,22 +23,22 @@ SEQUENCES = {
 
 
 class Keys:
-    """Reads keys from standard input where that is a terminal; elsewhere there are none.
+    """Reads keys from standard input if it is a terminal; otherwise there are none.
 
-    A context manager: the terminal is as it was afterwards, whatever happens.
+    A context manager: the terminal's settings are restored at the end.
 
     Parameters
     ----------
-    wanted : bool
-        False leaves standard input alone.
+    enabled : bool
+        Whether to read standard input at all.
     """
 
-    def __init__(self, wanted: bool = True) -> None:
+    def __init__(self, enabled: bool = True) -> None:
         self._descriptor: int | None = None
         self._settings: Any = None
-        if wanted and sys.stdin is not None and os.name == "posix" and sys.stdin.isatty():
+        if enabled and sys.stdin is not None and os.name == "posix" and sys.stdin.isatty():
             descriptor = sys.stdin.fileno()
-            # A job in the background would be stopped for touching the terminal.
+            # A background job is stopped (SIGTTOU) if it changes the terminal's settings.
             if os.tcgetpgrp(descriptor) == os.getpgrp():
                 self._descriptor = descriptor
 
@@ -54,21 +54,16 @@ class Keys:
             tty.setcbreak(self._descriptor)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._descriptor is not None:
             import termios
 
             termios.tcsetattr(self._descriptor, termios.TCSADRAIN, self._settings)
 
     def read(self, seconds: float) -> list[str]:
-        """Keys pressed within some seconds: characters, or "left", "right", "up", "down", "space".
+        """Wait up to `seconds` for keys: characters, or "left", "right", "up", "down", "space".
 
-        Returns as soon as there is one.
+        Returns as soon as a key is pressed.
         """
         if self._descriptor is None:
             time.sleep(seconds)
@@ -82,7 +77,7 @@ class Keys:
 
 
 def split_keys(data: bytes) -> list[str]:
-    """The keys of what a terminal sent."""
+    """Split a terminal's input into keys; unknown bytes are skipped."""
     keys = []
     while data:
         sequence = next((known for known in SEQUENCES if data.startswith(known)), None)

@@ -1,4 +1,4 @@
-"""Latents played live."""
+"""Playing latents live."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -14,63 +13,63 @@ import numpy as np
 from oobleck_stream.errors import InputError, PlaybackError
 from oobleck_stream.files.resampler import Resampler
 from oobleck_stream.model import Model
-from oobleck_stream.player.feeder import Feeder, Watch
-from oobleck_stream.player.output import Output, find_device
-from oobleck_stream.player.producer import NAP_SECONDS, Producer
-from oobleck_stream.player.programme import Place, Programme
+from oobleck_stream.player.callback import PlaybackCallback, StallDetector
+from oobleck_stream.player.device import DeviceStream, find_device
+from oobleck_stream.player.playlist import Playlist, Position
+from oobleck_stream.player.producer import POLL_SECONDS, Producer, TimedDecoder
 from oobleck_stream.player.recorder import Recorder
 from oobleck_stream.player.ring import Ring
-from oobleck_stream.player.timed import TimedDecoder
 from oobleck_stream.player.tracks import tracks_of
 
 START_SECONDS = 0.2
-"""Sound that waits in the ring before the first sample is played, and after a seek."""
+"""Audio in the ring before the first sample is played, and after a seek."""
 
 MARGIN_SECONDS = 0.05
-"""Silence before the first sample and after the last one has left the device's buffer: sound
-servers swallow the first moments of a stream, and PortAudio drops what a stopping stream holds."""
+"""Silence before the first sample, and after the last one has left the device's buffer: sound
+servers drop the beginning of a stream, and PortAudio drops the buffer of a stream that stops."""
 
-FAST_ENOUGH = 0.8
-"""Real-time factor up to which the start waits for no more than usual."""
+MAX_FAST_FACTOR = 0.8
+"""If the real-time factor is higher, playing starts later, with more audio in the ring."""
 
-SLOW_START_SECONDS = 3.0
-"""How much longer the start waits at most where decoding is slower."""
+MAX_SLOW_START_SECONDS = 3.0
+"""Maximum additional wait in that case."""
 
-SILENT_DEVICE_SECONDS = 5.0
-"""A device that has not asked for samples for so long is gone."""
+MAX_STALL_SECONDS = 5.0
+"""A device that has not called its callback for longer is considered disconnected."""
 
 
 class Player:
-    """Plays latents through an output device, while they are decoded.
+    """Plays latents through an output device while they are decoded.
 
-    A context manager. What it plays has the bits of `Model.decode` as long as the volume is 1 and
-    the device takes the network's sample rate. Where decoding is late, silence is put in and
-    counted; nothing is lost or played twice.
+    A context manager. The played samples are bit-identical to `Model.decode` if the volume is 1 and
+    the device supports the network's sample rate. If decoding is late, silence is inserted and
+    counted; no sample is lost or played twice.
 
     Parameters
     ----------
     source : array_like, path, iterable of frames, Track, or sequence of such pieces
-        Several play one after another without a gap. An iterable is played as its frames arrive.
+        Several pieces are played one after another without a gap. The frames of an iterable are
+        played as they arrive.
     model : Model
     device : int or str, optional
-        Number of an output device or part of its name; by default the system's.
+        Number of an output device or part of its name; by default the system's default device.
     latency : float or {"low", "high"}
-        Of the device, in seconds.
+        The device's latency in seconds.
     buffer : float
-        Seconds of sound decoded ahead at most.
+        Maximum audio decoded ahead, in seconds.
     prebuffer : float or "all", optional
-        Seconds of sound decoded before the first is heard; by default just enough to start.
+        Audio decoded before playing starts, in seconds; by default just enough to start.
     start : float
-        Second of each track that it is played from.
+        Start position within each track, in seconds.
     length : float, optional
-        Seconds of each track that are played; by default to its end.
+        Maximum duration of each track in seconds; by default each is played to its end.
     rounds : float
-        How often everything is played; may be infinite.
+        Number of times to play everything; may be infinite.
     volume : float
-        1.0 leaves the samples as they are.
+        Factor of the samples; 1.0 leaves them unchanged.
     record : path, optional
-        A sound file (.wav with float samples, .flac or .ogg) to be written of what is played,
-        before the volume.
+        An audio file (.wav with float samples, .flac or .ogg) to record the played samples to,
+        before the volume is applied.
     threads : int, optional
         As for `StreamingDecoder`.
 
@@ -80,15 +79,16 @@ class Player:
     tracks : list of Track
     device : Device
     samplerate : int
-        Of the device: the network's, unless the device can't do that.
+        The sample rate that is played, in hertz: the network's, or the device's default if it does
+        not support that.
 
     Raises
     ------
     OutputError
-        When there is no PortAudio, or no such device. It is an `InputError`.
+        If PortAudio or the device is missing. It is an `InputError`.
     InputError
-        When a file of latents can't be used, a live source is to be played more than once, a track
-        has ended before `start`, or the volume is not finite.
+        If a file of latents can't be used, a live source is to be played more than once, a track
+        ends before `start`, or the volume is not finite.
 
     Examples
     --------
@@ -120,12 +120,12 @@ class Player:
         self.model = model
         volume = _checked_volume(volume)
         self.tracks = tracks_of(source, model)
-        self._programme = Programme(self.tracks, model.samplerate, start, length)
+        self._playlist = Playlist(self.tracks, model.samplerate, start, length)
         if rounds > 1:
-            self._programme.require_repeatable()
+            self._playlist.require_repeatable()
         self._record = record
         self._prebuffered = prebuffer is not None
-        self._target: Place | None = None
+        self._target: Position | None = None
         self._closed = False
         self._finished = threading.Event()
 
@@ -138,96 +138,98 @@ class Player:
 
         start_level = max(1, self._samples(self._prebuffer_seconds(prebuffer)))
         self._ring = Ring(max(start_level, self._samples(buffer)), model.channels)
-        self._output = Output(
+        self._stream = DeviceStream(
             self.device, self.samplerate, model.channels, self._finished.set, latency
         )
         lead_in = self._samples(MARGIN_SECONDS)
-        lead_out = self._samples(MARGIN_SECONDS + self._output.latency)
-        self._feeder = Feeder(self._ring, start_level, lead_in, lead_out)
-        self._feeder.volume = volume
+        lead_out = self._samples(MARGIN_SECONDS + self._stream.latency)
+        self._callback = PlaybackCallback(self._ring, start_level, lead_in, lead_out)
+        self._callback.volume = volume
         self._start_level = start_level
-        self._watch = Watch(self._feeder)
+        self._stalls = StallDetector(self._callback)
         self._decoder = TimedDecoder(model, threads)
-        self._producer = Producer(self._programme, self._decoder, self._ring, rounds, resampler)
+        self._producer = Producer(self._playlist, self._decoder, self._ring, rounds, resampler)
 
     def play(self) -> None:
-        """Begin, or go on after `pause`.
+        """Start playing, or resume after `pause`.
 
         Raises
         ------
         PlaybackError
-            When decoding is too slow to be heard live.
+            If decoding is too slow to be played live.
         InputError
-            When a live source is bad from the beginning, latents there are so large that float32
-            overflows, or the recording can't be written.
+            If the first latents of a live source are invalid, float32 overflows on the first
+            latents, or the recording can't be written.
         """
-        self._feeder.paused = False
+        self._callback.paused = False
         if self._producer.ident is not None:
             return
         self._producer.start()
         self._wait_for_start()
         if self._record is not None:
-            self._feeder.recorder = Recorder(self._record, self.samplerate, self.model.channels)
-        self._output.start(self._feeder.fill)
+            self._callback.recorder = Recorder(self._record, self.samplerate, self.model.channels)
+        self._stream.start(self._callback.fill)
 
     def pause(self) -> None:
-        """Play silence until `play`; no sample is lost."""
-        self._feeder.paused = True
+        """Play silence until `play` is called; no sample is lost."""
+        self._callback.paused = True
 
     @property
     def paused(self) -> bool:
-        """Whether `pause` was called last."""
-        return self._feeder.paused
+        """Whether the player is paused."""
+        return self._callback.paused
 
     @property
     def volume(self) -> float:
-        """Factor of the samples, a finite number; 1.0 leaves them as they are. May be set."""
-        return self._feeder.volume
+        """Factor of the samples, a finite number; 1.0 leaves them unchanged. May be set."""
+        return self._callback.volume
 
     @volume.setter
     def volume(self, factor: float) -> None:
-        self._feeder.volume = _checked_volume(factor)
+        self._callback.volume = _checked_volume(factor)
 
     @property
     def muted(self) -> bool:
-        """Whether silence is heard while playing goes on. May be set."""
-        return self._feeder.muted
+        """Whether the output is silent while playing continues. May be set."""
+        return self._callback.muted
 
     @muted.setter
-    def muted(self, wanted: bool) -> None:
-        self._feeder.muted = wanted
+    def muted(self, muted: bool) -> None:
+        self._callback.muted = muted
 
     @property
     def underflows(self) -> int:
         """How often decoding was late."""
-        return self._feeder.underflows
+        return self._callback.underflows
 
     @property
     def device_underflows(self) -> int:
-        """How often the device's own buffer ran empty, as it tells."""
-        return self._output.underflows
+        """How often the device's own buffer ran empty, as reported by PortAudio."""
+        return self._stream.underflows
 
     @property
     def silent_seconds(self) -> float:
-        """Silence put in because decoding was late."""
-        return self._feeder.silent_samples / self.samplerate
+        """Seconds of silence inserted because decoding was late."""
+        return self._callback.silent_samples / self.samplerate
 
     @property
     def resampled(self) -> bool:
-        """Whether the device can't do the network's sample rate."""
+        """Whether samples are resampled because the device does not support the network's rate."""
         return self.samplerate != self.model.samplerate
 
     @property
     def finished(self) -> bool:
-        """Whether the last sample has been heard."""
+        """Whether the last sample has been played."""
         return self._finished.is_set()
 
     @property
-    def place(self) -> Place:
-        """The track, and the number of its sample, that the device takes next."""
+    def place(self) -> Position:
+        """The track and sample that the device receives next."""
         target, marks = self._target, self._producer.marks
+        # A seek is pending until the producer has served it and the callback has skipped the
+        # samples that were discarded for it.
         if target is not None and (
-            self._producer.requested is not None or self._feeder.discards != self._ring.discards
+            self._producer.requested is not None or self._callback.discards != self._ring.discards
         ):
             return target
         read, latest = self._ring.read, None
@@ -235,66 +237,66 @@ class Player:
             if latest is None or mark.ring_sample <= read:
                 latest = mark
         if latest is None:
-            return Place(0, self._programme.begin)
+            return Position(0, self._playlist.begin)
         passed = (read - latest.ring_sample) * self.model.samplerate // self.samplerate
-        return Place(latest.place.track, latest.place.sample + max(0, passed))
+        return Position(latest.position.track, latest.position.sample + max(0, passed))
 
     @property
     def position(self) -> float:
-        """Seconds from the beginning of the track that is playing."""
+        """Seconds from the beginning of the current track."""
         return self.place.sample / self.model.samplerate
 
     @property
     def length(self) -> float | None:
-        """Seconds of the track that is playing; None while it is not known."""
+        """Duration of the current track in seconds; None if unknown."""
         samples = self.tracks[self.place.track].length
         return None if samples is None else samples / self.model.samplerate
 
     @property
     def buffered(self) -> float:
-        """Seconds of sound decoded ahead."""
+        """Seconds of audio decoded ahead."""
         return self._ring.fill / self.samplerate
 
     @property
     def real_time_factor(self) -> float:
-        """Seconds that decoding a second of sound takes, lately."""
+        """Seconds to decode a second of audio: the median of the last pushes."""
         return self._decoder.real_time_factor
 
     @property
     def level(self) -> float:
-        """Peak of the last moments played, before the volume; 1.0 is full scale."""
+        """Peak of the last 0.1 s played, before the volume is applied; 1.0 is full scale."""
         latest = self._ring.latest(self._samples(0.1))
-        quiet = self._feeder.paused or self._feeder.filling or len(latest) == 0
+        quiet = self._callback.paused or self._callback.filling or len(latest) == 0
         return 0.0 if quiet else float(np.abs(latest).max())
 
     @property
     def looping(self) -> bool:
-        """Whether another round will follow; may be set."""
+        """Whether another round follows. May be set."""
         return self._producer.rounds > 1
 
     @looping.setter
-    def looping(self, wanted: bool) -> None:
-        if wanted:
-            self._programme.require_repeatable()
-        self._producer.rounds = math.inf if wanted else 1
+    def looping(self, looping: bool) -> None:
+        if looping:
+            self._playlist.require_repeatable()
+        self._producer.rounds = math.inf if looping else 1
 
     def seek(self, seconds: float, track: int | None = None) -> None:
-        """Go on from another place, exactly.
+        """Continue from another position; its samples are again bit-identical to `Model.decode`.
 
         Parameters
         ----------
         seconds : float
-            From the beginning of the track; kept within it.
+            Seconds from the beginning of the track; clamped to the range that is played.
         track : int, optional
-            Its number; by default the one that is playing.
+            Index of the track; by default the current one.
 
         Raises
         ------
         InputError
-            When the track arrives live. It is a ``ValueError``.
+            If the track is live. It is a ``ValueError``.
         """
         number = self.place.track if track is None else track
-        self._target = self._programme.place(number, seconds)
+        self._target = self._playlist.position_at(number, seconds)
         self._producer.go_to(self._target)
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -303,52 +305,49 @@ class Player:
         Returns
         -------
         bool
-            False when `timeout` seconds have passed before.
+            False if `timeout` seconds have passed first.
 
         Raises
         ------
         PlaybackError
-            When the device has gone. It is a ``RuntimeError``.
+            If the device was disconnected. It is a ``RuntimeError``.
         InputError
-            When live latents are bad, or latents are so large that float32 overflows in the
-            network; what came before them has been played.
+            If live latents are invalid, or latents are so large that float32 overflows in the
+            network; all samples before them have been played.
         """
         if self._producer.ident is None:
             raise RuntimeError("play() comes before wait()")
         end = None if timeout is None else time.monotonic() + timeout
         while not self._finished.wait(0.05 if timeout is None else min(0.05, timeout)):
-            if self._watch.silence > SILENT_DEVICE_SECONDS:
-                raise PlaybackError(f"output device {self.device.name!r} takes no more samples")
+            if self._stalls.silence > MAX_STALL_SECONDS:
+                raise PlaybackError(
+                    f"output device {self.device.name!r} no longer requests samples"
+                )
             if end is not None and time.monotonic() >= end:
                 return False
         if self._producer.error is not None:
             raise self._producer.error
-        if not (self._feeder.is_over or self._closed):
-            raise PlaybackError(f"output device {self.device.name!r} has gone")
+        if not (self._callback.is_over or self._closed):
+            raise PlaybackError(f"output device {self.device.name!r} was disconnected")
         return True
 
     def close(self) -> None:
-        """Stop at once, give the device back, put the recording in place."""
+        """Stop at once, release the device and complete the recording."""
         self._closed = True
-        self._output.close()
+        self._stream.close()
         self._producer.stop()
-        recorder, self._feeder.recorder = self._feeder.recorder, None
+        recorder, self._callback.recorder = self._callback.recorder, None
         if recorder is not None:
             recorder.close()
 
     def __enter__(self) -> Player:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _samples(self, seconds: float) -> int:
-        """Of the device."""
+        """Convert seconds to samples of the device."""
         return round(seconds * self.samplerate)
 
     def _prebuffer_seconds(self, prebuffer: float | Literal["all"] | None) -> float:
@@ -356,45 +355,45 @@ class Player:
             return START_SECONDS
         if prebuffer != "all":
             return float(prebuffer)
-        total = self._programme.seconds
+        total = self._playlist.seconds
         if math.isinf(total):
-            raise InputError("a live source has no end that could be decoded before playing")
-        return total + 1.0
+            raise InputError("a live source can't be decoded completely before playing")
+        return total + 1.0  # More than there is: playing starts when the producer has finished.
 
     def _wait_for_start(self) -> None:
-        """Let the ring fill; where decoding is slow, some more, or give up."""
-        patience = SLOW_START_SECONDS
+        """Wait until the ring is filled, longer if decoding is slow; raise if it is too slow."""
+        patience = MAX_SLOW_START_SECONDS
         while not (self._ring.ended or self._ring.fill >= self._start_level):
-            time.sleep(NAP_SECONDS)
+            time.sleep(POLL_SECONDS)
         while patience > 0 and not self._is_ready():
-            time.sleep(NAP_SECONDS)
-            patience -= NAP_SECONDS
+            time.sleep(POLL_SECONDS)
+            patience -= POLL_SECONDS
         if self._producer.error is not None and self._ring.fill == 0:
             raise self._producer.error
-        factor, left = self.real_time_factor, self._producer.rounds * self._programme.seconds
+        factor, left = self.real_time_factor, self._producer.rounds * self._playlist.seconds
         if self._ring.ended or self._prebuffered or factor <= 1.0:
             return
         if left * (1 - 1 / factor) > self.buffered:
             raise PlaybackError(
-                f"decoding takes {factor:.2f} s for a second of sound here: too slow to be heard "
+                f"decoding takes {factor:.2f} s for a second of sound here: too slow to play "
                 "live; --prebuffer all decodes everything first"
             )
 
     def _is_ready(self) -> bool:
-        """Whether decoding is fast, or as far ahead as it can be."""
-        fast = self._prebuffered or self.real_time_factor < FAST_ENOUGH
+        """Whether decoding is fast enough, or the ring is full."""
+        fast = self._prebuffered or self.real_time_factor < MAX_FAST_FACTOR
         return fast or self._ring.ended or self._ring.room == 0
 
 
 def _checked_volume(factor: float) -> float:
-    """A volume, if it is finite."""
+    """The volume; `InputError` unless it is finite."""
     if not math.isfinite(factor):
         raise InputError(f"volume must be a finite number, not {factor}")
     return factor
 
 
 def play(source: Any, model: Model, **options: Any) -> None:
-    """Play latents to their end; sources and options are those of `Player`.
+    """Play latents to their end; the parameters and errors are those of `Player`.
 
     Examples
     --------

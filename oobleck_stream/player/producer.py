@@ -1,60 +1,100 @@
-"""The thread that decodes ahead of the sound card."""
+"""The thread that decodes ahead of the audio device."""
 
 from __future__ import annotations
 
+import statistics
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checks import first_not_finite
+from oobleck_stream.decoder import StreamingDecoder
 from oobleck_stream.errors import NonFiniteError
-from oobleck_stream.files.errors import overflow_named
 from oobleck_stream.files.resampler import Resampler
-from oobleck_stream.player.programme import Place, Programme, name_of
+from oobleck_stream.files.sources import overflow_named
+from oobleck_stream.model import Model
+from oobleck_stream.player.playlist import Playlist, Position, name_of
 from oobleck_stream.player.ring import Ring
-from oobleck_stream.player.timed import TimedDecoder
 
-NAP_SECONDS = 0.005
-STOP_SECONDS = 0.5
+POLL_SECONDS = 0.005
+"""Interval at which the thread polls for room in the ring and for requests."""
+
+MAX_STOP_SECONDS = 0.5
+"""How long `Producer.stop` waits for the thread, which a live source may block."""
+
+MEASURED_PUSHES = 9
+
+
+class TimedDecoder(StreamingDecoder):
+    """A `StreamingDecoder` that measures its speed."""
+
+    def __init__(self, model: Model, threads: int | None = None) -> None:
+        super().__init__(model, threads)
+        self._factors: deque[float] = deque(maxlen=MEASURED_PUSHES)
+        self._factor = 0.0
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds to decode a second of audio: the median of the last pushes, at first 0.0."""
+        return self._factor
+
+    def push(self, frames: Any) -> FloatArray:
+        """As `StreamingDecoder.push`."""
+        start, before = time.perf_counter(), self.frames_in
+        chunk = super().push(frames)
+        if seconds := (self.frames_in - before) * self.hop / self.samplerate:
+            self._factors.append((time.perf_counter() - start) / seconds)
+            self._factor = statistics.median(self._factors)
+        return chunk
 
 
 @dataclass(frozen=True)
 class Mark:
-    """From this sample of the ring on, the samples are those of a track from `place` on."""
+    """The position of one sample in the ring; those after it follow on, up to the next mark.
+
+    Attributes
+    ----------
+    ring_sample : int
+        Number of the sample in the ring's stream.
+    position : Position
+        Its track, and its number in the track.
+    """
 
     ring_sample: int
-    place: Place
+    position: Position
 
 
 class Producer(threading.Thread):
-    """Decodes a programme into a ring, until it is stopped.
+    """Decodes a playlist into a ring until it is stopped.
 
     Parameters
     ----------
-    programme : Programme
+    playlist : Playlist
     decoder : TimedDecoder
-        Used by this thread alone.
+        Used only by this thread.
     ring : Ring
-        Where the samples go.
+        Receives the samples.
     rounds : float
-        How often the programme is played; may be infinite.
+        Number of times to play the playlist; may be infinite.
     resampler : Resampler, optional
-        Through which the samples go.
+        Converts the samples to the device's sample rate.
 
     Attributes
     ----------
     rounds : float
-        Rounds that are left, with the one that is on; may be changed at any time.
+        Remaining rounds, including the current one. Any thread may set it at any time.
     marks : tuple of Mark
-        What the samples in the ring are, in order.
+        The positions of the samples in the ring, in order.
     error : BaseException or None
-        What ended the thread early.
+        The exception that ended the thread.
     """
 
     def __init__(
         self,
-        programme: Programme,
+        playlist: Playlist,
         decoder: TimedDecoder,
         ring: Ring,
         rounds: float = 1,
@@ -64,37 +104,38 @@ class Producer(threading.Thread):
         self.rounds = rounds
         self.marks: tuple[Mark, ...] = ()
         self.error: BaseException | None = None
-        self._programme = programme
+        self._playlist = playlist
         self._decoder = decoder
         self._ring = ring
         self._resampler = resampler
-        self._request = Place(0, programme.begin)
-        self._served: Place | None = None
+        self._request = Position(0, playlist.begin)
+        self._served: Position | None = None
         self._stopping = False
 
-    def go_to(self, place: Place) -> None:
-        """Go on from another place; what waits in the ring is dropped."""
-        self._request = place
+    def go_to(self, position: Position) -> None:
+        """Continue from another position; the samples in the ring are discarded."""
+        self._request = position
 
     @property
-    def requested(self) -> Place | None:
-        """The place to go to next, until it is taken up."""
+    def requested(self) -> Position | None:
+        """The position passed to `go_to`, until the thread continues from there."""
+        # By identity: a second request for an equal position is another request.
         return None if self._request is self._served else self._request
 
     def stop(self) -> None:
-        """End the thread, if it does not wait for a live source."""
+        """Stop the thread, unless it is blocked by a live source."""
         self._stopping = True
         if self.ident is not None:
-            self.join(STOP_SECONDS)
-        # It complains when Python ends before it is gone.
+            self.join(MAX_STOP_SECONDS)
+        # soxr reports a leak if its stream still exists when the interpreter exits.
         self._resampler = None
 
     def run(self) -> None:
         """Play rounds and serve requests until stopped."""
         try:
             while not self._stopping:
-                if (place := self.requested) is not None:
-                    self._served = place
+                if (position := self.requested) is not None:
+                    self._served = position
                     self._ring.ended = False
                     self._ring.discard()
                     if self._resampler:
@@ -102,12 +143,12 @@ class Producer(threading.Thread):
                 elif self.rounds > 1:
                     self.rounds -= 1
                     self._ring.ended = False
-                    place = Place(0, self._programme.begin)
+                    position = Position(0, self._playlist.begin)
                 else:
                     self._end()
-                    time.sleep(NAP_SECONDS)
+                    time.sleep(POLL_SECONDS)
                     continue
-                self._play_from(place)
+                self._play_from(position)
         except BaseException as error:
             self.error = error
             self._ring.ended = True
@@ -117,22 +158,22 @@ class Producer(threading.Thread):
         return self._stopping or self.requested is not None
 
     def _end(self) -> None:
-        """The last track is over; give out what the resampler still holds."""
+        """After the last track: write the resampler's remaining samples and end the ring."""
         if self._ring.ended:
             return
         if self._resampler:
             nothing = self._ring.empty_chunk()
-            with overflow_named(name_of(self._programme.tracks[-1])):
+            with overflow_named(name_of(self._playlist.tracks[-1])):
                 self._write(self._resampler.convert(nothing, last=True), "at the end")
         if not self._interrupted:
             self._ring.ended = True
 
-    def _play_from(self, place: Place) -> None:
-        """Decode from a place to the end of the last track."""
-        tracks, end = self._programme.tracks, self._programme.end
-        for number in range(place.track, len(tracks)):
-            start = place.sample if number == place.track else self._programme.begin
-            self._mark(Place(number, start))
+    def _play_from(self, position: Position) -> None:
+        """Decode from a position to the end of the last track."""
+        tracks, end = self._playlist.tracks, self._playlist.end
+        for number in range(position.track, len(tracks)):
+            start = position.sample if number == position.track else self._playlist.begin
+            self._mark(Position(number, start))
             with overflow_named(name_of(tracks[number])):
                 for chunk in tracks[number].samples(self._decoder, start):
                     if self._interrupted:
@@ -145,19 +186,19 @@ class Producer(threading.Thread):
                     if end is not None and start >= end:
                         break
 
-    def _mark(self, place: Place) -> None:
-        """Note that a track's samples follow; forget the marks that have been passed."""
+    def _mark(self, position: Position) -> None:
+        """Add a mark for the next sample; drop the marks before the one being played."""
         read = self._ring.read
         passed = sum(mark.ring_sample <= read for mark in self.marks)
-        self.marks = (*self.marks[max(0, passed - 1) :], Mark(self._ring.written, place))
+        self.marks = (*self.marks[max(0, passed - 1) :], Mark(self._ring.written, position))
 
     def _write(self, samples: FloatArray, where: str) -> None:
-        """Write to the ring as there is room, unless something else is wanted meanwhile.
+        """Write to the ring as room becomes available, until interrupted.
 
         Raises
         ------
         NonFiniteError
-            When a sample is not finite: says where in the track.
+            If a sample is not finite; the message contains `where`.
         """
         if first_not_finite(samples) is not None:
             raise NonFiniteError(f"the sound {where} is not finite")
@@ -165,4 +206,4 @@ class Producer(threading.Thread):
             count = self._ring.write(samples)
             samples = samples[count:]
             if len(samples):
-                time.sleep(NAP_SECONDS)
+                time.sleep(POLL_SECONDS)

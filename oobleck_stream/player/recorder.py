@@ -1,4 +1,4 @@
-"""A sound file of what is being played."""
+"""Recording the played samples to an audio file."""
 
 from __future__ import annotations
 
@@ -7,52 +7,53 @@ import time
 from pathlib import Path
 
 from oobleck_stream.arrays import FloatArray
-from oobleck_stream.files.audio import AudioWriter, Bits
+from oobleck_stream.files.audio_writer import AudioWriter, Bits
 from oobleck_stream.player.ring import Ring
 
-SECONDS = 5.0
-"""Sound that waits for a slow disk at most."""
+RING_SECONDS = 5.0
+"""Capacity of the ring: audio that waits for a slow disk."""
 
-NAP_SECONDS = 0.05
+POLL_SECONDS = 0.05
+"""Interval at which the thread polls the ring."""
 
 
 class Recorder:
-    """Writes samples that the device's thread hands over, in a thread of its own.
+    """Writes the samples passed by the device's thread, in a separate thread.
 
     Parameters
     ----------
     path : str or Path
-        As for `AudioWriter`; the samples of a WAV file are float.
+        As for `AudioWriter`; a WAV file has float samples.
     samplerate, channels : int
 
     Attributes
     ----------
     lost : int
-        Samples that the disk was too slow for, or that did not fit into a WAV file.
+        Samples dropped because the disk was too slow or a WAV file was full.
     """
 
     def __init__(self, path: str | Path, samplerate: int, channels: int) -> None:
         bits: Bits | None = "float" if Path(path).suffix.lower() == ".wav" else None
         self.lost = 0
         self._writer = AudioWriter(path, samplerate, channels, bits)
-        self._ring = Ring(round(SECONDS * samplerate), channels)
+        self._ring = Ring(round(RING_SECONDS * samplerate), channels)
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="oobleck_stream recorder")
         self._thread.start()
 
     def take(self, samples: FloatArray) -> None:
-        """Hand over samples; never waits."""
+        """Add samples; never blocks."""
         self.lost += len(samples) - self._ring.write(samples)
 
     def close(self) -> None:
-        """Write what is left and put the file in place.
+        """Write the remaining samples and complete the file.
 
         Raises
         ------
         InputError, OSError
-            When it could not be written.
+            If the file could not be written.
         InputError
-            When its format can't hold what was recorded.
+            If the format can't hold the recording.
         """
         self._ring.ended = True
         self._thread.join()
@@ -71,6 +72,6 @@ class Recorder:
                     self.lost += count - kept
                     if ended:
                         return
-                    time.sleep(NAP_SECONDS)
+                    time.sleep(POLL_SECONDS)
         except Exception as error:  # `close` raises it in the caller's thread.
             self._error = error

@@ -1,4 +1,4 @@
-"""A ring of samples between two threads, without a lock."""
+"""A lock-free ring buffer of samples between two threads."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from oobleck_stream.arrays import FloatArray
 
 
 class Ring:
-    """Samples from one writing thread to one reading thread.
+    """A ring buffer for one writing thread and one reading thread.
 
-    Each of the two counters has one thread that changes it, so neither ever waits for the other.
-    Sample number n of the stream stands at row ``n % capacity``.
+    `written` is changed only by the writer, `read` only by the reader, so neither blocks the other.
+    Sample n of the stream is stored at index ``n % capacity``.
 
     Parameters
     ----------
     capacity : int
-        Samples it holds at most.
+        Maximum number of samples.
     channels : int
         Audio channels.
 
     Attributes
     ----------
     written, read : int
-        Samples put in and taken out so far.
+        Number of samples written and read so far. `read` includes discarded samples.
     discards : int
-        How often the writer has discarded what was waiting.
+        How often the writer has discarded the unread samples.
     ended : bool
-        Set by the writer when nothing more will come.
+        Set by the writer when no more samples follow.
     """
 
     def __init__(self, capacity: int, channels: int) -> None:
-        self._rows = np.zeros((capacity, channels), np.float32)
+        self._samples = np.zeros((capacity, channels), np.float32)
         self._discarded = 0
         self.written = 0
         self.read = 0
@@ -40,21 +40,21 @@ class Ring:
 
     @property
     def capacity(self) -> int:
-        """Samples it holds at most."""
-        return len(self._rows)
+        """Maximum number of samples."""
+        return len(self._samples)
 
     @property
     def fill(self) -> int:
-        """Samples that wait to be read."""
+        """Number of samples that can be read now."""
         return max(0, self.written - max(self.read, self._discarded))
 
     @property
     def room(self) -> int:
-        """Samples that can be written now."""
+        """Number of samples that can be written now."""
         return self.capacity - (self.written - self.read)
 
     def write(self, samples: FloatArray) -> int:
-        """Put in as many samples as there is room for.
+        """Write as many samples as there is room for.
 
         Parameters
         ----------
@@ -63,53 +63,57 @@ class Ring:
         Returns
         -------
         int
-            How many were taken, from the front.
+            The number written, from the beginning of `samples`.
         """
         count = min(len(samples), self.room)
         start = self.written % self.capacity
         first = min(count, self.capacity - start)
-        self._rows[start : start + first] = samples[:first]
-        self._rows[: count - first] = samples[first:count]
+        self._samples[start : start + first] = samples[:first]
+        self._samples[: count - first] = samples[first:count]
+        # Last: the reader reads the samples once they are counted.
         self.written += count
         return count
 
     def read_into(self, out: FloatArray) -> int:
-        """Take out as many samples as are there.
+        """Read as many samples as are available.
 
         Parameters
         ----------
         out : (n, channels) float32
-            Its rest stays as it is.
+            Its remaining samples are left unchanged.
 
         Returns
         -------
         int
-            How many were written to `out`.
+            The number written to `out`.
         """
         position = max(self.read, self._discarded)
         count = min(len(out), self.written - position)
         start = position % self.capacity
         first = min(count, self.capacity - start)
-        out[:first] = self._rows[start : start + first]
-        out[first:count] = self._rows[: count - first]
+        out[:first] = self._samples[start : start + first]
+        out[first:count] = self._samples[: count - first]
         self.read = position + count
         return count
 
     def skip_discarded(self) -> None:
-        """For the reader: give the room of what was discarded back to the writer."""
+        """Called by the reader: release the room of discarded samples to the writer."""
         self.read = max(self.read, self._discarded)
 
     def discard(self) -> None:
-        """For the writer: what has been written and not read will never be read."""
+        """Called by the writer: discard the samples that have not been read."""
         self._discarded = self.written
         self.discards += 1
 
     def empty_chunk(self, count: int = 0) -> FloatArray:
-        """An array of so many samples, not filled in."""
-        return np.empty((count, self._rows.shape[1]), np.float32)
+        """An uninitialized array for `count` samples."""
+        return np.empty((count, self._samples.shape[1]), np.float32)
 
     def latest(self, count: int) -> FloatArray:
-        """A copy of (at most) the last `count` samples read, for a level meter."""
+        """A copy of the last `count` samples read, or fewer, for a level meter.
+
+        The writer may overwrite them meanwhile.
+        """
         count = min(count, self.read, self.capacity)
-        rows = np.arange(self.read - count, self.read) % self.capacity
-        return self._rows[rows]
+        indices = np.arange(self.read - count, self.read) % self.capacity
+        return self._samples[indices]

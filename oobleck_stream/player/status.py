@@ -1,4 +1,4 @@
-"""What the player is doing, for people and for programs."""
+"""The status of a player, as a terminal line and for JSON."""
 
 from __future__ import annotations
 
@@ -9,34 +9,40 @@ from typing import Any
 from oobleck_stream.player.player import Player
 
 BAR = 20
+"""Width of the progress bar in columns."""
+
 METER = 8
+"""Width of the level meter in columns."""
+
 METER_DECIBELS = 48.0
+"""Range of the level meter, below full scale."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """One moment of a player.
+    """The state of a player at one time.
 
     Parameters
     ----------
     track, tracks : int
-        Number of the track, from 0, and how many there are.
+        Index of the current track, and the number of tracks.
     name : str
     position : float
         Seconds from the beginning of the track.
     length : float or None
-        Seconds of the track.
+        Duration of the track in seconds; None if unknown.
     paused, muted, looping, finished : bool
     volume : float
     buffered : float
-        Seconds of sound decoded ahead.
+        Seconds of audio decoded ahead.
     real_time_factor : float
-        Seconds that decoding a second of sound takes.
+        Seconds to decode a second of audio.
     level : float
-        Peak of the last moments; 1.0 is full scale.
+        Peak of the last 0.1 s; 1.0 is full scale.
     underflows, device_underflows : int
+        How often decoding was late, and how often the device's own buffer ran empty.
     silent_seconds : float
-        Silence put in because decoding was late.
+        Seconds of silence inserted because decoding was late.
     """
 
     track: int
@@ -58,7 +64,7 @@ class Status:
 
     @classmethod
     def of(cls, player: Player) -> Status:
-        """The present moment."""
+        """The present status of a player."""
         track = player.place.track
         return cls(
             track=track,
@@ -80,12 +86,12 @@ class Status:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """All fields, for JSON."""
         return asdict(self)
 
     def as_line(self, width: int) -> str:
-        """For a terminal of some columns; where they are few, without what can be missed."""
-        along = bar(self.position / self.length, BAR) if self.length else ""
+        """One line for a terminal of `width` columns; less important parts are dropped to fit."""
+        progress = bar(self.position / self.length, BAR) if self.length else ""
         meter = bar(_loudness(self.level), METER)
         buffer = f"buffer {1000 * self.buffered:.0f} ms"
         factor = f"RTF {self.real_time_factor:.2f}"
@@ -93,7 +99,7 @@ class Status:
             "||" if self.paused else "> ",
             f"{self.track + 1}/{self.tracks}" if self.tracks > 1 else "",
             clock(self.position) + (f" / {clock(self.length)}" if self.length else ""),
-            along,
+            progress,
             meter,
             buffer,
             factor,
@@ -102,7 +108,8 @@ class Status:
             f"late {self.underflows} ({self.silent_seconds:.2f} s)" if self.underflows else "",
         ]
         line = ""
-        for spare in (meter, along, buffer, factor, None):
+        # Drop one part after another until the line fits.
+        for spare in (meter, progress, buffer, factor, None):
             line = "  ".join(part for part in parts if part)
             if len(line) < width:
                 break
@@ -111,7 +118,7 @@ class Status:
 
 
 def clock(seconds: float) -> str:
-    """``1:02:03`` or ``2:03.4``."""
+    """Format a time as ``1:02:03`` or ``2:03.4``."""
     minutes, rest = divmod(int(10 * seconds), 600)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -119,14 +126,14 @@ def clock(seconds: float) -> str:
     return f"{minutes}:{rest // 10:02d}.{rest % 10}"
 
 
-def bar(share: float, width: int) -> str:
+def bar(fraction: float, width: int) -> str:
     """A bar of `width` columns, filled from the left."""
-    filled = round(min(1.0, max(0.0, share)) * width)
+    filled = round(min(1.0, max(0.0, fraction)) * width)
     return "[" + "=" * filled + " " * (width - filled) + "]"
 
 
 def _loudness(level: float) -> float:
-    """0 at `METER_DECIBELS` below full scale, 1 at full scale."""
+    """The level in decibels, scaled: 0 at `METER_DECIBELS` below full scale, 1 at full scale."""
     if level <= 0:
         return 0.0
     return 1 + 20 * math.log10(level) / METER_DECIBELS

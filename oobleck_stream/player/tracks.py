@@ -1,4 +1,4 @@
-"""What is played: pieces of latents that give their samples from any place on."""
+"""Tracks: pieces of latents whose decoded samples can be read from any sample on."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ import numpy.typing as npt
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checks import checked_latents
 from oobleck_stream.decoder import StreamingDecoder
-from oobleck_stream.files.latents import read_latents
+from oobleck_stream.files.latents_reader import read_latents
 from oobleck_stream.model import Model
 
 FIRST_SECONDS = 0.1
-"""Sound that the first push gives: little, to start soon."""
+"""Audio returned by the first push: little, to start soon."""
 
 BLOCK_SECONDS = 0.2
-"""Sound that every other push gives: more, because larger pushes are cheaper."""
+"""Audio returned by every later push: more, because larger pushes are cheaper."""
+
+ENDLESS = 10**12
+"""Repetitions that stand for infinitely many."""
 
 
 @runtime_checkable
@@ -30,11 +33,11 @@ class Track(Protocol):
     Attributes
     ----------
     name : str
-        To be shown.
+        Name to display.
     seekable : bool
-        Whether it can be played from any place, and again.
+        Whether it can be played from any sample on, and repeatedly.
     length : int or None
-        Samples of the whole piece; None while it is not known.
+        Number of samples of the whole piece; None if unknown.
     """
 
     name: str
@@ -42,11 +45,11 @@ class Track(Protocol):
     length: int | None
 
     def samples(self, decoder: StreamingDecoder, start: int) -> Iterator[FloatArray]:
-        """The samples of the whole decode from number `start` on, chunk by chunk."""
+        """The samples of the decoded piece from number `start` on, in chunks (n, channels)."""
 
 
 class Frames(Protocol):
-    """Latents of which slices can be had."""
+    """A sequence of latent frames that supports slicing."""
 
     def __len__(self) -> int: ...
 
@@ -54,16 +57,16 @@ class Frames(Protocol):
 
 
 class StoredTrack:
-    """Latents that are all there.
+    """Latents that are completely available.
 
     Parameters
     ----------
     frames : (frames, latent_dim) array of real numbers
         May be a memory map, or `Repeated`.
     length : int or None
-        Samples that they decode to; None where it never ends.
+        Number of samples that they decode to; None if endless.
     name : str
-        To be shown.
+        Name to display.
     """
 
     seekable = True
@@ -74,7 +77,7 @@ class StoredTrack:
         self._frames = frames
 
     def samples(self, decoder: StreamingDecoder, start: int) -> Iterator[FloatArray]:
-        """The samples from number `start` on; the first push is large enough to give some."""
+        """As `Track.samples`; the first push is large enough to return samples."""
         frame, dropped = divmod(start, decoder.hop)
         rate = decoder.model.config.frame_rate
         end = frame + math.ceil(decoder.latency / decoder.hop + FIRST_SECONDS * rate)
@@ -84,20 +87,20 @@ class StoredTrack:
             dropped = max(0, dropped - len(chunk))
 
     def _blocks(self, first: int, end: int, size: int) -> Iterator[npt.NDArray[Any]]:
-        """The frames from `first` on: up to `end`, and then some at a time."""
+        """The frames from `first` on: up to `end`, then in blocks of `size`."""
         while first < len(self._frames):
             yield self._frames[first:end]
             first, end = end, end + size
 
 
 class LiveTrack:
-    """Latents that arrive while they are played, and are heard once.
+    """Latents that arrive while they are played, and can be played only once.
 
     Parameters
     ----------
     blocks : iterable of (n, latent_dim) or (latent_dim,) arrays
     name : str
-        To be shown.
+        Name to display.
     """
 
     seekable = False
@@ -108,7 +111,7 @@ class LiveTrack:
         self._blocks = iter(blocks)
 
     def samples(self, decoder: StreamingDecoder, start: int) -> Iterator[FloatArray]:
-        """The samples as they become final; those before `start` are dropped."""
+        """As `Track.samples`, as the frames arrive; samples before `start` are dropped."""
         decoder.reset()
         dropped = start
         for chunk in decoder.stream(self._blocks):
@@ -117,18 +120,18 @@ class LiveTrack:
 
 
 class Repeated:
-    """Frames over and over, as one endless piece: the network hears no seam.
+    """Frames repeated as one piece, decoded without a seam between the repetitions.
 
     Parameters
     ----------
     frames : (frames, latent_dim) array
     times : float
-        How often; may be infinite.
+        Number of repetitions; may be infinite.
     """
 
     def __init__(self, frames: npt.NDArray[Any], times: float) -> None:
         self._frames = frames
-        self._length = len(frames) * (10**12 if math.isinf(times) else int(times))
+        self._length = len(frames) * (ENDLESS if math.isinf(times) else int(times))
 
     def __len__(self) -> int:
         return self._length
@@ -139,13 +142,13 @@ class Repeated:
 
 
 def tracks_of(source: Any, model: Model) -> list[Track]:
-    """Tracks of anything that can be played.
+    """The tracks of a source.
 
     Parameters
     ----------
     source : array_like, path, iterable of frames, Track, or sequence of such pieces
-        An array is (frames, latent_dim); a path is a file of latents; an iterable gives frames,
-        or arrays of frames, while it is played.
+        An array is (frames, latent_dim); a path is a file of latents; an iterable yields frames, or
+        arrays of frames, during playback.
     model : Model
     """
     if isinstance(source, Track):
@@ -162,5 +165,5 @@ def tracks_of(source: Any, model: Model) -> list[Track]:
 
 
 def _is_piece(part: Any) -> bool:
-    """Whether a part of a sequence is a piece by itself, and not a frame."""
+    """Whether an element of a sequence is a piece, and not a frame."""
     return isinstance(part, Track | str | Path) or getattr(part, "ndim", 0) == 2

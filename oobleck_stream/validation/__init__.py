@@ -1,4 +1,4 @@
-"""Is it the same network? Its rows beside a reference's, as a whole or stage by stage."""
+"""Comparison of a network's rows with a reference's, as a whole or stage by stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stored arrays as rows: which of their axes is time."""
+"""Stored arrays as rows (time, channels), whichever axis is time in the file."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from oobleck_stream.errors import InputError
-from oobleck_stream.files.flat import SUFFIX as FLAT
-from oobleck_stream.files.flat import read_flat
-from oobleck_stream.files.latents import read_latents
-from oobleck_stream.files.layout import Layout
-from oobleck_stream.files.sound import SoundSource
+from oobleck_stream.files.audio_reader import AudioFile
+from oobleck_stream.files.axis_order import AxisOrder
+from oobleck_stream.files.latents_reader import read_latents
+from oobleck_stream.formats.flat import SUFFIX as FLAT
+from oobleck_stream.formats.flat import read_flat
 from oobleck_stream.validation.comparison import RealArray
 
 Shape = tuple[int, int]
 
 
 def shape_text(shapes: Sequence[Shape]) -> str:
-    """The shapes in which some rows may stand in a file."""
+    """Format the array shapes in which rows may be stored."""
     return " or ".join(
         f"({rows}, {channels}) or (1, {channels}, {rows})" for rows, channels in shapes
     )
 
 
-def read_rows(path: Path, shapes: Sequence[Shape], layout: Layout | None = None) -> RealArray:
-    """Rows of a known shape from a file.
+def read_rows(path: Path, shapes: Sequence[Shape], layout: AxisOrder | None = None) -> RealArray:
+    """Read rows of a known shape from a file.
 
     Parameters
     ----------
     path : Path
-        ``.npy`` in either layout; ``.bin``, which is flat, channels first; else a sound file.
+        ``.npy`` with either axis order; ``.bin``, flat and channels first; otherwise an audio file.
     shapes : sequence of (rows, channels)
-        Those that are possible.
+        The accepted shapes.
     layout : {"tc", "ct"}, optional
-        Time first or channels first, where an ``.npy`` of two dimensions may be either.
+        Time first or channels first, for an ``.npy`` of two dimensions that could be either.
 
     Returns
     -------
@@ -43,20 +43,23 @@ def read_rows(path: Path, shapes: Sequence[Shape], layout: Layout | None = None)
     Raises
     ------
     InputError
-        When it can't be read, or is of another shape; names both.
+        If the file can't be read, or has another shape. The message names both shapes.
     """
     suffix = path.suffix.lower()
     if suffix == ".npy":
-        return _turned(read_latents(path).array, shapes, layout, path)
+        return _time_first(read_latents(path).array, shapes, layout, path)
     if suffix == FLAT:
-        return _shaped(read_flat(path), shapes, path)
+        return _from_flat(read_flat(path), shapes, path)
     return _samples(path, shapes)
 
 
-def _turned(
-    array: RealArray, shapes: Sequence[Shape], layout: Layout | None, path: Path
+def _time_first(
+    array: RealArray, shapes: Sequence[Shape], layout: AxisOrder | None, path: Path
 ) -> RealArray:
-    """An array as a view with time first; a batch of one is in PyTorch's order where both fit."""
+    """View an array with time first.
+
+    A batch of one is in PyTorch's order, (1, channels, time), if both orders fit.
+    """
     flat, channels_first = array, layout == "ct"
     if array.ndim == 3 and len(array) == 1:
         flat, channels_first = array[0], True
@@ -77,20 +80,20 @@ def _turned(
     raise InputError(f"{path}: shape {shape_text(shapes)} was expected, not {array.shape}")
 
 
-def _shaped(numbers: RealArray, shapes: Sequence[Shape], path: Path) -> RealArray:
-    """Flat numbers, channels first, as a view with time first."""
+def _from_flat(numbers: RealArray, shapes: Sequence[Shape], path: Path) -> RealArray:
+    """View flat numbers, channels first, as rows."""
     for rows, channels in shapes:
         if len(numbers) == rows * channels:
             return numbers.reshape(channels, rows).T
     counts = " or ".join(f"{channels} x {rows} = {channels * rows}" for rows, channels in shapes)
-    raise InputError(f"{path}: {counts} numbers were expected, {len(numbers)} are there")
+    raise InputError(f"{path}: {counts} numbers were expected, not {len(numbers)}")
 
 
 def _samples(path: Path, shapes: Sequence[Shape]) -> RealArray:
-    """The samples of a sound file as they are."""
+    """Read the samples of an audio file without conversion."""
     import numpy as np
 
-    source = SoundSource(path)
+    source = AudioFile(path)
     found = (source.samples, source.channels)
     if found not in shapes:
         expected = " or ".join(f"{rows} samples of {count}" for rows, count in shapes)

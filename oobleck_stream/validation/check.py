@@ -1,4 +1,4 @@
-"""Every stage of ours against a reference's, in the order in which they come."""
+"""Comparison of a network with a reference, stage by stage in order."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from oobleck_stream.validation.comparison import (
 )
 
 Visit = Callable[[str, RealArray], None]
-"""Called with a stage's name and the reference's rows there."""
+"""Called with a stage's name and the reference's rows after it."""
 
 Reference = Callable[[Visit], None]
-"""Visits the stages that it has, in their order; nothing is kept of a stage after its visit."""
+"""Visits its stages in order. It frees a stage's rows after the visit."""
 
 
 @dataclass(frozen=True, eq=False)
 class Validation:
-    """What came of comparing a network to a reference.
+    """The result of comparing a network with a reference.
 
     Parameters
     ----------
     stages : mapping of str to Comparison
-        By name, in order; those that the reference has.
+        The stages that the reference has, by name, in order.
     missing : tuple of str
-        Stages of ours that the reference does not have.
+        Stages of the network that the reference does not have.
     problem : str or None
-        Where the comparison ended because the shapes differ, and how.
+        The stage at which the comparison ended because the shapes differ, and both shapes.
     over_time : (columns, channels) float64, or None
-        The largest differences over time, of the last stage compared.
+        The largest differences over time, for the last stage compared.
     """
 
     stages: Mapping[str, Comparison]
@@ -45,13 +45,13 @@ class Validation:
 
     @property
     def first_outside(self) -> str | None:
-        """The first stage that leaves the tolerance, if any does."""
+        """The first stage with an element over the tolerance; None if there is none."""
         outside = (name for name, comparison in self.stages.items() if not comparison.within)
         return next(outside, None)
 
     @property
     def passed(self) -> bool:
-        """Whether all that was compared, and something was, is within the tolerance."""
+        """Whether at least one stage was compared and all are within the tolerance."""
         return bool(self.stages) and self.problem is None and self.first_outside is None
 
 
@@ -61,18 +61,23 @@ def check_stages(
     tolerance: float,
     columns: int | None = None,
 ) -> Validation:
-    """Compare stage by stage; memory is that of one stage.
+    """Compare stage by stage, holding one stage at a time.
 
     Parameters
     ----------
     ours : iterable of (str, (rows, channels) array)
-        As `layer_outputs` gives them; taken to its end.
+        As from `layer_outputs`; consumed to its end.
     reference : callable
         See `Reference`.
     tolerance : float
         The largest absolute difference that passes.
     columns : int, optional
-        Of `Validation.over_time`; without it that is None.
+        Columns of `Validation.over_time`, which is None by default.
+
+    Raises
+    ------
+    ValueError
+        If the reference visits a stage that `ours` does not have, or not in order.
     """
     stages: dict[str, Comparison] = {}
     missing: list[str] = []
@@ -101,9 +106,9 @@ def check_stages(
 def _skip_to(
     name: str, remaining: Iterator[tuple[str, FloatArray]], missing: list[str]
 ) -> FloatArray:
-    """Our rows of a stage; the names before it are `missing`."""
+    """Return our rows of a stage, and append the names of skipped stages to `missing`."""
     for stage, rows in remaining:
         if stage == name:
             return rows
         missing.append(stage)
-    raise ValueError(f"there is no stage {name!r} here, or it came before")
+    raise ValueError(f"the network has no stage {name!r} after those already compared")

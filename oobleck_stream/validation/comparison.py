@@ -1,4 +1,4 @@
-"""How far some rows are from those they should be."""
+"""Metrics of the difference between rows and a reference."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ RealArray = npt.NDArray[Any]
 DoubleArray = npt.NDArray[np.float64]
 
 BLOCK_CELLS = 2**18
-"""Numbers compared at once: the float64 copies stay within a few MiB however long the piece is."""
+"""Elements compared at once, so that the float64 copies take a few MiB for any length."""
 
 
 class ShapeError(ValueError):
-    """Two arrays can't be compared; the message names both shapes."""
+    """Arrays that can't be compared; the message names both shapes."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The difference of some rows to a reference.
+    """The difference between rows and a reference.
 
     A NaN on either side makes `mean_difference`, `max_difference`, `rmse` and `snr_db` NaN.
 
@@ -34,19 +34,19 @@ class Comparison:
     tolerance : float
         The largest absolute difference that passes.
     mean_difference, max_difference, rmse : float
-        Of the absolute differences: mean, largest, root of the mean square.
+        Mean, maximum and root mean square of the absolute differences.
     snr_db : float
-        The reference's power over the difference's, in dB; infinite where there is no difference.
+        Power of the reference over that of the difference, in dB; infinite for no difference.
     peak : float
         The reference's largest absolute value.
     over : int
-        Elements that differ by more than the tolerance; NaN counts as over.
+        Number of elements that differ by more than the tolerance; NaN counts as over.
     worst : tuple of int
-        Time and channel of the largest difference, or of the first NaN.
+        Row and channel of the largest difference, or of the first NaN.
     not_finite : int
-        Elements of the reference that are infinite or NaN.
+        Number of elements that are infinite or NaN in the reference.
     ours_not_finite : int
-        Elements of ours that are infinite or NaN where the reference is finite.
+        Number of elements that are infinite or NaN in ours and finite in the reference.
     """
 
     rows: int
@@ -64,7 +64,7 @@ class Comparison:
 
     @property
     def count(self) -> int:
-        """Elements compared."""
+        """Number of elements compared."""
         return self.rows * self.channels
 
     @property
@@ -79,7 +79,7 @@ class Comparison:
 
 
 def compare(ours: RealArray, reference: RealArray, tolerance: float) -> Comparison:
-    """Compare rows to a reference, in float64 and block by block.
+    """Compare rows with a reference, in float64 and block by block.
 
     Parameters
     ----------
@@ -91,10 +91,10 @@ def compare(ours: RealArray, reference: RealArray, tolerance: float) -> Comparis
     Raises
     ------
     ShapeError
-        When the shapes are not the same two dimensions, or there is nothing in them. It is a
+        If the arrays are not two-dimensional and of the same shape, or are empty. A subclass of
         ``ValueError``.
     """
-    _require_alike(ours, reference)
+    _require_same_shape(ours, reference)
     total = squares = signal = peak = 0.0
     largest, worst, over, first, not_finite, lost = -1.0, (0, 0), 0, 0, 0, 0
     for difference, expected in _blocks(ours, reference):
@@ -106,7 +106,7 @@ def compare(ours: RealArray, reference: RealArray, tolerance: float) -> Comparis
             squares += float(np.square(difference).sum())
             signal += float(np.square(expected).sum())
             peak = float(np.maximum(peak, np.abs(expected).max()))
-        # NumPy takes NaN for the largest of all, and the first one found is kept.
+        # argmax treats NaN as the largest value; after the first NaN nothing replaces it.
         place = int(difference.argmax())
         found = float(difference.flat[place])
         if not math.isnan(largest) and not found <= largest:
@@ -131,25 +131,25 @@ def compare(ours: RealArray, reference: RealArray, tolerance: float) -> Comparis
 
 
 def difference_over_time(ours: RealArray, reference: RealArray, columns: int) -> DoubleArray:
-    """The largest absolute difference in every stretch of time, channel by channel.
+    """Return the largest absolute difference in each interval of time and each channel.
 
     Parameters
     ----------
     ours, reference : (rows, channels) arrays of real numbers
     columns : int
-        Stretches, as equal as can be; there are never more than rows.
+        Number of intervals, of nearly equal length; limited to the number of rows.
 
     Returns
     -------
     (columns or rows, channels) float64
-        NaN where there is one in the stretch.
+        NaN if the interval has one.
 
     Raises
     ------
     ShapeError
         As for `compare`.
     """
-    _require_alike(ours, reference)
+    _require_same_shape(ours, reference)
     columns = min(columns, len(ours))
     found = np.zeros((columns, ours.shape[1]))
     for column in range(columns):
@@ -160,14 +160,14 @@ def difference_over_time(ours: RealArray, reference: RealArray, columns: int) ->
 
 
 def decibels(signal: float, noise: float) -> float:
-    """A ratio of powers in dB; infinite where there is no noise."""
+    """Return a ratio of powers in dB; infinite for no noise."""
     if noise == 0:
         return math.inf
     with np.errstate(all="ignore"):
         return float(10 * np.log10(np.float64(signal) / np.float64(noise)))
 
 
-def _require_alike(ours: RealArray, reference: RealArray) -> None:
+def _require_same_shape(ours: RealArray, reference: RealArray) -> None:
     if ours.ndim != 2 or ours.shape != reference.shape:
         raise ShapeError(f"ours is {ours.shape}, the reference {reference.shape}")
     if ours.size == 0:
@@ -175,7 +175,7 @@ def _require_alike(ours: RealArray, reference: RealArray) -> None:
 
 
 def _blocks(ours: RealArray, reference: RealArray) -> Iterator[tuple[DoubleArray, DoubleArray]]:
-    """Absolute differences and the reference, some rows at a time."""
+    """Yield absolute differences and the reference, a block of rows at a time."""
     size = max(1, BLOCK_CELLS // ours.shape[1])
     for first in range(0, len(ours), size):
         rows = slice(first, first + size)

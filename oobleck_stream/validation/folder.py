@@ -1,4 +1,4 @@
-"""A folder with a file for every stage: read as a reference, and written for those who port."""
+"""Folders with one file per stage: read as a reference, or written for one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import numpy as np
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checks import first_not_finite
 from oobleck_stream.errors import InputError
-from oobleck_stream.files.errors import refusing_unwritable
-from oobleck_stream.files.flat import write_numbers
-from oobleck_stream.files.layout import Layout
-from oobleck_stream.files.npy import write_npy
-from oobleck_stream.formats.atomic import atomic_folder, new_file
+from oobleck_stream.files.axis_order import AxisOrder
+from oobleck_stream.formats.atomic import atomic_folder, new_file, refusing_unwritable
+from oobleck_stream.formats.flat import write_numbers
+from oobleck_stream.formats.npy import write_npy
 from oobleck_stream.validation.arrays import Shape, read_rows
 from oobleck_stream.validation.check import Reference, Visit
 from oobleck_stream.validation.comparison import RealArray
@@ -30,40 +29,40 @@ SUFFIXES = (".npy", ".bin", ".wav")
 def read_references(
     path: Path,
     shapes: Mapping[str, Shape],
-    layout: Layout | None,
+    layout: AxisOrder | None,
     latent_dim: int | None = None,
     layers: bool = True,
 ) -> dict[str, RealArray]:
-    """The stages that a file or a folder holds, each checked for its shape.
+    """Read the stages in a file or folder, and check the shape of each.
 
     Parameters
     ----------
     path : Path
-        A file, which is the output; or a folder with ``input_conv.npy``, ``block_1.npy``...: any
-        stages, as ``.npy``, ``.bin`` or ``.wav``.
+        A file with the output; or a folder with any of ``input_conv.npy``, ``block_1.npy``...,
+        as ``.npy``, ``.bin`` or ``.wav``.
     shapes : mapping of str to (rows, channels)
-        All stages, and their shapes.
+        The shape of every stage of the network.
     layout : {"tc", "ct"}, optional
-        Time first or channels first, where an ``.npy`` of two dimensions may be either.
+        Time first or channels first, for an ``.npy`` of two dimensions that could be either.
     latent_dim : int, optional
-        For the encoder: its output may be the means alone, which are the latents.
+        For the encoder, whose stored output may be the means alone (the latents).
     layers : bool
-        Whether to look for all stages, or for the output alone.
+        Whether to read all stages, or only the output.
 
     Returns
     -------
     dict
-        (rows, channels) arrays by stage, mostly memory maps.
+        (rows, channels) arrays by stage, usually memory maps.
 
     Raises
     ------
     InputError
-        When one can't be read or is of another shape, there is none, there are two for a stage, or
-        one of no stage.
+        If a file can't be read or has another shape, if the folder has no stage, two files for one
+        stage, or a file that is named like none.
     """
     files = {OUTPUT: path}
     if path.is_dir():
-        _refuse_others(path, tuple(shapes))
+        _refuse_unknown_names(path, tuple(shapes))
         files = _stage_files(path, tuple(shapes) if layers else (OUTPUT,))
     references = {}
     for name, file in files.items():
@@ -74,22 +73,22 @@ def read_references(
     return references
 
 
-def _refuse_others(folder: Path, names: tuple[str, ...]) -> None:
-    """Refuse a file that looks like a stage's but has the name of none: nobody would compare it."""
+def _refuse_unknown_names(folder: Path, names: tuple[str, ...]) -> None:
+    """Raise for a file whose name is no stage: it would silently not be compared."""
     for file in sorted(folder.iterdir()):
         if file.suffix in SUFFIXES and file.stem not in names and not file.name.startswith("."):
             raise InputError(f"{file}: is none of {', '.join(names)}")
 
 
 def _stage_files(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
-    """The file of each stage that has one."""
+    """Return the file of each stage that has one."""
     found = {}
     for name in names:
         files = [folder / f"{name}{suffix}" for suffix in SUFFIXES]
         there = [file for file in files if file.is_file()]
         if len(there) > 1:
             both = " and ".join(file.name for file in there)
-            raise InputError(f"{folder}: holds {both}: one of them was expected")
+            raise InputError(f"{folder}: contains {both}: only one of them was expected")
         if there:
             found[name] = there[0]
     if not found:
@@ -98,7 +97,7 @@ def _stage_files(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
 
 
 def visiting(references: Mapping[str, RealArray]) -> Reference:
-    """Stored stages as a `Reference`."""
+    """Return a `Reference` that visits stored stages."""
 
     def visit_all(visit: Visit) -> None:
         for name, rows in references.items():
@@ -109,14 +108,14 @@ def visiting(references: Mapping[str, RealArray]) -> Reference:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to write into, which appears under its name when all went well; else none does.
+    """Yield a private folder that is renamed to `path` if the block succeeds, else removed.
 
     Raises
     ------
     InputError
-        When there is something already, or the folder can't be made.
+        If something other than an empty folder is there, or the folder can't be created.
     OSError
-        When it can't be put in its place.
+        If it can't be renamed.
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise InputError(f"{path}: a new or an empty folder was expected")
@@ -129,20 +128,21 @@ def new_folder(path: Path) -> Iterator[Path]:
 def saved(
     outputs: Iterable[tuple[str, FloatArray]], folder: Path, form: Format
 ) -> Iterator[tuple[str, FloatArray]]:
-    """Write each stage in PyTorch's order while it passes: a file ``NAME.npy`` or ``NAME.bin``.
+    """Write each stage to ``NAME.npy`` or ``NAME.bin`` and pass it on.
 
     Parameters
     ----------
     outputs : iterable of (str, (rows, channels) float32)
-        As `layer_outputs` gives them.
+        As from `layer_outputs`.
     folder : Path
     form : {"npy", "bin"}
-        ``.npy`` of shape (1, channels, rows), or the same numbers flat behind their count.
+        ``.npy`` of shape (1, channels, rows), as PyTorch has it; or the same numbers flat, after
+        their count.
 
     Raises
     ------
     InputError
-        When a row is not finite; the file that it belongs to is named.
+        If a row is not finite. The message names its file.
     """
     for name, rows in outputs:
         row = first_not_finite(rows)

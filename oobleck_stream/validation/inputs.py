@@ -1,4 +1,4 @@
-"""What goes into a network: a whole piece of latents or of sound."""
+"""The input of a validation: a whole piece of latents or audio."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ import numpy as np
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checks import checked_samples
 from oobleck_stream.errors import InputError
-from oobleck_stream.files.latents import read_latents
-from oobleck_stream.files.layout import Layout
+from oobleck_stream.files.axis_order import AxisOrder
+from oobleck_stream.files.latents_reader import read_latents
 
 
-def gathered(blocks: Iterable[FloatArray]) -> FloatArray:
-    """Blocks of rows as one array."""
+def concatenate(blocks: Iterable[FloatArray]) -> FloatArray:
+    """Concatenate blocks of rows."""
     return np.ascontiguousarray(np.concatenate(list(blocks)))
 
 
-def filled_up(audio: FloatArray, hop: int) -> FloatArray:
-    """Audio with zeros behind it up to a whole frame, as `Model.encode` pads it."""
+def pad_to_hop(audio: FloatArray, hop: int) -> FloatArray:
+    """Append zeros up to a whole number of frames, as `Model.encode` does."""
     return np.pad(audio, ((0, -len(audio) % hop), (0, 0)))
 
 
-def audio_from_npy(path: Path, channels: int, layout: Layout | None = None) -> FloatArray:
-    """The samples (n, channels) of an ``.npy`` file in either layout.
+def audio_from_npy(path: Path, channels: int, layout: AxisOrder | None = None) -> FloatArray:
+    """Read the samples (n, channels) of an ``.npy`` file with either axis order.
 
     Parameters
     ----------
     path : Path
-        Of shape (samples, channels) or (channels, samples), perhaps with a 1 in front; for one
-        channel (samples,) too.
+        Of shape (samples, channels) or (channels, samples), optionally with a leading 1; for one
+        channel also (samples,).
     channels : int
         Audio channels of the network.
     layout : {"tc", "ct"}, optional
-        Time first or channels first, where both would fit.
+        Time first or channels first, if both would fit.
 
     Raises
     ------
     InputError
-        When it can't be read, is of another shape, holds nothing, or a sample is not finite.
+        If the file can't be read, has another shape, is empty, or has a sample that is not finite.
     """
     stored = read_latents(path).array
     array = stored[0] if stored.ndim == 3 and len(stored) == 1 else stored
@@ -63,7 +63,7 @@ def audio_from_npy(path: Path, channels: int, layout: Layout | None = None) -> F
         )
     rows = array if possible[0] == "tc" else array.T
     if len(rows) == 0:
-        raise InputError(f"{path}: holds no samples; at least one was expected")
+        raise InputError(f"{path}: has no samples; at least one was expected")
     try:
         return checked_samples(rows)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""A validation as a picture: the difference over time, and from stage to stage."""
+"""Plots of a validation: the difference over time, and by stage."""
 
 from __future__ import annotations
 
@@ -7,47 +7,46 @@ from typing import Any
 
 import numpy as np
 
-from oobleck_stream.files.errors import refusing_unwritable
-from oobleck_stream.formats.atomic import atomic_file
+from oobleck_stream.formats.atomic import atomic_file, refusing_unwritable
 from oobleck_stream.validation.check import Validation
 
 COLUMNS = 1000
-"""Stretches of time in a picture, each with its largest difference: about one a pixel."""
+"""Intervals of time in a plot, each with its largest difference: about one per pixel."""
 
-MOST_LINES = 8
-"""Channels that are drawn as lines; more are drawn as an image."""
+MAX_LINES = 8
+"""Maximum channels drawn as lines; more are drawn as an image."""
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
 DECADES = 7
-"""Of an image's shades, below the tolerance."""
+"""Range of an image's color scale, below the tolerance."""
 
-SMALLEST = 1e-12
-"""No difference, on a logarithmic axis."""
+MIN_DIFFERENCE = 1e-12
+"""Smaller differences, and zero, are drawn as this on a logarithmic axis."""
 
 
 def write_plot(
     validation: Validation, path: Path, tolerance: float, duration: float, title: str
 ) -> None:
-    """Write a picture of the last stage's difference over time and of every stage's figures.
+    """Plot the last stage's difference over time and, for several stages, the metrics of each.
 
     Parameters
     ----------
     validation : Validation
-        With `over_time`, where any stage was compared.
+        With `over_time`, if any stage was compared.
     path : Path
-        Its ending, one of `SUFFIXES`, says in which format.
+        Its suffix, one of `SUFFIXES`, determines the format.
     tolerance : float
     duration : float
-        Seconds that the piece lasts.
+        Duration of the piece in seconds.
     title : str
 
     Raises
     ------
     ImportError
-        When matplotlib is not installed.
+        If matplotlib is not installed.
     InputError
-        When the file can't be written.
+        If the file can't be written.
     """
     from matplotlib.figure import Figure
 
@@ -68,13 +67,13 @@ def _draw_time(
     from matplotlib import colormaps
 
     last = next(reversed(list(validation.stages)), "")
-    axes.set_title(f"{last}: largest difference in every stretch of time")
+    axes.set_title(f"{last}: largest difference in each interval of time")
     axes.set_xlabel("s")
     if validation.over_time is None:
         return
-    values = np.maximum(validation.over_time, SMALLEST)
+    values = np.maximum(validation.over_time, MIN_DIFFERENCE)
     channels = values.shape[1]
-    if channels <= MOST_LINES:
+    if channels <= MAX_LINES:
         times = (np.arange(len(values)) + 0.5) * duration / len(values)
         for channel in range(channels):
             axes.plot(times, values[:, channel], linewidth=0.8, label=f"channel {channel}")
@@ -83,15 +82,15 @@ def _draw_time(
         axes.set_ylabel("absolute difference")
         axes.legend(fontsize="small")
         return
-    shades = colormaps["viridis"].with_extremes(over="red", bad="red")
-    top = np.log10(max(tolerance, SMALLEST))
+    colors = colormaps["viridis"].with_extremes(over="red", bad="red")
+    top = np.log10(max(tolerance, MIN_DIFFERENCE))
     image = axes.imshow(
         np.log10(values.T),
         aspect="auto",
         origin="lower",
         interpolation="nearest",
         extent=(0, duration, -0.5, channels - 0.5),
-        cmap=shades,
+        cmap=colors,
         vmin=top - DECADES,
         vmax=top,
     )
@@ -107,7 +106,7 @@ def _draw_stages(axes: Any, validation: Validation, tolerance: float) -> None:
         ("largest difference", [one.max_difference for one in found]),
         ("RMSE", [one.rmse for one in found]),
     ):
-        axes.plot(names, np.maximum(values, SMALLEST), marker="o", label=label)
+        axes.plot(names, np.maximum(values, MIN_DIFFERENCE), marker="o", label=label)
     axes.axhline(tolerance, color="black", linewidth=1, linestyle="--", label="tolerance")
     axes.set_yscale("log")
     axes.set_ylabel("absolute difference")

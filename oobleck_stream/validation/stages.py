@@ -155,7 +155,7 @@ def _run(network: PackedNetwork, rows: FloatArray, threads: int | None) -> Float
 
 
 def _part(network: PackedNetwork, numbers: range) -> PackedNetwork:
-    """Return some layers as a network over the same parameters."""
+    """View some layers as a network over the same parameters."""
     layers = slice(numbers.start, numbers.stop)
     return PackedNetwork(network.layers[layers], network.data, network.offsets[layers])
 

@@ -12,6 +12,8 @@ from networks import GEOMETRIES, TensorParameters, signal_to_noise, small
 import oobleck_stream as ob
 from oobleck_stream.network import decoder_layers
 from oobleck_stream.parameters import pack_network
+from oobleck_stream.reference import TorchOperations, output, prepare
+from oobleck_stream.validation.tensors import packed_tensors
 
 FRAMES = 40
 
@@ -110,9 +112,11 @@ def test_stored_references(name):
 
 def test_accuracy_at_full_size():
     pytest.importorskip("torch")
-    import torch_network
-
-    expected = torch_network.decode(full_size().decoder, latents())
+    operations = TorchOperations("cuda")
+    config = full_size().config
+    tensors = packed_tensors(full_size().decoder, config)
+    network = prepare(tensors, operations, config.snake_epsilon)
+    expected = operations.to_rows(output(network, operations.from_rows(latents()), operations))
     found = signal_to_noise(expected, whole())
     print(f"\nsignal to noise against float64: {found:.1f} dB")
     assert found >= 118

@@ -13,6 +13,8 @@ import pytest
 from networks import signal_to_noise
 
 import oobleck_stream as ob
+from oobleck_stream.reference import TorchOperations, output, prepare
+from oobleck_stream.validation.tensors import packed_tensors
 
 SECONDS = 4.0
 """How long a case is repeated."""
@@ -73,17 +75,16 @@ def test_whole_pieces_beside_torch(frames):
     found = times(lambda: full_size().decode(latents, backend="cuda"), warm=2)
     say(f"{frames} frames at once", found, of_frames(frames))
     torch = pytest.importorskip("torch")
-    import torch_network
-
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    parts = torch_network.parts(full_size().decoder, "cuda", torch.float32)
-    plain = functools.partial(torch_network.run, parts)
+    operations, config = TorchOperations("cuda", torch.float32), full_size().config
+    tensors = packed_tensors(full_size().decoder, config)
+    network = prepare(tensors, operations, config.snake_epsilon)
+    plain = functools.partial(output, network, operations=operations)
     for name, function in (("torch", plain), ("torch.compile", torch.compile(plain))):
 
         def theirs(function=function):
             with torch.inference_mode():
-                rows = torch.from_numpy(latents).cuda().T[None]
-                return function(rows)[0].T.contiguous().cpu().numpy()
+                return operations.to_rows(function(operations.from_rows(latents)))
 
         try:
             result = theirs()

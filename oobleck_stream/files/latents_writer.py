@@ -1,4 +1,4 @@
-"""Latents written to a file while they are being made."""
+"""Latents written to an `.npy` file as they are computed."""
 
 from __future__ import annotations
 
@@ -13,34 +13,33 @@ from numpy.lib import format as npy_format
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checks import first_not_finite
 from oobleck_stream.errors import InputError
-from oobleck_stream.files.errors import refusing_unwritable
-from oobleck_stream.formats.atomic import atomic_file
+from oobleck_stream.formats.atomic import atomic_file, refusing_unwritable
 
 
 class LatentWriter:
-    """Writes an `.npy` file; under its own name it appears only when it is whole.
+    """Writes an `.npy` file, which appears only when it is complete.
 
-    A context manager: left in good order it puts the file in place, left by an exception it
-    removes what was written.
+    A context manager: at the end of the block the file is renamed to `path`; if the block raises,
+    nothing is left.
 
     Parameters
     ----------
     path : str or Path
-        Ends in ``.npy``.
+        Must end in ``.npy``.
     latent_dim : int
-        Numbers in a latent frame.
+        Size of a latent frame.
     dtype : dtype-like
-        Of the numbers in the file.
+        The file's dtype.
 
     Attributes
     ----------
     written : int
-        Frames so far.
+        Number of frames so far.
 
     Raises
     ------
     InputError
-        When the file can't be written, or its name ends in something else.
+        If the file can't be written, or its name does not end in ``.npy``.
     """
 
     def __init__(
@@ -59,7 +58,10 @@ class LatentWriter:
             self._output = stack.pop_all()
 
     def _write_header(self) -> None:
-        """NumPy leaves room in it for any number of frames, so that it can be written again."""
+        """Write the header with the present number of frames.
+
+        NumPy pads it for a first axis of any length, so it can be overwritten in place.
+        """
         header = {
             "descr": npy_format.dtype_to_descr(self._dtype),
             "fortran_order": False,
@@ -77,9 +79,9 @@ class LatentWriter:
         Raises
         ------
         InputError
-            When a number is beyond what the file's dtype holds; the frame is named.
+            If a number is not finite in the file's dtype; the message has the frame's number.
         OSError
-            When the disk is full or gone; it names the file.
+            If writing fails; the error's ``filename`` is the file's.
         """
         with np.errstate(over="ignore"):
             stored = np.ascontiguousarray(frames, self._dtype)
@@ -90,13 +92,8 @@ class LatentWriter:
         self._file.write(stored.data)
         self.written += len(stored)
 
-    def _finish(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Write the header again with the number of frames, unless writing failed."""
+    def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Overwrite the header with the number of frames, unless the block raised."""
         if kind is None:
             self._file.seek(0)
             self._write_header()

@@ -1,19 +1,23 @@
-"""The design document's own tests: convolutions by hand, large sums, blocks one after the other."""
+"""The network with 65,536 samples a latent, and its operations on hand-computed numbers.
+
+Its decoder upsamples by 16, 16, 8, 8, 4, with kernels as long as the strides and no dilation. The
+tests go from convolutions computed by hand over large sums to its blocks, one after the other.
+"""
 
 from __future__ import annotations
 
 import naive
 import numpy as np
 import pytest
-from document_stages import Torch, document_stages
-from networks import TensorParameters, random_latents, random_tensors, small
+from networks import TensorParameters, layer_tensors, random_latents, random_tensors, small
 
 import oobleck_stream as ob
-from oobleck_stream.bench.document import reference
 from oobleck_stream.engine.packed import PackedNetwork, pack_layer, parameter_offsets
 from oobleck_stream.engine.stack import Stack
 from oobleck_stream.network import Layer, decoder_layers, output_length
 from oobleck_stream.parameters import pack_network
+from oobleck_stream.reference import NumPyOperations, prepare
+from oobleck_stream.validation.stages import reference_outputs
 
 LENGTHS = (2, 33, 529, 4233, 33865, 135461)
 BLOCKS = [pytest.param(n, id=f"1 to {n}" if n > 1 else "1") for n in range(1, 6)]
@@ -82,7 +86,7 @@ def test_transposed_conv_stride_two():
     assert run(layer, [1, 2, 3, 4], [1, 2]).ravel().tolist() == [2, 5, 8, 6]
 
 
-def test_transposed_conv_of_the_document():
+def test_transposed_conv_with_output_padding():
     # Kernel = stride: 1 2 3 4 and 2 4 6 8 side by side, the first dropped (padding 1), and of
     # (2 - 1) * 4 + 4 - 2 * 1 + 3 = 9 rows the last two reached by none: the bias alone
     layer = one(4, stride=4, padding=1, output_padding=3, transposed=True)
@@ -158,16 +162,24 @@ def test_weighted_sum_random(inputs, outputs):
 # Block after block
 
 
-class Progress:
-    """A network, latents, and what comes after each stage by the product and by the document."""
+def by_reference(latents, tensors, config):
+    """The stages of `naive.decoder_stages` by the plain reference, which is fast enough."""
+    operations = NumPyOperations()
+    network = prepare(layer_tensors(decoder_layers(config), tensors, config), operations)
+    return reference_outputs(network, latents, operations)
 
-    def __init__(self, config, ops, frames):
+
+class Progress:
+    """A network, latents, and the rows after each stage by the product and as expected."""
+
+    def __init__(self, config, reference_stages, frames):
         self.layers = decoder_layers(config)
         self.tensors = random_tensors(config, seed=3)
         self.latents = random_latents(config, frames)
         self.network = pack_network(self.layers, TensorParameters(self.tensors, config))
         self.config = config
-        self.expected = list(document_stages(config, self.tensors, self.latents, ops))
+        stages = reference_stages(self.latents, self.tensors, config)
+        self.expected = [rows for _, rows in stages]
 
     def after(self, blocks):
         """The product after some blocks: a stack of the first layers, over the same weights."""
@@ -192,20 +204,16 @@ class Progress:
         return ob.Model(self.config, self.network).decode(self.latents, threads=2)
 
 
-@pytest.fixture(scope="module", params=["naive", pytest.param("torch", marks=pytest.mark.peers)])
-def small_progress(request):
+@pytest.fixture(scope="module")
+def small_progress():
     """Four channels, small strides, odd and even."""
-    if request.param == "torch":
-        pytest.importorskip("torch")
-    ops = naive if request.param == "naive" else Torch()
-    return Progress(small("document"), ops, frames=2)
+    return Progress(small("document"), naive.decoder_stages, frames=2)
 
 
 @pytest.fixture(scope="module")
 def full_progress():
-    """The document's strides, six channels, its two latents."""
-    pytest.importorskip("torch")
-    return Progress(ob.PRESETS["document"].replace(channels=6), Torch(), frames=2)
+    """The full strides, six channels, two latents."""
+    return Progress(ob.PRESETS["document"].replace(channels=6), by_reference, frames=2)
 
 
 def check_blocks(progress, blocks):
@@ -233,15 +241,13 @@ def test_all_blocks_and_output(small_progress):
     assert_close(result, small_progress.expected[-1])
 
 
-@pytest.mark.peers
 @pytest.mark.parametrize("blocks", BLOCKS)
-def test_blocks_of_the_documents_strides(full_progress, blocks):
+def test_blocks_at_full_strides(full_progress, blocks):
     assert len(full_progress.after(blocks)) == LENGTHS[blocks]
     check_blocks(full_progress, blocks)
 
 
-@pytest.mark.peers
-def test_all_of_the_documents_strides(full_progress):
+def test_all_at_full_strides(full_progress):
     assert_close(full_progress.after(0), full_progress.expected[0])
     assert_close(full_progress.after_final_snake(), full_progress.expected[-2])
     assert_close(full_progress.whole(), full_progress.expected[-1])
@@ -252,7 +258,7 @@ def test_all_of_the_documents_strides(full_progress):
 
 @pytest.fixture(scope="module")
 def two_latents():
-    """Config, tensors, latents and samples of two latents at the document's strides."""
+    """Config, tensors, latents and model for two latents at the full strides."""
     config = ob.PRESETS["document"].replace(channels=6)
     tensors, latents = random_tensors(config, seed=4), random_latents(config, 2)
     network = pack_network(decoder_layers(config), TensorParameters(tensors, config))
@@ -271,8 +277,7 @@ def test_two_latents_vary_and_are_accurate(two_latents):
     result = model.decode(latents)
     assert result.shape == (135461, 2)
     assert np.std(result, axis=0).min() > 1e-2 * np.abs(result).max()
-    *_, expected = reference(decoder_layers(config), tensors, latents)
-    assert_close(result, expected)
+    assert_close(result, dict(by_reference(latents, tensors, config))["output"])
 
 
 def test_two_latents_one_by_one(two_latents):

@@ -1,4 +1,4 @@
-"""The sound card, through PortAudio."""
+"""The audio device, through PortAudio."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ MISSING = (
     "dnf install portaudio (Fedora), pacman -S portaudio (Arch)"
 )
 
-
-CLOSE_SECONDS = 3.0
+MAX_CLOSE_SECONDS = 3.0
+"""How long closing waits for a sound server that does not respond."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Device:
     Parameters
     ----------
     number : int
-        PortAudio's.
+        PortAudio's device index.
     name : str
     channels : int
-        At most.
+        Maximum number of channels.
     samplerate : int
-        The one it likes best.
+        The default sample rate in hertz.
     is_default : bool
-        Whether it plays when none is asked for.
+        Whether it is the system's default output device.
     """
 
     number: int
@@ -46,7 +46,7 @@ class Device:
     is_default: bool = False
 
     def supports(self, samplerate: int, channels: int) -> bool:
-        """Whether it takes float32 samples of this rate and number of channels."""
+        """Whether the device accepts float32 samples with this rate and number of channels."""
         library = portaudio()
         try:
             library.check_output_settings(self.number, channels, "float32", samplerate=samplerate)
@@ -56,7 +56,7 @@ class Device:
 
 
 def portaudio() -> Any:
-    """The module `sounddevice`; where the library behind it is missing, say what to install."""
+    """The module `sounddevice`; `OutputError` says what to install if PortAudio is missing."""
     try:
         import sounddevice
     except OSError as error:
@@ -65,7 +65,7 @@ def portaudio() -> Any:
 
 
 def output_devices() -> list[Device]:
-    """Every device that can play."""
+    """All output devices."""
     library = portaudio()
     try:
         default = library.query_devices(None, "output")["index"]
@@ -79,12 +79,12 @@ def output_devices() -> list[Device]:
 
 
 def find_device(wanted: int | str | None = None) -> Device:
-    """An output device by number or part of its name, or the system's.
+    """Find an output device by number or part of its name; None means the system's default.
 
     Raises
     ------
     OutputError
-        When there is none, or several have that part in their names.
+        If there is no such device, or several names contain that part.
     """
     library = portaudio()
     if isinstance(wanted, str) and wanted.isdecimal():
@@ -94,7 +94,7 @@ def find_device(wanted: int | str | None = None) -> Device:
     except (library.PortAudioError, ValueError) as error:
         if wanted is None:
             raise OutputError(
-                "no output device was found: is a sound server running, or a sound card there?"
+                "no output device was found: is a sound server running, or a sound card installed?"
             ) from error
         reason = "several devices have this name" if "Multiple" in str(error) else "no such device"
         raise OutputError(
@@ -112,28 +112,34 @@ def _device(entry: Any, default: int = -1) -> Device:
     )
 
 
-def _leave_without_portaudio() -> None:
+def _exit_without_portaudio() -> None:
+    """End the process without PortAudio's own exit handler."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)
 
 
-class Output:
-    """A stream to an output device, silent until `start`.
+class DeviceStream:
+    """A stream to an output device; it begins with `start`.
 
     Parameters
     ----------
     device : Device
     samplerate, channels : int
     finished : callable
-        Called when the stream has ended, or has stopped for any other reason.
+        Called when the stream has ended or stopped for any other reason.
     latency : float or {"low", "high"}
-        Of the device, in seconds.
+        The device's latency in seconds.
+
+    Attributes
+    ----------
+    underflows : int
+        How often the device's own buffer ran empty, as reported by PortAudio.
 
     Raises
     ------
     OutputError
-        When the device can't do this.
+        If the device can't be opened with these settings.
     """
 
     def __init__(
@@ -166,30 +172,30 @@ class Output:
 
     @property
     def latency(self) -> float:
-        """Seconds from the callback to the loudspeaker, as the device tells."""
+        """Seconds from the callback to the loudspeaker, as reported by the device."""
         return float(self._stream.latency)
 
     def start(self, fill: Callable[[FloatArray], bool]) -> None:
-        """Begin to play.
+        """Start playing.
 
         Parameters
         ----------
         fill : callable
-            Called in PortAudio's thread with a (n, channels) float32 array to be filled; returns
-            whether more will come.
+            Called in PortAudio's thread with an (n, channels) float32 array to fill; returns
+            whether more samples follow.
         """
         self._fill = fill
         self._stream.start()
 
     def close(self) -> None:
-        """Stop at once; a sound server that does not answer is waited for only so long."""
+        """Stop at once; wait at most `MAX_CLOSE_SECONDS` for the sound server to respond."""
         closing = threading.Thread(target=self._stream.close, name="oobleck_stream close")
         closing.daemon = True
         closing.start()
-        closing.join(CLOSE_SECONDS)
+        closing.join(MAX_CLOSE_SECONDS)
         if closing.is_alive():
-            # PortAudio would wait for that server again, and for ever, when Python ends.
-            atexit.register(_leave_without_portaudio)
+            # At exit PortAudio would wait for that server again, and forever.
+            atexit.register(_exit_without_portaudio)
 
     def _callback(self, out: FloatArray, count: int, time: Any, status: Any) -> None:
         if status.output_underflow:

@@ -1,4 +1,4 @@
-"""Sound files read in blocks, as a network wants its sound."""
+"""Audio files, read in blocks with the sample rate and channels that a network requires."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ import soundfile
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checks import checked_samples
 from oobleck_stream.errors import InputError
+from oobleck_stream.files import axis_order
+from oobleck_stream.formats.flat import read_flat
 
 if TYPE_CHECKING:
     from oobleck_stream.files.resampler import Resampler
 
 BLOCK = 2**16
+"""Samples to read at once."""
 
 MAX_RATIO = 64
-"""Between the sample rates of a file and a network: a resampled block is that many times larger."""
+"""Ratio of the sample rates of a file and a network; a resampled block grows by this factor."""
 
 
-class SoundSource:
-    """A sound file of any format that libsndfile reads.
+class AudioFile:
+    """An audio file in any format that libsndfile reads.
 
     Parameters
     ----------
@@ -33,18 +36,18 @@ class SoundSource:
     Attributes
     ----------
     samplerate, channels, samples : int
-        As the file has them.
+        The file's own; `samples` is its length.
 
     Raises
     ------
     InputError
-        When there is no such file, it is no sound file, or it holds no sound.
+        If the file can't be read, is not an audio file, or has no samples.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.name = str(path)
         try:
-            # Python says better than libsndfile what is wrong.
+            # Python's error messages are more precise than libsndfile's.
             Path(path).open("rb").close()
         except OSError as error:
             raise InputError(f"{path}: can't be read: {error.strerror}") from error
@@ -61,11 +64,11 @@ class SoundSource:
             raise InputError(f"{path}: holds no samples; at least one was expected")
 
     def length(self, samplerate: int) -> int:
-        """Samples at a sample rate, to within one where it is not the file's."""
+        """Number of samples at a sample rate; off by at most one if it is not the file's."""
         return math.ceil(self.samples * samplerate / self.samplerate)
 
     def changes(self, samplerate: int, channels: int) -> list[str]:
-        """What `blocks` does to the file's sound, in a few words each."""
+        """How `blocks` converts the file's audio, one phrase for each conversion."""
         found = []
         if self.channels < channels:
             found.append(f"mono on all {channels} channels")
@@ -76,15 +79,15 @@ class SoundSource:
         return found
 
     def blocks(self, samplerate: int, channels: int) -> Iterator[FloatArray]:
-        """The sound from the beginning, in blocks of (n, channels) float32.
+        """Read the file from the beginning in blocks of (n, channels) float32.
 
-        Mono is given to all channels, and stereo becomes mono as the mean of its two channels.
+        Mono is copied to all channels; stereo is mixed down to mono as the mean of both channels.
 
         Raises
         ------
         InputError
-            When the channels or the sample rate can't be made to fit; while reading, when the file
-            ends too early or a sample is not finite, as stored or as resampled.
+            If the channels or the sample rate can't be converted. During iteration: if the file
+            ends too early, or a sample is not finite, either as stored or as resampled.
         """
         if self.channels not in (1, channels) and (self.channels, channels) != (2, 1):
             raise InputError(
@@ -101,20 +104,21 @@ class SoundSource:
         from oobleck_stream.files.resampler import Resampler
 
         resampler = Resampler(self.samplerate, samplerate, channels)
-        return self._finite(self._converted(channels, resampler), "resampled ")
+        return _finite(self._converted(channels, resampler), f"{self.name}: resampled ")
 
     def _converted(self, channels: int, resampler: Resampler | None) -> Iterator[FloatArray]:
-        for samples in self._finite(self._stored()):
+        for samples in _finite(self._stored(), f"{self.name}: "):
             if self.channels < channels:
                 samples = np.repeat(samples, channels, axis=1)
             elif self.channels > channels:
+                # Halved first: the sum of both channels could overflow.
                 samples = np.sum(samples * np.float32(0.5), axis=1, keepdims=True)
             yield resampler.convert(samples) if resampler else samples
         if resampler:
             yield resampler.convert(np.empty((0, channels), np.float32), last=True)
 
     def _stored(self) -> Iterator[FloatArray]:
-        """The file's samples as they are."""
+        """The file's samples, unconverted."""
         self._file.seek(0)
         done = 0
         while done < self.samples:
@@ -129,13 +133,52 @@ class SoundSource:
             yield samples
             done += len(samples)
 
-    def _finite(self, blocks: Iterable[FloatArray], kind: str = "") -> Iterator[FloatArray]:
-        """The same blocks; `InputError` names the first sample that is not finite."""
-        done = 0
-        for block in blocks:
-            try:
-                samples = checked_samples(block, done)
-            except ValueError as error:
-                raise InputError(f"{self.name}: {kind}{error}") from None
-            yield samples
-            done += len(samples)
+
+class FlatAudio:
+    """Audio in a flat `.bin` file, channels first, which stores neither sample rate nor channels.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Raises
+    ------
+    InputError
+        If the file can't be read, or is not a flat file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.name = str(path)
+        self._numbers = read_flat(path)
+
+    def length(self, samplerate: int) -> None:
+        """Return None: the length is unknown without the number of channels."""
+
+    def changes(self, samplerate: int, channels: int) -> list[str]:
+        """The sample rate and channels that are assumed."""
+        return [f"assumed to be {samplerate} Hz with {channels} channels, channels first"]
+
+    def blocks(self, samplerate: int, channels: int) -> Iterator[FloatArray]:
+        """Read the file from the beginning in blocks of (n, channels) float32.
+
+        Raises
+        ------
+        InputError
+            If the count of numbers is not a multiple of `channels`. During iteration: if a sample
+            is not finite.
+        """
+        samples = axis_order.flat_frames(self._numbers, channels, "ct", self.name, "channels")
+        cut = (samples[first : first + BLOCK] for first in range(0, len(samples), BLOCK))
+        return _finite(cut, f"{self.name}: ")
+
+
+def _finite(blocks: Iterable[FloatArray], prefix: str) -> Iterator[FloatArray]:
+    """The same blocks in C order; `InputError` reports the first sample that is not finite."""
+    done = 0
+    for block in blocks:
+        try:
+            samples = checked_samples(block, done)
+        except ValueError as error:
+            raise InputError(f"{prefix}{error}") from None
+        yield samples
+        done += len(samples)

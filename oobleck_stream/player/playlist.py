@@ -1,4 +1,4 @@
-"""What is played: tracks one after another, of each the same stretch."""
+"""The tracks that are played one after another, with the same time range of each."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from oobleck_stream.player.tracks import Track
 
 
 @dataclass(frozen=True)
-class Place:
-    """A sample of a track, both counted from 0."""
+class Position:
+    """A sample of a track; both numbers count from 0."""
 
     track: int
     sample: int
 
 
-class Programme:
-    """Tracks and the stretch that is played of each.
+class Playlist:
+    """Tracks, and the time range that is played of each.
 
     Parameters
     ----------
     tracks : sequence of Track
     samplerate : int
-        Of the tracks.
+        Sample rate of the tracks in hertz.
     start : float
-        Second of each track at which it begins.
+        Start position within each track, in seconds.
     length : float, optional
-        Seconds that are played of each track; by default to its end.
+        Maximum duration of each track in seconds; by default each is played to its end.
 
     Attributes
     ----------
     begin : int
-        First sample of each track.
+        First sample that is played of each track.
     end : int or None
-        The sample behind the last.
+        One past the last sample that is played of each track; None means to its end.
 
     Raises
     ------
     InputError
-        When a track has ended before `start`, or there is nothing to play.
+        If a track ends before `start`, a number is out of range, or there are no tracks.
     """
 
     def __init__(
@@ -68,35 +68,35 @@ class Programme:
 
     @property
     def seconds(self) -> float:
-        """Length of one round; infinite where that is not known."""
+        """Duration of one round in seconds; infinite if unknown."""
         ends = [self._end_of(track) for track in self.tracks]
         return sum(end - self.begin for end in ends) / self.samplerate
 
-    def place(self, track: int, seconds: float) -> Place:
-        """The place of a second of a track, kept within what is played of it.
+    def position_at(self, track: int, seconds: float) -> Position:
+        """The position at a time of a track, clamped to the range that is played.
 
         Raises
         ------
         InputError
-            When the track arrives live.
+            If the track is live.
         """
         if not self.tracks[track].seekable:
-            raise InputError(f"{name_of(self.tracks[track])}: is live: nothing to seek in")
+            raise InputError(f"{name_of(self.tracks[track])}: is live: seeking is not possible")
         sample = max(self.begin, round(seconds * self.samplerate))
-        return Place(track, int(min(sample, self._end_of(self.tracks[track]))))
+        return Position(track, int(min(sample, self._end_of(self.tracks[track]))))
 
     def require_repeatable(self) -> None:
-        """Raise `InputError` when a track can be heard only once."""
+        """Raise `InputError` if a track can be played only once."""
         for track in self.tracks:
             if not track.seekable:
                 raise InputError(f"{name_of(track)}: is live: it can't be played again")
 
     def _end_of(self, track: Track) -> float:
-        """The sample behind the last one played of a track."""
+        """One past the last sample that is played of a track; infinite if unknown."""
         ends = [end for end in (track.length, self.end) if end is not None]
         return min(ends, default=math.inf)
 
 
 def name_of(track: Track) -> str:
-    """What a track is called in messages."""
+    """The name of a track in messages."""
     return track.name or "the source"

@@ -1,6 +1,6 @@
-"""Reference files: a count, then so many numbers, and no word of their shape.
+"""Flat `.bin` files: the number of values (int32), then the values (float32), without a shape.
 
-The count is an int32, the numbers are float32, all little-endian.
+All little-endian.
 """
 
 from __future__ import annotations
@@ -13,18 +13,17 @@ import numpy.typing as npt
 
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.errors import InputError
-from oobleck_stream.files.errors import refusing_unwritable
-from oobleck_stream.formats.atomic import atomic_file
+from oobleck_stream.formats.atomic import atomic_file, refusing_unwritable
 
 SUFFIX = ".bin"
 COUNT = np.dtype("<i4")
 NUMBER = np.dtype("<f4")
-MOST = 2**31 - 1
-"""Numbers that the count can count."""
+MAX_NUMBERS = 2**31 - 1
+"""The largest int32."""
 
 
 def read_flat(path: str | Path) -> FloatArray:
-    """The numbers of a reference file.
+    """Read the numbers of a flat file.
 
     Parameters
     ----------
@@ -33,12 +32,12 @@ def read_flat(path: str | Path) -> FloatArray:
     Returns
     -------
     (n,) float32
-        A read-only memory map; at least one number, any of which may be infinite or NaN.
+        A read-only memory map of at least one number. Infinities and NaNs are allowed.
 
     Raises
     ------
     InputError
-        When it can't be read, or its count is not that of the numbers behind it.
+        If the file can't be read, or its count does not match its size.
     """
     path = Path(path)
     try:
@@ -67,7 +66,7 @@ def read_flat(path: str | Path) -> FloatArray:
 
 
 def write_flat(path: str | Path, array: npt.ArrayLike) -> None:
-    """Write numbers as a reference file, which appears when it is whole.
+    """Write numbers to a flat file atomically.
 
     Parameters
     ----------
@@ -78,8 +77,7 @@ def write_flat(path: str | Path, array: npt.ArrayLike) -> None:
     Raises
     ------
     InputError
-        When there is no number, there are more than the count can count, or the file can't be
-        written.
+        If there are no numbers or more than `MAX_NUMBERS`, or the file can't be written.
     """
     path = Path(path)
     numbers = np.ascontiguousarray(array, NUMBER)
@@ -89,14 +87,14 @@ def write_flat(path: str | Path, array: npt.ArrayLike) -> None:
 
 
 def write_numbers(file: BinaryIO, path: Path, array: npt.ArrayLike) -> None:
-    """Write the content of a reference file, which errors call `path`; errors as `write_flat`'s."""
+    """Write the content of a flat file; raises as `write_flat`, with `path` in the messages."""
     numbers = np.ascontiguousarray(array, NUMBER)
     file.write(count_bytes(path, numbers.size))
     file.write(numbers.data)
 
 
 def count_bytes(path: Path, count: int) -> bytes:
-    """What a reference file of so many numbers begins with; `InputError` where it can't."""
-    if not 1 <= count <= MOST:
-        raise InputError(f"{path}: can't hold {count} numbers, only 1 to {MOST}")
+    """The first bytes of a flat file with `count` numbers; `InputError` if it can't hold them."""
+    if not 1 <= count <= MAX_NUMBERS:
+        raise InputError(f"{path}: can't hold {count} numbers, only 1 to {MAX_NUMBERS}")
     return np.array(count, COUNT).tobytes()

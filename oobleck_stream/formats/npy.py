@@ -1,4 +1,7 @@
-"""Headers of NumPy's `.npy` format, in files and in pipes."""
+"""NumPy's `.npy` format in files and pipes.
+
+The format is specified at https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
+"""
 
 from __future__ import annotations
 
@@ -17,25 +20,36 @@ from oobleck_stream.memory import memory_shortage
 MAGIC = npy_format.MAGIC_PREFIX
 
 _LENGTH_BYTES = {b"\1\0": 2, b"\2\0": 4, b"\3\0": 4}
-"""Bytes that a header's length takes, by the version of the format."""
+"""Size in bytes of the field with the header's length, by format version."""
 
-_LONGEST = 10_000
-"""Bytes of a header; NumPy refuses longer ones too."""
+_MAX_HEADER_BYTES = 10_000
+"""NumPy refuses longer headers too."""
 
-_MOST_DIMENSIONS = 32
+_MAX_DIMENSIONS = 32
+
 _PIECE = 1 << 16
+"""Bytes to read at once."""
 
 
 class Readable(Protocol):
-    """Something that bytes are read from."""
+    """A source of bytes: a file or a pipe."""
 
     def read(self, size: int = ..., /) -> bytes:
-        """At most `size` bytes; none at the end."""
+        """Return at most `size` bytes, and none only at the end."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What an `.npy` header says: shape, dtype, and whether the first axis runs fastest."""
+    """The content of an `.npy` header.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    dtype : numpy.dtype
+        A dtype of real numbers.
+    fortran : bool
+        Whether the numbers are stored in Fortran order (first index fastest).
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -43,12 +57,12 @@ class Header:
 
     @property
     def size_in_bytes(self) -> int:
-        """Bytes of the numbers behind the header."""
+        """Number of bytes that follow the header."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def exactly(stream: Readable, size: int) -> bytes:
-    """`size` bytes, or fewer where the stream ends before; no more is held than has come."""
+    """Read `size` bytes, or fewer if the stream ends; memory grows only with the bytes received."""
     pieces, missing = [], size
     while missing:
         piece = stream.read(min(_PIECE, missing))
@@ -60,18 +74,25 @@ def exactly(stream: Readable, size: int) -> bytes:
 
 
 def read_header(stream: Readable, name: str) -> Header:
-    """Read magic and header; the numbers follow in the stream.
+    """Read the magic string and the header; the stream is then at the first number.
+
+    Parameters
+    ----------
+    stream : Readable
+    name : str
+        The stream's name in error messages.
 
     Raises
     ------
     InputError
-        When it is no `.npy` header, or one of something else than real numbers.
+        If the stream does not begin with an `.npy` header, the header is damaged, or the array's
+        dtype is not one of real numbers.
     """
     start = exactly(stream, len(MAGIC) + 2)
     version, width = start[len(MAGIC) :], _LENGTH_BYTES.get(start[len(MAGIC) :], 0)
     length = exactly(stream, width)
     size = int.from_bytes(length, "little")
-    if start[: len(MAGIC)] != MAGIC or len(length) < width or not 0 < size <= _LONGEST:
+    if start[: len(MAGIC)] != MAGIC or len(length) < width or not 0 < size <= _MAX_HEADER_BYTES:
         raise InputError(f"{name}: not a .npy array (its header is not one of NumPy's)")
     header = io.BytesIO(length + exactly(stream, size))
     parse = npy_format.read_array_header_2_0
@@ -79,20 +100,23 @@ def read_header(stream: Readable, name: str) -> Header:
         parse = npy_format.read_array_header_1_0
     try:
         shape, fortran, dtype = parse(header)
-    except Exception as error:  # whatever a damaged header makes Python's own parser raise
+    except Exception as error:  # NumPy evaluates the header as Python text.
         raise InputError(f"{name}: not a .npy array (its header is not one of NumPy's)") from error
     if dtype.hasobject:
         raise InputError(f"{name}: holds pickled objects; an array of real numbers was expected")
     require_real(dtype, name)
-    if len(shape) > _MOST_DIMENSIONS or any(type(axis) is not int or axis < 0 for axis in shape):
-        raise InputError(f"{name}: damaged: has a shape that can't be")
+    if len(shape) > _MAX_DIMENSIONS or any(type(axis) is not int or axis < 0 for axis in shape):
+        raise InputError(f"{name}: damaged: its header has an impossible shape")
     if math.prod(max(axis, 1) for axis in shape) * dtype.itemsize >= 2**63:
-        raise InputError(f"{name}: damaged: has a shape that can't be")
+        raise InputError(f"{name}: damaged: its header has an impossible shape")
     return Header(shape, dtype, fortran)
 
 
 def write_npy(file: BinaryIO, array: npt.NDArray[Any]) -> None:
-    """Write an array as `numpy.save` does, but with errors that say what is wrong and where.
+    """Write an array as `numpy.save` does, through `file.write`.
+
+    `numpy.save` writes to the file's descriptor, and its errors have neither a file name nor a
+    reason.
 
     Parameters
     ----------
@@ -102,26 +126,26 @@ def write_npy(file: BinaryIO, array: npt.NDArray[Any]) -> None:
     Raises
     ------
     OSError
-        As `file` raises it.
+        Raised by `file`.
     """
     npy_format.write_array_header_1_0(file, npy_format.header_data_from_array_1_0(array))
     file.write(array.data)
 
 
 def read_numbers(stream: Readable, header: Header, name: str) -> npt.NDArray[Any]:
-    """Read the numbers behind a header.
+    """Read the numbers that follow a header.
 
-    Memory is taken as the bytes come, not for what the header claims.
+    Memory grows with the bytes received; it is not allocated from the header's claim.
 
     Returns
     -------
     read-only array
-        Of the header's shape, dtype and order.
+        With the header's shape, dtype and order.
 
     Raises
     ------
     InputError
-        When the header claims more than this machine's memory, or the stream ends before.
+        If the array is larger than this machine's memory, or the stream ends too early.
     """
     size = header.size_in_bytes
     shortage = memory_shortage(size)
@@ -140,13 +164,13 @@ def read_numbers(stream: Readable, header: Header, name: str) -> npt.NDArray[Any
 
 
 def cut_off(name: str, expected: int, there: int) -> InputError:
-    """The error of a file or a stream that has fewer bytes of numbers than its header claims."""
+    """The error for a file or stream with fewer bytes of numbers than its header claims."""
     return InputError(
         f"{name}: cut off: {expected} bytes of numbers were expected, {there} are there"
     )
 
 
 def require_real(dtype: np.dtype[Any], name: str) -> None:
-    """Raise `InputError` unless a dtype is of real numbers."""
+    """Raise `InputError` unless a dtype is one of real numbers."""
     if dtype.kind not in "fiub":
         raise InputError(f"{name}: an array of real numbers was expected, not of {dtype}")

@@ -1,4 +1,4 @@
-"""Latents that arrive on standard input: an `.npy` stream, or raw little-endian float32 frames."""
+"""Latents from standard input: an `.npy` stream, or raw little-endian float32 frames."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ import numpy.typing as npt
 
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.errors import InputError
-from oobleck_stream.files import layout as layouts
-from oobleck_stream.files.latents import as_decoded, cut
-from oobleck_stream.files.layout import Layout
-from oobleck_stream.files.npy import MAGIC, Header, Readable, exactly, read_header, read_numbers
+from oobleck_stream.files import axis_order
+from oobleck_stream.files.axis_order import AxisOrder
+from oobleck_stream.files.latents_reader import as_decoded, cut
+from oobleck_stream.formats.npy import MAGIC, Header, Readable, exactly, read_header, read_numbers
 
 PIECE = 1 << 16
+"""Bytes to read at once."""
+
 RAW_FRAME = np.dtype("<f4")
 
 
 class LatentPipe:
-    """Frames from a pipe, handed on as they arrive.
+    """Latent frames from a pipe, passed on as they arrive.
 
     Parameters
     ----------
     source : Readable
-        Unbuffered: its `read` waits for something, not for all that was asked for.
+        Unbuffered: `read` blocks until at least one byte is available, and may return fewer bytes
+        than requested.
     name : str
-        For messages.
+        The source's name in error messages.
     """
 
     def __init__(self, source: Readable, name: str = "standard input") -> None:
@@ -39,12 +42,12 @@ class LatentPipe:
 
     @functools.cached_property
     def header(self) -> Header | None:
-        """What an `.npy` stream announces, None for raw frames; waits for the first bytes."""
+        """The header of an `.npy` stream, None for raw frames; blocks until it has arrived."""
         self._ahead = exactly(self, len(MAGIC))
         return read_header(self, self.name) if self._ahead == MAGIC else None
 
     def read(self, size: int = PIECE) -> bytes:
-        """At least one byte unless the pipe has ended, and at most `size`."""
+        """Read 1 to `size` bytes, or none at the end of the pipe."""
         if self._ahead:
             piece, self._ahead = self._ahead[:size], self._ahead[size:]
             return piece
@@ -52,46 +55,46 @@ class LatentPipe:
 
     @property
     def shape(self) -> tuple[int, ...] | None:
-        """What the header announces; None for raw frames."""
+        """The shape in the header; None for raw frames."""
         return self.header.shape if self.header else None
 
     def fits(self, latent_dim: int) -> bool:
-        """Whether frames of this size may come."""
-        return self.header is None or layouts.fits(self.header.shape, latent_dim, self.name)
+        """Whether the pipe may contain frames of this size."""
+        return self.header is None or axis_order.fits(self.header.shape, latent_dim, self.name)
 
-    def count(self, latent_dim: int, layout: Layout | None = None) -> int | None:
-        """Number of frames that the header announces; None without one."""
+    def count(self, latent_dim: int, layout: AxisOrder | None = None) -> int | None:
+        """The number of frames according to the header; None for raw frames."""
         if self.header is None:
             return None
-        return layouts.time_first(self.header.shape, latent_dim, layout, self.name)[0]
+        return axis_order.time_first(self.header.shape, latent_dim, layout, self.name)[0]
 
     def blocks(
-        self, latent_dim: int, layout: Layout | None = None, size: int = 32
+        self, latent_dim: int, layout: AxisOrder | None = None, size: int = 32
     ) -> Iterator[FloatArray]:
-        """Whatever frames have arrived, in blocks of (at most `size`, latent_dim) float32.
+        """The frames as they arrive, in blocks of (at most `size`, latent_dim) float32.
 
         Raises
         ------
         InputError
-            As for `LatentFile.frames`; and when the pipe ends within a frame, or before the number
-            of frames that its header announces.
+            As `LatentFile.frames`; also if the pipe ends within a frame, or before the number of
+            frames in its header.
         """
         if self.header is None:
             if layout == "ct":
-                raise InputError(f"{self.name}: raw frames come one after another: --layout tc")
+                raise InputError(f"{self.name}: raw frames are stored time first (--layout tc)")
             return self._rows(latent_dim, RAW_FRAME, None, size)
         header = self.header
-        count, time_leads = layouts.time_first(header.shape, latent_dim, layout, self.name)
+        count, is_time_first = axis_order.time_first(header.shape, latent_dim, layout, self.name)
         if count == 0:
             raise InputError(f"{self.name}: holds no frames; at least one was expected")
-        if time_leads != header.fortran:
+        if is_time_first != header.fortran:
             return self._rows(latent_dim, header.dtype, count, size)
         return self._transposed(header, latent_dim, layout, size)
 
     def _rows(
         self, latent_dim: int, dtype: np.dtype[Any], count: int | None, size: int
     ) -> Iterator[FloatArray]:
-        """Frames that stand one after another; `count` of them, or as many as come."""
+        """Frames stored one after another: `count` of them, or as many as arrive."""
         row, got, ahead = latent_dim * dtype.itemsize, 0, b""
         while count is None or got < count:
             room = size if count is None else min(size, count - got)
@@ -108,7 +111,7 @@ class LatentPipe:
             raise InputError(f"{self.name}: {_shortfall(got, count, bool(ahead))}")
 
     def _decoded(self, frames: npt.NDArray[Any], first: int) -> Iterator[FloatArray]:
-        """Frames as float32; where one is bad, those before it come first."""
+        """Frames as float32; those before a non-finite frame are yielded before the error."""
         try:
             block = as_decoded(frames, first, self.name)
         except InputError:
@@ -117,16 +120,16 @@ class LatentPipe:
             yield block
 
     def _transposed(
-        self, header: Header, latent_dim: int, layout: Layout | None, size: int
+        self, header: Header, latent_dim: int, layout: AxisOrder | None, size: int
     ) -> Iterator[FloatArray]:
-        """Channels first: the first frame is whole only when everything is there."""
+        """Frames stored channels first: the first one is complete only at the end of the array."""
         array = read_numbers(self, header, self.name)
-        frames = layouts.frames_view(array, latent_dim, layout, self.name)
+        frames = axis_order.frames_view(array, latent_dim, layout, self.name)
         yield from cut(frames, size, self.name)
 
 
 def _shortfall(got: int, count: int | None, within: bool) -> str:
-    """What is missing when a pipe ends too early."""
+    """The message for a pipe that ends too early."""
     if got == 0 and not within:
         return "ended before the first frame; at least one was expected"
     if count is None:

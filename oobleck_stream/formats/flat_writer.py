@@ -1,4 +1,4 @@
-"""Rows of numbers written to a reference file while they are being made."""
+"""Rows of numbers written to a flat `.bin` file as they are computed."""
 
 from __future__ import annotations
 
@@ -12,37 +12,38 @@ import numpy as np
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checks import first_not_finite
 from oobleck_stream.errors import InputError
-from oobleck_stream.files.errors import refusing_unwritable
-from oobleck_stream.files.flat import MOST, NUMBER, SUFFIX, count_bytes
-from oobleck_stream.formats.atomic import atomic_file, file_destination, naming
+from oobleck_stream.formats.atomic import atomic_file, file_destination, naming, refusing_unwritable
+from oobleck_stream.formats.flat import MAX_NUMBERS, NUMBER, SUFFIX, count_bytes
 
 BLOCK = 2**16
+"""Rows to transpose at once."""
 
 
 class FlatWriter:
-    """Writes a `.bin` file, channels first; under its own name it appears only when it is whole.
+    """Writes a `.bin` file, channels first; the file appears only when it is complete.
 
-    The rows wait in a temporary file: the second channel can follow only when the first is known.
+    The rows are kept in a temporary file until the end, because the second channel begins where the
+    first one ends.
 
-    A context manager: left in good order it puts the file in place, left by an exception it
-    leaves nothing.
+    A context manager: at the end of the block the file is written and renamed to `path`; if the
+    block raises, nothing is left.
 
     Parameters
     ----------
     path : str or Path
-        Ends in ``.bin``.
+        Must end in ``.bin``.
     channels : int
-        Numbers in a row: audio channels, or the size of a latent frame.
+        Numbers in a row: the audio channels, or the size of a latent frame.
 
     Attributes
     ----------
     written : int
-        Rows so far.
+        Number of rows so far.
 
     Raises
     ------
     InputError
-        When the file can't be written, or its name ends in something else.
+        If the file can't be written, or its name does not end in ``.bin``.
     """
 
     def __init__(self, path: str | Path, channels: int) -> None:
@@ -64,21 +65,22 @@ class FlatWriter:
         Raises
         ------
         InputError
-            When a row is not finite, which is named, or the file can't count so many numbers.
+            If a row is not finite (the message has its number), or the file would have more than
+            `MAX_NUMBERS` numbers.
         OSError
-            When the disk is full or gone; it names the file.
+            If writing fails; the error's ``filename`` is the file's.
         """
         row = first_not_finite(rows)
         if row is not None:
             raise InputError(f"{self.path}: row {self.written + row} is not finite")
         self.written += len(rows)
-        if self.written * self.channels > MOST:
-            raise InputError(f"{self.path}: can't hold more than {MOST} numbers")
+        if self.written * self.channels > MAX_NUMBERS:
+            raise InputError(f"{self.path}: can't hold more than {MAX_NUMBERS} numbers")
         with naming(self.path):
             self._rows.write(np.ascontiguousarray(rows, NUMBER).data)
 
-    def _put(self) -> None:
-        """Write the file from its rows, one channel after the other."""
+    def _transpose(self) -> None:
+        """Write the file from the stored rows, one channel after another."""
         start = count_bytes(self.path, self.written * self.channels)
         self._rows.flush()
         shape = (self.written, self.channels)
@@ -100,7 +102,7 @@ class FlatWriter:
     ) -> None:
         if kind is None:
             with naming(self.path), self._rows:
-                self._put()
+                self._transpose()
         else:
             with suppress(OSError):
                 self._rows.close()

@@ -1,4 +1,4 @@
-"""What happens in the device's thread: it only copies, and never waits."""
+"""The callback that runs in the audio device's thread: it copies samples and never blocks."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from oobleck_stream.player.recorder import Recorder
 from oobleck_stream.player.ring import Ring
 
 
-class Feeder:
-    """Hands a ring's samples to the device; silence while it is paused, filling or late.
+class PlaybackCallback:
+    """Copies samples from a ring to the device, or silence if paused, filling or out of samples.
 
     Parameters
     ----------
     ring : Ring
     start_level : int
-        Samples to wait for at the start and after a seek.
+        Samples that the ring must contain at the start and after a seek before playing begins.
     lead_in : int
-        Samples of silence before the first.
+        Samples of silence before the first sample.
     lead_out : int
-        Samples of silence after the last.
+        Samples of silence after the last sample.
 
     Attributes
     ----------
     volume : float
     muted, paused : bool
-        To be set from any thread.
+        Like `volume`, may be set by any thread.
     recorder : Recorder or None
-        Gets what is played, before the volume.
+        Receives the played samples, before the volume is applied.
     underflows, silent_samples : int
-        How often the ring ran empty, and the silence played for that.
+        How often the ring ran empty, and the number of silent samples played because of that.
     filling : bool
-        Whether it waits for the ring to fill.
+        Whether playing waits for the ring to fill.
     discards : int
-        The ring's discards as far as they have been noticed here.
+        The value of the ring's `discards` that this callback has acted on.
     calls : int
-        How often the device has asked.
+        Number of calls by the device.
     """
 
     def __init__(self, ring: Ring, start_level: int, lead_in: int, lead_out: int) -> None:
@@ -52,7 +52,7 @@ class Feeder:
         self.calls = 0
         self._ring = ring
         self._start_level = self._level = start_level
-        self._late = False
+        self._is_late = False
         self._lead_in, self._lead_out = lead_in, lead_out
 
     @property
@@ -61,29 +61,30 @@ class Feeder:
         return self._lead_out <= 0
 
     def fill(self, out: FloatArray) -> bool:
-        """Give the device its next samples.
+        """Write the device's next samples.
 
         Parameters
         ----------
         out : (n, channels) float32
-            To be overwritten.
+            Overwritten.
 
         Returns
         -------
         bool
-            Whether more will come.
+            Whether more samples follow.
         """
         self.calls += 1
         if self._lead_in > 0:
             self._lead_in -= len(out)
             out.fill(0.0)
             return True
-        # First of all, so that nothing is overlooked that was written before the end was set.
+        # Before reading the ring: the producer sets `ended` after its last write, so if it is set
+        # here, all samples are in the ring.
         ended = self._ring.ended
         self._notice_discards()
         if self.paused or (self.filling and self._ring.fill < self._level and not ended):
             out.fill(0.0)
-            if self._late and not self.paused:
+            if self._is_late and not self.paused:
                 self.silent_samples += len(out)
             return True
         self.filling = False
@@ -101,56 +102,58 @@ class Feeder:
         return True
 
     def _notice_discards(self) -> None:
-        """After a seek: wait for the new samples, without counting that as late."""
+        """After a seek: wait for the new samples, without counting an underflow."""
         discards = self._ring.discards
         if discards != self.discards:
             self._ring.skip_discarded()
             self.discards = discards
-            self.filling, self._late, self._level = True, False, self._start_level
+            self.filling, self._is_late, self._level = True, False, self._start_level
 
     def _fall_behind(self, missing: int) -> None:
-        """Wait for more samples than the last time, lest it happen again and again."""
+        """Count an underflow, and double the samples to wait for so that it does not soon recur."""
         self.underflows += 1
         self.silent_samples += missing
-        self.filling = self._late = True
+        self.filling = self._is_late = True
         self._level = min(2 * self._level, self._ring.capacity)
 
     def _apply_volume(self, samples: FloatArray) -> None:
-        """Multiply by the volume; whatever comes, the device gets only finite samples."""
+        """Multiply by the volume; replace non-finite results, which a device must never receive."""
         if self.muted:
             samples.fill(0.0)
         elif self.volume != 1.0:
             with np.errstate(over="ignore", invalid="ignore"):
                 np.multiply(samples, np.float32(self.volume), out=samples)
         if first_not_finite(samples) is not None:
-            # A NaN becomes silence, an infinity the largest number.
+            # NaN becomes 0, an infinity the largest finite number.
             np.nan_to_num(samples, copy=False)
 
 
-class Watch:
-    """Notices that a device does not ask any more.
+class StallDetector:
+    """Detects that a device no longer calls its callback.
 
     Parameters
     ----------
-    feeder : Feeder
+    callback : PlaybackCallback
     """
 
-    LONGEST_STEP = 0.5
+    MAX_STEP_SECONDS = 0.5
+    """Most that one look at `silence` adds to it."""
 
-    def __init__(self, feeder: Feeder) -> None:
-        self._feeder = feeder
+    def __init__(self, callback: PlaybackCallback) -> None:
+        self._callback = callback
         self._calls = 0
         self._looked = 0.0
         self._silence = 0.0
 
     @property
     def silence(self) -> float:
-        """Seconds since the device last asked; to be looked at often.
+        """Seconds since the device's last call; must be polled often.
 
-        Seconds in which nobody looked don't count: the whole process may have been stopped.
+        A long time between two polls counts only as `MAX_STEP_SECONDS`: the whole process may have
+        been suspended.
         """
-        now, calls = time.monotonic(), self._feeder.calls
-        step = min(self.LONGEST_STEP, now - self._looked)
+        now, calls = time.monotonic(), self._callback.calls
+        step = min(self.MAX_STEP_SECONDS, now - self._looked)
         self._silence = self._silence + step if calls == self._calls and calls else 0.0
         self._looked, self._calls = now, calls
         return self._silence

@@ -1,4 +1,4 @@
-"""Latents from files: `.npy`, `.npz`, `.safetensors` and `.bin`, in either layout."""
+"""Latents from `.npy`, `.npz`, `.safetensors` and `.bin` files, in either axis order."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from oobleck_stream.checkpoints.packed_file import is_packed
 from oobleck_stream.checkpoints.safetensors_file import open_safetensors
 from oobleck_stream.checks import CHECK_FRAMES, checked_frames
 from oobleck_stream.errors import CheckpointError, InputError
-from oobleck_stream.files import flat
-from oobleck_stream.files import layout as layouts
-from oobleck_stream.files.layout import Layout
-from oobleck_stream.files.npy import Header, cut_off, read_header, read_numbers
+from oobleck_stream.files import axis_order
+from oobleck_stream.files.axis_order import AxisOrder
+from oobleck_stream.formats import flat
+from oobleck_stream.formats.npy import Header, cut_off, read_header, read_numbers
 
 SUFFIXES = (".npy", ".npz", ".safetensors", flat.SUFFIX)
-SHOWN = 4
-"""Names of tensors that a message has."""
+MAX_SHOWN = 4
+"""Tensor names listed in an error message."""
 
 
 @dataclass(frozen=True, eq=False)
 class LatentFile:
-    """Latents as they stand in a file.
+    """Latents as stored in a file.
 
     Parameters
     ----------
     name : str
         The file's path.
     shape : tuple of int
-        As stored. Which axis is time follows from the size of a latent frame.
+        As stored. The time axis is inferred from the size of a latent frame.
     read : callable
-        Gives the array of real numbers as stored, often a memory map.
+        Returns the array of real numbers as stored, often a memory map.
     metadata : mapping of str to str
-        What the file says about itself; `model` names the network it was made for.
+        The file's metadata; `model` is the network that the latents belong to.
     shaped : bool
-        Whether the file says its shape; if not, `array` is flat, and channels come first unless
-        a layout says otherwise.
+        Whether the file stores a shape. If not, `array` is one-dimensional, and channels first
+        unless a layout is passed.
     """
 
     name: str
@@ -57,36 +57,36 @@ class LatentFile:
 
     @functools.cached_property
     def array(self) -> npt.NDArray[Any]:
-        """The numbers as stored; what is not a memory map is read at the first access.
+        """The numbers as stored, read (or mapped) at the first access.
 
         Raises
         ------
         InputError
-            When they can't be read.
+            If they can't be read.
         """
         return self.read()
 
     def fits(self, latent_dim: int) -> bool:
-        """Whether frames of this size may be stored here."""
+        """Whether the file may contain frames of this size."""
         if not self.shaped:
             return math.prod(self.shape) % latent_dim == 0
-        return layouts.fits(self.shape, latent_dim, self.name)
+        return axis_order.fits(self.shape, latent_dim, self.name)
 
-    def frames(self, latent_dim: int, layout: Layout | None = None) -> npt.NDArray[Any]:
-        """A view (frames, latent_dim) of the file's own dtype, checked.
+    def frames(self, latent_dim: int, layout: AxisOrder | None = None) -> npt.NDArray[Any]:
+        """A view (frames, latent_dim) in the file's own dtype, after checking every frame.
 
         Parameters
         ----------
         latent_dim : int
-            Numbers in a latent frame.
+            Size of a latent frame.
         layout : {"tc", "ct"}, optional
-            Time first or channels first, where both would fit.
+            Time first or channels first; required if both fit.
 
         Raises
         ------
         InputError
-            When the latents are of another size, ambiguous, empty, or not finite as float32 (the
-            frame is named).
+            If the shape does not fit or is ambiguous, there are no frames, or a frame is not finite
+            as float32 (the message has its number).
         """
         frames = self._view(latent_dim, layout)
         if len(frames) == 0:
@@ -95,33 +95,35 @@ class LatentFile:
             as_decoded(frames[first : first + CHECK_FRAMES], first, self.name)
         return frames
 
-    def count(self, latent_dim: int, layout: Layout | None = None) -> int:
-        """Number of frames; known without reading them."""
+    def count(self, latent_dim: int, layout: AxisOrder | None = None) -> int:
+        """The number of frames, without reading them."""
         if not self.shaped:
             return len(self._view(latent_dim, layout))
-        return layouts.time_first(self.shape, latent_dim, layout, self.name)[0]
+        return axis_order.time_first(self.shape, latent_dim, layout, self.name)[0]
 
-    def _view(self, latent_dim: int, layout: Layout | None) -> npt.NDArray[Any]:
+    def _view(self, latent_dim: int, layout: AxisOrder | None) -> npt.NDArray[Any]:
         if not self.shaped:
-            return layouts.flat_frames(self.array, latent_dim, layout, self.name, "latent numbers")
-        return layouts.frames_view(self.array, latent_dim, layout, self.name)
+            return axis_order.flat_frames(
+                self.array, latent_dim, layout, self.name, "latent numbers"
+            )
+        return axis_order.frames_view(self.array, latent_dim, layout, self.name)
 
     def blocks(
-        self, latent_dim: int, layout: Layout | None = None, size: int = 32
+        self, latent_dim: int, layout: AxisOrder | None = None, size: int = 32
     ) -> Iterator[FloatArray]:
-        """The frames in blocks of (at most `size`, latent_dim) float32; checked as by `frames`."""
+        """The frames in blocks of (at most `size`, latent_dim) float32; raises as `frames`."""
         frames = self.frames(latent_dim, layout)
         return cut(frames, size, self.name)
 
 
 def cut(frames: npt.NDArray[Any], size: int, name: str, number: int = 0) -> Iterator[FloatArray]:
-    """Blocks of at most `size` frames as float32; the first frame is called `number`."""
+    """Blocks of at most `size` frames as float32; `number` is the first frame's, for messages."""
     for first in range(0, len(frames), size):
         yield as_decoded(frames[first : first + size], number + first, name)
 
 
 def as_decoded(frames: npt.NDArray[Any], first: int, name: str) -> FloatArray:
-    """Frames as float32, or `InputError` naming the source and the frame that is not finite."""
+    """Frames as float32; `InputError` reports the source and the first frame that isn't finite."""
     try:
         return checked_frames(frames, first)
     except ValueError as error:
@@ -129,12 +131,12 @@ def as_decoded(frames: npt.NDArray[Any], first: int, name: str) -> FloatArray:
 
 
 def read_latents(path: str | Path) -> LatentFile:
-    """Open a file of latents; nothing is read that isn't needed yet.
+    """Open a file of latents; the numbers are read later.
 
     Raises
     ------
     InputError
-        When there is no such file, or it is not what its name's ending says.
+        If the file can't be read, its suffix is unknown, or its content does not match the suffix.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -153,7 +155,7 @@ def read_latents(path: str | Path) -> LatentFile:
 
 
 def _read_npy(path: Path) -> npt.NDArray[Any]:
-    """An `.npy` file as a memory map."""
+    """Map an `.npy` file into memory."""
     with path.open("rb") as file:
         header = read_header(file, str(path))
         start, size = file.tell(), path.stat().st_size
@@ -169,7 +171,7 @@ def _read_npy(path: Path) -> npt.NDArray[Any]:
 
 
 def _open_npz(path: Path) -> LatentFile:
-    """The array of an `.npz` file; it is decompressed only when its numbers are asked for."""
+    """Open an `.npz` file; its array is decompressed at the first access."""
     with _npz_member(path) as (_, header):
         return LatentFile(str(path), header.shape, functools.partial(_read_npz, path, header))
 
@@ -178,14 +180,19 @@ def _read_npz(path: Path, expected: Header) -> npt.NDArray[Any]:
     with _npz_member(path) as (member, header):
         if header != expected:
             raise InputError(f"{path}: was changed while it was read")
-        # Not NumPy's reader: it takes memory for what a header says, whatever is there.
+        # Not NumPy's reader, which allocates whatever size the header claims.
         return read_numbers(member, header, str(path))
 
 
 @contextmanager
 def _npz_member(path: Path) -> Iterator[tuple[IO[bytes], Header]]:
-    """The array of an `.npz` file, the only one or the one named latents: its numbers as a stream,
-    and its header.
+    """Open the array of an `.npz` file: the one named latents, or else the only one.
+
+    Yields
+    ------
+    member : file object
+        At the first number.
+    header : Header
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -198,10 +205,10 @@ def _npz_member(path: Path) -> Iterator[tuple[IO[bytes], Header]]:
                 )
             chosen = archive.getinfo(names.get("latents") or next(iter(names.values())))
             if chosen.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise InputError(f"{path}: compressed in a way that NumPy does not")
+                raise InputError(f"{path}: compressed with a method that NumPy does not use")
             with archive.open(chosen) as member:
                 header = read_header(member, str(path))
-                # The archive says how long a member is, and gives no more of it than that.
+                # zipfile returns at most `file_size` bytes, the size in the archive's directory.
                 there = chosen.file_size - member.tell()
                 if there < header.size_in_bytes:
                     raise cut_off(str(path), header.size_in_bytes, there)
@@ -210,14 +217,14 @@ def _npz_member(path: Path) -> Iterator[tuple[IO[bytes], Header]]:
         raise
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror or error}") from error
-    except Exception as error:  # whatever damage makes zipfile and zlib raise
+    except Exception as error:  # zipfile and zlib raise many kinds for damaged files.
         raise InputError(
             f"{path}: not an .npz file of plain arrays (cut off or damaged)"
         ) from error
 
 
 def _read_safetensors(path: Path) -> LatentFile:
-    """A `.safetensors` file's tensor named latents, or else its only one of 2 or 3 dimensions."""
+    """Open a `.safetensors` file: its tensor named latents, or else its only 2-D or 3-D tensor."""
     try:
         container = open_safetensors(path)
     except CheckpointError as error:
@@ -229,8 +236,8 @@ def _read_safetensors(path: Path) -> LatentFile:
     if len(names) != 1:
         if is_packed(container) or any("decoder." in name for name in tensors):
             raise InputError(f"{path}: looks like a model (for --model); latents were expected")
-        more = f" and {len(tensors) - SHOWN} more" if len(tensors) > SHOWN else ""
-        found = ", ".join(list(tensors)[:SHOWN]) + more or "none"
+        more = f" and {len(tensors) - MAX_SHOWN} more" if len(tensors) > MAX_SHOWN else ""
+        found = ", ".join(list(tensors)[:MAX_SHOWN]) + more or "none"
         raise InputError(
             f"{path}: one tensor of 2 or 3 dimensions, or one named latents, was expected; "
             f"the tensors are: {found}"

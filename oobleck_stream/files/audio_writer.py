@@ -1,4 +1,4 @@
-"""Sound files written while the sound is being made."""
+"""Audio files written as the audio is computed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ import soundfile
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checks import first_not_finite
 from oobleck_stream.errors import InputError
-from oobleck_stream.files.errors import refusing_unwritable
-from oobleck_stream.formats.atomic import atomic_file
+from oobleck_stream.formats.atomic import atomic_file, refusing_unwritable
 
 Bits = Literal["16", "24", "float"]
 
 PIECE = 1 << 14
-"""Samples handed to libsndfile at once: its Vorbis encoder keeps them on the stack."""
+"""Samples passed to libsndfile at once: its Vorbis encoder allocates them on the stack."""
 
-LONGEST_WAV = 2**32 - 2**16
+MAX_WAV_BYTES = 2**32 - 2**16
+"""Bytes of samples in a WAV file, whose header has 32-bit sizes; the rest is for the header."""
+
 SYSTEM_ERROR = 2
-"""libsndfile's code for what the operating system refused, such as writing on a full disk."""
+"""libsndfile's error code SF_ERR_SYSTEM: a system call failed, for example on a full disk."""
 
 SUBTYPES: dict[str, dict[Bits, str]] = {
     ".wav": {"16": "PCM_16", "24": "PCM_24", "float": "FLOAT"},
@@ -34,37 +35,39 @@ SUBTYPES: dict[str, dict[Bits, str]] = {
 
 
 class AudioWriter:
-    """Writes a WAV, FLAC or OGG file; under its own name it appears only when it is whole.
+    """Writes a WAV, FLAC or OGG file, which appears only when it is complete.
 
-    A context manager: left in good order it puts the file in place, left by an exception it
-    removes what was written.
+    A context manager: at the end of the block the file is renamed to `path`; if the block raises,
+    nothing is left.
 
     Parameters
     ----------
     path : str or Path
-        Its ending chooses the format.
+        The suffix selects the format: ``.wav``, ``.flac`` or ``.ogg``.
     samplerate : int
-        Samples a second.
+        In hertz.
     channels : int
         Audio channels.
     bits : {"16", "24", "float"}, optional
-        Of a sample; by default 16 (in an OGG file, whose codec has no bits, float).
+        Sample format; by default "16". OGG files have only "float", their default.
     samples : int, optional
-        How many will come, where that is known: a WAV file of more than 4 GiB gets RF64's header.
+        The number of samples to come, if known: a WAV file of more than 4 GiB gets an RF64 header.
 
     Attributes
     ----------
     written : int
-        Samples so far.
+        Number of samples so far.
     clipped : int
-        Numbers beyond full scale so far, cut to it. In a float WAV file nothing is ever cut.
+        Number of values beyond full scale so far, which were clipped. Float WAV files are never
+        clipped.
     peak : float
         The largest absolute value so far.
 
     Raises
     ------
     InputError
-        When the file can't be written, the ending is unknown, or the format has no such bits.
+        If the file can't be written, or its format is unknown or does not support the sample
+        format, channels or sample rate.
     """
 
     def __init__(
@@ -90,7 +93,7 @@ class AudioWriter:
         self.written = self.clipped = 0
         self.peak = 0.0
         self._container = suffix[1:].upper()
-        if suffix == ".wav" and samples and samples * channels * 4 > LONGEST_WAV:
+        if suffix == ".wav" and samples and samples * channels * 4 > MAX_WAV_BYTES:
             self._container = "RF64"
         with ExitStack() as stack:
             with refusing_unwritable(path):
@@ -101,19 +104,19 @@ class AudioWriter:
 
     @property
     def seconds(self) -> float:
-        """Length of what has been written."""
+        """Seconds written so far."""
         return self.written / self.samplerate
 
     @property
     def room(self) -> int:
-        """Samples that still fit into the file: 4 GiB of them into a WAV file, else any number."""
+        """Samples that still fit into the file: up to 4 GiB in a WAV file, else unlimited."""
         if self._container != "WAV":
             return sys.maxsize
         width = {"16": 2, "24": 3, "float": 4}[self.bits]
-        return LONGEST_WAV // (width * self.channels) - self.written
+        return MAX_WAV_BYTES // (width * self.channels) - self.written
 
     def _open(self, subtype: str) -> Any:
-        """Let libsndfile open the file, which is empty, and write a header."""
+        """Open the empty temporary file with libsndfile, which writes a header."""
         try:
             return soundfile.SoundFile(
                 self._part, "w", self.samplerate, self.channels, subtype, format=self._container
@@ -127,7 +130,7 @@ class AudioWriter:
             ) from error
 
     def _failure(self) -> OSError:
-        """What to raise where libsndfile could not write; it does not say why."""
+        """The error for a failed write, for which libsndfile reports no reason."""
         return OSError(f"{self.path}: writing failed (is the disk full?)")
 
     def write(self, samples: FloatArray) -> None:
@@ -141,9 +144,9 @@ class AudioWriter:
         Raises
         ------
         InputError
-            When a sample is not finite, which is named, or when there is no `room` for them.
+            If a sample is not finite (the message has its number), or there is no `room`.
         OSError
-            When the disk is full or gone; it names the file.
+            If writing fails; the message names the file.
         """
         if len(samples) == 0:
             return
@@ -162,7 +165,7 @@ class AudioWriter:
             self.written += len(piece)
 
     def _quantized(self, samples: FloatArray) -> Any:
-        """Samples in the file's own numbers, rounded to the nearest, cut at full scale."""
+        """Convert samples to the file's format: rounded to nearest, clipped at full scale."""
         if self.bits == "float" and self.path.suffix.lower() == ".wav":
             return samples
         self.clipped += int(np.count_nonzero(np.abs(samples) > 1.0))
@@ -170,33 +173,28 @@ class AudioWriter:
             return np.clip(samples, -1.0, 1.0)
         full = 2 ** (int(self.bits) - 1)
         steps = np.rint(samples.astype(np.float64) * full).clip(-full, full - 1)
-        # libsndfile takes 24 bits as the upper ones of 32.
+        # libsndfile expects 24-bit samples in the upper bits of an int32.
         return steps.astype(np.int16) if self.bits == "16" else steps.astype(np.int32) << 8
 
-    def _finish(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close the sound, and unless writing failed require that all of it is in the file."""
+    def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close the file; unless the block raised, check that the file is complete."""
         try:
             self._sound.close()
-        except soundfile.LibsndfileError as broken:
+        except soundfile.LibsndfileError as error:
             if kind is None:
-                raise self._failure() from broken
+                raise self._failure() from error
         if kind is None:
-            self._require_whole()
+            self._require_complete()
 
-    def _require_whole(self) -> None:
-        """Read the header back: libsndfile reports no error of what it writes while closing."""
+    def _require_complete(self) -> None:
+        """Read the header back, because libsndfile ignores write errors while closing."""
         if self.written == 0 and self._container == "FLAC":
             raise InputError(f"{self.path}: a FLAC file can't hold 0 samples")
         try:
             stored = soundfile.info(self._part).frames
         except soundfile.LibsndfileError as error:
             raise self._failure() from error
-        # Chunks of a WAV file end at even bytes.
+        # A WAV file of odd size lacks its last byte: chunks are padded to an even size.
         odd = self._container in ("WAV", "RF64") and Path(self._part).stat().st_size % 2
         if stored != self.written or odd:
             raise self._failure()
