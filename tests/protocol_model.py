@@ -1,4 +1,4 @@
-"""`_work_off` as the search for interleavings runs it: its real code, on a model of memory."""
+"""`_execute` as the search for interleavings runs it: its real code, on a model of memory."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from step_tables import step
 
 from oobleck_stream.engine import program as table
 from oobleck_stream.engine.cpu import interpreter
-from oobleck_stream.engine.cpu.interpreter import INSIDE, JOINED_CHUNK, LINE, MOST_CHUNK, OPEN
+from oobleck_stream.engine.cpu.interpreter import INSIDE, LINE, MAX_CHUNK, MAX_JOINED_CHUNK, OPEN
 
 BLOCK = 1 << 20
 """The control block has the address run * BLOCK in each run, so that an address names its run."""
 
-SMALL_CHUNK = MOST_CHUNK // 4
+SMALL_CHUNK = MAX_CHUNK // 4
 
 Job = tuple[str, int, int]
 """Its kind (product, joined or move), the number of its step and its number among those jobs."""
@@ -83,7 +83,7 @@ class Model:
         """The tables of steps and moves of a run; LAYER and TO hold the step's number."""
         rows, moves = [], []
         for number, each in enumerate(self.runs[run]):
-            chunk = JOINED_CHUNK if each.joined else SMALL_CHUNK
+            chunk = MAX_JOINED_CHUNK if each.joined else SMALL_CHUNK
             fields = {"LAYER": number, "ROWS": each.products * chunk, "COLUMNS": table.LANES}
             fields |= {"JOINED": int(each.joined), "FIRST_MOVE": len(moves), "MOVES": each.moves}
             rows.append(step(**fields))
@@ -186,8 +186,8 @@ def name_of(word: int) -> str:
     return f"{counter} {(line - 1) // 2}" + (f" + {rest}" if rest else "")
 
 
-def real_work_off(model, perform, source_changes=()):
-    """The Python code of `_work_off`, which performs operations of a model.
+def real_execute(model, perform, source_changes=()):
+    """The Python code of `_execute`, which performs operations of a model.
 
     Parameters
     ----------
@@ -195,7 +195,7 @@ def real_work_off(model, perform, source_changes=()):
     perform : callable
         The `perform` of a `Routine`.
     source_changes : sequence of (str, str)
-        Texts that occur once in the source of `_work_off`, each with its replacement.
+        Texts that occur once in the source of `_execute`, each with its replacement.
     """
     operations = {
         "atomic_add": lambda address, amount: perform(model.add(address, int(amount))),
@@ -203,7 +203,7 @@ def real_work_off(model, perform, source_changes=()):
         "store_word": lambda address, value: perform(model.store(address, int(value))),
         "clock": lambda: 0,
         "pause": lambda: None,
-        "give_way": lambda: None,
+        "yield_core": lambda: None,
         "product_job": lambda step, job, chunk, streams, parameters, scratch: perform(
             model.job(parameters, ("product", int(step[table.LAYER]), int(job)))
         ),
@@ -224,13 +224,13 @@ def real_work_off(model, perform, source_changes=()):
     assert operations.keys() <= names.keys()
     names |= operations
     if source_changes:
-        source = inspect.getsource(interpreter._work_off.py_func)
+        source = inspect.getsource(interpreter._execute.py_func)
         for old, new in source_changes:
-            assert source.count(old) == 1, f"{old!r} is not once in the source of _work_off"
+            assert source.count(old) == 1, f"{old!r} is not once in the source of _execute"
             source = source.replace(old, new)
         names["njit"] = lambda **options: lambda function: function
-        exec(compile(source, "broken _work_off", "exec"), names)
-    return names["_work_off"]
+        exec(compile(source, "broken _execute", "exec"), names)
+    return names["_execute"]
 
 
 def _not_modelled(name, *arguments):
@@ -243,7 +243,7 @@ class Variant(NamedTuple):
     Parameters
     ----------
     changes : tuple of (str, str)
-        Changes of the source of `_work_off`, as `real_work_off` takes them.
+        Changes of the source of `_execute`, as `real_execute` takes them.
     first_zeroed : int
         The first word of the control block that the caller zeroes.
     tickets : tuple of int
@@ -273,7 +273,7 @@ def threads_of(model, followers, variant=PROTOCOL):
     told = {run: arguments(run) for run in model.runs}
 
     def make_leader(perform):
-        work_off = real_work_off(model, perform, variant.changes)
+        work_off = real_execute(model, perform, variant.changes)
 
         def lead():
             for run in model.runs:
@@ -284,7 +284,7 @@ def threads_of(model, followers, variant=PROTOCOL):
         return lead
 
     def make_follower(perform):
-        work_off = real_work_off(model, perform, variant.changes)
+        work_off = real_execute(model, perform, variant.changes)
 
         def follow():
             for run in model.runs:

@@ -11,7 +11,7 @@ from oobleck_stream.engine import program as table
 ARENA = 700
 """Floats of an arena: inputs and residuals below 300, outputs from there on, the rest for moves."""
 
-PLAIN_AT, ACTIVE_AT, MOVED_AT = 300, 440, 580
+RAW_AT, SNAKED_AT, MOVED_AT = 300, 440, 580
 
 
 def step(**fields: int) -> np.ndarray:
@@ -21,8 +21,8 @@ def step(**fields: int) -> np.ndarray:
         table.WEIGHTS,
         table.BIAS,
         table.RESIDUAL,
-        table.PLAIN,
-        table.ACTIVE,
+        table.RAW,
+        table.SNAKED,
         table.ALPHA,
         table.INVERSE_BETA,
     ):
@@ -65,7 +65,7 @@ def draw_product(random: np.random.Generator, **given: int) -> Drawn:
     first = number("FIRST_ROW", 0, min(2, whole - 1))
     padded = -(-columns // 16) * 16
     weights = phases * taps * channels * padded
-    leaves = given.get("LEAVES", int(random.integers(0, 2)))
+    leaves = given.get("TO_TARGET", int(random.integers(0, 2)))
     fields = {
         "ROWS": rows,
         "PHASES": phases,
@@ -81,16 +81,16 @@ def draw_product(random: np.random.Generator, **given: int) -> Drawn:
         "BIAS": weights,
         "OUTPUT_STRIDE": columns,
         "TANH": int(random.integers(0, 2)),
-        "LEAVES": leaves,
-        "PLAIN": 0 if leaves else PLAIN_AT,
+        "TO_TARGET": leaves,
+        "RAW": 0 if leaves else RAW_AT,
     }
     if random.integers(0, 2):
         fields["RESIDUAL"] = int(random.integers(0, 100))
     if not leaves and random.integers(0, 2):
-        fields |= {"ACTIVE": ACTIVE_AT, "ALPHA": weights + padded}
+        fields |= {"SNAKED": SNAKED_AT, "ALPHA": weights + padded}
         fields["INVERSE_BETA"] = weights + 2 * padded
         if random.integers(0, 2):
-            fields["PLAIN"] = table.NONE
+            fields["RAW"] = table.NONE
     parameters = random.standard_normal(weights + 3 * padded).astype(np.float32)
     parameters[:weights] /= np.float32(np.sqrt(taps * channels))
     return Drawn(step(**fields | given)[None], parameters, whole * columns if leaves else 0)

@@ -78,10 +78,10 @@ def _give_out(step, row, value, parameters, arena, target) -> None:
         value = value + arena[along(table.RESIDUAL)]
     if step[table.TANH]:
         value = np.tanh(value)
-    if step[table.LEAVES]:
-        target[along(table.PLAIN)] = value
-    elif step[table.PLAIN] != table.NONE:
-        arena[along(table.PLAIN)] = value
-    if step[table.ACTIVE] != table.NONE:
+    if step[table.TO_TARGET]:
+        target[along(table.RAW)] = value
+    elif step[table.RAW] != table.NONE:
+        arena[along(table.RAW)] = value
+    if step[table.SNAKED] != table.NONE:
         alpha, inverse_beta = of_columns(table.ALPHA), of_columns(table.INVERSE_BETA)
-        arena[along(table.ACTIVE)] = value + np.sin(alpha * value) ** 2 * inverse_beta
+        arena[along(table.SNAKED)] = value + np.sin(alpha * value) ** 2 * inverse_beta

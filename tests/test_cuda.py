@@ -1,7 +1,9 @@
-"""The CUDA kernels where there is no GPU: under Numba's simulator, and what is said of one missing.
+"""The CUDA kernels without a GPU: under Numba's simulator, and the errors if something is missing.
 
-The simulator is switched on before Numba is imported, so the files in `simulated` are run by a
-pytest of their own.
+The simulator must be switched on before Numba is imported, so a pytest in a new process runs the
+files in `simulated`. To run one of them alone:
+
+    NUMBA_ENABLE_CUDASIM=1 python -m pytest tests/simulated/programs.py
 """
 
 from __future__ import annotations
@@ -97,23 +99,23 @@ def memory_error():
     ],
 )
 def test_what_cuda_raises_is_one_line(make, expected):
-    from oobleck_stream.engine.cuda.library import faults
+    from oobleck_stream.engine.cuda.library import translated_errors
 
-    with pytest.raises(CudaUnavailable, match=expected), faults():
+    with pytest.raises(CudaUnavailable, match=expected), translated_errors():
         raise make()
 
 
 def test_what_python_raises_within_cuda_is_one_line_and_elsewhere_is_left():
     from numba import cuda
 
-    from oobleck_stream.engine.cuda.library import faults
+    from oobleck_stream.engine.cuda.library import translated_errors
 
     if cuda.is_available():
         pytest.skip("there is a GPU")
-    with pytest.raises(CudaUnavailable, match=r"^CUDA failed: "), faults():
+    with pytest.raises(CudaUnavailable, match=r"^CUDA failed: "), translated_errors():
         exec("raise RuntimeError('a driver too old')", {"__name__": "cuda.core._device"})
     for error in (RuntimeError("ours"), ValueError("ours"), OSError("ours")):
-        with pytest.raises(type(error), match=r"^ours$"), faults():
+        with pytest.raises(type(error), match=r"^ours$"), translated_errors():
             raise error
 
 
@@ -123,9 +125,9 @@ def test_an_engine_without_a_gpu_is_one_line():
     if cuda.is_available():
         pytest.skip("there is a GPU")
     from oobleck_stream.engine.cuda.engine import CudaEngine
-    from oobleck_stream.engine.cuda.library import multiprocessors, pinned
+    from oobleck_stream.engine.cuda.library import multiprocessor_count, pinned
 
-    for call in (multiprocessors, lambda: pinned(np.float32, 1)):
+    for call in (multiprocessor_count, lambda: pinned(np.float32, 1)):
         with pytest.raises(CudaUnavailable) as caught:
             call()
         assert "\n" not in str(caught.value)
@@ -134,7 +136,7 @@ def test_an_engine_without_a_gpu_is_one_line():
 
 
 class Driver:
-    """As much of the driver as recording asks for; counts the graphs that are left."""
+    """The driver functions that a capture calls; counts the graphs that are not destroyed."""
 
     CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_RELAXED=2)
 
@@ -157,7 +159,7 @@ class Driver:
 
 
 @pytest.mark.parametrize("fails", ["launch", "instantiate"])
-def test_recording_that_fails_is_told_and_leaves_nothing(fails, monkeypatch):
+def test_a_failed_capture_gives_one_warning_and_leaves_no_graph(fails, monkeypatch):
     import contextlib
 
     import cuda.bindings
@@ -167,7 +169,7 @@ def test_recording_that_fails_is_told_and_leaves_nothing(fails, monkeypatch):
     driver = Driver(instantiated=999 if fails == "instantiate" else 0)
     monkeypatch.setattr(cuda.bindings, "driver", driver)
     monkeypatch.setattr(graphs.cuda, "defer_cleanup", contextlib.nullcontext)
-    graphs._tell_once.cache_clear()
+    graphs.warn_once.cache_clear()
 
     def launch():
         if fails == "launch":
@@ -193,11 +195,11 @@ def test_room_that_waits_to_be_freed_counts(monkeypatch):
         memory_manager=SimpleNamespace(deallocations=queue),
     )
     monkeypatch.setattr(library.cuda, "current_context", lambda: context)
-    library._check_room(900)
+    library._check_free_memory(900)
     assert free == [1000]
-    library._check_room(4000)
+    library._check_free_memory(4000)
     with pytest.raises(CudaUnavailable, match="too little memory"):
-        library._check_room(6000)
+        library._check_free_memory(6000)
 
 
 def test_few_blocks_are_no_reason_to_warn():

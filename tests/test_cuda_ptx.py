@@ -21,7 +21,7 @@ CAPABILITIES = [(7, 5), (8, 0), (8, 9), (9, 0), (12, 0)]
 REGISTERS, MOST_REGISTERS, STATIC_SHARED = 65536, 255, 48 * 1024
 NAMES = [f"{tile.rows}x{tile.columns}" for tile in TILES] + ["finish", "moves"]
 
-# Of one Snake and one tanh, as written: what a contraction would turn into fused ones is counted.
+# Float operations of one Snake and one tanh together. A contraction would change the counts.
 FUSED, PRODUCTS, DIFFERENCES, QUOTIENTS = 23, 8, 3, 1
 
 
@@ -33,13 +33,13 @@ def compiled(name: str, capability: tuple[int, int]) -> tuple[str, int]:
         pytest.skip(f"the installed compiler knows {supported[0]} to {supported[-1]}")
     threads = 256
     if name == "finish":
-        kernel, kinds = epilogue.finish_kernel(), epilogue.KINDS
+        kernel = epilogue.finish_kernel()
     elif name == "moves":
-        kernel, kinds = moves.moves_kernel(), moves.KINDS
+        kernel = moves.moves_kernel()
     else:
         tile = TILES[NAMES.index(name)]
-        kernel, kinds, threads = product.product_kernel(tile), product.KINDS, tile.threads
-    return ptx.compiled(kernel, kinds, capability), threads
+        kernel, threads = product.product_kernel(tile), tile.threads
+    return ptx.compiled(kernel, capability), threads
 
 
 def pytest_generate_tests(metafunc):
@@ -65,10 +65,10 @@ def test_assembles_without_spills(name, capability, tmp_path, record_property):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "moves"])
-def test_only_what_is_written_as_fused_is_fused(name, capability):
-    """Operations with a rounding of their own are never contracted; each stands there, in float32.
+def test_only_explicit_fused_multiply_adds_are_fused(name, capability):
+    """No multiplication and addition is contracted, and every operation is in float32.
 
-    So does no flush of small numbers to zero (``.ftz``), and no division but IEEE's.
+    Nothing flushes subnormals to zero (``.ftz``), and divisions are correctly rounded.
     """
     text, _ = compiled(name, capability)
     found = ptx.float_operations(text)
@@ -94,28 +94,28 @@ def test_a_thread_reads_several_floats_at_once(tile):
 
 
 def test_kept_on_disk(tmp_path, monkeypatch):
-    """Found there by another dispatcher, unless the file is damaged or the GPU is another."""
+    """Another dispatcher finds the kernel, unless the file is damaged or the GPU is another."""
     monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path))
     kernels = [library.kernel(moves.moves_kernel().py_func) for _ in range(4)]
-    first = ptx.bound(kernels[0], moves.KINDS, (9, 0))
-    assert ptx.bound(kernels[1], moves.KINDS, (9, 0)) == first
-    ptx.bound(kernels[2], moves.KINDS, (8, 0))
+    first = ptx.bound(kernels[0], (9, 0))
+    assert ptx.bound(kernels[1], (9, 0)) == first
+    ptx.bound(kernels[2], (8, 0))
     for file in tmp_path.rglob("*.kernel"):
         file.write_bytes(file.read_bytes()[:-1])
-    ptx.bound(kernels[3], moves.KINDS, (9, 0))
+    ptx.bound(kernels[3], (9, 0))
     misses = [sum(kernel.stats.cache_misses.values()) for kernel in kernels]
     hits = [sum(kernel.stats.cache_hits.values()) for kernel in kernels]
     assert (misses, hits) == ([1, 0, 1, 1], [0, 1, 0, 0])
 
 
-def test_compiling_is_told():
-    from oobleck_stream.engine.cuda.library import telling_of_compiling
+def test_compilation_is_reported():
+    from oobleck_stream.engine.cuda.library import on_compilation
 
-    told = []
-    with telling_of_compiling(lambda: told.append(1)):
-        assert not told
-        ptx.compiled(moves.moves_kernel(), moves.KINDS, ptx.capabilities()[-1])
-    before = len(told)
+    reports = []
+    with on_compilation(lambda: reports.append(1)):
+        assert not reports
+        ptx.compiled(moves.moves_kernel(), ptx.capabilities()[-1])
+    before = len(reports)
     assert before > 0
-    ptx.compiled(moves.moves_kernel(), moves.KINDS, ptx.capabilities()[-1])
-    assert len(told) == before
+    ptx.compiled(moves.moves_kernel(), ptx.capabilities()[-1])
+    assert len(reports) == before

@@ -1,6 +1,6 @@
 """The protocol between the threads of a run, in every interleaving of their operations.
 
-The search runs the code of `_work_off` itself. To show that it can fail, it also runs versions with
+The search runs the code of `_execute` itself. To show that it can fail, it also runs versions with
 errors, and has to find each of them.
 """
 
@@ -75,7 +75,7 @@ def test_every_interleaving_of_more(runs, followers):
 
 
 def changed(*changes):
-    """The protocol with changes of the source of `_work_off`."""
+    """The protocol with changes of the source of `_execute`."""
     return Variant(changes=changes)
 
 

@@ -38,9 +38,9 @@ def report_compiling(backend: str = "cpu") -> Iterator[None]:
         listeners.enter_context(event.install_listener("numba:compile", Listener()))
         if backend != "cpu":
             with suppress(CudaUnavailable):
-                from oobleck_stream.engine.cuda.library import telling_of_compiling
+                from oobleck_stream.engine.cuda.library import on_compilation
 
-                listeners.enter_context(telling_of_compiling(report))
+                listeners.enter_context(on_compilation(report))
         yield
 
 
@@ -70,9 +70,9 @@ def warm_kernels(quiet: bool = False, backend: str = "cpu") -> None:
 
     with nullcontext() if quiet else report_compiling(backend):
         if backend == "cuda" or (backend == "auto" and not what_cuda_lacks()):
-            from oobleck_stream.engine.cuda.warm import warm
+            from oobleck_stream.engine.cuda import engine as cuda_engine
 
-            warm()
+            cuda_engine.warm_kernels()
         else:
             smallest = OobleckConfig(latent_dim=1, channels=1, multiples=(1,), strides=(1,))
             random_model(smallest).decode([[0.0]], threads=1, backend="cpu")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import warnings
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +13,7 @@ from oobleck_stream.arrays import FloatArray, IntArray
 from oobleck_stream.engine.arena import ArenaLayout
 from oobleck_stream.engine.packed import PackedNetwork
 from oobleck_stream.engine.program import Program
+from oobleck_stream.engine.warning import warn_once
 from oobleck_stream.errors import CudaUnavailable
 
 BACKENDS = ("cpu", "cuda")
@@ -132,12 +132,6 @@ def what_cuda_lacks() -> str:
     return ""
 
 
-@functools.cache
-def _warn_once(message: str) -> None:
-    # The caller of the constructor of the decoder, whose stack opens the engine.
-    warnings.warn(message, RuntimeWarning, stacklevel=5)
-
-
 def open_engine(
     backend: str, network: PackedNetwork, streams: int, threads: int
 ) -> tuple[str, ArenaLayout, Engine]:
@@ -180,7 +174,8 @@ def open_engine(
             if backend == "cuda":
                 raise
             missing = str(error)
-        _warn_once(f"decoding on the CPU: {missing}")
+        # Name the line that constructs the decoder, whose stack opens the engine.
+        warn_once(f"decoding on the CPU: {missing}", stacklevel=4)
     from oobleck_stream.engine.cpu.engine import CpuEngine
 
     layout = ArenaLayout.of(network.layers, SIZES["cpu"].floats_each(streams))

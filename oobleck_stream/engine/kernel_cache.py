@@ -13,7 +13,6 @@ import inspect
 import os
 import pickle
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from oobleck_stream.engine.kernel_entries import (
     read_entry,
     write_entry,
 )
+from oobleck_stream.engine.warning import warn_once
 
 SETTINGS = (
     "OPT",
@@ -56,17 +56,17 @@ if hasattr(os, "register_at_fork"):
 class KernelCache:
     """The cache of one function, with the interface that Numba's dispatchers expect.
 
-    If a kernel can't be loaded or stored, it is compiled in memory and a ``RuntimeWarning`` is
-    given, once for each reason.
+    If a kernel can't be loaded or stored, it is compiled in memory. A ``RuntimeWarning`` says why,
+    once for each reason.
 
     Parameters
     ----------
     function : callable
-        The Python function. Values that it closes over are part of the key by their `repr`.
+        The Python function. The `repr` of each value that it closes over is part of the cache key.
     """
 
     versions: tuple[str, ...] = (f"numba {numba.__version__}", f"llvmlite {llvmlite.__version__}")
-    """Versions of the compiler, which are part of the key."""
+    """Versions of the compiler, which are part of the cache key."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._name = function.__name__
@@ -77,7 +77,7 @@ class KernelCache:
 
     @property
     def cache_path(self) -> str | None:
-        """The folder of the files; None when kernels are not kept."""
+        """The folder of the files; None if kernels are not kept on disk."""
         try:
             folder = kernels_folder()
         except NotKeptError:
@@ -120,7 +120,7 @@ class KernelCache:
         return CompileResult._rebuild(target_context, *pickle.loads(content))
 
     def _identity(self, sig: Any, codegen: Any) -> tuple[str, str]:
-        """The file name and the key, which names all that the compiled code depends on."""
+        """The file name, and the cache key: everything that the compiled code depends on."""
         if not self._sources:
             raise NotKeptError("the kernels' source files are missing")
         settings = [f"{name} {getattr(config, name, None)}" for name in SETTINGS]
@@ -158,12 +158,7 @@ def _digest_of_sources(folder: Path) -> str:
     return digest.hexdigest() if paths else ""
 
 
-@functools.cache
-def _warn_once(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=2)
-
-
 def _warn_not_kept(error: Exception) -> None:
     reason = str(error) if isinstance(error, NotKeptError) else f"{type(error).__name__}: {error}"
     reason = " ".join(reason.split())[:300]
-    _warn_once(f"compiled kernels are not kept on disk, so every start compiles them: {reason}")
+    warn_once(f"compiled kernels are not kept on disk, so every start compiles them: {reason}")

@@ -2,8 +2,8 @@
 
 Loading a compiled kernel executes what the file contains. So a file is used only if no other user
 can have written it: file and folder must belong to this user or to root, and must not be writable
-by anyone else. A SHA-256 digest detects damage. The key is stored in the file, too, and must be the
-one that is asked for.
+by anyone else. A SHA-256 digest detects damage. The file also stores its cache key, which must be
+equal to the requested one.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def kernels_folder() -> Path | None:
     -------
     pathlib.Path or None
         ``oobleck_stream`` in ``$NUMBA_CACHE_DIR``, if that is set, or else ``kernels`` in the
-        folder of all caches. None when nothing is to be kept.
+        folder of all caches. None if caching is switched off.
 
     Raises
     ------
     NotKeptError
-        When the folder depends on a home folder that is unknown.
+        If the folder depends on a home folder that is unknown.
     """
     if config.CACHE_DIR:  # type: ignore[attr-defined]
         return Path(config.CACHE_DIR) / "oobleck_stream"  # type: ignore[attr-defined]
@@ -68,17 +68,17 @@ def read_entry(name: str, key: str) -> bytes | None:
     name : str
         File name without suffix.
     key : str
-        Names all that the content depends on.
+        The cache key: everything that the content depends on.
 
     Returns
     -------
     bytes or None
-        None when there is no such file, or it is damaged, can't be trusted, or has another key.
+        None if there is no such file, or if it is damaged, can't be trusted, or has another key.
 
     Raises
     ------
     NotKeptError
-        When other users may have written to the folder.
+        If other users may have written to the folder.
     """
     folder = kernels_folder()
     if folder is None or not os.path.isdir(folder):
@@ -95,6 +95,7 @@ def read_entry(name: str, key: str) -> bytes | None:
         return None
     content = _content(data, key)
     if content is not None and time.time() - found.st_mtime > DAY:
+        # Keep a kernel that is in use from being removed for its age.
         with suppress(OSError):
             os.utime(path)
     return content
@@ -108,13 +109,13 @@ def write_entry(name: str, key: str, content: bytes) -> None:
     name : str
         File name without suffix.
     key : str
-        Names all that the content depends on.
+        The cache key: everything that the content depends on.
     content : bytes
 
     Raises
     ------
     NotKeptError
-        When the folder can't be written, or other users may write to it.
+        If the folder can't be written, or other users may write to it.
     """
     folder = kernels_folder()
     if folder is None:
@@ -138,7 +139,7 @@ def write_entry(name: str, key: str, content: bytes) -> None:
 
 
 def _open_itself(path: str, flags: int) -> int:
-    """Open a file; neither follow a symbolic link nor block on a named pipe."""
+    """Open a file without following a symbolic link or blocking on a named pipe."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
 
 

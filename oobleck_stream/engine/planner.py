@@ -36,7 +36,7 @@ PlanKey = tuple[bool, tuple[tuple[int, int], ...]]
 """Whether no row has come yet; for each layer the rows in its window, and those still to drop."""
 
 _EMPTY_STEP = [0] * table.FIELDS
-for _offset in (table.WEIGHTS, table.BIAS, table.RESIDUAL, table.PLAIN, table.ACTIVE):
+for _offset in (table.WEIGHTS, table.BIAS, table.RESIDUAL, table.RAW, table.SNAKED):
     _EMPTY_STEP[_offset] = table.NONE
 
 
@@ -250,23 +250,23 @@ class _Push:
         if index + 1 == len(self._layers):
             width = self._layers[index].outputs
             offset = (first - self._first_out) * width
-            return {table.OUTPUT_STRIDE: width, table.PLAIN: offset, table.LEAVES: 1}
+            return {table.OUTPUT_STRIDE: width, table.RAW: offset, table.TO_TARGET: 1}
         following, counters = self._layers[index + 1], self._counters
         width = following.inputs
         rows = first - counters.origin(index + 1, following)
         window = self._layout.windows[index + 1] + rows * width
         if not following.snake:
-            return {table.OUTPUT_STRIDE: width, table.PLAIN: window}
+            return {table.OUTPUT_STRIDE: width, table.RAW: window}
         offsets = self._offsets[index + 1]
         fields = {
             table.OUTPUT_STRIDE: width,
-            table.ACTIVE: window,
+            table.SNAKED: window,
             table.ALPHA: offsets.alpha,
             table.INVERSE_BETA: offsets.inverse_beta,
         }
         skip = self._layout.skips[index + 1]
         if skip is not None:
-            fields[table.PLAIN] = skip + (first - counters.produced[index + 2]) * width
+            fields[table.RAW] = skip + (first - counters.produced[index + 2]) * width
         return fields
 
     def _joins(self, index: int) -> bool:

@@ -1,30 +1,31 @@
-"""A program, which is all that a push does: a table of steps and one of moves, for every backend.
+"""The program of a push, the same for every backend: a table of steps and a table of moves.
 
-A stream's rows, those that its layers still need and the new ones, lie in one array of floats, its
-arena. A step runs one layer over some rows of it; the moves that follow take what was used up out
-of the windows. All places are counted in floats: from the start of the arena, of the network's
-packed parameters, of the rows that come in (`SOURCE`) or of those that go out (`TARGET`). Nothing
-in the tables tells one stream from another, so streams that are equally far share a program.
+The rows of a stream, both those that its layers still need and the new ones, are stored in one
+array of floats, its arena. A step runs one layer over some rows of the arena. Its moves shift rows
+that earlier steps have consumed out of the windows; they touch nothing that the step itself reads
+or writes. All offsets are counted in floats: from the start of the arena, of the network's packed
+parameters, of the input rows (the source) or of the output rows (the target). The tables contain
+nothing that depends on a particular stream, so streams in lockstep share a program.
 
-A step computes, for each stream, for b in ``range(ROWS)``, phase in ``range(PHASES)`` and every
-column, with r = b * PHASES + phase, where ``FIRST_ROW <= r < LAST_ROW``::
+A step computes, for each stream, for each b in ``range(ROWS)``, each phase in ``range(PHASES)`` and
+each column, with r = b * PHASES + phase, where ``FIRST_ROW <= r < LAST_ROW``::
 
     value = sum over tap of (sum over channel of
                 arena[INPUT + b * INPUT_STRIDE + tap * TAP_STRIDE + channel] * weight)
-            + parameters[BIAS + column]
-    value += arena[RESIDUAL + r * OUTPUT_STRIDE + column]        if there is a residual
-    value = tanh(value)                                          if TANH
-    arena[PLAIN + r * OUTPUT_STRIDE + column] = value            if there is a PLAIN place
-    arena[ACTIVE + r * OUTPUT_STRIDE + column] = snake(value)    if there is an ACTIVE place
+    value += parameters[BIAS + column]                             unless BIAS is NONE
+    value += arena[RESIDUAL + r * OUTPUT_STRIDE + column]          unless RESIDUAL is NONE
+    value = tanh(value)                                            if TANH
+    arena[RAW + r * OUTPUT_STRIDE + column] = value                unless RAW is NONE
+    arena[SNAKED + r * OUTPUT_STRIDE + column] = snake(value)      unless SNAKED is NONE
 
-in which the inner sum is a chain of fused multiply-adds from +0 over the channels in their order,
-and the outer one adds the taps in theirs. The last layer (`LEAVES`) writes its plain rows to the
-target instead. The first step of a push has no weights: its value is the source's row.
+The inner sum is a chain of fused multiply-adds that starts from +0 and takes the channels in
+ascending order; the outer sum adds the taps in ascending order. The last layer (`TO_TARGET`)
+writes its raw rows to the target instead of the arena. The first step of a push copies the new rows
+into the first window. It has no weights; its value is source[INPUT + r * INPUT_STRIDE + column].
 
-Weights lie in panels: a phase has ``ceil(COLUMNS / LANES) * LANES`` columns in panels of `PANEL`,
-of which the last may be `LANES` wide; the weight of a column stands at ``WEIGHTS + TAPS *
-CHANNELS * (phase * padded columns + the panel's first column) + (tap * CHANNELS + channel) *
-panel's width + column within the panel``.
+The weights are stored in panels, so that a kernel reads them contiguously. The columns of each
+phase are padded to a multiple of `LANES` and cut into panels of `PANEL` columns; the last panel may
+be `LANES` wide. Within a panel the order is tap, channel, column.
 """
 
 from __future__ import annotations
@@ -34,54 +35,54 @@ from dataclasses import dataclass
 from oobleck_stream.arrays import IntArray
 
 NONE = -1
-"""No such place."""
+"""The offset of something that a step doesn't have."""
 
 MOVES_ALONE = -2
-"""The `LAYER` of a step without a product, only moves."""
+"""The `LAYER` of a step that has only moves."""
 
 LANES, PANEL = 16, 32
-"""Columns that packed weights are padded to, and those of a panel."""
+"""Columns of a vector, to whose multiples packed weights are padded, and columns of a panel."""
 
 # Columns of the table of steps, int64.
 (
-    LAYER,  # number of the layer; -1: the way in; or MOVES_ALONE
+    LAYER,  # number of the layer; -1 for the copy of the input rows; or MOVES_ALONE
     ROWS,  # blocks of output rows
     PHASES,  # output rows of a block
-    FIRST_ROW,  # of the ROWS * PHASES output rows, the first and
-    LAST_ROW,  # one past the last that are wanted
+    FIRST_ROW,  # first of the ROWS * PHASES output rows that is written
+    LAST_ROW,  # one past the last that is written
     TAPS,
     CHANNELS,
     COLUMNS,  # output channels
     INPUT,
     INPUT_STRIDE,  # from block to block
     TAP_STRIDE,
-    WEIGHTS,  # NONE: the rows of the source themselves are the sums
+    WEIGHTS,  # NONE for the copy of the input rows
     BIAS,
     RESIDUAL,
-    PLAIN,
-    ACTIVE,
+    RAW,  # output rows before the next layer's Snake
+    SNAKED,  # output rows after the next layer's Snake
     OUTPUT_STRIDE,
-    ALPHA,
+    ALPHA,  # of that Snake
     INVERSE_BETA,
     TANH,
-    LEAVES,  # whether this is the last layer
-    JOINED,  # whether the next step's only tap reads just the rows that this step writes
-    FIRST_MOVE,  # moves that nobody of this step reads or writes: they may be made beside it
+    TO_TARGET,  # 1 for the last layer
+    JOINED,  # 1 if the next step has one tap, reads only this step's rows, and is fused with it
+    FIRST_MOVE,  # number of its first move; its moves and its product may run in parallel
     MOVES,
     FIELDS,  # the number of columns
 ) = range(25)
 
 MAX_JOINED = 128
-"""Columns up to which a step is `JOINED` with the next."""
+"""Maximum columns of a step that is `JOINED` with the next."""
 
-# Columns of the table of moves, int64: floats within the arena, which may overlap as C's memmove
-# allows; from NONE come zeros.
+# Columns of the table of moves, int64. A move copies SIZE floats within the arena, from ORIGIN to
+# TO, which may overlap as for C's memmove. If ORIGIN is NONE, it writes zeros.
 TO, ORIGIN, SIZE, MOVE_FIELDS = range(4)
 
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """All that one push does.
+    """Everything that one push executes.
 
     Parameters
     ----------

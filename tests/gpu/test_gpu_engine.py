@@ -8,9 +8,8 @@ from step_tables import no_moves, program, step
 
 from oobleck_stream.engine.cpu.engine import CpuEngine
 from oobleck_stream.engine.cuda import tiles
-from oobleck_stream.engine.cuda.engine import CudaEngine
+from oobleck_stream.engine.cuda.engine import CudaEngine, warm_kernels
 from oobleck_stream.engine.cuda.tiles import TILES
-from oobleck_stream.engine.cuda.warm import warm
 from oobleck_stream.engine.program import MOVES_ALONE
 
 STREAMS = 3
@@ -45,8 +44,8 @@ def drawn_program(rows, phases, taps, channels, columns, **given):
         "WEIGHTS": 0,
         "BIAS": weights,
         "RESIDUAL": window,
-        "PLAIN": window + whole,
-        "ACTIVE": window + 2 * whole,
+        "RAW": window + whole,
+        "SNAKED": window + 2 * whole,
         "OUTPUT_STRIDE": columns,
         "ALPHA": weights + padded,
         "INVERSE_BETA": weights + 2 * padded,
@@ -104,5 +103,5 @@ def test_moves_that_overlap(far):
 
 
 def test_every_kernel_runs_without_a_warning(recwarn):
-    warm()
+    warm_kernels()
     assert not [str(found.message) for found in recwarn if "Grid size" in str(found.message)]

@@ -86,7 +86,7 @@ def test_auto_falls_back_where_memory_is_short(monkeypatch):
     def full(need):
         raise CudaUnavailable("the GPU has too little memory")
 
-    monkeypatch.setattr(library, "_check_room", full)
+    monkeypatch.setattr(library, "_check_free_memory", full)
     with pytest.warns(RuntimeWarning, match=r"^decoding on the CPU: the GPU has too little memory"):
         stack = Stack(model.decoder, backend="auto")
     assert stack.backend == "cpu"
@@ -105,7 +105,7 @@ def test_auto_falls_back_where_no_kernel_runs(monkeypatch):
     def refused(self):
         raise CudaUnavailable("CUDA failed: compute capability 5.0 is not supported")
 
-    monkeypatch.setattr(engine.CudaEngine, "_try", refused)
+    monkeypatch.setattr(engine.CudaEngine, "_smoke_test", refused)
     backends.what_cuda_lacks.cache_clear()
     try:
         assert "5.0" in backends.what_cuda_lacks()

@@ -12,12 +12,14 @@ import steps_reference
 from step_tables import ARENA, Drawn, draw_product, no_moves, program, step
 
 from oobleck_stream.engine import program as table
+from oobleck_stream.engine.cpu.engine import CpuEngine
 from oobleck_stream.engine.cuda import tiles
 from oobleck_stream.engine.cuda.engine import CudaEngine
 from oobleck_stream.engine.cuda.tiles import Tile
 from oobleck_stream.errors import CudaUnavailable
 
 STREAMS = 3
+ZERO = np.zeros(32, np.float32)
 ONE_TILE = {
     "square": Tile(4, 4, 2, 2, 4),
     "flat": Tile(2, 4, 2, 1, 4),
@@ -95,7 +97,7 @@ def test_split_taps_are_added_in_their_order(monkeypatch):
     weights = np.zeros(3 * 16 + 16, np.float32)
     weights[[0, 16, 32]] = 1.0, 2.0**-24, 2.0**-24
     one = {"ROWS": 1, "TAPS": 3, "CHANNELS": 1, "COLUMNS": 1, "OUTPUT_STRIDE": 1}
-    steps = step(**one, WEIGHTS=0, BIAS=48, PLAIN=10)[None]
+    steps = step(**one, WEIGHTS=0, BIAS=48, RAW=10)[None]
     start = np.ones((STREAMS, ARENA), np.float32)
     for second_pass in (-(10**9), 10**9):
         monkeypatch.setattr(tiles, "SECOND_PASS", second_pass)
@@ -103,8 +105,21 @@ def test_split_taps_are_added_in_their_order(monkeypatch):
         assert got[0, 10] == 1.0
 
 
+def test_a_missing_bias_is_positive_zero():
+    """A sum of -0.0 becomes +0.0 on the GPU as on the CPU."""
+    steps = step(LAYER=-1, ROWS=1, COLUMNS=1, INPUT_STRIDE=1, OUTPUT_STRIDE=1, RAW=10)[None]
+    rows = np.full((1, 1, 1), -0.0, np.float32)
+    engines = CpuEngine(ZERO, STREAMS, ARENA, 1), CudaEngine(ZERO, STREAMS, ARENA)
+    for engine in engines:
+        engine.write(0, 10, np.ones(1, np.float32))
+        engine.run(program(steps, no_moves()), np.array([0]), rows, rows[:, :0].copy())
+        (found,) = engine.read(0, 10, 1)
+        assert found == 0
+        assert not np.signbit(found)
+
+
 def test_streams_of_a_group_are_as_alone():
-    drawn = draw_product(np.random.default_rng(3), LEAVES=1)
+    drawn = draw_product(np.random.default_rng(3), TO_TARGET=1)
     together, out = run(drawn, no_moves(), arenas(), [2, 0, 1])
     for place, stream in enumerate([2, 0, 1]):
         alone, own = run(drawn, no_moves(), arenas(), [stream])
@@ -114,13 +129,13 @@ def test_streams_of_a_group_are_as_alone():
 
 def test_rows_made_in_two_steps_are_those_of_one():
     whole = draw_product(
-        np.random.default_rng(5), ROWS=5, PHASES=2, FIRST_ROW=1, LAST_ROW=9, LEAVES=0
+        np.random.default_rng(5), ROWS=5, PHASES=2, FIRST_ROW=1, LAST_ROW=9, TO_TARGET=0
     )
     first, second = whole.steps[0].copy(), whole.steps[0].copy()
     first[[table.ROWS, table.LAST_ROW]] = 2, 4
     second[[table.ROWS, table.FIRST_ROW, table.LAST_ROW]] = 3, 0, 5
     second[table.INPUT] += 2 * second[table.INPUT_STRIDE]
-    for field in (table.PLAIN, table.ACTIVE, table.RESIDUAL):
+    for field in (table.RAW, table.SNAKED, table.RESIDUAL):
         if second[field] != table.NONE:
             second[field] += 4 * second[table.OUTPUT_STRIDE]
     cut = Drawn(np.stack([first, second]), whole.parameters, 0)
@@ -133,7 +148,7 @@ def test_the_source_goes_in_plain_and_through_its_snake():
     alpha = np.linspace(0.5, 2.0, 16).astype(np.float32)
     parameters = np.concatenate([np.zeros(16, np.float32), alpha, 1 / alpha])
     way_in = {"LAYER": -1, "ROWS": 3, "COLUMNS": 5, "INPUT": 5, "INPUT_STRIDE": 5}
-    places = {"PLAIN": 300, "ACTIVE": 400, "OUTPUT_STRIDE": 5, "ALPHA": 16, "INVERSE_BETA": 32}
+    places = {"RAW": 300, "SNAKED": 400, "OUTPUT_STRIDE": 5, "ALPHA": 16, "INVERSE_BETA": 32}
     rows = np.random.default_rng(1).standard_normal((2, 4, 5)).astype(np.float32)
     for bias in (0, table.NONE):
         steps = step(**way_in, **places, BIAS=bias)[None]
@@ -158,10 +173,10 @@ def test_a_move_is_a_memmove_in_every_stream(name):
 
 
 def test_moves_come_after_their_step_and_several_at_once():
-    drawn = draw_product(np.random.default_rng(11), LEAVES=0, PLAIN=step_tables.PLAIN_AT)
+    drawn = draw_product(np.random.default_rng(11), TO_TARGET=0, RAW=step_tables.RAW_AT)
     drawn.steps[0, [table.FIRST_MOVE, table.MOVES]] = 1, 2
     last = step(LAYER=table.MOVES_ALONE, FIRST_MOVE=0, MOVES=1)
-    moves = np.array([[650, step_tables.PLAIN_AT, 9], [600, 603, 30], [640, table.NONE, 5]])
+    moves = np.array([[650, step_tables.RAW_AT, 9], [600, 603, 30], [640, table.NONE, 5]])
     together = Drawn(np.stack([drawn.steps[0], last]), drawn.parameters, drawn.target_floats)
     check(together, moves, [2, 1])
 
@@ -169,7 +184,7 @@ def test_moves_come_after_their_step_and_several_at_once():
 def test_programs_of_growing_size_and_back():
     random = np.random.default_rng(2)
     programs = [
-        draw_product(random, LEAVES=1, COLUMNS=c, ROWS=2, PHASES=1, FIRST_ROW=0, LAST_ROW=2)
+        draw_product(random, TO_TARGET=1, COLUMNS=c, ROWS=2, PHASES=1, FIRST_ROW=0, LAST_ROW=2)
         for c in (2, 9, 2)
     ]
     parameters = np.concatenate([each.parameters for each in programs])
@@ -198,7 +213,7 @@ def test_read_and_write():
 
 
 def test_an_empty_group_and_a_closed_engine():
-    drawn = draw_product(np.random.default_rng(0), LEAVES=0)
+    drawn = draw_product(np.random.default_rng(0), TO_TARGET=0)
     engine = filled(drawn.parameters, arenas())
     nobody = np.zeros((0, 1, 1), np.float32)
     engine.run(program(drawn.steps, no_moves()), np.zeros(0, np.int64), nobody, nobody)
@@ -222,16 +237,16 @@ def test_too_little_memory(monkeypatch):
 
 def test_all_kernels_are_warmed(monkeypatch):
     """No kernel is made by a push that was not launched before, whatever its tile."""
-    from oobleck_stream.engine.cuda import launches, warm
+    from oobleck_stream.engine.cuda import engine, launches
 
     launched = set()
 
-    def go(self, stream, plain=launches.Launch.go):
+    def enqueue(self, stream, plain=launches.Launch.enqueue):
         launched.add(self.kernel)
         plain(self, stream)
 
-    monkeypatch.setattr(launches.Launch, "go", go)
-    warm.warm()
+    monkeypatch.setattr(launches.Launch, "enqueue", enqueue)
+    engine.warm_kernels()
     every = {launches.product_kernel(tile) for tile in tiles.TINY_TILES}
     assert launched == every | {launches.finish_kernel(), launches.moves_kernel()}
 
@@ -250,7 +265,8 @@ def test_threads_that_open_engines_at_once_upload_once(monkeypatch):
         return plain(array, stream)
 
     monkeypatch.setattr(engine, "upload", slow)
-    monkeypatch.setattr(CudaEngine, "_try", lambda _: None)  # one thread at a time may simulate
+    # The simulator can't run kernels in several threads at once.
+    monkeypatch.setattr(CudaEngine, "_smoke_test", lambda _: None)
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda _: CudaEngine(parameters, 1, 4), range(4)))
     assert len(uploads) == 1

@@ -1,1 +1,1 @@
-"""The CPU engine: kernels compiled by Numba, and the threads that run them."""
+"""The CPU engine: Numba kernels, and the threads that run them."""

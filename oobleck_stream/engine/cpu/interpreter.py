@@ -1,13 +1,16 @@
-"""Runs a program: a table of steps, worked off by one thread or several at once.
+"""Runs a program, step by step, on one thread or on several at once.
 
-A step is one product over some rows of every stream, cut into jobs (a chunk of rows by a panel of
-output channels), and some moves of floats that the product neither reads nor writes. Streams share
-the tiles, so the weights are read once for all of them.
+A step consists of a product over some rows of every stream and of moves that touch nothing that the
+product reads or writes. It is cut into jobs. A job is one move in one stream, or one chunk of rows
+by one panel of output columns. A chunk may contain rows of several streams, so that the weights are
+read once for all of them.
 
-The thread that leads a run can do all jobs alone. Others follow: they join while the run is on.
-Threads claim jobs one by one and go on to the next step when all jobs of this one are done, so a
-follower that comes late, or not at all, delays no other thread. How the threads are kept apart is
-explained above `_work_off`.
+A run has one leader and any number of followers. All of them claim jobs from an atomic counter, and
+go on to the next step once all jobs of this one are done. The leader can do all jobs alone, so no
+run waits for a follower to arrive. A comment above `_execute` explains how the threads are
+synchronised.
+
+All memory but the tables is passed as integer addresses in bytes.
 """
 
 # mypy: disable-error-code="no-untyped-def, call-arg, attr-defined"
@@ -20,19 +23,18 @@ from oobleck_stream.engine.cpu.machine import (
     atomic_load,
     clear_bytes,
     clock,
-    give_way,
     move_bytes,
     pause,
-    plain_floats,
     set_float_mode,
     store_word,
+    use_ieee_mode,
     words_at,
+    yield_core,
 )
 from oobleck_stream.engine.cpu.product import finish, tile
 from oobleck_stream.engine.cpu.simd import TILE_ROWS, TILE_VECTORS
 from oobleck_stream.engine.kernel_cache import keep
 from oobleck_stream.engine.program import (
-    ACTIVE,
     ALPHA,
     BIAS,
     CHANNELS,
@@ -45,7 +47,6 @@ from oobleck_stream.engine.program import (
     JOINED,
     LANES,
     LAST_ROW,
-    LEAVES,
     MAX_JOINED,
     MOVES,
     NONE,
@@ -53,40 +54,52 @@ from oobleck_stream.engine.program import (
     OUTPUT_STRIDE,
     PANEL,
     PHASES,
-    PLAIN,
+    RAW,
     RESIDUAL,
     ROWS,
     SIZE,
+    SNAKED,
     TANH,
     TAP_STRIDE,
     TAPS,
     TO,
+    TO_TARGET,
     WEIGHTS,
 )
 
-# Columns of the table of streams, int64: addresses.
+# Columns of the table of streams, int64: the addresses of each stream's arena, input rows and
+# output rows.
 ARENA, SOURCE, TARGET, STREAM_FIELDS = range(4)
 
-# The control block in bytes: a line for the gate, with the time when the run started; then two
-# lines for every step: jobs claimed, with the time when the leader saw the step's end; jobs done.
+# The control block: offsets in bytes. The words OPEN, INSIDE and STARTED share the first cache
+# line. Each step has two more lines, so that counting finished jobs doesn't disturb threads that
+# claim jobs: first the jobs claimed and, at TIME, the time when the leader saw the step end; then
+# the jobs done.
 OPEN, INSIDE, STARTED, LINE = 0, 8, 16, 64
 TIME = 8
-PATIENCE = 2000
 
-MOST_CHUNK = 96
-"""Rows of a job at most."""
+MAX_SPINS = 2000
+"""Times that a waiting thread polls before it yields its core to the scheduler."""
 
-JOINED_CHUNK = 24
-"""Rows of a job at most where two steps are made together: they stay in the first cache."""
+MAX_CHUNK = 96
+"""Maximum rows of a job."""
 
-FEWEST_JOBS = 16
-"""Jobs a step is cut into at least, where its rows allow, so that the threads end together."""
+MAX_JOINED_CHUNK = 24
+"""Maximum rows of a job of two joined steps: the rows between them fit the first-level cache."""
 
-# A thread's scratch: zeros, the rows' addresses, the sums of a panel, the rows between two steps.
-ADDRESSES = 4 * PANEL
-SUMS = ADDRESSES + 8 * MOST_CHUNK
-BETWEEN = SUMS + 4 * MOST_CHUNK * PANEL
-SCRATCH_BYTES = BETWEEN + 4 * JOINED_CHUNK * MAX_JOINED
+MIN_JOBS = 16
+"""A step with fewer jobs is cut into smaller chunks, so that the threads finish together."""
+
+# The scratch memory of a thread: offsets in bytes.
+# - From 0: PANEL zeros, which serve as the bias of a step that has none.
+# - From INDIRECTION: the addresses of the input rows of a chunk (what XNNPACK calls an indirection
+#   buffer). With them, the product neither knows strides nor where one stream's rows end.
+# - From SUMS: the sums of one panel, a row of the panel's width for each row of the chunk.
+# - From BETWEEN: the rows that a step hands to the step joined with it.
+INDIRECTION = 4 * PANEL
+SUMS = INDIRECTION + 8 * MAX_CHUNK
+BETWEEN = SUMS + 4 * MAX_CHUNK * PANEL
+SCRATCH_BYTES = BETWEEN + 4 * MAX_JOINED_CHUNK * MAX_JOINED
 
 
 def control_words(steps: int) -> int:
@@ -96,58 +109,67 @@ def control_words(steps: int) -> int:
 
 @njit(nogil=True)
 def _jobs_of(step, streams):
-    """Rows of a job, and jobs of a step: chunks of rows, by phases, by panels."""
+    """Maximum rows of a job, and the number of jobs of a step's product.
+
+    The jobs are ordered by phase, then by panel, then by chunk of rows, so that threads that work
+    side by side share a panel of weights.
+    """
     rows = step[ROWS] * streams
     if step[JOINED] != 0:
-        chunk = JOINED_CHUNK
+        chunk = MAX_JOINED_CHUNK
         return chunk, (rows + chunk - 1) // chunk
     panels = step[PHASES] * ((step[COLUMNS] + PANEL - 1) // PANEL)
-    chunk = MOST_CHUNK
-    if (rows + chunk - 1) // chunk * panels < FEWEST_JOBS:
-        chunk = MOST_CHUNK // 4
+    chunk = MAX_CHUNK
+    if (rows + chunk - 1) // chunk * panels < MIN_JOBS:
+        chunk = MAX_CHUNK // 4
     return chunk, (rows + chunk - 1) // chunk * panels
 
 
 @njit(nogil=True)
 def product_job(step, job, chunk, streams, parameters, scratch):
-    """One chunk of rows, of however many streams, of one panel of one phase."""
+    """Compute one chunk of rows, for one phase and one panel of output columns."""
     rows, phases = step[ROWS], step[PHASES]
     chunks = (rows * len(streams) + chunk - 1) // chunk
     panels = (step[COLUMNS] + PANEL - 1) // PANEL
     panel = job // chunks
     phase = panel // panels
     column = (panel - phase * panels) * PANEL
-    # Of the rows b * PHASES + phase, those from FIRST_ROW to LAST_ROW, the same in every stream.
+    # This phase's output rows are b * PHASES + phase. From each stream take the blocks b whose row
+    # is in [FIRST_ROW, LAST_ROW): `each` of them, beginning with `first`.
     first = (step[FIRST_ROW] - phase + phases - 1) // phases
     each = min(rows, (step[LAST_ROW] - phase + phases - 1) // phases) - first
     begin = (job % chunks) * chunk
     count = min(chunk, each * len(streams) - begin)
     if count > 0:
         if step[WEIGHTS] != NONE:
-            _list_rows(step, first, each, begin, count, streams, scratch)
+            _fill_indirection(step, first, each, begin, count, streams, scratch)
             _sum_panel(step, phase, column, count, parameters, scratch)
         _finish_panel(step, phase, column, first, each, begin, count, streams, parameters, scratch)
 
 
 @njit(nogil=True)
 def joined_job(step, following, job, streams, parameters, scratch):
-    """One chunk of rows of a step, and of the next one, whose only tap is at the same row."""
+    """Compute one chunk of rows of a step and, from them, the same rows of the next step.
+
+    The next step has a single tap, which reads the row that this step writes at the same place. The
+    rows between the two steps stay in the scratch memory.
+    """
     each = step[ROWS]
-    begin = job * JOINED_CHUNK
-    count = min(JOINED_CHUNK, each * len(streams) - begin)
+    begin = job * MAX_JOINED_CHUNK
+    count = min(MAX_JOINED_CHUNK, each * len(streams) - begin)
     between, row_bytes = scratch + BETWEEN, 4 * step[OUTPUT_STRIDE]
-    _list_rows(step, 0, each, begin, count, streams, scratch)
+    _fill_indirection(step, 0, each, begin, count, streams, scratch)
     for column in range(0, step[COLUMNS], PANEL):
         _sum_panel(step, 0, column, count, parameters, scratch)
         sums, stride = scratch + SUMS, 4 * _panel_width(step, column)
-        plain = active = 0
-        if step[ACTIVE] != NONE:
-            active = between + 4 * column
+        raw = snaked = 0
+        if step[SNAKED] != NONE:
+            snaked = between + 4 * column
         else:
-            plain = between + 4 * column
-        _finish_rows(step, column, count, sums, stride, 0, plain, active, parameters, scratch)
+            raw = between + 4 * column
+        _finish_rows(step, column, count, sums, stride, 0, raw, snaked, parameters, scratch)
     for row in range(count):
-        store_word(scratch + ADDRESSES + 8 * row, between + row * row_bytes)
+        store_word(scratch + INDIRECTION + 8 * row, between + row * row_bytes)
     for column in range(0, following[COLUMNS], PANEL):
         _sum_panel(following, 0, column, count, parameters, scratch)
         _finish_panel(following, 0, column, 0, each, begin, count, streams, parameters, scratch)
@@ -155,22 +177,22 @@ def joined_job(step, following, job, streams, parameters, scratch):
 
 @njit(nogil=True)
 def _panel_width(step, column):
-    """Columns of the panel that begins at a column, whole vectors of them."""
+    """Width of the panel that begins at a column, padding included."""
     return PANEL if step[COLUMNS] - column > LANES else LANES
 
 
 @njit(nogil=True)
-def _list_rows(step, first, each, begin, count, streams, scratch):
-    """Write down where some input rows begin.
+def _fill_indirection(step, first, each, begin, count, streams, scratch):
+    """Fill the indirection buffer: the address of the first tap's input row of each output row.
 
-    Of every stream `each` blocks are wanted, from number `first` on; of all those, stream after
-    stream, these are `count` from number `begin` on.
+    Each stream contributes the blocks ``first``, ..., ``first + each - 1``. In the sequence of all
+    these blocks, stream after stream, the chunk is the `count` blocks from number `begin` on.
     """
     stream = begin // each
     row = begin - stream * each
     for index in range(count):
-        place = step[INPUT] + (first + row) * step[INPUT_STRIDE]
-        store_word(scratch + ADDRESSES + 8 * index, streams[stream, ARENA] + 4 * place)
+        offset = step[INPUT] + (first + row) * step[INPUT_STRIDE]
+        store_word(scratch + INDIRECTION + 8 * index, streams[stream, ARENA] + 4 * offset)
         row += 1
         if row == each:
             stream += 1
@@ -179,30 +201,34 @@ def _list_rows(step, first, each, begin, count, streams, scratch):
 
 @njit(nogil=True)
 def _sum_panel(step, phase, column, count, parameters, scratch):
-    """The sums of a panel for the rows that are listed."""
+    """Compute the sums of one panel for the rows in the indirection buffer.
+
+    The taps are added to the sums one after another. For each tap, the chunk is cut into tiles of
+    at most `TILE_ROWS` rows by `TILE_VECTORS` vectors. The rows are distributed evenly, because a
+    tile of few rows reads as many weights as a full one.
+    """
     taps, channels = step[TAPS], step[CHANNELS]
     width = _panel_width(step, column)
     vectors, stride = width // LANES, 4 * width
     whole = (step[COLUMNS] + LANES - 1) // LANES * LANES
-    place = step[WEIGHTS] + taps * channels * (phase * whole + column)
-    weights = parameters + 4 * place
+    weights = parameters + 4 * (step[WEIGHTS] + taps * channels * (phase * whole + column))
     tiles = (count + TILE_ROWS - 1) // TILE_ROWS
     for tap in range(taps):
         row = 0
         for index in range(tiles):
             size = (count - row + tiles - index - 1) // (tiles - index)
             for vector in range(0, vectors, TILE_VECTORS):
-                at = 4 * LANES * vector
+                left = 4 * LANES * vector
                 tile(
                     size,
                     min(vectors, TILE_VECTORS),
-                    scratch + ADDRESSES + 8 * row,
+                    scratch + INDIRECTION + 8 * row,
                     4 * tap * step[TAP_STRIDE],
                     channels,
-                    weights + at,
-                    scratch + SUMS + row * stride + at,
+                    weights + left,
+                    scratch + SUMS + row * stride + left,
                     stride,
-                    tap,
+                    tap,  # the first tap stores its sums, the others are added
                 )
             row += size
         weights += channels * stride
@@ -210,7 +236,11 @@ def _sum_panel(step, phase, column, count, parameters, scratch):
 
 @njit(nogil=True)
 def _finish_panel(step, phase, column, first, each, begin, count, streams, parameters, scratch):
-    """The epilogue of a panel's sums, stream by stream; the rows are those of `_list_rows`."""
+    """Apply the epilogue to the sums of a panel, stream by stream.
+
+    The parameters describe the chunk as for `_fill_indirection`. The step that copies the input
+    rows has no sums; their place is taken by the rows of the source.
+    """
     stream = begin // each
     row = begin - stream * each
     sums, stride = scratch + SUMS, 4 * _panel_width(step, column)
@@ -220,20 +250,19 @@ def _finish_panel(step, phase, column, first, each, begin, count, streams, param
         arena = streams[stream, ARENA]
         if step[WEIGHTS] == NONE:
             stride = 4 * step[INPUT_STRIDE]
-            sums = streams[stream, SOURCE] + row * stride + 4 * column
-        place = ((first + row) * step[PHASES] + phase) * step[OUTPUT_STRIDE] + column
-        residual = plain = active = 0
+            sums = streams[stream, SOURCE] + (first + row) * stride
+            sums += 4 * (step[INPUT] + column)
+        offset = ((first + row) * step[PHASES] + phase) * step[OUTPUT_STRIDE] + column
+        residual = raw = snaked = 0
         if step[RESIDUAL] != NONE:
-            residual = arena + 4 * (step[RESIDUAL] + place)
-        if step[LEAVES] != 0:
-            plain = streams[stream, TARGET] + 4 * (step[PLAIN] + place)
-        elif step[PLAIN] != NONE:
-            plain = arena + 4 * (step[PLAIN] + place)
-        if step[ACTIVE] != NONE:
-            active = arena + 4 * (step[ACTIVE] + place)
-        _finish_rows(
-            step, column, length, sums, stride, residual, plain, active, parameters, scratch
-        )
+            residual = arena + 4 * (step[RESIDUAL] + offset)
+        if step[TO_TARGET] != 0:
+            raw = streams[stream, TARGET] + 4 * (step[RAW] + offset)
+        elif step[RAW] != NONE:
+            raw = arena + 4 * (step[RAW] + offset)
+        if step[SNAKED] != NONE:
+            snaked = arena + 4 * (step[SNAKED] + offset)
+        _finish_rows(step, column, length, sums, stride, residual, raw, snaked, parameters, scratch)
         sums += length * stride
         done += length
         stream += 1
@@ -241,30 +270,33 @@ def _finish_panel(step, phase, column, first, each, begin, count, streams, param
 
 
 @njit(nogil=True)
-def _finish_rows(step, column, count, sums, stride, residual, plain, active, parameters, scratch):
-    """The epilogue of consecutive rows of a panel; the last addresses are 0 where there is none."""
+def _finish_rows(step, column, count, sums, stride, residual, raw, snaked, parameters, scratch):
+    """Apply the epilogue to consecutive rows of a panel.
+
+    `residual`, `raw` and `snaked` are addresses, or 0 if there is none.
+    """
     bias = scratch if step[BIAS] == NONE else parameters + 4 * (step[BIAS] + column)
     columns = step[COLUMNS] - column
-    for at in range(0, 4 * min(PANEL, columns), 4 * LANES):
+    for left in range(0, 4 * min(PANEL, columns), 4 * LANES):
         finish(
             count,
-            columns - at // 4,
-            sums + at,
+            columns - left // 4,
+            sums + left,
             stride,
-            bias + at,
-            residual + at if residual != 0 else 0,
-            plain + at if plain != 0 else 0,
-            active + at if active != 0 else 0,
+            bias + left,
+            residual + left if residual != 0 else 0,
+            raw + left if raw != 0 else 0,
+            snaked + left if snaked != 0 else 0,
             4 * step[PHASES] * step[OUTPUT_STRIDE],
-            parameters + 4 * (step[ALPHA] + column) + at,
-            parameters + 4 * (step[INVERSE_BETA] + column) + at,
+            parameters + 4 * (step[ALPHA] + column) + left,
+            parameters + 4 * (step[INVERSE_BETA] + column) + left,
             step[TANH],
         )
 
 
 @njit(nogil=True)
 def _move(move, arena):
-    """Move floats within an arena, or fill it with zeros."""
+    """Move floats within an arena, or write zeros into it."""
     to, size = arena + 4 * move[TO], 4 * move[SIZE]
     if move[ORIGIN] == NONE:
         clear_bytes(to, size)
@@ -274,83 +306,82 @@ def _move(move, arena):
 
 @njit(nogil=True)
 def _wait_until(address, value):
-    """Spin, then give way, until the word at an address is `value`."""
+    """Spin, and later yield the core, until the word at an address is `value`."""
     tries = 0
     while atomic_load(address) != value:
         tries += 1
-        if tries < PATIENCE:
+        if tries < MAX_SPINS:
             pause()
         else:
-            give_way()
+            yield_core()
 
 
-# How the threads of a run are kept apart.
+# How the threads of a run are synchronised.
 #
-# They share a control block. Four kinds of words in it are changed while followers may be near:
+# They share a control block. Four kinds of words in it change while followers may access them:
 #
-#     OPEN     the ticket of the run that may be joined; 0 when there is none
-#     INSIDE   followers that have arrived and not yet left
-#     claimed  of each step: jobs handed out (a number from `jobs` on is no job)
-#     done     of each step: jobs finished
+#     OPEN     the ticket of the run that followers may join; 0 if there is none
+#     INSIDE   followers that have arrived and have not left yet
+#     claimed  for each step: jobs claimed (numbers from `jobs` on stand for no job)
+#     done     for each step: jobs finished
 #
-# Every access to these words during a run is an `atomic_add` or an `atomic_load`, and both are
-# sequentially consistent. All other memory is read and written plainly: rows, arenas, parameters,
-# the tables, the times, and also the counters when the caller zeroes them before a run. No plain
-# access races with another access:
+# During a run, every access to these words is an `atomic_add` or an `atomic_load`, and both are
+# sequentially consistent. All other memory is accessed without atomics: rows, arenas, parameters,
+# tables, times, and also the counters when the caller zeroes them before a run. No such access
+# races with another access:
 #
-# 1. Into a run. The leader's thread zeroes the counters and writes what the jobs read, and only
-#    then adds its ticket to OPEN. A follower that loads this ticket sees all that was written
-#    before. It touches neither counters nor rows until then.
-# 2. From step to step. A thread adds to `done` after it has written a job's rows. Additions
+# 1. Into a run. The leader's thread zeroes the counters and writes everything that the jobs read.
+#    Only then does it add its ticket to OPEN. A follower that loads this ticket therefore sees all
+#    of it. Before that, it touches neither counters nor rows.
+# 2. From step to step. A thread adds to `done` after it has written the rows of a job. Additions
 #    continue one another's release sequences, so a thread that loads `done == jobs` sees the rows
-#    of all jobs of the step, whoever made them.
-# 3. Out of a run. A follower first adds itself to INSIDE and then loads OPEN; the leader first
-#    takes its ticket out of OPEN and then loads INSIDE. All four operations have one order that
-#    every thread agrees on. So either the leader still finds the follower in INSIDE and waits, or
-#    the follower finds the gate closed. (This is the one place where acquire and release would not
-#    be enough.) A follower takes itself out of INSIDE after its last access, so when the leader
-#    loads 0 there, every access of the run has happened before. Then counters may be zeroed
-#    plainly and arrays may be changed or freed.
-# 4. Latecomers. A follower whose run is over finds another ticket, or 0, in OPEN, because no
+#    of all jobs of the step, whichever thread computed them.
+# 3. Out of a run. A follower first adds itself to INSIDE and then loads OPEN. The leader first
+#    takes its ticket out of OPEN and then loads INSIDE. All four operations have a single order
+#    that every thread agrees on. So either the leader still finds the follower in INSIDE and waits,
+#    or the follower finds the run closed. (Only here would acquire and release not be enough.) A
+#    follower takes itself out of INSIDE after its last access. So when the leader loads 0 there,
+#    every access of the run has happened before, and the caller may zero the counters and change or
+#    free the arrays.
+# 4. Late followers. A follower whose run is over finds another ticket, or 0, in OPEN, because no
 #    ticket is used twice on one control block. It has then touched only INSIDE and OPEN, which are
 #    never zeroed, and it holds references to the control block and the tables. The arenas and rows
-#    whose addresses are in its table may be gone, but it does not read them.
+#    at the addresses in its table may be freed by then, but it does not read them.
 #
-# The tables of steps, moves and streams are complete before a follower is told of the run through
-# a queue, which orders these accesses, and they are never changed afterwards. STARTED and the
-# times of the steps are written by the leader alone.
+# The tables of steps, moves and streams are complete before a follower receives them through a
+# queue, which orders these accesses, and they never change afterwards. Only the leader writes
+# STARTED and the times of the steps.
 #
 # A program without data races whose atomic operations are all sequentially consistent behaves, on
-# every processor and after every optimisation, like some interleaving of its threads (C++, and so
-# LLVM, promises this). Weakly ordered processors such as ARM's therefore need no further argument.
-# tests/test_protocol.py runs this function in all interleavings of small runs: it searches for
-# data races, for jobs done twice, too early or not at all, and for deadlocks.
+# every processor and after every optimisation, like some interleaving of its threads: C++, and so
+# LLVM, promises this. So weakly ordered processors such as ARM's need no further argument.
+# tests/test_protocol.py runs this function in all interleavings of small runs. It searches for data
+# races, for jobs done twice, too early or not at all, and for deadlocks.
 
 
 @njit(nogil=True)
-def _work_off(steps, moves, streams, parameters, control, ticket, scratch, leader):
-    """Work off a program, alone or together with other threads.
+def _execute(steps, moves, streams, parameters, control, ticket, scratch, leader):
+    """Execute a program, alone or together with other threads.
 
     Parameters
     ----------
     steps : (steps, FIELDS) int64
     moves : (moves, MOVE_FIELDS) int64
-        As `oobleck_stream.engine.program` describes them.
+        See `oobleck_stream.engine.program`.
     streams : (streams, STREAM_FIELDS) int64
-        Addresses of each stream's arena, of the rows that come in and of the place for those that
-        go out.
+        The addresses of each stream's arena, input rows and output rows.
     parameters : int
         Address of the packed parameters.
     control : int
         Address of a control block of `control_words(steps)` int64, all zero when it is new. Before
-        each run the words behind the first `LINE` bytes are set to zero again, and no others.
+        each run the caller zeroes the words after the first `LINE` bytes, and no others.
     ticket : int
-        The number of this run, not 0; no other run on this control block has the same.
+        The number of this run, not 0; no other run on this control block may have the same.
     scratch : int
-        Address of `SCRATCH_BYTES` that only this thread uses, zeros at first.
+        Address of `SCRATCH_BYTES` that only this thread uses, initially zeros.
     leader : bool
         Exactly one thread leads a run; it returns when every job is done and every follower has
-        left. Followers may come at any time, also before and after the run.
+        left. Followers may call this at any time, also before and after the run.
     """
     if leader:
         store_word(control + STARTED, clock())
@@ -365,6 +396,7 @@ def _work_off(steps, moves, streams, parameters, control, ticket, scratch, leade
         claimed = control + (2 * index + 1) * LINE
         done = claimed + LINE
         chunk, product_jobs = _jobs_of(step, len(streams))
+        # A step of moves alone has no product, and that of a joined step is already computed.
         if step[ROWS] == 0 or (index > 0 and steps[index - 1, JOINED] != 0):
             product_jobs = 0
         jobs = product_jobs + step[MOVES] * len(streams)
@@ -392,9 +424,9 @@ def _work_off(steps, moves, streams, parameters, control, ticket, scratch, leade
 @keep
 @njit(nogil=True)
 def run(steps, moves, streams, parameters, control, ticket, scratch, leader):
-    """Run `_work_off` in the default floating-point mode; this is what Python calls."""
-    mode: int = plain_floats()
-    _work_off(
+    """Call `_execute` in IEEE 754's default floating-point mode; the entry point from Python."""
+    mode: int = use_ieee_mode()
+    _execute(
         carray(words_at(steps.ctypes.data), steps.shape),
         carray(words_at(moves.ctypes.data), moves.shape),
         carray(words_at(streams.ctypes.data), streams.shape),

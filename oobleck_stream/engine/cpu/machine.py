@@ -1,7 +1,7 @@
-"""What Numba can't say in Python: addresses, atomics, fused multiply-add, sleeping a little.
+"""Instructions that Numba has no Python function for: raw memory, atomics, floating-point mode.
 
-Every function here is a module-level intrinsic, because only those are found again in Numba's
-cache on disk.
+They are intrinsics: functions that emit LLVM instructions into the kernel that calls them. All of
+them are at module level, because Numba can't cache kernels that call local ones.
 """
 
 from __future__ import annotations
@@ -24,12 +24,19 @@ def pointer(builder: ir.IRBuilder, address: Any, to: ir.Type) -> Any:
     return builder.inttoptr(address, to.as_pointer())
 
 
-def call_own_function(
+def call_noinline(
     builder: ir.IRBuilder, name: str, arguments: Sequence[Any], write: Callable[..., None]
 ) -> None:
-    """Call a function of the module that is written, by `write(builder, *words)`, at its first use.
+    """Call an LLVM function that is never inlined, so that its loops have all registers.
 
-    It is never inlined: its loops have all registers to themselves.
+    Parameters
+    ----------
+    builder : ir.IRBuilder
+    name : str
+        Its name in the LLVM module. The first call with a name emits the function.
+    arguments : sequence of int64 values
+    write : callable
+        ``write(builder, *parameters)`` emits its body.
     """
     function = builder.module.globals.get(name)
     if function is None:
@@ -45,10 +52,10 @@ def call_own_function(
 
 @intrinsic
 def words_at(typing_context: Any, address: Any) -> Any:
-    """A pointer to the int64 at an address.
+    """Turn an address into a pointer to int64.
 
-    Arrays over it (`numba.carray`) have no owner: nobody counts references to them, which costs two
-    threads that share one a microsecond a job.
+    An array over it (`numba.carray`) has no owner and so no reference count. Counting references to
+    a shared array costs two threads a microsecond per job.
     """
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -70,7 +77,7 @@ def store_word(typing_context: Any, address: Any, value: Any) -> Any:
 
 @intrinsic
 def move_bytes(typing_context: Any, destination: Any, source: Any, count: Any) -> Any:
-    """Copy bytes as C's memmove does; the two places may overlap."""
+    """Copy bytes; source and destination may overlap (C's memmove)."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         byte = ir.IntType(8)
@@ -78,8 +85,8 @@ def move_bytes(typing_context: Any, destination: Any, source: Any, count: Any) -
         memmove = builder.module.declare_intrinsic("llvm.memmove", [bytes_at, bytes_at, WORD])
         destination, source, count = args
         no = ir.Constant(ir.IntType(1), 0)
-        at, origin = pointer(builder, destination, byte), pointer(builder, source, byte)
-        builder.call(memmove, [at, origin, count, no])
+        to, origin = pointer(builder, destination, byte), pointer(builder, source, byte)
+        builder.call(memmove, [to, origin, count, no])
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64), emit
@@ -87,7 +94,7 @@ def move_bytes(typing_context: Any, destination: Any, source: Any, count: Any) -
 
 @intrinsic
 def clear_bytes(typing_context: Any, destination: Any, count: Any) -> Any:
-    """Fill with zeros."""
+    """Write zero bytes."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         byte = ir.IntType(8)
@@ -101,7 +108,7 @@ def clear_bytes(typing_context: Any, destination: Any, count: Any) -> Any:
 
 @intrinsic
 def atomic_add(typing_context: Any, address: Any, value: Any) -> Any:
-    """Add to the int64 at an address atomically, sequentially consistent; gives the old value."""
+    """Add to the int64 at an address, sequentially consistent; returns the old value."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return builder.atomic_rmw("add", pointer(builder, args[0], WORD), args[1], "seq_cst")
@@ -111,7 +118,7 @@ def atomic_add(typing_context: Any, address: Any, value: Any) -> Any:
 
 @intrinsic
 def atomic_load(typing_context: Any, address: Any) -> Any:
-    """Read the int64 at an address atomically, sequentially consistent."""
+    """Load the int64 at an address, sequentially consistent."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return builder.load_atomic(pointer(builder, args[0], WORD), "seq_cst", 8)
@@ -121,7 +128,7 @@ def atomic_load(typing_context: Any, address: Any) -> Any:
 
 @intrinsic
 def pause(typing_context: Any) -> Any:
-    """Tell the core that this is a waiting loop."""
+    """Hint to the core that this is a spin loop."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         machine = builder.module.triple
@@ -132,24 +139,26 @@ def pause(typing_context: Any) -> Any:
         elif machine.startswith(("aarch64", "arm64")):
             kind = ir.FunctionType(ir.VoidType(), [ir.IntType(32)])
             hint = cgutils.get_or_insert_function(builder.module, kind, "llvm.aarch64.hint")
-            builder.call(hint, [ir.Constant(ir.IntType(32), 1)])
+            builder.call(hint, [ir.Constant(ir.IntType(32), 1)])  # YIELD
         return context.get_dummy_value()
 
     return types.void(), emit
 
 
 @intrinsic
-def plain_floats(typing_context: Any) -> Any:
-    """Have this thread round to nearest and keep subnormals, as IEEE has it; gives the mode it had.
+def use_ieee_mode(typing_context: Any) -> Any:
+    """Make this thread round to nearest and keep subnormals; returns the mode that it had before.
 
-    Hosts of audio plug-ins flush subnormals to zero in their threads, but not in ours.
+    Hosts of audio plug-ins often make their threads flush subnormals to zero; the threads of this
+    package don't. The results must not depend on which thread computes them.
     """
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         before = _float_mode(builder)
         machine = builder.module.triple
-        usual = 0x1F80 if machine.startswith(("x86", "i686")) else 0
-        _set_float_mode(builder, ir.Constant(WORD, usual))
+        # x86: all exceptions masked, round to nearest, no flush to zero. AArch64: all bits zero.
+        default = 0x1F80 if machine.startswith(("x86", "i686")) else 0
+        _set_float_mode(builder, ir.Constant(WORD, default))
         return before
 
     return types.int64(), emit
@@ -157,7 +166,7 @@ def plain_floats(typing_context: Any) -> Any:
 
 @intrinsic
 def set_float_mode(typing_context: Any, mode: Any) -> Any:
-    """Go back to a mode that `plain_floats` gave."""
+    """Restore a mode that `use_ieee_mode` returned."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         _set_float_mode(builder, args[0])
@@ -167,12 +176,12 @@ def set_float_mode(typing_context: Any, mode: Any) -> Any:
 
 
 def _float_mode(builder: ir.IRBuilder) -> Any:
-    """The register that says how floats are rounded (0 where it is not known)."""
+    """Read the floating-point control register: MXCSR or FPCR; 0 on other processors."""
     machine = builder.module.triple
     if machine.startswith(("x86", "i686")):
-        place = cgutils.alloca_once(builder, ir.IntType(32))
-        _call_with_pointer(builder, "llvm.x86.sse.stmxcsr", place)
-        return builder.zext(builder.load(place), WORD)
+        memory = cgutils.alloca_once(builder, ir.IntType(32))
+        _call_with_pointer(builder, "llvm.x86.sse.stmxcsr", memory)
+        return builder.zext(builder.load(memory), WORD)
     if machine.startswith(("aarch64", "arm64")):
         kind = ir.FunctionType(WORD, [])
         name = "llvm.aarch64.get.fpcr"
@@ -181,27 +190,28 @@ def _float_mode(builder: ir.IRBuilder) -> Any:
 
 
 def _set_float_mode(builder: ir.IRBuilder, mode: Any) -> None:
+    """Write the floating-point control register."""
     machine = builder.module.triple
     if machine.startswith(("x86", "i686")):
-        place = cgutils.alloca_once(builder, ir.IntType(32))
-        builder.store(builder.trunc(mode, ir.IntType(32)), place)
-        _call_with_pointer(builder, "llvm.x86.sse.ldmxcsr", place)
+        memory = cgutils.alloca_once(builder, ir.IntType(32))
+        builder.store(builder.trunc(mode, ir.IntType(32)), memory)
+        _call_with_pointer(builder, "llvm.x86.sse.ldmxcsr", memory)
     elif machine.startswith(("aarch64", "arm64")):
         kind = ir.FunctionType(ir.VoidType(), [WORD])
         name = "llvm.aarch64.set.fpcr"
         builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [mode])
 
 
-def _call_with_pointer(builder: ir.IRBuilder, name: str, place: Any) -> None:
+def _call_with_pointer(builder: ir.IRBuilder, name: str, memory: Any) -> None:
     byte = ir.IntType(8).as_pointer()
     kind = ir.FunctionType(ir.VoidType(), [byte])
     function = cgutils.get_or_insert_function(builder.module, kind, name)
-    builder.call(function, [builder.bitcast(place, byte)])
+    builder.call(function, [builder.bitcast(memory, byte)])
 
 
 @intrinsic
 def clock(typing_context: Any) -> Any:
-    """A counter that runs evenly (0 where the processor has none that a program may read)."""
+    """Read a counter that runs at a constant rate; 0 if this processor has none."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         machine = builder.module.triple
@@ -218,8 +228,8 @@ def clock(typing_context: Any) -> Any:
 
 
 @intrinsic
-def give_way(typing_context: Any) -> Any:
-    """Let another thread have this core (POSIX ``sched_yield``; elsewhere nothing)."""
+def yield_core(typing_context: Any) -> Any:
+    """Yield the core to another thread (``sched_yield`` of POSIX; does nothing elsewhere)."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         if os.name == "posix":

@@ -1,4 +1,4 @@
-"""What a core can do at most: fused multiply-adds in registers, and bytes read from memory."""
+"""Measures the limits of a core: fused multiply-adds in registers, and reading from memory."""
 
 # mypy: disable-error-code="no-untyped-def, call-arg"
 from __future__ import annotations
@@ -15,14 +15,14 @@ from oobleck_stream.engine.kernel_cache import keep
 from oobleck_stream.engine.program import LANES
 
 STREAMS = 8
-"""Vectors that one turn of the reading loop loads."""
+"""Vectors that one turn of the reading loop loads, each into a sum of its own."""
 
 READ_STEP = 4 * LANES * STREAMS
 """Bytes that one turn of the reading loop loads."""
 
 
 def _emit_loop(builder: ir.IRBuilder, turns: Any, values: list[Any], grow: Any) -> list[Any]:
-    """Write a loop that carries values in registers: ``values = grow(turn, values)``."""
+    """Emit a loop that carries values in registers: ``values = grow(turn, values)``."""
     entry = builder.block
     loop = builder.append_basic_block("loop")
     done = builder.append_basic_block("loop.done")
@@ -44,7 +44,7 @@ def _emit_loop(builder: ir.IRBuilder, turns: Any, values: list[Any], grow: Any) 
 
 
 def _emit_sum(builder: ir.IRBuilder, values: list[Any], target: Any) -> None:
-    """Store the sum of all values, so that none of them can be left out."""
+    """Emit a store of the sum of all values, so that LLVM can't remove their computation."""
     total = values[0]
     for value in values[1:]:
         total = builder.fadd(total, value)
@@ -53,7 +53,7 @@ def _emit_sum(builder: ir.IRBuilder, values: list[Any], target: Any) -> None:
 
 @intrinsic
 def _multiply_add(typing_context: Any, turns: Any, factor: Any, target: Any) -> Any:
-    """As `multiply_add`."""
+    """Emit `multiply_add`."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         turns, factor, target = args
@@ -63,7 +63,8 @@ def _multiply_add(typing_context: Any, turns: Any, factor: Any, target: Any) -> 
         def grow(turn: Any, chains: list[Any]) -> list[Any]:
             return [vector.fma(value, half, half) for value in chains]
 
-        # As many as the product's largest tile has sums; equal ones would be merged into one.
+        # As many chains as the largest tile of a product has sums. Each starts from another number:
+        # LLVM would merge equal ones.
         chains = [vector.constant(float(number)) for number in range(TILE_ROWS * TILE_VECTORS)]
         _emit_sum(builder, _emit_loop(builder, turns, chains, grow), target)
         operations = ir.Constant(WORD, 2 * LANES * len(chains))
@@ -74,15 +75,17 @@ def _multiply_add(typing_context: Any, turns: Any, factor: Any, target: Any) -> 
 
 @intrinsic
 def _read(typing_context: Any, address: Any, turns: Any, target: Any) -> Any:
-    """As `read`."""
+    """Emit `read`."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         address, turns, target = args
         vector = Vectors(builder)
 
         def grow(turn: Any, sums: list[Any]) -> list[Any]:
-            place = builder.add(address, builder.mul(turn, ir.Constant(WORD, READ_STEP)))
-            loaded = [vector.load(vector.behind(place, number)) for number in range(STREAMS)]
+            start = builder.add(address, builder.mul(turn, ir.Constant(WORD, READ_STEP)))
+            loaded = [
+                vector.load(vector.vector_address(start, number)) for number in range(STREAMS)
+            ]
             return [builder.fadd(a, b) for a, b in zip(sums, loaded, strict=True)]
 
         sums = [vector.constant(0.0)] * STREAMS
@@ -95,19 +98,19 @@ def _read(typing_context: Any, address: Any, turns: Any, target: Any) -> Any:
 @keep
 @njit(nogil=True)
 def multiply_add(turns, factor, target):
-    """Grow chains of ``x = x * factor + factor`` in registers; how many operations that were.
+    """Compute chains of ``x = x * factor + factor`` in registers.
 
     Parameters
     ----------
     turns : int
         At least 1.
     factor, target : int
-        Addresses of sixteen floats each: one half, and where the chains' sum goes.
+        Addresses of sixteen floats each: the factor, one half, and the result, the chains' sum.
 
     Returns
     -------
     int
-        Floating-point operations, a fused multiply-add being two.
+        Number of floating-point operations; a fused multiply-add counts as two.
     """
     return _multiply_add(turns, factor, target)
 
@@ -115,5 +118,14 @@ def multiply_add(turns, factor, target):
 @keep
 @njit(nogil=True)
 def read(address, turns, target):
-    """Read ``turns * READ_STEP`` bytes of floats from an address; their sum goes to `target`."""
+    """Read ``turns * READ_STEP`` bytes of floats from an address and store their sum.
+
+    Parameters
+    ----------
+    address : int
+    turns : int
+        At least 1.
+    target : int
+        Address of the sixteen floats of the result.
+    """
     _read(address, turns, target)

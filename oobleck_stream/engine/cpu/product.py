@@ -1,11 +1,9 @@
-"""The one kernel that carries the network: a tap-by-channel product with its epilogue.
+"""The kernels of a step's product: a tile of sums, and the epilogue of the sums.
 
-``Y[t] = bias + sum over taps k of X[t + k * dilation] @ W[k]``, rows time-major, followed by the
-residual add, the next layer's Snake, or the final tanh, while the rows are still in the cache.
-
-The order of arithmetic is fixed, whatever the tile: for each tap, oldest row first, a chain of
-fused multiply-adds over the channels from +0; the sums of the taps added in their order; then the
-bias; then the residual. Nothing else may be reordered, so every cut of the work gives equal bits.
+A step is a convolution in gather form: output row t is ``bias + sum over taps k of
+X[t + k * dilation] @ W[k]``, with time-major rows. `tile` computes the part of one tap for a tile
+of sums; `finish` adds the bias and the residual and applies tanh or the next layer's Snake, while
+the sums are still in the cache. "The order of arithmetic" in oobleck_stream/README.md applies.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from oobleck_stream.engine.cpu.machine import FLOAT, WORD, call_own_function, pointer
+from oobleck_stream.engine.cpu.machine import FLOAT, WORD, call_noinline, pointer
 from oobleck_stream.engine.cpu.simd import TILE_ROWS, TILE_VECTORS, VECTOR, Vectors
 from oobleck_stream.engine.program import LANES
 
@@ -38,12 +36,29 @@ def tile(
     stride: Any,
     add: Any,
 ) -> Any:
-    """One tap of at most TILE_ROWS rows by TILE_VECTORS vectors, every sum in a register.
+    """Compute one tap of a tile of sums, all of them in registers.
 
-    `row_addresses` is the address of a table of row addresses, to each of which `tap_offset` bytes
-    are added. The sums are stored to `totals`, or added to what stands there; its rows, like those
-    of the `weights` (a row a channel), are `stride` bytes apart. One function is written for each
-    of the sizes, and a jump chooses among them.
+    Each sum is a chain of fused multiply-adds over the channels. A function is compiled for every
+    size of tile, and a switch selects one.
+
+    Parameters
+    ----------
+    rows, vectors : int
+        Size of the tile, at most TILE_ROWS by TILE_VECTORS.
+    row_addresses : int
+        Address of the indirection buffer: for each row, the address of the input row of tap 0.
+    tap_offset : int
+        Bytes from that input row to the one of this tap.
+    channels : int
+        At least 1.
+    weights : int
+        Address of the tap's weights in the panel: one row for each channel.
+    totals : int
+        Address of the results.
+    stride : int
+        Bytes from row to row of the weights, and of the results: the width of the panel.
+    add : int
+        0 to store the sums, else they are added to the results.
     """
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -57,7 +72,7 @@ def tile(
             jump.add_case(ir.Constant(WORD, TILE_ROWS * vector_count + row_count), block)
             builder.position_at_end(block)
             write = functools.partial(_write_tile, row_count, vector_count)
-            call_own_function(builder, f"tile_{row_count}x{vector_count}", operands, write)
+            call_noinline(builder, f"tile_{row_count}x{vector_count}", operands, write)
             builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()
@@ -77,7 +92,7 @@ def _write_tile(
     stride: Any,
     add: Any,
 ) -> None:
-    """Write the loop over the channels for one size of tile."""
+    """Emit the loop over the channels for one size of tile."""
     vector = Vectors(builder)
     table = pointer(builder, row_addresses, WORD)
     row_pointers = []
@@ -94,10 +109,12 @@ def _write_tile(
     panel = builder.phi(WORD)
     channel.add_incoming(ir.Constant(WORD, 0), entry)
     panel.add_incoming(weights, entry)
+    # Each sum is a phi node, which LLVM keeps in registers for the whole loop.
     sums = [builder.phi(VECTOR) for _ in range(rows * vectors)]
     for value in sums:
         value.add_incoming(vector.constant(0.0), entry)
-    columns = [vector.load(vector.behind(panel, v)) for v in range(vectors)]
+    # One channel: load its row of weights once, and broadcast the input of each row.
+    columns = [vector.load(vector.vector_address(panel, v)) for v in range(vectors)]
     grown = []
     for row in range(rows):
         x = vector.splat(builder.load(builder.gep(row_pointers[row], [channel])))
@@ -110,11 +127,12 @@ def _write_tile(
         value.add_incoming(new, loop)
     builder.cbranch(builder.icmp_signed("<", following, channels), loop, done)
 
+    # The chain of this tap is complete: only now is it added to the taps before it.
     builder.position_at_end(done)
     targets = []
     for row in range(rows):
         start = builder.add(totals, builder.mul(ir.Constant(WORD, row), stride))
-        targets += [vector.behind(start, v) for v in range(vectors)]
+        targets += [vector.vector_address(start, v) for v in range(vectors)]
     with builder.if_else(cgutils.is_not_null(builder, add)) as (adding, storing):
         with adding:
             for target, value in zip(targets, grown, strict=True):
@@ -133,28 +151,48 @@ def finish(
     totals_stride: Any,
     bias: Any,
     residual: Any,
-    plain: Any,
-    active: Any,
+    raw: Any,
+    snaked: Any,
     row_stride: Any,
     alpha: Any,
     inverse_beta: Any,
     tanh: Any,
 ) -> Any:
-    """Epilogue of one vector of columns: bias, residual, tanh, plain rows out, Snake rows out.
+    """Apply the epilogue to one vector of columns: bias, residual, tanh, Snake; store the rows.
 
-    All are addresses, strides in bytes; `residual`, `plain` and `active` (the Snake of the rows)
-    may be 0 for none and share `row_stride`. Where fewer than sixteen `columns` are left, only
-    those are touched; `bias`, `alpha` and `inverse_beta` are padded to a whole vector.
+    If fewer than a vector of columns are left, loads of sums and of the residual and all stores are
+    masked, because the memory next to them belongs to other rows. That case is a separate function,
+    as masked access is slow on some processors.
+
+    Parameters
+    ----------
+    rows : int
+    columns : int
+        Columns that are left, at least 1.
+    totals, totals_stride : int
+        Address of the sums, and bytes from row to row.
+    bias : int
+        Address; padded to a whole vector, as are `alpha` and `inverse_beta`.
+    residual : int
+        Address of the rows to add; 0 if there are none.
+    raw, snaked : int
+        Addresses for the rows before and after the next layer's Snake; 0 to omit them.
+    row_stride : int
+        Bytes from row to row of `residual`, `raw` and `snaked`.
+    alpha, inverse_beta : int
+        Addresses of that Snake's parameters; not read if `snaked` is 0.
+    tanh : int
+        Whether to apply tanh.
     """
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         full = builder.icmp_signed(">=", args[1], ir.Constant(WORD, LANES))
         with builder.if_else(full) as (whole, partial):
             with whole:
-                call_own_function(builder, "finish", args, functools.partial(_write_finish, False))
+                call_noinline(builder, "finish", args, functools.partial(_write_finish, False))
             with partial:
                 write = functools.partial(_write_finish, True)
-                call_own_function(builder, "finish_masked", args, write)
+                call_noinline(builder, "finish_masked", args, write)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 12), emit
@@ -169,14 +207,14 @@ def _write_finish(
     totals_stride: Any,
     bias: Any,
     residual: Any,
-    plain: Any,
-    active: Any,
+    raw: Any,
+    snaked: Any,
     row_stride: Any,
     alpha: Any,
     inverse_beta: Any,
     tanh: Any,
 ) -> None:
-    """Write the loop over the rows, for whole vectors or for the lanes of a mask."""
+    """Emit the loop over the rows, for whole vectors or for the lanes of a mask."""
     vector = Vectors(builder)
     mask = vector.first_lanes(columns) if masked else None
     bias = vector.load(bias)
@@ -188,17 +226,17 @@ def _write_finish(
         def add_residual(value: Any, offset: Any = offset) -> Any:
             return builder.fadd(value, vector.load(builder.add(residual, offset), mask))
 
-        value = _if_given(builder, residual, value, add_residual)
-        value = _if_given(builder, tanh, value, vector.tanh)
-        with builder.if_then(cgutils.is_not_null(builder, plain)):
-            vector.store(value, builder.add(plain, offset), mask)
-        with builder.if_then(cgutils.is_not_null(builder, active)):
-            bent = vector.snake(value, vector.load(alpha), vector.load(inverse_beta))
-            vector.store(bent, builder.add(active, offset), mask)
+        value = _change_if(builder, residual, value, add_residual)
+        value = _change_if(builder, tanh, value, vector.tanh)
+        with builder.if_then(cgutils.is_not_null(builder, raw)):
+            vector.store(value, builder.add(raw, offset), mask)
+        with builder.if_then(cgutils.is_not_null(builder, snaked)):
+            result = vector.snake(value, vector.load(alpha), vector.load(inverse_beta))
+            vector.store(result, builder.add(snaked, offset), mask)
 
 
-def _if_given(builder: ir.IRBuilder, flag: Any, value: Any, change: Callable[[Any], Any]) -> Any:
-    """`change(value)` where a flag is not 0, else `value`."""
+def _change_if(builder: ir.IRBuilder, flag: Any, value: Any, change: Callable[[Any], Any]) -> Any:
+    """Emit ``change(value) if flag != 0 else value``."""
     before = builder.block
     with builder.if_then(cgutils.is_not_null(builder, flag)):
         changed = change(value)

@@ -1,8 +1,9 @@
-"""Vectors of sixteen floats and the arithmetic of Snake and tanh on them, as LLVM instructions.
+"""Emits LLVM instructions on vectors of sixteen floats.
 
-One vector width serves every machine: LLVM splits it into what the CPU has (one AVX-512 register,
-two AVX2 ones, four NEON ones). Each lane is one IEEE operation at a time and every fused
-multiply-add is written out, so the same bits come out everywhere.
+The vector width is the same on every machine. LLVM splits a vector into the registers of the
+processor: one of AVX-512, two of AVX2 or four of NEON. A lane never interacts with another lane,
+every operation is IEEE 754, and every fused multiply-add is explicit (LLVM fuses nothing by itself
+without fast-math flags). So all processors compute bit-identical results.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from oobleck_stream.engine.program import LANES
 
 
 def _has_wide_registers() -> bool:
-    """Whether Numba compiles for AVX-512: thirty-two registers of sixteen floats."""
+    """Report whether Numba compiles for AVX-512, which has 32 registers of 16 floats."""
     features = config.CPU_FEATURES  # type: ignore[attr-defined]
     if features is None:
         features = get_host_cpu_features().flatten()
@@ -30,8 +31,12 @@ def _has_wide_registers() -> bool:
 
 
 TILE_ROWS, TILE_VECTORS = (12, 2) if _has_wide_registers() else (6, 1)
-"""Largest tile: its sums, and a row of weights, fit the registers (24 of 32 of AVX-512, 12 of 16
-of AVX2, 24 of 32 of NEON)."""
+"""The largest tile, a block of sums that one loop keeps in registers: rows by vectors of columns.
+
+Its sums take 24 of the 32 registers of AVX-512, 12 of the 16 of AVX2, or 24 of the 32 of NEON. The
+others hold the weights and the broadcast input. As each fused multiply-add depends on the one
+before it in its chain, a core needs many independent chains to keep its units busy.
+"""
 
 VECTOR = ir.VectorType(FLOAT, LANES)
 ALIGNMENT = ir.Constant(ir.IntType(32), 4)
@@ -39,7 +44,17 @@ MASK = ir.VectorType(ir.IntType(1), LANES)
 
 
 class Vectors:
-    """Writes vector instructions at the place where a builder stands."""
+    """Emits vector instructions at the current position of an `ir.IRBuilder`.
+
+    Parameters
+    ----------
+    builder : ir.IRBuilder
+
+    Attributes
+    ----------
+    snake, tanh : callable
+        See `oobleck_stream.engine.arithmetic.activations`.
+    """
 
     def __init__(self, builder: ir.IRBuilder) -> None:
         self.builder = builder
@@ -61,38 +76,41 @@ class Vectors:
         )
 
     def constant(self, value: float) -> ir.Constant:
-        """All lanes the same number, rounded to float32."""
+        """A Python float, rounded to float32, in all lanes."""
         return ir.Constant(VECTOR, [float(np.float32(value))] * LANES)
 
     def splat(self, scalar: Any) -> Any:
-        """All lanes the same run-time number."""
+        """A scalar, in all lanes."""
         undefined = ir.Constant(VECTOR, ir.Undefined)
         one = self.builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
         lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
         return self.builder.shuffle_vector(one, undefined, lanes)
 
-    def behind(self, address: Any, index: int) -> Any:
-        """Address of the vector number `index` from an address on."""
+    def vector_address(self, address: Any, index: int) -> Any:
+        """Address of element `index` of an array of vectors."""
         return self.builder.add(address, ir.Constant(WORD, 4 * LANES * index))
 
     def load(self, address: Any, mask: Any = None) -> Any:
-        """Read a vector at any multiple of four bytes; with a mask, zeros outside it."""
-        place = self.builder.inttoptr(address, VECTOR.as_pointer())
+        """Load a vector from an address aligned to 4 bytes.
+
+        With a mask, the other lanes are zero, and their memory is not accessed.
+        """
+        target = self.builder.inttoptr(address, VECTOR.as_pointer())
         if mask is None:
-            loaded = self.builder.load(place)
+            loaded = self.builder.load(target)
             loaded.align = 4
             return loaded
-        kind = ir.FunctionType(VECTOR, [place.type, ir.IntType(32), MASK, VECTOR])
-        return self._masked("load", kind, [place, ALIGNMENT, mask, self.constant(0.0)])
+        kind = ir.FunctionType(VECTOR, [target.type, ir.IntType(32), MASK, VECTOR])
+        return self._masked("load", kind, [target, ALIGNMENT, mask, self.constant(0.0)])
 
     def store(self, value: Any, address: Any, mask: Any = None) -> None:
-        """Write a vector at any multiple of four bytes; with a mask, nothing outside it."""
-        place = self.builder.inttoptr(address, VECTOR.as_pointer())
+        """Store a vector to an address aligned to 4 bytes; with a mask, only its lanes."""
+        target = self.builder.inttoptr(address, VECTOR.as_pointer())
         if mask is None:
-            self.builder.store(value, place).align = 4
+            self.builder.store(value, target).align = 4
             return
-        kind = ir.FunctionType(ir.VoidType(), [VECTOR, place.type, ir.IntType(32), MASK])
-        self._masked("store", kind, [value, place, ALIGNMENT, mask])
+        kind = ir.FunctionType(ir.VoidType(), [VECTOR, target.type, ir.IntType(32), MASK])
+        self._masked("store", kind, [value, target, ALIGNMENT, mask])
 
     def _masked(self, name: str, kind: ir.FunctionType, arguments: list[Any]) -> Any:
         """Call LLVM's masked load or store."""
@@ -101,7 +119,7 @@ class Vectors:
         return self.builder.call(function, arguments)
 
     def first_lanes(self, count: Any) -> Any:
-        """Mask of the lanes below a run-time count."""
+        """Mask of the first `count` lanes."""
         lane = ir.VectorType(WORD, LANES)
         undefined = ir.Constant(lane, ir.Undefined)
         one = self.builder.insert_element(undefined, count, ir.Constant(ir.IntType(32), 0))
@@ -114,7 +132,7 @@ class Vectors:
         return self.builder.call(self._fma, [a, b, c])
 
     def power_of_two(self, exponents: Any) -> Any:
-        """2 to the power of whole numbers, by setting the exponent bits."""
+        """2 to the power of whole numbers from -126 to 127, by setting the exponent bits."""
         whole = ir.VectorType(ir.IntType(32), LANES)
         bits = self.builder.fptosi(exponents, whole)
         bits = self.builder.add(bits, ir.Constant(whole, [127] * LANES))

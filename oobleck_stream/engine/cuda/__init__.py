@@ -1,1 +1,1 @@
-"""The CUDA engine: the same programs and the same order of arithmetic as on the CPU."""
+"""The CUDA engine: Numba kernels that execute the same programs as the CPU, bit-identically."""

@@ -1,9 +1,10 @@
-"""Streams on a GPU: their arenas, and programs run over groups of them."""
+"""The CUDA engine: the arenas of audio streams on a GPU, and the execution of programs on them."""
 
 from __future__ import annotations
 
 import threading
 import weakref
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,23 +13,23 @@ import numpy as np
 
 from oobleck_stream.arrays import FloatArray, IntArray
 from oobleck_stream.engine import program as table
-from oobleck_stream.engine.cuda.graphs import Captured, capture
+from oobleck_stream.engine.cuda.graphs import CapturedGraph, capture
 from oobleck_stream.engine.cuda.launches import (
     Buffers,
     Launch,
     cuts,
     launches,
-    most_sums,
+    max_sums,
     move_launch,
 )
 from oobleck_stream.engine.cuda.library import (
     SIMULATED,
     cuda,
-    faults,
-    multiprocessors,
+    multiprocessor_count,
+    open_cuda_stream,
     open_device,
-    open_stream,
     pinned,
+    translated_errors,
     upload,
     zeros,
 )
@@ -37,36 +38,38 @@ from oobleck_stream.engine.program import Program
 from oobleck_stream.errors import CudaUnavailable
 
 _uploaded: dict[int, Any] = {}
+"""Parameters on the device, by the `id` of the host's array; removed when that array is freed."""
+
 _uploading = threading.Lock()
 
 
 @dataclass
 class _Prepared:
-    """A program for groups of one size: its launches, and the same recorded."""
+    """The launches of a program for one number of streams, and their CUDA graph once captured."""
 
     launches: list[Launch]
-    captured: Captured | None = None
+    captured: CapturedGraph | None = None
     runs: int = 0
 
 
 class CudaEngine:
-    """Arenas of several streams on the device, and all that runs programs over them.
+    """The CUDA engine, see `oobleck_stream.engine.backends.Engine`.
 
     Parameters
     ----------
     parameters : (n,) float32
-        A network's packed parameters. Engines on the same array share one copy on the device.
+        The network's packed parameters. Engines with the same array share one copy on the device.
     streams : int
-        How many arenas there are.
+        Number of audio streams.
     arena_floats : int
-        The size of each.
+        Length of each stream's arena.
     tiles : tuple of Tile, optional
-        Those that a product may be cut into. The result does not depend on it.
+        Tiles into which a product may be cut. The results do not depend on them.
 
     Raises
     ------
     CudaUnavailable
-        When there is no GPU, or something that it needs is missing, or it has too little memory.
+        If there is no GPU, if the driver or the compiler is missing, or if memory is too small.
     """
 
     def __init__(
@@ -79,37 +82,37 @@ class CudaEngine:
         self.streams, self.arena_floats = streams, arena_floats
         self._tiles = tiles or (TINY_TILES if SIMULATED else TILES)
         self._threads = 4 if SIMULATED else 256
-        # By program, and by the number of streams; forgotten when the program is.
+        # By program and by number of streams. An entry lives as long as its program.
         self._prepared: WeakKeyDictionary[Program, dict[int, _Prepared]] = WeakKeyDictionary()
         self._closed = False
-        with faults():
+        with translated_errors():
             self._open(parameters)
-            self._try()
+            self._smoke_test()
 
     def _open(self, parameters: FloatArray) -> None:
-        """Take a stream and memory of the device's."""
+        """Create the CUDA stream and allocate memory on the device."""
         open_device()
-        self._multiprocessors = multiprocessors()
-        self._cuda_stream = open_stream()
-        nothing = zeros(np.float32, 0, self._cuda_stream)
+        self._multiprocessors = multiprocessor_count()
+        self._cuda_stream = open_cuda_stream()
+        empty = zeros(np.float32, 0, self._cuda_stream)
         self._buffers = Buffers(
             steps=None,
             moves=None,
             streams=zeros(np.int64, self.streams, self._cuda_stream),
-            source=nothing,
+            source=empty,
             source_floats=0,
-            target=nothing,
+            target=empty,
             target_floats=0,
             arenas=zeros(np.float32, self.streams * self.arena_floats, self._cuda_stream),
             arena_floats=self.arena_floats,
             parameters=_parameters_on_device(parameters, self._cuda_stream),
-            sums=nothing,
+            sums=empty,
         )
         self._host_source = self._host_target = pinned(np.float32, 1)
         self._host_streams = pinned(np.int64, self.streams)
 
     def run(self, program: Program, streams: IntArray, rows: FloatArray, out: FloatArray) -> None:
-        """Run a program on some streams; return when `out` is filled.
+        """Run a program on some audio streams; return when `out` is filled.
 
         Parameters
         ----------
@@ -118,29 +121,33 @@ class CudaEngine:
             Indices of the streams, all different.
         rows : (group, n, inputs) float32
         out : (group, program.rows_out, outputs) float32
-            Where the output rows are written.
+            The output rows are written here.
 
         Raises
         ------
         CudaUnavailable
-            When the driver or the compiler fails; the contents of the arenas are then undefined.
+            If the driver or the compiler fails. The contents of the arenas are then undefined.
         """
         self._check_open()
         group = len(streams)
         if group == 0:
             return
-        with faults():
-            cuda.current_context()  # a thread that is new to CUDA has none
+        with translated_errors():
+            cuda.current_context()  # create one if this thread has none yet
             prepared = self._prepare(program, group, rows.size, out.size)
             source, target = self._host_source[: rows.size], self._host_target[: out.size]
             source.reshape(rows.shape)[:] = rows
             self._host_streams[:group] = streams
-            self._go(prepared, group, rows.size, out.size)
+            self._enqueue(prepared, group, rows.size, out.size)
             self._cuda_stream.synchronize()
         out[:] = target.reshape(out.shape)
 
-    def _go(self, prepared: _Prepared, group: int, size_in: int, size_out: int) -> None:
-        """Have a program run: as plain launches first, then recorded, then replayed."""
+    def _enqueue(self, prepared: _Prepared, group: int, size_in: int, size_out: int) -> None:
+        """Enqueue a program and its copies.
+
+        The first run launches every kernel, the second captures a CUDA graph, and all runs from
+        then on replay it.
+        """
 
         def launch() -> None:
             some = self._buffers.streams[:group]
@@ -149,7 +156,7 @@ class CudaEngine:
                 source = self._buffers.source[:size_in]
                 source.copy_to_device(self._host_source[:size_in], stream=self._cuda_stream)
             for one in prepared.launches:
-                one.go(self._cuda_stream)
+                one.enqueue(self._cuda_stream)
             if size_out > 0:
                 target = self._buffers.target[:size_out]
                 target.copy_to_host(self._host_target[:size_out], stream=self._cuda_stream)
@@ -163,13 +170,13 @@ class CudaEngine:
             prepared.captured.replay(self._cuda_stream)
 
     def _prepare(self, program: Program, group: int, size_in: int, size_out: int) -> _Prepared:
-        """The launches of a program for a number of streams, kept from its last run if possible."""
+        """The launches of a program for a number of streams, from the cache if possible."""
         prepared = self._prepared.get(program, {}).get(group)
         if prepared is not None:
             return prepared
         steps, moves = program.steps, program.moves
         cut = cuts(steps, group, self._tiles, self._multiprocessors)
-        self._grow(size_in, size_out, most_sums(steps, cut, group))
+        self._grow(size_in, size_out, max_sums(steps, cut, group))
         buffers = replace(
             self._buffers,
             steps=upload(steps.reshape(-1, table.FIELDS), self._cuda_stream),
@@ -183,10 +190,13 @@ class CudaEngine:
         return prepared
 
     def _grow(self, size_in: int, size_out: int, sums: int) -> None:
-        """Have room for a program's rows and sums; what was prepared for less room is forgotten."""
+        """Enlarge the buffers for rows and sums if a program needs more.
+
+        All prepared launches are dropped then, because they contain the old buffers' addresses.
+        """
         b = self._buffers
-        wanted = {"source": size_in, "target": size_out, "sums": sums}
-        short = {name: size for name, size in wanted.items() if size > len(getattr(b, name))}
+        sizes = {"source": size_in, "target": size_out, "sums": sums}
+        short = {name: size for name, size in sizes.items() if size > len(getattr(b, name))}
         if not short:
             return
         self._prepared.clear()
@@ -199,54 +209,57 @@ class CudaEngine:
             self._host_target = pinned(np.float32, size_out)
 
     def step_times(self) -> list[tuple[int, float]]:
-        """Where the time of the last program went: on a GPU that is not known."""
+        """Nothing: the times of steps are not measured on a GPU."""
         return []
 
     def read(self, stream: int, start: int, size: int) -> FloatArray:
-        """A copy of some floats of a stream's arena, (size,) float32."""
+        """A copy of `size` floats of a stream's arena."""
         values = np.empty(size, np.float32)
         if size > 0:
-            with faults():
+            with translated_errors():
                 floats = self._floats(stream, start, size)
                 floats.copy_to_host(values, stream=self._cuda_stream)
                 self._cuda_stream.synchronize()
         return values
 
     def write(self, stream: int, start: int, values: FloatArray) -> None:
-        """Set floats of a stream's arena from `start` on."""
+        """Overwrite floats of a stream's arena."""
         flat = np.ascontiguousarray(values, np.float32).reshape(-1)
         if flat.size > 0:
-            with faults():
+            with translated_errors():
                 floats = self._floats(stream, start, flat.size)
                 floats.copy_to_device(flat, stream=self._cuda_stream)
                 self._cuda_stream.synchronize()
 
     def close(self) -> None:
-        """Let go of all memory but the parameters, which other engines may share.
+        """Free all device memory but the parameters, which other engines may share.
 
-        Nothing can be run afterwards.
+        The engine can't be used afterwards.
         """
         if not self._closed:
             self._prepared.clear()
             self._closed = True
             del self._buffers, self._host_source, self._host_target, self._host_streams
 
-    def _try(self) -> None:
-        """See that a kernel can be compiled and run: one that zeroes a float, which is zero."""
-        nothing = np.array([[0, table.NONE, min(1, self.arena_floats)]], np.int64)
-        some = replace(
+    def _smoke_test(self) -> None:
+        """Compile and run a kernel that has no effect: a move of one zero into the zeroed arena."""
+        moves = np.array([[0, table.NONE, min(1, self.arena_floats)]], np.int64)
+        buffers = replace(
             self._buffers,
-            moves=upload(nothing, self._cuda_stream),
+            moves=upload(moves, self._cuda_stream),
             streams=self._buffers.streams[:1],
         )
-        move_launch(nothing, 0, 1, 1, some, self._threads).go(self._cuda_stream)
+        move_launch(moves, 0, 1, 1, buffers, self._threads).enqueue(self._cuda_stream)
         self._cuda_stream.synchronize()
 
     def _floats(self, stream: int, start: int, size: int) -> Any:
-        """Some floats of an arena, on the device."""
+        """The view of some floats of a stream's arena on the device."""
         self._check_open()
         if not (0 <= stream < self.streams and 0 <= start <= start + size <= self.arena_floats):
-            raise ValueError(f"no {size} floats from {start} on in stream {stream}")
+            raise ValueError(
+                f"floats {start} to {start + size} of stream {stream} are out of range: there are "
+                f"{self.streams} streams of {self.arena_floats} floats"
+            )
         begin = stream * self.arena_floats + start
         return self._buffers.arenas[begin : begin + size]
 
@@ -255,11 +268,41 @@ class CudaEngine:
             raise CudaUnavailable("this engine was closed")
 
 
-def _parameters_on_device(parameters: FloatArray, stream: Any) -> Any:
-    """A network's parameters on the device: one copy for all, for as long as they are here too."""
+def _parameters_on_device(parameters: FloatArray, cuda_stream: Any) -> Any:
+    """The copy of a network's parameters on the device, shared by all engines of this network."""
     key = id(parameters)
     with _uploading:
         if key not in _uploaded:
-            _uploaded[key] = upload(parameters, stream)
+            _uploaded[key] = upload(parameters, cuda_stream)
             weakref.finalize(parameters, _uploaded.pop, key, None).atexit = False
         return _uploaded[key]
+
+
+def warm_kernels() -> None:
+    """Compile every kernel or load it from disk, so that no push has to.
+
+    Raises
+    ------
+    CudaUnavailable
+        If CUDA can't be used here.
+    """
+    # A program that copies one number in and multiplies it, once with each tile.
+    copy = _minimal_step(LAYER=-1, INPUT_STRIDE=1, RAW=0)
+    product = _minimal_step(CHANNELS=1, WEIGHTS=0, RAW=1)
+    moves = np.zeros((0, table.MOVE_FIELDS), np.int64)
+    program = Program(np.stack([copy, product]), moves, np.zeros((3, 1), np.int64))
+    stream, row = np.zeros(1, np.int64), np.zeros((1, 1, 1), np.float32)
+    for tile in TINY_TILES if SIMULATED else TILES:
+        # Opening an engine runs the kernel of moves.
+        with closing(CudaEngine(np.zeros(table.LANES, np.float32), 1, 2, (tile,))) as engine:
+            engine.run(program, stream, row, row[:, :0].copy())
+
+
+def _minimal_step(**fields: int) -> IntArray:
+    """A step of one row and one column, with the given fields and no others."""
+    step = np.zeros(table.FIELDS, np.int64)
+    step[[table.ROWS, table.PHASES, table.LAST_ROW, table.TAPS, table.COLUMNS]] = 1
+    step[[table.WEIGHTS, table.BIAS, table.RESIDUAL, table.RAW, table.SNAKED]] = table.NONE
+    for name, value in fields.items():
+        step[getattr(table, name)] = value
+    return step

@@ -1,4 +1,4 @@
-"""What follows the sums of a step: bias, residual, tanh, plain rows out, Snake rows out."""
+"""The epilogue of a step on the GPU: bias, residual, tanh, Snake, and the stores of the rows."""
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"
 from __future__ import annotations
@@ -18,13 +18,12 @@ from oobleck_stream.engine.cuda.library import (
     kernel,
     less,
     multiply,
-    place,
     power_of_two,
     select,
     subtract,
+    unsigned_index,
 )
 from oobleck_stream.engine.program import (
-    ACTIVE,
     ALPHA,
     BIAS,
     COLUMNS,
@@ -33,23 +32,21 @@ from oobleck_stream.engine.program import (
     INPUT_STRIDE,
     INVERSE_BETA,
     LAST_ROW,
-    LEAVES,
     NONE,
     OUTPUT_STRIDE,
     PHASES,
-    PLAIN,
+    RAW,
     RESIDUAL,
     ROWS,
+    SNAKED,
     TANH,
     TAPS,
+    TO_TARGET,
     WEIGHTS,
 )
 
-KINDS = "tniffnfnffn"
-"""The kernel's parameters, as `library.compiled` takes them."""
-
-NOTHING = np.float32(-0.0)
-"""Added to any number, it leaves it as it is; so does a product of it in a chain."""
+NEGATIVE_ZERO = np.float32(-0.0)
+"""The exact identity of addition in IEEE 754: adding +0.0 would turn -0.0 into +0.0."""
 
 OPERATIONS = Operations(
     constant=np.float32,
@@ -68,54 +65,58 @@ snake, tanh = activations(OPERATIONS)
 
 
 @device
-def outputs_of(steps, index):
-    """What `give_out` needs to know of a step."""
+def output_fields(steps, index):
+    """The fields of a step that say where its rows go: an argument of `store_output`."""
     return (
         steps[index, RESIDUAL],
-        steps[index, PLAIN],
-        steps[index, ACTIVE],
+        steps[index, RAW],
+        steps[index, SNAKED],
         steps[index, TANH],
-        steps[index, LEAVES],
+        steps[index, TO_TARGET],
     )
 
 
 @device
-def column_of(steps, index, column, parameters):
-    """Bias, alpha and inverse beta of a column."""
-    bias, alpha, inverse_beta = NOTHING, NOTHING, NOTHING
+def column_parameters(steps, index, column, parameters):
+    """Bias, alpha and inverse beta of a column, loaded once for all of a thread's rows."""
+    # As on the CPU, +0 stands for a missing bias: it turns a sum of -0.0 into +0.0.
+    bias, alpha, inverse_beta = np.float32(0.0), np.float32(0.0), np.float32(0.0)
     if steps[index, BIAS] != NONE:
-        bias = parameters[place(steps[index, BIAS] + column)]
-    if steps[index, ACTIVE] != NONE:
-        alpha = parameters[place(steps[index, ALPHA] + column)]
-        inverse_beta = parameters[place(steps[index, INVERSE_BETA] + column)]
+        bias = parameters[unsigned_index(steps[index, BIAS] + column)]
+    if steps[index, SNAKED] != NONE:
+        alpha = parameters[unsigned_index(steps[index, ALPHA] + column)]
+        inverse_beta = parameters[unsigned_index(steps[index, INVERSE_BETA] + column)]
     return bias, alpha, inverse_beta
 
 
 @device
-def give_out(value, residual, factors, outputs, offset, arena, arenas, target_at, target):
-    """Finish one sum and store it.
+def store_output(
+    value, residual, parameters_of_column, outputs, offset, arena, arenas, target_start, target
+):
+    """Apply the epilogue to one sum and store the result.
 
-    `offset` is the number's place in the output rows; `arena` and `target_at` are where those of
-    its stream begin.
+    `offset` is the position within the step's output rows. The stream's arena starts at `arena` in
+    `arenas`, and its output rows start at `target_start` in `target`.
     """
-    _, plain, active, bends, leaves = outputs
-    bias, alpha, inverse_beta = factors
+    _, raw, snaked, has_tanh, to_target = outputs
+    bias, alpha, inverse_beta = parameters_of_column
     value = add(add(value, bias), residual)
-    if bends != 0:
+    if has_tanh != 0:
         value = tanh(value)
-    if leaves != 0:
-        target[place(target_at + plain + offset)] = value
-    elif plain != NONE:
-        arenas[place(arena + plain + offset)] = value
-    if active != NONE:
-        arenas[place(arena + active + offset)] = snake(value, alpha, inverse_beta)
+    if to_target != 0:
+        target[unsigned_index(target_start + raw + offset)] = value
+    elif raw != NONE:
+        arenas[unsigned_index(arena + raw + offset)] = value
+    if snaked != NONE:
+        arenas[unsigned_index(arena + snaked + offset)] = snake(value, alpha, inverse_beta)
 
 
 @functools.cache
 def finish_kernel() -> Any:
-    """The kernel that adds up a step's taps, or takes the source's rows, and finishes them.
+    """The kernel for a step that has no sums yet: it adds up split taps, or takes source rows.
 
-    One thread a number of the output; `sums` holds (taps, streams, rows, columns).
+    One thread computes one element of the output. `sums` has the shape (taps, streams, rows,
+    columns).
     """
 
     def finish(
@@ -133,9 +134,10 @@ def finish_kernel() -> Any:
     ):
         columns, phases = steps[index, COLUMNS], steps[index, PHASES]
         rows = steps[index, ROWS] * phases
+        # Split the thread's number into stream of the group, row and column.
         number = np.int64(cuda.grid(1))
-        numbers = streams.shape[0] * rows * columns
-        if number >= numbers:
+        elements = streams.shape[0] * rows * columns
+        if number >= elements:
             return
         group = number // (rows * columns)
         row = (number - group * rows * columns) // columns
@@ -144,19 +146,20 @@ def finish_kernel() -> Any:
             return
         if steps[index, WEIGHTS] == NONE:
             begin = group * source_floats + steps[index, INPUT]
-            value = source[place(begin + row * steps[index, INPUT_STRIDE] + column)]
+            value = source[unsigned_index(begin + row * steps[index, INPUT_STRIDE] + column)]
         else:
-            value = sums[place(number)]
+            value = sums[unsigned_index(number)]
             for tap in range(1, steps[index, TAPS]):
-                value = add(value, sums[place(number + tap * numbers)])
+                value = add(value, sums[unsigned_index(number + tap * elements)])
         arena = streams[group] * arena_floats
         offset = row * steps[index, OUTPUT_STRIDE] + column
-        outputs = outputs_of(steps, index)
-        residual = NOTHING
+        outputs = output_fields(steps, index)
+        residual = NEGATIVE_ZERO
         if outputs[0] != NONE:
-            residual = arenas[place(arena + outputs[0] + offset)]
-        factors = column_of(steps, index, column, parameters)
-        target_at = group * target_floats
-        give_out(value, residual, factors, outputs, offset, arena, arenas, target_at, target)
+            residual = arenas[unsigned_index(arena + outputs[0] + offset)]
+        own = column_parameters(steps, index, column, parameters)
+        store_output(
+            value, residual, own, outputs, offset, arena, arenas, group * target_floats, target
+        )
 
     return kernel(finish)

@@ -1,23 +1,22 @@
-"""A sequence of launches, recorded once as a graph of the driver's and replayed as one."""
+"""CUDA graphs: a sequence of launches that the driver replays with a single call."""
 
 from __future__ import annotations
 
-import functools
-import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 from oobleck_stream.engine.cuda.library import SIMULATED, checked, cuda
+from oobleck_stream.engine.warning import warn_once
 
 
-class Captured:
+class CapturedGraph:
     """A sequence of launches and copies that the driver replays as one.
 
     Parameters
     ----------
     graph
-        The driver's, instantiated.
+        The driver's executable graph; it is destroyed with this object.
     """
 
     def __init__(self, graph: Any) -> None:
@@ -26,53 +25,55 @@ class Captured:
         self._graph = graph
         weakref.finalize(self, driver.cuGraphExecDestroy, graph)
 
-    def replay(self, stream: Any) -> None:
-        """Have it run again on a stream."""
+    def replay(self, cuda_stream: Any) -> None:
+        """Enqueue the sequence on a CUDA stream."""
         from cuda.bindings import driver
 
-        checked(driver.cuGraphLaunch(self._graph, int(stream.handle)))
+        checked(driver.cuGraphLaunch(self._graph, int(cuda_stream.handle)))
 
 
-def capture(stream: Any, launch: Callable[[], None]) -> Captured | None:
-    """What `launch` puts on a stream, recorded instead of run; None where that can't be done.
+def capture(cuda_stream: Any, launch: Callable[[], None]) -> CapturedGraph | None:
+    """Record what `launch` enqueues on a CUDA stream, instead of running it.
 
-    All kernels in it must have run before.
+    All kernels in it must have run before, because loading one can't be captured.
+
+    Returns
+    -------
+    CapturedGraph or None
+        None under the simulator, and after an error, which is reported as a ``RuntimeWarning``.
     """
     if SIMULATED:
         return None
     from cuda.bindings import driver
 
     try:
-        graph = _recorded(int(stream.handle), launch)
+        graph = _recorded(int(cuda_stream.handle), launch)
         try:
             _, executable = checked(driver.cuGraphInstantiate(graph, 0))
         finally:
             driver.cuGraphDestroy(graph)
     except Exception as error:
-        # Whatever it was: launched one by one, they work, or say why not.
-        _tell_once(f"CUDA launches are slower here, as they can't be recorded: {error}")
+        # Launching the kernels one by one either works or raises an error of its own.
+        warn_once(f"CUDA launches are slower here, as they can't be recorded: {error}", 2)
         return None
-    return Captured(executable)
+    return CapturedGraph(executable)
 
 
 def _recorded(handle: int, launch: Callable[[], None]) -> Any:
-    """The driver's graph of what `launch` puts on a stream."""
+    """The driver's graph of what `launch` enqueues on the CUDA stream with this handle."""
     from cuda.bindings import driver
 
+    # Relaxed: other threads may allocate and free device memory during the capture.
     mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
     checked(driver.cuStreamBeginCapture(handle, mode))
     try:
         with cuda.defer_cleanup():
             launch()
     except BaseException:
+        # A capture must be ended in any case, or the CUDA stream stays unusable.
         status, graph = driver.cuStreamEndCapture(handle)
         if int(status) == 0:
             driver.cuGraphDestroy(graph)
         raise
     _, graph = checked(driver.cuStreamEndCapture(handle))
     return graph
-
-
-@functools.cache
-def _tell_once(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=3)

@@ -1,4 +1,4 @@
-"""From a program's tables to the kernels that are launched for it, one after another."""
+"""Translates a program into the sequence of kernel launches that executes it."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from oobleck_stream.engine.cuda.moves import moves_kernel
 from oobleck_stream.engine.cuda.product import product_kernel
 from oobleck_stream.engine.cuda.tiles import Cut, Tile, choose
 
-MOST_BLOCKS = 256
-"""Blocks of threads that one move is spread over at most."""
+MAX_BLOCKS = 256
+"""Maximum blocks of threads that share one move."""
 
 
 @dataclass(frozen=True)
 class Buffers:
-    """What the kernels read and write, all on the device.
+    """The device memory that the kernels read and write.
 
     Parameters
     ----------
     steps, moves : (steps, FIELDS) and (moves, MOVE_FIELDS) int64
     streams : (group,) int64
-        Which arenas take part.
-    source, target : float32
-        The rows of the group, one stream's behind the other's, `source_floats` and `target_floats`
-        each.
-    arenas : float32
-        All streams' arenas, `arena_floats` each.
-    parameters : float32
-    sums : float32
-        Room for the sums of split taps.
+        Indices of the audio streams that take part.
+    source, target : (n,) float32
+        Input and output rows of the group, stream after stream: `source_floats` and `target_floats`
+        for each.
+    arenas : (n,) float32
+        The arenas of all streams, `arena_floats` for each.
+    parameters : (n,) float32
+        The packed parameters.
+    sums : (n,) float32
+        Working memory for the sums of split taps.
     """
 
     steps: Any
@@ -53,22 +54,22 @@ class Buffers:
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel, its blocks of threads, the threads of one, and its arguments."""
+    """One launch: the kernel, its grid of blocks, the threads of a block, and the arguments."""
 
     kernel: Any
     blocks: tuple[int, int, int]
     threads: int
     arguments: tuple[Any, ...]
 
-    def go(self, stream: Any) -> None:
-        """Put it on a stream."""
-        self.kernel[self.blocks, self.threads, stream](*self.arguments)
+    def enqueue(self, cuda_stream: Any) -> None:
+        """Enqueue the kernel on a CUDA stream."""
+        self.kernel[self.blocks, self.threads, cuda_stream](*self.arguments)
 
 
 def cuts(
     steps: IntArray, group: int, tiles: tuple[Tile, ...], multiprocessors: int
 ) -> list[Cut | None]:
-    """How each step is cut; None for those without a product."""
+    """The cut of each step for a group of streams; None for a step without a product."""
     found: list[Cut | None] = []
     for step in steps:
         if step[table.LAYER] == table.MOVES_ALONE or step[table.WEIGHTS] == table.NONE:
@@ -82,8 +83,8 @@ def cuts(
     return found
 
 
-def most_sums(steps: IntArray, cut: list[Cut | None], group: int) -> int:
-    """Floats that the sums of split taps take at most."""
+def max_sums(steps: IntArray, cut: list[Cut | None], group: int) -> int:
+    """Maximum number of floats that the sums of a step's split taps occupy."""
     sizes = [
         group * int(step[table.ROWS] * step[table.PHASES] * step[table.COLUMNS]) * part.splits
         for step, part in zip(steps, cut, strict=True)
@@ -100,9 +101,18 @@ def launches(
     buffers: Buffers,
     threads: int,
 ) -> Iterator[Launch]:
-    """All launches of a program in their order.
+    """The launches of a program, in order.
 
-    `threads` are those of a block of the kernels that have no tile.
+    Parameters
+    ----------
+    steps, moves : (steps, FIELDS) and (moves, MOVE_FIELDS) int64
+    cut : list of (Cut or None)
+        The cut of each step.
+    group : int
+        Number of streams.
+    buffers : Buffers
+    threads : int
+        Threads of a block, for the kernels that have no tile.
     """
     b = buffers
     for index, (step, part) in enumerate(zip(steps, cut, strict=True)):
@@ -123,6 +133,7 @@ def launches(
                     b.sums,
                 ),
             )
+        # The epilogue is a kernel of its own for split taps, and for the copy of the input rows.
         if step[table.LAYER] != table.MOVES_ALONE and (part is None or part.splits > 1):
             numbers = group * int(step[table.ROWS] * step[table.PHASES] * step[table.COLUMNS])
             yield Launch(
@@ -151,11 +162,12 @@ def launches(
 def move_launch(
     moves: IntArray, first: int, count: int, group: int, buffers: Buffers, threads: int
 ) -> Launch:
-    """One launch for `count` moves from number `first` on, of all streams of a group."""
+    """One launch for `count` moves from number `first` on, in all streams of a group."""
     some = moves[first : first + count]
-    far = np.abs(some[:, table.ORIGIN] - some[:, table.TO])
-    alone = np.where(some[:, table.ORIGIN] == table.NONE, some[:, table.SIZE], far)
-    most = int(np.minimum(alone, some[:, table.SIZE]).max())
-    blocks = min(MOST_BLOCKS, max(1, -(-most // threads)))
+    displacements = np.abs(some[:, table.ORIGIN] - some[:, table.TO])
+    # A thread copies a chain of elements (see `moves_kernel`); zeros have no chains.
+    chains = np.where(some[:, table.ORIGIN] == table.NONE, some[:, table.SIZE], displacements)
+    max_chains = int(np.minimum(chains, some[:, table.SIZE]).max())
+    blocks = min(MAX_BLOCKS, max(1, -(-max_chains // threads)))
     arguments = (buffers.moves, first, buffers.streams, buffers.arenas, buffers.arena_floats)
     return Launch(moves_kernel(), (blocks, count, group), threads, arguments)

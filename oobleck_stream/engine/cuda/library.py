@@ -1,7 +1,7 @@
-"""All that is used of Numba's CUDA target, and what can be missing of it.
+"""The only module that imports ``numba.cuda``, so that moving to its successor touches one file.
 
-No other module imports it: the target is in maintenance and has a successor. Under its simulator
-(``NUMBA_ENABLE_CUDASIM=1``) the kernels run as plain Python: fused multiply-adds round twice there.
+Under Numba's simulator (``NUMBA_ENABLE_CUDASIM=1``) the kernels run as plain Python. There, a fused
+multiply-add rounds twice.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -32,7 +32,7 @@ if importlib.util.find_spec("numba_cuda") is None:
 from numba import cuda as _cuda
 from numba.cuda.core import config as _settings
 
-# Numba warns of every launch of fewer than 128 blocks; a single frame has no work for more.
+# Numba warns of launches with few blocks, but a single frame has no work for more.
 _settings.CUDA_LOW_OCCUPANCY_WARNINGS = 0
 
 __all__ = [
@@ -43,23 +43,22 @@ __all__ = [
     "cuda",
     "device",
     "divide",
-    "faults",
     "fma",
     "has_compiler",
     "kernel",
     "less",
-    "make_zero",
     "multiply",
-    "multiprocessors",
+    "multiprocessor_count",
+    "on_compilation",
+    "open_cuda_stream",
     "open_device",
-    "open_stream",
     "pinned",
-    "place",
     "power_of_two",
     "select",
     "subtract",
-    "telling_of_compiling",
+    "translated_errors",
     "unsigned",
+    "unsigned_index",
     "upload",
     "zeros",
 ]
@@ -69,7 +68,7 @@ cuda: Any = _cuda
 SIMULATED = bool(config.ENABLE_CUDASIM)  # type: ignore[attr-defined]
 
 ALIGNMENT = None if SIMULATED else 16
-"""Bytes at which shared memory begins, so that four floats are read at once."""
+"""Alignment of shared memory in bytes, so that a thread can load four floats at once."""
 
 
 class CudaKernelCache(KernelCache):
@@ -99,21 +98,22 @@ class CudaKernelCache(KernelCache):
 
 
 def kernel(function: Callable[..., None]) -> Any:
-    """Compile a kernel on its first launch, and keep it on disk."""
+    """Compile a kernel at its first launch, and keep it on disk."""
     dispatcher = cuda.jit(function)
     return dispatcher if SIMULATED else keep(dispatcher, CudaKernelCache)
 
 
-# What kernels are written with. Numba's CUDA target contracts a product and a sum to a fused
-# multiply-add, also with fastmath off; operations with a rounding of their own stay as they are.
+# The operations that kernels use. Numba's CUDA target contracts ``a * b + c`` to a fused
+# multiply-add even with fastmath off. It never contracts the functions of libdevice that name their
+# rounding (``_rn``).
 if SIMULATED:
 
     def device(function):
-        """A function for kernels to call."""
+        """Return a function that kernels can call."""
         return function
 
     def fma(a, b, c):
-        """``a * b + c``, here rounded twice."""
+        """``a * b + c``, rounded twice."""
         return a * b + c
 
     def multiply(a, b):
@@ -145,18 +145,18 @@ if SIMULATED:
         return np.int32((int(exponent) + 127) << 23).view(np.float32)
 
     def unsigned(count):
-        """A number known not to be negative, for sums and products."""
+        """A number that is not negative."""
         return count
 
-    def place(index):
-        """An index known not to be negative."""
+    def unsigned_index(index):
+        """An index that is not negative."""
         return index
 
 else:
     from numba.cuda import libdevice
 
     def device(function):
-        """A function for kernels to call; it becomes part of them."""
+        """Compile a function that is inlined into the kernels that call it."""
         return cuda.jit(function, device=True, forceinline=True)
 
     @device
@@ -166,22 +166,22 @@ else:
 
     @device
     def multiply(a, b):
-        """``a * b``, never fused with what follows."""
+        """``a * b``, never fused with an addition."""
         return libdevice.fmul_rn(a, b)
 
     @device
     def add(a, b):
-        """``a + b``, never fused with what goes before."""
+        """``a + b``, never fused with a product."""
         return libdevice.fadd_rn(a, b)
 
     @device
     def subtract(a, b):
-        """``a - b``, never fused with what goes before."""
+        """``a - b``, never fused with a product."""
         return libdevice.fsub_rn(a, b)
 
     @device
     def divide(a, b):
-        """``a / b`` as IEEE has it."""
+        """``a / b``, correctly rounded."""
         return libdevice.fdiv_rn(a, b)
 
     @device
@@ -201,18 +201,18 @@ else:
 
     @device
     def unsigned(count):
-        """A number known not to be negative, for sums and products."""
+        """Cast a number that is not negative, so that 32-bit unsigned arithmetic is compiled."""
         return np.uint32(count)
 
     @device
-    def place(index):
-        """An index known not to be negative: no turn to count from the end is compiled."""
+    def unsigned_index(index):
+        """Cast an index to unsigned, so that Numba omits the wraparound of negative indices."""
         return np.uint64(index)
 
 
-# What the engine is written with.
+# The functions that the engine uses.
 def has_compiler() -> bool:
-    """Whether the libraries that compile kernels (NVVM and NVRTC) can be loaded."""
+    """Report whether the libraries that compile kernels (NVVM and NVRTC) can be loaded."""
     from cuda.pathfinder import DynamicLibNotFoundError, load_nvidia_dynamic_lib
 
     try:
@@ -224,12 +224,12 @@ def has_compiler() -> bool:
 
 
 def open_device() -> None:
-    """Check that there is a GPU, and a compiler for it.
+    """Check that there is a GPU and a compiler for it.
 
     Raises
     ------
     CudaUnavailable
-        When something is missing; the message says what.
+        If something is missing; the message names it.
     """
     if SIMULATED:
         return
@@ -241,34 +241,34 @@ def open_device() -> None:
     except CudaSupportError:
         found = False
     if not found:
-        said = " ".join((driver.initialization_error or "no reason given").split())
-        if "NO_DEVICE" in said:
+        reason = " ".join((driver.initialization_error or "no reason given").split())
+        if "NO_DEVICE" in reason:
             raise CudaUnavailable("no NVIDIA GPU was found: the driver lists none")
-        if "cannot be found" in said:
+        if "cannot be found" in reason:
             raise CudaUnavailable("no NVIDIA driver was found (libcuda)")
-        raise CudaUnavailable(f"the NVIDIA driver does not start: {said}")
+        raise CudaUnavailable(f"the NVIDIA driver does not start: {reason}")
     if not has_compiler():
         raise CudaUnavailable(
             "CUDA's compiler (NVVM, NVRTC) is missing: pip install 'oobleck_stream[cuda13]' "
             "(or cuda12 for an older driver)"
         )
-    with faults():
+    with translated_errors():
         cuda.current_context()
 
 
 @contextmanager
-def faults() -> Iterator[None]:
-    """Turn errors of the driver, the compiler and Numba's target into ``CudaUnavailable``."""
+def translated_errors() -> Iterator[None]:
+    """Turn errors of the driver, the compiler and Numba's CUDA target into ``CudaUnavailable``."""
     try:
         yield
     except Exception as error:
-        if SIMULATED or not _of_cuda(error):
+        if SIMULATED or not _is_from_cuda(error):
             raise
-        raise _no_cuda(str(error) or type(error).__name__) from error
+        raise _unavailable(str(error) or type(error).__name__) from error
 
 
-def _of_cuda(error: Exception) -> bool:
-    """Whether it is one of CUDA's exceptions, or one of Python's for a lack that CUDA found."""
+def _is_from_cuda(error: Exception) -> bool:
+    """Report whether a CUDA package defines the exception's class, or raised it."""
     raised_in = ""
     if isinstance(error, RuntimeError | ImportError | OSError):
         for frame, _ in traceback.walk_tb(error.__traceback__):
@@ -277,92 +277,102 @@ def _of_cuda(error: Exception) -> bool:
     return any(f"{name}.".startswith(("numba.cuda.", "cuda.")) for name in names)
 
 
-def _no_cuda(said: str) -> CudaUnavailable:
-    """What CUDA said, in one line."""
-    if "OUT_OF_MEMORY" in said:
+def _unavailable(message: str) -> CudaUnavailable:
+    """The exception for a message of CUDA, shortened to one line."""
+    if "OUT_OF_MEMORY" in message:
         return CudaUnavailable("the GPU has too little memory")
-    return CudaUnavailable(f"CUDA failed: {' '.join(said.split())[:300]}")
+    return CudaUnavailable(f"CUDA failed: {' '.join(message.split())[:300]}")
 
 
 @contextmanager
-def telling_of_compiling(tell: Callable[[], None]) -> Iterator[None]:
-    """Call `tell` whenever something of a kernel is compiled within, and not found on disk."""
+def on_compilation(callback: Callable[[], None]) -> Iterator[None]:
+    """Within this context, call `callback` whenever a part of a kernel is compiled.
+
+    Loading a kernel from disk doesn't count. The callback may be called several times per kernel.
+    """
     from numba.cuda.core import event
 
     class Listener(event.Listener):  # type: ignore[misc]
         def on_start(self, _: Any) -> None:
-            tell()
+            callback()
 
         def on_end(self, _: Any) -> None:
-            """Nothing: the work goes on."""
+            pass
 
-    # There is no event of a kernel as a whole; the compiler's lock is taken for loading, too.
+    # Numba has no event for a whole kernel, and takes the compiler's lock for loading as well.
     with event.install_listener("numba-cuda:run_pass", Listener()):
         yield
 
 
-def open_stream() -> Any:
-    """A stream of the device's that waits for nobody else's, so that it can be recorded any time.
+def open_cuda_stream() -> Any:
+    """A non-blocking CUDA stream: one that doesn't synchronize with the default CUDA stream.
 
-    Nor does anybody wait for it: whatever is put on it is followed by its `synchronize`.
+    So it can be captured at any time. Callers must `synchronize` it before they use results.
     """
     if SIMULATED:
         return cuda.stream()
     from cuda.bindings import driver
 
-    with faults():
+    with translated_errors():
         cuda.current_context()
         _, handle = checked(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
-        stream = cuda.external_stream(int(handle))
-    weakref.finalize(stream, driver.cuStreamDestroy, handle)
-    return stream
+        cuda_stream = cuda.external_stream(int(handle))
+    weakref.finalize(cuda_stream, driver.cuStreamDestroy, handle)
+    return cuda_stream
 
 
-def zeros(kind: type, count: int, stream: Any) -> Any:
-    """An array on the device, at least one long; ``CudaUnavailable`` when there is no room."""
+def zeros(kind: type, count: int, cuda_stream: Any) -> Any:
+    """An array of zeros on the device, with at least one element.
+
+    Raises
+    ------
+    CudaUnavailable
+        If the GPU has too little free memory.
+    """
     size = max(1, count)
-    _check_room(size * np.dtype(kind).itemsize)
-    with faults():
+    _check_free_memory(size * np.dtype(kind).itemsize)
+    with translated_errors():
         array = cuda.device_array(size, kind)
-    make_zero(array, stream)
+    if SIMULATED:
+        array[:] = 0
+        return array
+    from numba.cuda.cudadrv.driver import device_memset
+
+    with translated_errors():
+        device_memset(array, 0, array.nbytes, stream=cuda_stream)
+        cuda_stream.synchronize()
     return array
 
 
-def make_zero(array: Any, stream: Any) -> None:
-    """Overwrite an array on the device with zeros."""
-    if SIMULATED:
-        array[:] = 0
-        return
-    from numba.cuda.cudadrv.driver import device_memset
+def upload(array: npt.NDArray[Any], cuda_stream: Any) -> Any:
+    """A copy of an array on the device, with at least one row.
 
-    with faults():
-        device_memset(array, 0, array.nbytes, stream=stream)
-        stream.synchronize()
-
-
-def upload(array: npt.NDArray[Any], stream: Any) -> Any:
-    """A copy of an array on the device, at least one row long."""
+    Raises
+    ------
+    CudaUnavailable
+        If the GPU has too little free memory.
+    """
     rows = array if len(array) > 0 else np.zeros((1, *array.shape[1:]), array.dtype)
-    _check_room(rows.nbytes)
-    with faults():
-        copy = cuda.to_device(np.ascontiguousarray(rows), stream=stream)
-        stream.synchronize()
+    _check_free_memory(rows.nbytes)
+    with translated_errors():
+        copy = cuda.to_device(np.ascontiguousarray(rows), stream=cuda_stream)
+        cuda_stream.synchronize()
     return copy
 
 
 def pinned(kind: type, count: int) -> Any:
-    """An array here that the device reads and writes by itself, at least one long."""
-    with faults():
+    """A page-locked array in host memory, with at least one element, for asynchronous copies."""
+    with translated_errors():
         return cuda.pinned_array(max(1, count), kind)
 
 
-def _check_room(need: int) -> None:
-    """``CudaUnavailable`` unless so many bytes are free on the device."""
-    with faults():
+def _check_free_memory(need: int) -> None:
+    """Raise ``CudaUnavailable`` unless `need` bytes are free on the device."""
+    with translated_errors():
         context = cuda.current_context()
         free = context.get_memory_info().free
         if need > free and not SIMULATED:
-            # Numba frees arrays that are no longer used a few at a time.
+            # Numba collects arrays that are no longer used and frees them later.
             context.memory_manager.deallocations.clear()
             free = context.get_memory_info().free
     if need > free:
@@ -371,14 +381,14 @@ def _check_room(need: int) -> None:
         )
 
 
-def multiprocessors() -> int:
-    """How many blocks of threads can run side by side."""
-    with faults():
+def multiprocessor_count() -> int:
+    """Number of multiprocessors of the GPU."""
+    with translated_errors():
         return 4 if SIMULATED else int(cuda.get_current_device().MULTIPROCESSOR_COUNT)
 
 
-def checked(answer: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The driver's answer; ``CudaUnavailable`` unless it says success."""
-    if int(answer[0]) != 0:
-        raise _no_cuda(str(getattr(answer[0], "name", answer[0])))
-    return answer
+def checked(result: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the result of a driver call; raise ``CudaUnavailable`` if its status is an error."""
+    if int(result[0]) != 0:
+        raise _unavailable(str(getattr(result[0], "name", result[0])))
+    return result

@@ -1,4 +1,4 @@
-"""The kernel that makes a step's moves in all arenas at once, each as C's memmove would."""
+"""The kernel that executes the moves of a step in all arenas at once."""
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"
 from __future__ import annotations
@@ -8,37 +8,36 @@ from typing import Any
 
 import numpy as np
 
-from oobleck_stream.engine.cuda.library import cuda, kernel, place
+from oobleck_stream.engine.cuda.library import cuda, kernel, unsigned_index
 from oobleck_stream.engine.program import NONE, ORIGIN, SIZE, TO
-
-KINDS = "tnifn"
-"""The kernel's parameters, as `library.compiled` takes them."""
 
 
 @functools.cache
 def moves_kernel() -> Any:
-    """The kernel; blocks along y are moves from `first` on, along z streams.
+    """The kernel of moves; blocks along y are moves from number `first` on, along z streams.
 
-    Floats that lie as far apart as the move goes depend on each other alone: each such row is one
-    thread's, which goes along it the way the move goes, so nothing is read after it was written.
+    Elements whose indices differ by a multiple of the displacement form a chain. One thread copies
+    one chain, in the direction that reads every element before it is overwritten, so overlapping
+    moves are safe (as in memmove) without any synchronisation.
     """
 
     def move(moves, first, streams, arenas, arena_floats):
         number = first + cuda.blockIdx.y
-        to, origin, size = moves[number, TO], moves[number, ORIGIN], moves[number, SIZE]
+        size = moves[number, SIZE]
         arena = streams[cuda.blockIdx.z] * arena_floats
-        far = origin - to
+        to, origin = arena + moves[number, TO], arena + moves[number, ORIGIN]
+        displacement = moves[number, ORIGIN] - moves[number, TO]
         start, step = np.int64(cuda.grid(1)), np.int64(cuda.gridsize(1))
-        if origin == NONE:
-            for at in range(start, size, step):
-                arenas[place(arena + to + at)] = np.float32(0.0)
-        elif far > 0:
-            for begin in range(start, min(far, size), step):
-                for at in range(begin, size, far):
-                    arenas[place(arena + to + at)] = arenas[place(arena + origin + at)]
-        elif far < 0:
-            for begin in range(start, min(-far, size), step):
-                for at in range(size - 1 - begin, -1, far):
-                    arenas[place(arena + to + at)] = arenas[place(arena + origin + at)]
+        if moves[number, ORIGIN] == NONE:
+            for i in range(start, size, step):
+                arenas[unsigned_index(to + i)] = np.float32(0.0)
+        elif displacement > 0:
+            for begin in range(start, min(displacement, size), step):
+                for i in range(begin, size, displacement):
+                    arenas[unsigned_index(to + i)] = arenas[unsigned_index(origin + i)]
+        elif displacement < 0:
+            for begin in range(start, min(-displacement, size), step):
+                for i in range(size - 1 - begin, -1, displacement):
+                    arenas[unsigned_index(to + i)] = arenas[unsigned_index(origin + i)]
 
     return kernel(move)

@@ -1,7 +1,7 @@
-"""The product kernel: rows by weights, tiled in shared memory and in registers.
+"""The product kernel: input rows by weights, tiled in shared memory and in registers.
 
-The order of arithmetic is the CPU's: for each tap a chain of fused multiply-adds over the channels
-from +0, the taps added in their order, then what `finish` does. A tile has rows of all streams.
+"The order of arithmetic" in oobleck_stream/README.md applies. A tile may contain rows of several
+streams.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"
@@ -12,7 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from oobleck_stream.engine.cuda.epilogue import NOTHING, column_of, give_out, outputs_of
+from oobleck_stream.engine.cuda.epilogue import (
+    NEGATIVE_ZERO,
+    column_parameters,
+    output_fields,
+    store_output,
+)
 from oobleck_stream.engine.cuda.library import (
     ALIGNMENT,
     add,
@@ -20,8 +25,8 @@ from oobleck_stream.engine.cuda.library import (
     device,
     fma,
     kernel,
-    place,
     unsigned,
+    unsigned_index,
 )
 from oobleck_stream.engine.cuda.tiles import Tile
 from oobleck_stream.engine.program import (
@@ -42,15 +47,15 @@ from oobleck_stream.engine.program import (
     WEIGHTS,
 )
 
-KINDS = "tnifnffnf"
-"""The kernel's parameters, as `library.compiled` takes them."""
-
 ZERO = np.float32(0.0)
 
 
 @device
 def weights_of(steps, index, phase, column):
-    """Where a column's weights begin, and how far apart they are; the last for one beyond."""
+    """Offset of a column's first weight, and the width of its panel.
+
+    Columns past the end are clamped to the last.
+    """
     padded = (steps[index, COLUMNS] + LANES - 1) // LANES * LANES
     column = min(column, padded - 1)
     panel = column // PANEL * PANEL
@@ -61,31 +66,91 @@ def weights_of(steps, index, phase, column):
 
 @functools.cache
 def product_kernel(tile: Tile) -> Any:
-    """The kernel of a tile; a block of threads a tile, in as many splits as the grid is deep.
+    """The kernel for one size of tile. A block of threads computes a tile.
 
-    Blocks along x are tiles of rows, along y phases of tiles of columns; along z are the taps where
-    they are split: their sums go to `sums` as (taps, streams, rows, columns), for `finish`.
+    Along x, the grid has the tiles of rows; along y, for each phase the tiles of columns; along z
+    the taps, if these are split. Split taps are written to `sums`, with the shape (taps, streams,
+    rows, columns), and a second kernel (`finish_kernel`) adds them up.
     """
     depth, threads = tile.depth, tile.threads
     rows, columns = tile.rows, tile.columns
-    # A thread's rows and columns are fours (or less) side by side: read at once, free of conflicts.
+    # A thread computes rows_each x columns_each cells. Its rows are runs of up to four neighbours,
+    # and so are its columns: a run is loaded by one instruction, without bank conflicts. The next
+    # run of the same thread is a whole part of the tile further on.
     rows_each, columns_each = tile.thread_rows, tile.thread_columns
     row_run, column_run = min(4, rows_each), min(4, columns_each)
     part_rows = rows * row_run // rows_each
     part_columns = columns * column_run // columns_each
-    parts, across = rows_each // row_run, columns // columns_each
+    parts, threads_across = rows_each // row_run, columns // columns_each
     cells = rows_each * columns_each
-    # Shared memory: twice the inputs, channel by channel, and twice the weights; then the sums.
+    # Shared memory has two buffers for a chunk of inputs, (depth, rows) with padded rows, and then
+    # two for a chunk of weights, (depth, columns). Later it holds a part of the sums.
     input_stride = rows + row_run
     inputs_size, weights_size = depth * input_stride, depth * columns
     shared_size = max(2 * (inputs_size + weights_size), part_rows * columns)
-    # Bringing a chunk: a thread keeps to one channel of the inputs, and to one of the columns.
+    # To copy a chunk, a thread takes one channel of the inputs, every `input_rows`-th row, and one
+    # column of the weights, every `weight_channels`-th channel.
     input_loads, weight_loads = rows * depth // threads, depth * columns // threads
     input_rows, weight_channels = threads // depth, threads // columns
-    # Giving out: a thread keeps to a column.
-    numbers_each = part_rows * columns // threads
-    batch = min(8, numbers_each)
-    assert threads % depth == threads % columns == numbers_each % batch == 0
+    # To store a part of the output, a thread takes one column, `batch` rows at a time.
+    outputs_each = part_rows * columns // threads
+    batch = min(8, outputs_each)
+    assert threads % depth == threads % columns == outputs_each % batch == 0
+
+    @device
+    def load_inputs(new_inputs, arenas, row_inputs, row, offset, is_channel):
+        """Load a thread's share of a chunk's inputs from global memory to registers."""
+        for i in range(input_loads):
+            value = arenas[
+                unsigned_index(row_inputs[unsigned_index(row + i * input_rows)] + offset)
+            ]
+            # Past the last channel, -0.0 times a weight of +0.0 leaves a chain as it is.
+            new_inputs[i] = value if is_channel else NEGATIVE_ZERO
+
+    @device
+    def load_weights(new_weights, parameters, weights, width, tap, channel, channels):
+        """Load a thread's share of a chunk's weights from global memory to registers."""
+        for i in range(weight_loads):
+            own = channel + i * weight_channels
+            row = tap * channels + min(own, channels - 1)
+            value = parameters[unsigned_index(weights + row * width)]
+            new_weights[i] = value if own < channels else ZERO
+
+    @device
+    def store_chunk(shared, new_inputs, inputs_start, new_weights, weights_start):
+        """Store what was loaded from registers to a buffer of shared memory."""
+        for i in range(input_loads):
+            shared[unsigned_index(inputs_start + i * input_rows)] = new_inputs[i]
+        for i in range(weight_loads):
+            shared[unsigned_index(weights_start + i * weight_channels * columns)] = new_weights[i]
+
+    @device
+    def multiply_chunk(shared, inputs_start, weights_start, x, w, chain):
+        """Extend every chain by the channels of a chunk in shared memory."""
+        k = 0
+        while k < depth:
+            for i in range(rows_each):
+                offset = i // row_run * part_rows + i % row_run
+                x[i] = shared[unsigned_index(inputs_start + k * input_stride + offset)]
+            for j in range(columns_each):
+                offset = j // column_run * part_columns + j % column_run
+                w[j] = shared[unsigned_index(weights_start + k * columns + offset)]
+            for i in range(rows_each):
+                for j in range(columns_each):
+                    cell = i * columns_each + j
+                    chain[cell] = fma(x[i], w[j], chain[cell])
+            k += 1
+
+    @device
+    def share_part(shared, total, part, first_row, first_column):
+        """Store a thread's sums of one part of the tile to shared memory, (part_rows, columns)."""
+        for i in range(rows_each):
+            # After unrolling, constants address the cells: only then is `total` in registers.
+            if i // row_run == part:
+                for j in range(columns_each):
+                    offset = j // column_run * part_columns + j % column_run
+                    start = (first_row + i % row_run) * columns + first_column
+                    shared[unsigned_index(start + offset)] = total[i * columns_each + j]
 
     def product(
         steps,
@@ -112,8 +177,10 @@ def product_kernel(tile: Tile) -> Any:
         first_column = (np.int64(cuda.blockIdx.y) - phase * column_tiles) * columns
         count = streams.shape[0] * blocks
 
+        # For each row of the tile: its stream within the group, the offset of that stream's arena,
+        # and the offset of the input row of tap 0.
         for row in range(thread, rows, threads):
-            # Rows beyond the last read what the last one does, and are not given out.
+            # Rows past the last read the same as the last, and are not stored.
             whole = min(first_row + row, count - 1)
             group = whole // blocks
             arena = streams[group] * arena_floats
@@ -128,118 +195,96 @@ def product_kernel(tile: Tile) -> Any:
         if splits:
             tap, last_tap = np.int64(cuda.blockIdx.z), np.int64(cuda.blockIdx.z) + 1
         chunks = (channels + depth - 1) // depth
-        chunk, left = 0, chunks
         input_channel, input_row = thread % depth, thread // depth
         weight_column, weight_channel = thread % columns, thread // columns
         weights, weight_width = weights_of(steps, index, phase, first_column + weight_column)
-        mine_across = (thread % across) * column_run
-        mine_down = (thread // across) * row_run
+        own_column = (thread % threads_across) * column_run
+        own_row = (thread // threads_across) * row_run
 
         new_inputs = cuda.local.array(input_loads, np.float32)
         new_weights = cuda.local.array(weight_loads, np.float32)
+        # `chain` is the sum of the current tap, `total` the sum of the taps before it.
         chain = cuda.local.array(cells, np.float32)
         total = cuda.local.array(cells, np.float32)
         x = cuda.local.array(rows_each, np.float32)
         w = cuda.local.array(columns_each, np.float32)
         for i in range(cells):
             chain[i] = ZERO
-            total[i] = NOTHING
+            total[i] = NEGATIVE_ZERO
 
-        # While a chunk is multiplied the next one is on its way, first to registers.
+        # Software pipeline over the chunks of all taps. In each turn, chunk `number` is loaded to
+        # registers, the chunk before it is multiplied out of shared memory, and then the new chunk
+        # is stored to the other buffer. So loads from global memory overlap with arithmetic.
         steps_left = (last_tap - tap) * chunks
-        number = 0
+        chunk, left, number = 0, chunks, 0
         while number <= steps_left:
             if number < steps_left:
-                # Beyond the last channel a chain gets what leaves it as it is.
                 channel = chunk * depth + input_channel
-                along = tap * tap_stride + min(channel, channels - 1)
-                for i in range(input_loads):
-                    value = arenas[place(row_inputs[place(input_row + i * input_rows)] + along)]
-                    new_inputs[i] = value if channel < channels else NOTHING
-                for i in range(weight_loads):
-                    channel = chunk * depth + weight_channel + i * weight_channels
-                    along = tap * channels + min(channel, channels - 1)
-                    value = parameters[place(weights + along * weight_width)]
-                    new_weights[i] = value if channel < channels else ZERO
+                offset = tap * tap_stride + min(channel, channels - 1)
+                load_inputs(new_inputs, arenas, row_inputs, input_row, offset, channel < channels)
+                channel = chunk * depth + weight_channel
+                load_weights(new_weights, parameters, weights, weight_width, tap, channel, channels)
                 chunk += 1
                 if chunk == chunks:
                     chunk = 0
                     tap += 1
             if number > 0:
                 buffer = (number + 1) & 1
-                inputs_at = buffer * inputs_size + mine_down
-                weights_at = 2 * inputs_size + buffer * weights_size + mine_across
-                k = 0
-                while k < depth:
-                    for i in range(rows_each):
-                        far = i // row_run * part_rows + i % row_run
-                        x[i] = shared[place(inputs_at + k * input_stride + far)]
-                    for j in range(columns_each):
-                        far = j // column_run * part_columns + j % column_run
-                        w[j] = shared[place(weights_at + k * columns + far)]
-                    for i in range(rows_each):
-                        for j in range(columns_each):
-                            cell = i * columns_each + j
-                            chain[cell] = fma(x[i], w[j], chain[cell])
-                    k += 1
+                inputs_start = buffer * inputs_size + own_row
+                weights_start = 2 * inputs_size + buffer * weights_size + own_column
+                multiply_chunk(shared, inputs_start, weights_start, x, w, chain)
                 left -= 1
                 if left == 0:
+                    # The tap is complete.
                     left = chunks
                     for i in range(cells):
                         total[i] = add(total[i], chain[i])
                         chain[i] = ZERO
             if number < steps_left:
                 buffer = number & 1
-                inputs_at = buffer * inputs_size + input_channel * input_stride + input_row
-                for i in range(input_loads):
-                    shared[place(inputs_at + i * input_rows)] = new_inputs[i]
-                weights_at = 2 * inputs_size + buffer * weights_size
-                weights_at += weight_channel * columns + weight_column
-                for i in range(weight_loads):
-                    shared[place(weights_at + i * weight_channels * columns)] = new_weights[i]
+                inputs_start = buffer * inputs_size + input_channel * input_stride + input_row
+                weights_start = 2 * inputs_size + buffer * weights_size
+                weights_start += weight_channel * columns + weight_column
+                store_chunk(shared, new_inputs, inputs_start, new_weights, weights_start)
             cuda.syncthreads()
             number += 1
 
-        # The sums go through shared memory, so that neighbours give out neighbouring columns.
+        # Epilogue. The sums go through shared memory, part by part, so that neighbouring threads
+        # store neighbouring columns.
         column = first_column + weight_column
-        factors = column_of(steps, index, min(column, width_out - 1), parameters)
-        outputs = outputs_of(steps, index)
+        own = column_parameters(steps, index, min(column, width_out - 1), parameters)
+        outputs = output_fields(steps, index)
         stride = steps[index, OUTPUT_STRIDE]
-        wanted, unwanted = steps[index, FIRST_ROW], steps[index, LAST_ROW]
+        first_line, last_line = steps[index, FIRST_ROW], steps[index, LAST_ROW]
         residuals = cuda.local.array(batch, np.float32)
         for part in range(parts):
-            for i in range(rows_each):
-                # Written so that every cell is known by its number: only then are they registers.
-                if i // row_run == part:
-                    for j in range(columns_each):
-                        far = j // column_run * part_columns + j % column_run
-                        at = (mine_down + i % row_run) * columns + mine_across + far
-                        shared[place(at)] = total[i * columns_each + j]
+            share_part(shared, total, part, own_row, own_column)
             cuda.syncthreads()
-            for first in range(0, numbers_each, batch):
+            for first in range(0, outputs_each, batch):
+                # First all loads of residuals, so that their latencies overlap.
                 for i in range(batch):
                     row = part * part_rows + weight_channel + (first + i) * weight_channels
                     block = first_row + row - row_groups[row] * blocks
                     line = block * phases + phase
-                    residuals[i] = NOTHING
-                    given = column < width_out and first_row + row < count and not splits
-                    if given and outputs[0] != NONE and wanted <= line < unwanted:
-                        at = row_arenas[row] + outputs[0] + line * stride + column
-                        residuals[i] = arenas[place(at)]
+                    residuals[i] = NEGATIVE_ZERO
+                    exists = column < width_out and first_row + row < count and not splits
+                    if exists and outputs[0] != NONE and first_line <= line < last_line:
+                        offset = row_arenas[row] + outputs[0] + line * stride + column
+                        residuals[i] = arenas[unsigned_index(offset)]
                 for i in range(batch):
-                    below = weight_channel + (first + i) * weight_channels
-                    row = part * part_rows + below
+                    part_row = weight_channel + (first + i) * weight_channels
+                    row = part * part_rows + part_row
                     if column < width_out and first_row + row < count:
-                        group, value = row_groups[row], shared[below * columns + weight_column]
+                        group, value = row_groups[row], shared[part_row * columns + weight_column]
                         line = (first_row + row - group * blocks) * phases + phase
                         if splits:
                             above = (cuda.blockIdx.z * streams.shape[0] + group) * blocks * phases
-                            sums[place((above + line) * width_out + column)] = value
-                        elif wanted <= line < unwanted:
-                            give_out(
+                            sums[unsigned_index((above + line) * width_out + column)] = value
+                        elif first_line <= line < last_line:
+                            store_output(
                                 value,
                                 residuals[i],
-                                factors,
+                                own,
                                 outputs,
                                 line * stride + column,
                                 row_arenas[row],

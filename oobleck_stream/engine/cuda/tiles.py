@@ -1,6 +1,6 @@
-"""Tiles that a product can be cut into, and which one a step takes.
+"""The tiles into which a product can be cut, and the choice of one for each step.
 
-Every tile gives the same bits, so the choice is one of speed alone.
+The results are bit-identical for every tile, so the choice affects only the speed.
 """
 
 from __future__ import annotations
@@ -9,27 +9,27 @@ import math
 from dataclasses import dataclass
 
 LATENCY = 800
-"""Cycles that a chunk of input rows and weights takes to come from memory."""
+"""Cycles from requesting a chunk of input rows and weights in global memory to receiving it."""
 
 SECOND_PASS = 4000
-"""Cycles that adding up the taps in a kernel of their own takes."""
+"""Cycles of a separate kernel that adds up split taps, apart from its memory traffic."""
 
 SUMS_A_CYCLE = 2
-"""Sums of split taps that a multiprocessor's share of the memory writes and reads back."""
+"""Sums of split taps that are written and read back in a cycle, for each multiprocessor."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """What a block of threads computes at once.
+    """A block of the output that one block of threads computes.
 
     Parameters
     ----------
     rows, columns : int
-        Of output, in a block of threads.
+        Size of the tile.
     thread_rows, thread_columns : int
-        Of these, in a thread; powers of two.
+        Rows and columns that one thread computes; powers of two.
     depth : int
-        Channels that are brought to shared memory at once.
+        Channels of a chunk, which is copied to shared memory at once.
     """
 
     rows: int
@@ -45,24 +45,27 @@ class Tile:
 
     @property
     def cycles(self) -> float:
-        """Cycles for a channel: four warps issue an instruction each."""
+        """Estimated cycles for one channel; a multiprocessor issues four warps per cycle."""
         reads = math.ceil(self.thread_rows / 4) + math.ceil(self.thread_columns / 4)
+        # Fused multiply-adds, wide loads from shared memory, and a share of the loop.
         each = self.thread_rows * self.thread_columns + reads + 0.5
         return self.threads / 32 * each / 4
 
 
 @dataclass(frozen=True)
 class Cut:
-    """How a step is cut: its tile, blocks of threads along rows and columns, and split taps.
+    """How a step is distributed over blocks of threads.
 
     Parameters
     ----------
     tile : Tile
     row_tiles : int
+        Tiles along the rows.
     column_tiles : int
-        Those of all phases together.
+        Tiles along the columns, all phases together.
     splits : int
-        1, or as many as taps: then a tap's sums are made by blocks of their own and added later.
+        1, or the number of taps: then separate blocks compute the taps, and a second kernel adds
+        them up.
     """
 
     tile: Tile
@@ -80,7 +83,7 @@ TILES = (
 )
 
 TINY_TILES = (Tile(4, 4, 2, 2, 4), Tile(2, 4, 2, 1, 4))
-"""For the simulator, where threads are dear."""
+"""Tiles for the simulator, where threads are expensive."""
 
 
 def choose(
@@ -92,15 +95,17 @@ def choose(
     columns: int,
     multiprocessors: int,
 ) -> Cut:
-    """The cut of a step with the fewest cycles, by estimate.
+    """Choose the cut of a step that takes the fewest cycles by estimate.
 
     Parameters
     ----------
     tiles : tuple of Tile
-    rows, phases, taps, channels, columns : int
-        Of the step; `rows` are the blocks of all streams.
+    rows : int
+        Blocks of output rows of all streams together.
+    phases, taps, channels, columns : int
+        Fields of the step.
     multiprocessors : int
-        Of the GPU.
+        Number of multiprocessors of the GPU.
     """
     best, fewest = None, math.inf
     for tile in tiles:

@@ -1,0 +1,19 @@
+"""Warnings that are given once in a process."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+
+
+@functools.cache
+def warn_once(message: str, stacklevel: int = 1) -> None:
+    """Give a ``RuntimeWarning``, unless the same message was given before.
+
+    Parameters
+    ----------
+    message : str
+    stacklevel : int
+        As for ``warnings.warn``: 1 names the line of the caller.
+    """
+    warnings.warn(message, RuntimeWarning, stacklevel=stacklevel + 1)
