@@ -31,14 +31,14 @@ TARGETS = {
 
 
 def convert(*arguments, status=0):
-    """What the command printed, or its refusal."""
+    """What the command printed, or its error message."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         got = run(["convert", *map(str, arguments)])
     assert got == status, err.getvalue()
-    told, refused = out.getvalue(), err.getvalue()
-    assert (len(refused.splitlines()), bool(told)) == ((1, False) if status else (0, True))
-    return refused if status else told
+    report, message = out.getvalue(), err.getvalue()
+    assert (len(message.splitlines()), bool(report)) == ((1, False) if status else (0, True))
+    return message if status else report
 
 
 def written(path, tensors=TENSORS, config=CONFIG, **options):
@@ -49,7 +49,7 @@ def written(path, tensors=TENSORS, config=CONFIG, **options):
 
 
 def stored(path):
-    """The tensors of a container, as it has them."""
+    """The tensors of a container, in its dtypes."""
     path = path / "model.safetensors" if (path / "model.safetensors").exists() else path
     tensors = open_container(path).tensors
     return {name: (tensor.dtype, np.array(tensor.read())) for name, tensor in tensors.items()}
@@ -64,7 +64,7 @@ def assert_same(found, wanted):
 
 
 def assert_sounds_the_same(source, wanted, encoder=True):
-    """The same bits from two checkpoints."""
+    """Two checkpoints decode and encode bit-identically."""
     model, reference = ob.load(source), ob.load(wanted)
     np.testing.assert_array_equal(model.decode(LATENTS), reference.decode(LATENTS))
     if encoder:

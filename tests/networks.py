@@ -22,7 +22,7 @@ GEOMETRIES = {
     "cosmos3": {},
     "document": {"strides": (2, 3, 4, 2, 4)},
 }
-"""One preset of every geometry; the document's strides made smaller, odd and even."""
+"""One preset of every geometry; "document" (oobleck-65536x) with smaller strides, odd and even."""
 
 ENCODING = [name for name in GEOMETRIES if ob.PRESETS[name].has_encoder]
 """Those that have an encoder."""

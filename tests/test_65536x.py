@@ -213,7 +213,7 @@ def small_progress():
 @pytest.fixture(scope="module")
 def full_progress():
     """The full strides, six channels, two latents."""
-    return Progress(ob.PRESETS["document"].replace(channels=6), by_reference, frames=2)
+    return Progress(ob.PRESETS["oobleck-65536x"].replace(channels=6), by_reference, frames=2)
 
 
 def check_blocks(progress, blocks):
@@ -259,7 +259,7 @@ def test_all_at_full_strides(full_progress):
 @pytest.fixture(scope="module")
 def two_latents():
     """Config, tensors, latents and model for two latents at the full strides."""
-    config = ob.PRESETS["document"].replace(channels=6)
+    config = ob.PRESETS["oobleck-65536x"].replace(channels=6)
     tensors, latents = random_tensors(config, seed=4), random_latents(config, 2)
     network = pack_network(decoder_layers(config), TensorParameters(tensors, config))
     return config, tensors, latents, ob.Model(config, network)

@@ -1,4 +1,4 @@
-"""The benchmark on a small network: its figures are there and agree with each other."""
+"""The benchmark on a small network: its figures exist and are consistent."""
 
 from __future__ import annotations
 

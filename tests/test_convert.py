@@ -1,4 +1,4 @@
-"""`oobleck_stream convert`: there and back through every container, and what it tells."""
+"""`oobleck_stream convert`: round trips through every container, and what it reports."""
 
 from __future__ import annotations
 
@@ -127,9 +127,9 @@ def test_from_a_packed_network_the_sound_keeps_its_bits(tmp_path, scale):
     }
     source.write_bytes(safetensors_bytes(tensors, metadata={"config": json.dumps(values)}))
     convert(source, tmp_path / "a.packed.safetensors")
-    told = convert(tmp_path / "a.packed.safetensors", tmp_path / "b", "--to", "protobuf")
-    assert "weight norm was folded" in told
-    assert ("latent scale 0.7" in told) == (scale != 1.0)
+    report = convert(tmp_path / "a.packed.safetensors", tmp_path / "b", "--to", "protobuf")
+    assert "weight norm was folded" in report
+    assert ("latent scale 0.7" in report) == (scale != 1.0)
     for name in ("a.packed.safetensors", "b"):
         assert_sounds_the_same(tmp_path / name, source, encoder=False)
     convert(tmp_path / "b", tmp_path / "c.safetensors")
@@ -138,7 +138,7 @@ def test_from_a_packed_network_the_sound_keeps_its_bits(tmp_path, scale):
 
 
 def test_every_tensor_begins_at_a_multiple_of_its_width(tmp_path):
-    """Whoever maps the file finds every number in a proper place."""
+    """So that a reader can map the file and view the numbers in place."""
     values = {"a": np.float16([1, 2, 3]), "b": np.float64([4]), "c": np.float32([5]), "d": LATENTS}
     short = {"a": "F16", "b": "F64", "c": "F32", "d": "F32"}
     tensors = [
@@ -164,22 +164,24 @@ def test_random_networks_have_both_halves(tmp_path, monkeypatch):
     np.testing.assert_array_equal(model.encode(AUDIO), wanted.encode(AUDIO))
 
 
-def test_the_documents_geometry(tmp_path, monkeypatch):
-    config = ob.PRESETS["document"].replace(channels=4, latent_dim=3, strides=(2, 3, 4, 2, 4))
-    monkeypatch.setitem(ob.PRESETS, "document", config)
+def test_the_geometry_with_65536_samples_a_latent(tmp_path, monkeypatch):
+    config = ob.PRESETS["oobleck-65536x"].replace(channels=4, latent_dim=3, strides=(2, 3, 4, 2, 4))
+    monkeypatch.setitem(ob.PRESETS, "oobleck-65536x", config)
     tensors = random_tensors(config) | random_tensors(config, half="encoder")
     source = tmp_path / "source.safetensors"
     source.write_bytes(safetensors_bytes(tensors))
     assert "kernel" in convert(source, tmp_path / "a", "--to", "protobuf", status=2)
-    wanted = ob.load(source, config="document")
+    wanted = ob.load(source, config="oobleck-65536x")
     for kind in ("protobuf", "safetensors", "sharded"):
         name, *options = TARGETS[kind]
-        convert(source, tmp_path / name, *options, "--config", "document")
+        convert(source, tmp_path / name, *options, "--config", "oobleck-65536x")
         model = ob.load(tmp_path / name)
         assert model.config == config
         np.testing.assert_array_equal(model.decode(LATENTS), wanted.decode(LATENTS))
     for form in ("diffusers", "stable-audio-tools"):
-        message = convert(source, tmp_path / "b", "--to", form, "--config", "document", status=2)
+        message = convert(
+            source, tmp_path / "b", "--to", form, "--config", "oobleck-65536x", status=2
+        )
         for field in ("dilations", "kernel_per_stride", "output_padding", "snake_log_scale"):
             assert field in message
 
@@ -190,8 +192,8 @@ def test_the_documents_geometry(tmp_path, monkeypatch):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_dtypes(tmp_path, folder, dtype):
     short = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}[dtype]
-    told = convert(folder, tmp_path / "a.safetensors", "--dtype", dtype)
-    assert ("(rounded)" in told) == (dtype != "float32")
+    report = convert(folder, tmp_path / "a.safetensors", "--dtype", dtype)
+    assert ("(rounded)" in report) == (dtype != "float32")
     convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "--dtype", "float32")
     wanted = {name: ("F32", rounded(values, short)) for name, values in TENSORS.items()}
     assert_same(stored(tmp_path / "b.safetensors"), wanted)
@@ -215,12 +217,12 @@ def test_bfloat16_is_the_nearest_and_ties_are_even(upper, lower):
         beside = np.uint32(((found + step) & 0xFFFF) << 16).view(np.float32).astype(float)
         distance = np.abs(beside - values)
         good = (error < distance) | ((error == distance) & (found % 2 == 0)) | ~np.isfinite(beside)
-        # Beside the zeros lie numbers of the other sign.
+        # The neighbours of zero have the other sign.
         assert (good | (found & 0x7FFF == 0)).all()
 
 
 def test_bfloat16_from_float64_is_rounded_once():
-    """Halfway and a little more, which float32 does not hold: the little decides."""
+    """Values closer to a tie than float32 resolves, which rounding twice would get wrong."""
     half, little = 2.0**-8, 2.0**-40
     values = np.array([1 + half + little, 1 + half, 1 + 3 * half - little, 1e-300, 1.0, 2e38])
     values = np.concatenate([values, -values])
@@ -235,23 +237,23 @@ def test_bfloat16_from_float64_is_rounded_once():
 @pytest.mark.parametrize("spelling", [dict, parametrized])
 def test_weight_norm_is_folded(tmp_path, spelling):
     source = written(tmp_path / "source.safetensors", spelling(TENSORS))
-    told = convert(source, tmp_path / "a.safetensors", "--weight-norm", "fold")
-    assert "weight_g, *.weight_v -> *.weight" in told
+    report = convert(source, tmp_path / "a.safetensors", "--weight-norm", "fold")
+    assert "weight_g, *.weight_v -> *.weight" in report
     wanted = {name: ("F32", values) for name, values in folded(TENSORS).items()}
     assert_same(stored(tmp_path / "a.safetensors"), wanted)
     assert_sounds_the_same(tmp_path / "a.safetensors", source)
 
 
-def test_what_is_kept_dropped_and_renamed_is_told(tmp_path):
+def test_what_is_kept_dropped_and_renamed_is_reported(tmp_path):
     mine = {f"pretransform.model.{name}": values for name, values in TENSORS.items()}
     others = {f"model.layers.{number}.weight": np.ones(2, np.float32) for number in range(40)}
     source = written(tmp_path / "a.safetensors", mine | others | {"table": np.ones(3, np.int64)})
-    told = convert(source, tmp_path / "b.safetensors")
+    report = convert(source, tmp_path / "b.safetensors")
     count = len(DECODER)
-    assert f"kept       {count} of the decoder and {len(TENSORS) - count} of the encoder" in told
-    assert "41: model.layers.* (40), table" in told
-    assert "renamed    pretransform.model.* -> *" in told
-    assert len(told.splitlines()) < 8
+    assert f"kept       {count} of the decoder and {len(TENSORS) - count} of the encoder" in report
+    assert "41: model.layers.* (40), table" in report
+    assert "renamed    pretransform.model.* -> *" in report
+    assert len(report.splitlines()) < 8
     assert open_container(tmp_path / "b.safetensors").metadata["licence"] == "free"
     facts = json.loads(convert(source, tmp_path / "c", "--to", "protobuf", "--json"))
     assert facts["kept"] == {"decoder": count, "encoder": len(TENSORS) - count}
@@ -260,14 +262,14 @@ def test_what_is_kept_dropped_and_renamed_is_told(tmp_path):
     assert facts["kept"] == {"decoder": count}
     assert set(facts["dropped"]) >= {name for name in mine if "encoder" in name}
     assert stored(tmp_path / "d.safetensors").keys() == DECODER.keys()
-    told = convert(tmp_path / "d.safetensors", tmp_path / "e.safetensors")
-    assert "note       only the decoder: there is no encoder in it" in told
-    told = convert(source, tmp_path / "f", "--to", "diffusers", "--weight-norm", "fold")
-    assert "diffusers itself expects weight_g and weight_v" in told
-    assert "expects an encoder" not in told
-    told = convert(source, tmp_path / "g", "--to", "stable-audio-tools", "--half", "decoder")
-    assert "stable-audio-tools itself expects an encoder too" in told
-    assert "weight_g" not in told
+    report = convert(tmp_path / "d.safetensors", tmp_path / "e.safetensors")
+    assert "note       only the decoder: there is no encoder in it" in report
+    report = convert(source, tmp_path / "f", "--to", "diffusers", "--weight-norm", "fold")
+    assert "diffusers itself expects weight_g and weight_v" in report
+    assert "expects an encoder" not in report
+    report = convert(source, tmp_path / "g", "--to", "stable-audio-tools", "--half", "decoder")
+    assert "stable-audio-tools itself expects an encoder too" in report
+    assert "weight_g" not in report
 
 
 @pytest.mark.parametrize("options", [[], ["--dtype", "bfloat16"], ["--weight-norm", "fold"]])

@@ -40,7 +40,7 @@ CASES = {
 
 @pytest.fixture(scope="module", params=PEERS)
 def peer(request):
-    """A peer's name; the imports that stable-audio-tools never uses are stood in for."""
+    """A peer's name; stand-ins replace the imports that stable-audio-tools never uses."""
     import peers
 
     if request.param == "stable-audio-tools":

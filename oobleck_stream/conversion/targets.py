@@ -53,7 +53,7 @@ def target_of(path: Path, to: Kind | None = None) -> Target:
     Raises
     ------
     CheckpointError
-        If the name is a file's and `to` is given, or neither.
+        If the name is a file's although `to` is given, or is not a file's and `to` is None.
     """
     name = path.name.lower()
     kind: Kind | None = None
