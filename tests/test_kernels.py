@@ -1,4 +1,4 @@
-"""The compiled code: the same bits for other instructions, and found again on disk."""
+"""The compiled kernels: bit-identical for all instruction sets and tiles, and cached on disk."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ ON_X86 = pytest.mark.skipif(
 
 
 def needs(feature):
-    """Skip a test that executes instructions which this processor lacks."""
+    """Skip a test if this processor lacks the instructions that it executes."""
     missing = not get_host_cpu_features().get(feature, False)
     return pytest.mark.skipif(missing, reason=f"this processor has no {feature}")
 
 
 def run_decode(path, cache, *arguments, **environment):
-    """Decode in a process of its own; cache misses, cache hits, uses of zmm and of FMA."""
+    """Decode in a new process; return cache misses, cache hits, and uses of zmm and of FMA."""
     here = os.path.dirname(__file__)
     result = subprocess.run(
         [sys.executable, "-c", DECODE, here, str(path), *arguments],
@@ -79,10 +79,10 @@ def test_found_again_on_disk(tmp_path):
     ],
 )
 def test_other_instructions_same_bits(tmp_path, expected, processor):
-    """AVX2 and AVX-512 kernels give the bits of this machine's own kernels.
+    """AVX2 and AVX-512 kernels are bit-identical to the kernels for this processor.
 
-    Without AVX-512 here, `test_demo.py`'s stored fingerprints still hold AVX2 to the same bits:
-    they were made by AVX-512 kernels.
+    On a processor without AVX-512, the stored fingerprints of `test_demo.py` compare AVX2 with
+    AVX-512: AVX-512 kernels have made them.
     """
     environment = {"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": ""}
     counts = run_decode(tmp_path / "x.npy", tmp_path / "cache", "assembly", **environment)
@@ -94,7 +94,7 @@ def test_other_instructions_same_bits(tmp_path, expected, processor):
 
 @ON_X86
 def test_without_fma_same_bits(tmp_path, expected):
-    """A processor without fused multiply-add computes it in libm, slowly."""
+    """A processor without fused multiply-add calls libm for it, which is slow but exact."""
     environment = {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": ""}
     counts = run_decode(tmp_path / "x.npy", tmp_path / "cache", "assembly", **environment)
     assert counts[2:] == [0, 0]
@@ -103,7 +103,7 @@ def test_without_fma_same_bits(tmp_path, expected):
 
 @pytest.mark.parametrize("shape", ["1 1", "5 2", "12 1", "3 2"])
 def test_any_tile_same_bits(tmp_path, expected, shape):
-    """The shape of the tiles, and with it the split of the work, does not show."""
+    """The size of the tiles, and so the division of the work, does not change the result."""
     run_decode(tmp_path / "x.npy", tmp_path / "cache", OOBLECK_STREAM_TEST_TILE=shape)
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), expected)
 

@@ -1,6 +1,6 @@
-"""Figures of a GPU, printed (`pytest -m gpu -s`): no test asserts a time.
+"""Prints the times of a GPU (`pytest -m gpu -s`); no test asserts a time.
 
-PyTorch runs beside in float32, TF32 off, as it is and compiled.
+For comparison, PyTorch runs in float32 with TF32 off, eager and compiled.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from networks import signal_to_noise
 import oobleck_stream as ob
 
 SECONDS = 4.0
-"""How long a case is repeated."""
+"""Duration for which a case is repeated."""
 
 
 @functools.cache
@@ -36,7 +36,7 @@ def times(call, warm=3):
 
 
 def of_frames(frames):
-    """Seconds of sound."""
+    """Seconds of audio."""
     return frames * full_size().hop / full_size().samplerate
 
 

@@ -1,4 +1,4 @@
-"""A packed network as PyTorch's functional ops: the reference in float64, the peer in float32."""
+"""A packed network in PyTorch: a reference in float64, and a competitor in float32."""
 
 from __future__ import annotations
 

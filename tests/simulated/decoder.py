@@ -1,7 +1,7 @@
-"""Small networks decoded by the CUDA kernels under Numba's simulator: the contract, and the sound.
+"""Small networks, decoded by the CUDA kernels under Numba's simulator.
 
-Exactness is within the simulator, whose fused multiply-adds round twice; the plain reference and
-the CPU are met by tolerance.
+The simulator's fused multiply-adds round twice. So only results of the simulator are compared
+exactly; the plain reference and the CPU are compared with a tolerance.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ FRAMES = 9
 
 @pytest.fixture(autouse=True)
 def _small_steps(monkeypatch):
-    """Steps as small as the networks, so that a push has several of them."""
+    """Make steps as small as the networks, so that a push has several of them."""
     monkeypatch.setitem(backends.SIZES, "cuda", Sizes(step_floats=48, max_shares=2, max_group=2))
 
 
 def decoded(name, lengths, streams=None):
-    """What pushes of the given lengths give, and how many samples came with each."""
+    """The audio of pushes of the given lengths, and the number of samples that each returned."""
     model, latents = model_of(CONFIGS[name]), random_latents(CONFIGS[name], FRAMES)
     decoder = ob.StreamingDecoder(model, streams=streams, backend="cuda")
     ends = np.cumsum(lengths)
@@ -75,7 +75,7 @@ def test_streams_end_start_and_copy_apart():
 
 
 def test_auto_falls_back_where_memory_is_short(monkeypatch):
-    """The layout is then the CPU's, and so are the bits."""
+    """The layout and the audio are then those of the CPU."""
     from oobleck_stream.engine.cuda import library
     from oobleck_stream.engine.stack import Stack
     from oobleck_stream.errors import CudaUnavailable
