@@ -1,4 +1,4 @@
-"""Programs made up for tests: steps with every kind of epilogue, and moves."""
+"""Random programs for tests: steps with every kind of epilogue, and moves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RAW_AT, SNAKED_AT, MOVED_AT = 300, 440, 580
 
 
 def step(**fields: int) -> np.ndarray:
-    """One row of a table of steps; what is not given is 0, or no such place."""
+    """One row of a table of steps; the other fields are 0, or NONE for offsets."""
     row = np.zeros(table.FIELDS, np.int64)
     for field in (
         table.WEIGHTS,
@@ -40,13 +40,13 @@ def no_moves() -> np.ndarray:
 
 
 def program(steps: np.ndarray, moves: np.ndarray) -> table.Program:
-    """A program of these tables; its counts, which engines do not read, are zeros."""
+    """A program with these tables; its counts are zeros, as engines do not read them."""
     return table.Program(steps, moves, np.zeros((3, 1), np.int64))
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A program of one product, and how much it reads and writes a stream."""
+    """A program of one product, its parameters, and the number of floats that it outputs."""
 
     steps: np.ndarray
     parameters: np.ndarray
@@ -54,7 +54,7 @@ class Drawn:
 
 
 def draw_product(random: np.random.Generator, **given: int) -> Drawn:
-    """A random product: taps, strides, phases, trims and epilogue; `given` fields are as said."""
+    """A random product: taps, strides, phases, trims and epilogue; `given` fixes some fields."""
 
     def number(name: str, low: int, high: int) -> int:
         return given.get(name, int(random.integers(low, high + 1)))

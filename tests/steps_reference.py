@@ -1,4 +1,7 @@
-"""A plain interpreter of program tables (`oobleck_stream.engine.program`), in float64."""
+"""A plain interpreter of programs (`oobleck_stream.engine.program`), in float64.
+
+It finds the weights by its own arithmetic, and so checks that of the package.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from oobleck_stream.engine import program as table
 
 
 def weight(step, parameters, phase, tap, channel, column) -> float:
-    """One weight, found in the panels."""
+    """One weight, from the panels."""
     padded = -(-int(step[table.COLUMNS]) // 16) * 16
     panel = column // 32 * 32
     width = min(32, padded - panel)
@@ -18,7 +21,7 @@ def weight(step, parameters, phase, tap, channel, column) -> float:
 
 
 def weights_of(step, parameters, phase) -> np.ndarray:
-    """(taps, channels, columns) of a phase."""
+    """The weights of a phase, (taps, channels, columns)."""
     taps, channels, columns = (int(step[f]) for f in (table.TAPS, table.CHANNELS, table.COLUMNS))
     found = np.empty((taps, channels, columns))
     for place in np.ndindex(found.shape):
@@ -37,11 +40,11 @@ def run(steps, moves, parameters, arena, source, target) -> None:
         The arena and the target are written.
     """
     for step in steps:
-        if step[table.LAYER] != -2:
+        if step[table.LAYER] != table.MOVES_ALONE:
             _run_step(step, parameters, arena, source, target)
         first = int(step[table.FIRST_MOVE])
         for to, origin, size in moves[first : first + int(step[table.MOVES])]:
-            # A copy first: that is what memmove comes to.
+            # Copy first, as origin and destination may overlap.
             values = 0.0 if origin == table.NONE else arena[origin : origin + size].copy()
             arena[to : to + size] = values
 
@@ -60,10 +63,10 @@ def _run_step(step, parameters, arena, source, target) -> None:
                 value += arena[start : start + len(matrix)] @ matrix
         else:
             value = source[begin : begin + columns].copy()
-        _give_out(step, row, value, parameters, arena, target)
+        _store(step, row, value, parameters, arena, target)
 
 
-def _give_out(step, row, value, parameters, arena, target) -> None:
+def _store(step, row, value, parameters, arena, target) -> None:
     columns, offset = len(value), row * int(step[table.OUTPUT_STRIDE])
 
     def along(field) -> slice:

@@ -1,4 +1,7 @@
-"""A network's parameters in the order in which the kernels read them: one flat float32 array."""
+"""A network's parameters in one float32 array, packed in the order in which the kernels read them.
+
+`oobleck_stream.engine.program` describes the panels of the weights.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray, aligned_zeros
-from oobleck_stream.engine.program import LANES, PANEL
+from oobleck_stream.engine.program import LANES, PANEL, weight_panel
 from oobleck_stream.network import Layer
 
 
 def padded(count: int) -> int:
-    """Channels in whole vectors of sixteen."""
+    """A number of channels, rounded up to whole vectors."""
     return -(-count // LANES) * LANES
 
 
 @dataclass(frozen=True)
 class ParameterOffsets:
-    """Where a layer's parameters start in the flat array, in floats.
+    """Offsets of a layer's parameters in the packed array, in floats.
 
-    `alpha` and `inverse_beta` belong to the Snake of the layer's input (-1 where it has none).
+    `alpha` and `inverse_beta` belong to the Snake of the layer's input; -1 if it has none.
     """
 
     weights: int
@@ -31,11 +34,12 @@ class ParameterOffsets:
 
 
 def parameter_offsets(layers: Sequence[Layer]) -> tuple[list[ParameterOffsets], int]:
-    """The place of every layer and the length of the array; each part starts at 64 bytes."""
+    """The offsets of every layer, and the length of the array; each part is aligned to 64 bytes."""
     found, end = [], 0
     for layer in layers:
         weights = end
-        end += layer.phases * layer.taps * layer.inputs * padded(layer.outputs)
+        # The weights end where a phase after the last would start.
+        end += weight_panel(layer.taps, layer.inputs, layer.outputs, layer.phases, 0)[0]
         bias = end
         end += padded(layer.outputs)
         alpha = inverse_beta = -1
@@ -48,13 +52,15 @@ def parameter_offsets(layers: Sequence[Layer]) -> tuple[list[ParameterOffsets], 
 
 @dataclass(frozen=True)
 class PackedNetwork:
-    """Layers and their packed parameters; immutable, shared by any number of streams.
+    """Layers and their packed parameters; any number of streams can share them.
 
     Parameters
     ----------
     layers : tuple of Layer
     data : (n,) float32
-        All parameters, as `parameter_offsets` lays them out; may be a memory map.
+        All parameters, at the offsets of `parameter_offsets`; may be a memory map.
+    offsets : tuple of ParameterOffsets
+        Those of each layer.
     """
 
     layers: tuple[Layer, ...]
@@ -63,7 +69,7 @@ class PackedNetwork:
 
     @classmethod
     def over(cls, layers: Sequence[Layer], data: FloatArray) -> PackedNetwork:
-        """View `data` as the parameters of `layers`; ``ValueError`` if its length is another."""
+        """View `data` as the parameters of `layers`; ``ValueError`` if its length doesn't match."""
         where, length = parameter_offsets(layers)
         if data.shape != (length,) or data.dtype != np.float32:
             raise ValueError(
@@ -74,7 +80,7 @@ class PackedNetwork:
 
     @classmethod
     def empty(cls, layers: Sequence[Layer]) -> PackedNetwork:
-        """Zeros, to be filled by `pack_layer`."""
+        """A network of zeros, to be filled by `pack_layer`."""
         return cls.over(layers, aligned_zeros(parameter_offsets(layers)[1]))
 
 
@@ -95,11 +101,12 @@ def pack_layer(
     index : int
         The layer's number.
     weight : float array
-        In torch's order: (outputs, inputs, kernel), transposed (inputs, outputs, kernel); weight
-        norm folded.
+        In torch's order: (outputs, inputs, kernel), or (inputs, outputs, kernel) if the layer is
+        transposed. Weight norm must be folded into it.
     bias : (outputs,) float array, optional
     alpha, inverse_beta : (inputs,) float arrays, optional
-        Of the Snake before the layer, scales taken: ``x + inverse_beta * sin(alpha * x)**2``.
+        Parameters of the Snake before the layer, ``x + inverse_beta * sin(alpha * x)**2``; not
+        their logarithms.
     """
     layer, offsets, data = network.layers[index], network.offsets[index], network.data
     by_input = weight if layer.transposed else weight.transpose(1, 0, 2)
@@ -115,7 +122,7 @@ def pack_layer(
 def unpack_layer(
     network: PackedNetwork, index: int
 ) -> tuple[FloatArray, FloatArray | None, FloatArray | None, FloatArray | None]:
-    """One layer's parameters as `pack_layer` took them.
+    """One layer's parameters, as they were passed to `pack_layer`.
 
     Returns
     -------
@@ -138,18 +145,25 @@ def unpack_layer(
 
 
 def _weight_parts(network: PackedNetwork, index: int) -> Iterator[tuple[FloatArray, slice, int]]:
-    """Views of the packed weights, (inputs, columns) each; which columns, and where in the kernel.
+    """Views of a layer's packed weights, one for each phase, panel and tap.
 
-    A transposed layer's kernel may end before its last tap does; the weights there stay zero.
+    Yields
+    ------
+    packed : (inputs, columns) float32
+    columns : slice
+        The output channels.
+    position : int
+        Position in the kernel. The positions that a transposed layer's phases and taps have beyond
+        the end of the kernel are omitted; the weights there stay zero.
     """
-    layer, panels = network.layers[index], network.offsets[index].weights
+    layer = network.layers[index]
     for phase in range(layer.phases):
         for column in range(0, layer.outputs, PANEL):
-            count = min(PANEL, layer.outputs - column)
-            width = PANEL if count > LANES else LANES
+            offset, width = weight_panel(layer.taps, layer.inputs, layer.outputs, phase, column)
+            offset += network.offsets[index].weights
             size = layer.taps * layer.inputs * width
-            panel = network.data[panels : panels + size].reshape(layer.taps, layer.inputs, width)
-            panels += size
+            panel = network.data[offset : offset + size].reshape(layer.taps, layer.inputs, width)
+            count = min(PANEL, layer.outputs - column)
             for tap in range(layer.taps):
                 position = tap
                 if layer.transposed:

@@ -25,7 +25,8 @@ into the first window. It has no weights; its value is source[INPUT + r * INPUT_
 
 The weights are stored in panels, so that a kernel reads them contiguously. The columns of each
 phase are padded to a multiple of `LANES` and cut into panels of `PANEL` columns; the last panel may
-be `LANES` wide. Within a panel the order is tap, channel, column.
+be `LANES` wide. Within a panel the order is tap, channel, column. `weight_panel` says where a panel
+starts.
 """
 
 from __future__ import annotations
@@ -78,6 +79,31 @@ MAX_JOINED = 128
 # Columns of the table of moves, int64. A move copies SIZE floats within the arena, from ORIGIN to
 # TO, which may overlap as for C's memmove. If ORIGIN is NONE, it writes zeros.
 TO, ORIGIN, SIZE, MOVE_FIELDS = range(4)
+
+
+def weight_panel(
+    taps: int, channels: int, columns: int, phase: int, column: int
+) -> tuple[int, int]:
+    """The panel of weights that contains a column; every backend compiles this function.
+
+    Parameters
+    ----------
+    taps, channels, columns : int
+        Of the step.
+    phase, column : int
+        A phase, and one of its columns.
+
+    Returns
+    -------
+    offset : int
+        Start of the panel, in floats from WEIGHTS.
+    width : int
+        Columns of the panel, padding included. The weight of a tap and a channel is at ``offset +
+        (tap * channels + channel) * width + column % PANEL``.
+    """
+    padded = (columns + LANES - 1) // LANES * LANES
+    first = column // PANEL * PANEL
+    return taps * channels * (phase * padded + first), min(PANEL, padded - first)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
-"""All tests here need an NVIDIA GPU: `pytest -m gpu` runs them, and says why not where it can't.
+"""Marks the tests of this folder: they need an NVIDIA GPU, and are skipped with the reason if none.
 
-Figures are printed: `pytest -m gpu -s`.
+Run them with `pytest -m gpu`. Add `-s` to see the measured times.
 """
 
 from __future__ import annotations

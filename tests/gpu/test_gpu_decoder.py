@@ -1,4 +1,4 @@
-"""Decoding on a GPU at full size: the contract, the CPU's bits, and the sound."""
+"""Decoding on a GPU at full size: the contract, equality with the CPU, and accuracy."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_streams_are_as_alone(streams):
         np.testing.assert_array_equal(found, expected)
 
 
-def test_pushes_are_recorded_and_replayed():
+def test_pushes_are_captured_and_replayed():
     decoder = ob.StreamingDecoder(full_size(), backend="cuda")
     for frame in latents()[:30]:
         decoder.push(frame)

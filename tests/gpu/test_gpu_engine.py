@@ -1,4 +1,4 @@
-"""Programs of a single step: what CUDA computes is what the CPU computes, bit for bit."""
+"""Programs of a single step: the results of CUDA and of the CPU are bit-identical."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHAPES = {
 
 
 def drawn_program(rows, phases, taps, channels, columns, **given):
-    """A step with everything in it but tanh; parameters; the arena's size."""
+    """A step with everything but tanh, its parameters, and the length of the arena."""
     random = np.random.default_rng(0)
     padded = -(-columns // 16) * 16
     weights = phases * taps * channels * padded
@@ -54,7 +54,7 @@ def drawn_program(rows, phases, taps, channels, columns, **given):
 
 
 def both(steps, parameters, floats, used=None):
-    """The streams' arenas after the same run by both engines."""
+    """The streams' arenas after the same program has run on both engines."""
     start = np.random.default_rng(1).standard_normal((STREAMS, floats)).astype(np.float32)
     nothing = np.zeros((2, 0, 1), np.float32)
     results = []
@@ -66,7 +66,7 @@ def both(steps, parameters, floats, used=None):
         for stream in range(STREAMS):
             engine.write(stream, 0, start[stream])
         one = program(steps, no_moves())
-        for _ in range(3):  # launched, recorded, replayed
+        for _ in range(3):  # launched, captured, replayed
             engine.run(one, np.array([2, 0]), nothing, nothing)
         results.append([engine.read(stream, 0, floats) for stream in range(STREAMS)])
     return results

@@ -1,6 +1,6 @@
-"""Figures of a GPU, printed (`pytest -m gpu -s`): no test asserts a time.
+"""Prints the times of a GPU (`pytest -m gpu -s`); no test asserts a time.
 
-PyTorch runs beside in float32, TF32 off, as it is and compiled.
+For comparison, PyTorch runs in float32 with TF32 off, eager and compiled.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from oobleck_stream.reference import TorchOperations, output, prepare
 from oobleck_stream.validation.tensors import packed_tensors
 
 SECONDS = 4.0
-"""How long a case is repeated."""
+"""Duration for which a case is repeated."""
 
 
 @functools.cache
@@ -38,7 +38,7 @@ def times(call, warm=3):
 
 
 def of_frames(frames):
-    """Seconds of sound."""
+    """Seconds of audio."""
     return frames * full_size().hop / full_size().samplerate
 
 

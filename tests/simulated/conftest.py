@@ -1,16 +1,16 @@
-"""Makes Numba's simulator quicker, and closes a race in it that being quicker shows."""
+"""Makes Numba's simulator faster, and fixes a race in it that shows when it is faster."""
 
 import sys
 import threading
 
 from numba.cuda.simulator.kernelapi import FakeCUDAShared
 
-# Its threads wait for each other by looking: they should take turns more often.
+# Its threads wait for each other by polling, so they should switch more often.
 sys.setswitchinterval(5e-5)
 
 
 class Allocations(dict):
-    """Shared arrays by their line of source: who finds none has the next to ask wait for it."""
+    """Shared arrays by source line. A thread that finds none holds the lock until it stores one."""
 
     def __init__(self):
         super().__init__()

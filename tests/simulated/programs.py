@@ -1,4 +1,7 @@
-"""The CUDA kernels under Numba's simulator; `test_cuda.py` runs this file with it switched on."""
+"""Programs, executed by the CUDA kernels under Numba's simulator, against the plain interpreter.
+
+`test_cuda.py` runs this file with the simulator switched on.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ def all_floats(engine) -> np.ndarray:
 
 
 def run(drawn: Drawn, moves, start, group, used=None, rows=None):
-    """Arenas and target after a run over the streams of a group."""
+    """Arenas and target after a run on the streams of a group."""
     engine = filled(drawn.parameters, start, used)
     rows = np.zeros((len(group), 0, 1), np.float32) if rows is None else rows
     out = np.zeros((len(group), drawn.target_floats, 1), np.float32)
@@ -52,7 +55,7 @@ def run(drawn: Drawn, moves, start, group, used=None, rows=None):
 
 
 def check(drawn: Drawn, moves, group, used=None, rows=None):
-    """A run agrees with the plain interpreter, and leaves the other streams alone."""
+    """Check that a run agrees with the plain interpreter, and changes no other stream."""
     start = arenas()
     got, out = run(drawn, moves, start, group, used, rows)
     for place, stream in enumerate(group):
@@ -93,7 +96,7 @@ def test_every_tile_and_split_taps_give_the_same_bits(name, split, monkeypatch):
 
 
 def test_split_taps_are_added_in_their_order(monkeypatch):
-    """In another order, or from another start, these three come to something else."""
+    """In another order, or from another initial value, these three have another sum."""
     weights = np.zeros(3 * 16 + 16, np.float32)
     weights[[0, 16, 32]] = 1.0, 2.0**-24, 2.0**-24
     one = {"ROWS": 1, "TAPS": 3, "CHANNELS": 1, "COLUMNS": 1, "OUTPUT_STRIDE": 1}
@@ -236,7 +239,7 @@ def test_too_little_memory(monkeypatch):
 
 
 def test_all_kernels_are_warmed(monkeypatch):
-    """No kernel is made by a push that was not launched before, whatever its tile."""
+    """`warm_kernels` launches every kernel that a push may launch, with every tile."""
     from oobleck_stream.engine.cuda import engine, launches
 
     launched = set()

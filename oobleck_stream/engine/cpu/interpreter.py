@@ -65,6 +65,7 @@ from oobleck_stream.engine.program import (
     TO,
     TO_TARGET,
     WEIGHTS,
+    weight_panel,
 )
 
 # Columns of the table of streams, int64: the addresses of each stream's arena, input rows and
@@ -161,7 +162,7 @@ def joined_job(step, following, job, streams, parameters, scratch):
     _fill_indirection(step, 0, each, begin, count, streams, scratch)
     for column in range(0, step[COLUMNS], PANEL):
         _sum_panel(step, 0, column, count, parameters, scratch)
-        sums, stride = scratch + SUMS, 4 * _panel_width(step, column)
+        sums, stride = scratch + SUMS, 4 * _panel(step, 0, column)[1]
         raw = snaked = 0
         if step[SNAKED] != NONE:
             snaked = between + 4 * column
@@ -175,10 +176,14 @@ def joined_job(step, following, job, streams, parameters, scratch):
         _finish_panel(following, 0, column, 0, each, begin, count, streams, parameters, scratch)
 
 
+_weight_panel = njit(nogil=True)(weight_panel)
+
+
 @njit(nogil=True)
-def _panel_width(step, column):
-    """Width of the panel that begins at a column, padding included."""
-    return PANEL if step[COLUMNS] - column > LANES else LANES
+def _panel(step, phase, column):
+    """Offset of a column's panel in the packed parameters, and the panel's width."""
+    offset, width = _weight_panel(step[TAPS], step[CHANNELS], step[COLUMNS], phase, column)
+    return step[WEIGHTS] + offset, width
 
 
 @njit(nogil=True)
@@ -208,10 +213,9 @@ def _sum_panel(step, phase, column, count, parameters, scratch):
     tile of few rows reads as many weights as a full one.
     """
     taps, channels = step[TAPS], step[CHANNELS]
-    width = _panel_width(step, column)
+    offset, width = _panel(step, phase, column)
+    weights = parameters + 4 * offset
     vectors, stride = width // LANES, 4 * width
-    whole = (step[COLUMNS] + LANES - 1) // LANES * LANES
-    weights = parameters + 4 * (step[WEIGHTS] + taps * channels * (phase * whole + column))
     tiles = (count + TILE_ROWS - 1) // TILE_ROWS
     for tap in range(taps):
         row = 0
@@ -243,7 +247,7 @@ def _finish_panel(step, phase, column, first, each, begin, count, streams, param
     """
     stream = begin // each
     row = begin - stream * each
-    sums, stride = scratch + SUMS, 4 * _panel_width(step, column)
+    sums, stride = scratch + SUMS, 4 * _panel(step, phase, column)[1]
     done = 0
     while done < count:
         length = min(count - done, each - row)

@@ -35,7 +35,6 @@ from oobleck_stream.engine.program import (
     FIRST_ROW,
     INPUT,
     INPUT_STRIDE,
-    LANES,
     LAST_ROW,
     NONE,
     OUTPUT_STRIDE,
@@ -45,23 +44,21 @@ from oobleck_stream.engine.program import (
     TAP_STRIDE,
     TAPS,
     WEIGHTS,
+    weight_panel,
 )
 
 ZERO = np.float32(0.0)
 
 
+_weight_panel = device(weight_panel)
+
+
 @device
 def weights_of(steps, index, phase, column):
-    """Offset of a column's first weight, and the width of its panel.
-
-    Columns past the end are clamped to the last.
-    """
-    padded = (steps[index, COLUMNS] + LANES - 1) // LANES * LANES
-    column = min(column, padded - 1)
-    panel = column // PANEL * PANEL
-    width = min(PANEL, padded - panel)
-    size = steps[index, TAPS] * steps[index, CHANNELS]
-    return steps[index, WEIGHTS] + size * (phase * padded + panel) + column - panel, width
+    """Offset of a column's first weight in the packed parameters, and the width of its panel."""
+    taps, channels, columns = steps[index, TAPS], steps[index, CHANNELS], steps[index, COLUMNS]
+    offset, width = _weight_panel(taps, channels, columns, phase, column)
+    return steps[index, WEIGHTS] + offset + column % PANEL, width
 
 
 @functools.cache
@@ -197,7 +194,10 @@ def product_kernel(tile: Tile) -> Any:
         chunks = (channels + depth - 1) // depth
         input_channel, input_row = thread % depth, thread // depth
         weight_column, weight_channel = thread % columns, thread // columns
-        weights, weight_width = weights_of(steps, index, phase, first_column + weight_column)
+        # Columns past the end are computed like the last, and are not stored.
+        column = first_column + weight_column
+        last_column = min(column, width_out - 1)
+        weights, weight_width = weights_of(steps, index, phase, last_column)
         own_column = (thread % threads_across) * column_run
         own_row = (thread // threads_across) * row_run
 
@@ -251,8 +251,7 @@ def product_kernel(tile: Tile) -> Any:
 
         # Epilogue. The sums go through shared memory, part by part, so that neighbouring threads
         # store neighbouring columns.
-        column = first_column + weight_column
-        own = column_parameters(steps, index, min(column, width_out - 1), parameters)
+        own = column_parameters(steps, index, last_column, parameters)
         outputs = output_fields(steps, index)
         stride = steps[index, OUTPUT_STRIDE]
         first_line, last_line = steps[index, FIRST_ROW], steps[index, LAST_ROW]
