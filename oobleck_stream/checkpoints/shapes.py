@@ -92,7 +92,7 @@ def _weight_shape(half: Half, module: str, problems: list[str]) -> tuple[int, in
 def config_from_geometry(geometry: Geometry) -> tuple[OobleckConfig, list[str]]:
     """The network of a geometry, and what had to be assumed about it.
 
-    A preset of the same geometry supplies what shapes can't tell. `oobleck-65536x` is never guessed.
+    A preset of the same geometry supplies what shapes can't tell, except `oobleck-65536x`.
     """
     notes = ["no config: channels and strides were read from the shapes of the tensors"]
     alike = {
