@@ -1,6 +1,6 @@
-"""Compiled kernels on disk: whatever happened to the files, the program runs and computes the same.
+"""Compiled kernels on disk: whatever happens to the files, the program runs, with equal results.
 
-Most tests call the smallest kernel of the package in a process of its own.
+Most tests call the smallest kernel of the package in a new process.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def environment(cache, **variables):
 
 
 def call(cache, *arguments, command=(), warnings=(), **variables):
-    """Call the kernel; whether it was compiled or found, and what it computed."""
+    """Call the kernel; return the cache misses and hits, and the results."""
     with tempfile.TemporaryDirectory() as empty:
         done = subprocess.run(
             [*command, sys.executable, "-c", CALL, *arguments],
@@ -66,13 +66,13 @@ def call(cache, *arguments, command=(), warnings=(), **variables):
 
 
 def files(cache):
-    """All files in a cache; a folder of Numba's own has two for each kernel."""
+    """All files in a cache."""
     return sorted(path for path in Path(cache).rglob("*") if not path.is_dir())
 
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
-    """A cache with the kernel in it, and what the kernel computes."""
+    """A cache that contains the kernel, and the results of the kernel."""
     cache = tmp_path_factory.mktemp("kept") / "cache"
     counts, expected = call(cache)
     assert counts == COMPILED
@@ -81,7 +81,7 @@ def kept(tmp_path_factory):
 
 @pytest.fixture
 def copied(kept, tmp_path):
-    """A copy of that cache."""
+    """A copy of that cache, and the results of the kernel."""
     return shutil.copytree(kept[0], tmp_path / "cache"), kept[1]
 
 
@@ -161,7 +161,7 @@ print(len(cases))
 
 @pytest.mark.parametrize("many", [10, pytest.param(700, marks=pytest.mark.nightly)])
 def test_any_damage(tmp_path, record_property, many):
-    """Bits changed all over a file, and parts of it missing; the kernel of this test is tiny."""
+    """Changed bits and missing parts anywhere in a file; the kernel of this test is tiny."""
     sources, cache = tmp_path / "sources", tmp_path / "cache"
     sources.mkdir()
     (sources / "kernel_to_keep.py").write_text("def add(a, b):\n    return a + b\n")
@@ -196,7 +196,7 @@ def test_something_else_in_its_place(copied, thing):
 
 @pytest.mark.skipif("x86" not in os.uname().machine, reason="processors of x86")
 def test_of_another_processor(copied):
-    """Compiled for other instructions, also where the file was given this processor's name."""
+    """A kernel for another processor isn't used, even if its file has this processor's name."""
     cache, expected = copied
     other = {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": ""}
     (ours,) = files(cache)
@@ -209,7 +209,7 @@ def test_of_another_processor(copied):
 
 
 def test_another_version_of_the_package(copied, tmp_path):
-    """Both keep their own kernel in the same folder."""
+    """Both versions store separate kernels in the same folder."""
     cache, expected = copied
     other = tmp_path / "other"
     shutil.copytree(
@@ -265,7 +265,7 @@ def test_of_another_user(copied):
 
 
 def test_a_full_disk(kept, tmp_path):
-    """The file may have no more than ten blocks."""
+    """The limit of a file's size is ten blocks."""
     command = ["sh", "-c", 'ulimit -f 10; exec "$@"', "sh"]
     cache = tmp_path / "cache"
     result = call(cache, command=command, warnings=[cache], PYTHONDONTWRITEBYTECODE="1")
@@ -347,7 +347,7 @@ KILLED = "import os, signal; os.replace = lambda *_: os.kill(os.getpid(), signal
 
 
 def test_killed_while_it_writes(kept, tmp_path):
-    """What is left behind is not used, and removed later, as are kernels not used for long."""
+    """A leftover file isn't used and is removed later, as are kernels not used for a long time."""
     cache = tmp_path / "cache"
     killed = subprocess.run([sys.executable, "-c", KILLED], env=environment(cache))
     assert killed.returncode == -9

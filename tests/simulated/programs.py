@@ -218,8 +218,8 @@ def test_read_and_write():
 def test_an_empty_group_and_a_closed_engine():
     drawn = draw_product(np.random.default_rng(0), TO_TARGET=0)
     engine = filled(drawn.parameters, arenas())
-    nobody = np.zeros((0, 1, 1), np.float32)
-    engine.run(program(drawn.steps, no_moves()), np.zeros(0, np.int64), nobody, nobody)
+    empty = np.zeros((0, 1, 1), np.float32)
+    engine.run(program(drawn.steps, no_moves()), np.zeros(0, np.int64), empty, empty)
     np.testing.assert_array_equal(all_floats(engine), arenas())
     engine.close()
     engine.close()
