@@ -209,7 +209,7 @@ def test_info_does_not_repeat_what_takes_long(tmp_path, monkeypatch):
     facts = info.machine_facts(ob.random_model(CONFIG), threads=1)
     assert list(facts["real_time_factors"]) == [1, 4, 16]
     monkeypatch.setattr(info, "MAX_SECONDS", 0.0)
-    monkeypatch.setattr(info, "TRIES", 10**9)
+    monkeypatch.setattr(info, "REPETITIONS", 10**9)
     with watched("info"):
         facts = info.machine_facts(ob.random_model(CONFIG), threads=1)
     assert list(facts["real_time_factors"]) == [1]
