@@ -1,4 +1,4 @@
-"""The folder for files that are kept between runs: packed networks and compiled kernels."""
+"""The cache folder, for packed networks and compiled kernels, and a check of its permissions."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ import stat
 from pathlib import Path
 
 VARIABLE = "OOBLECK_STREAM_CACHE"
+"""The environment variable that names the folder; ``off`` turns all caches off."""
 
 
 def cache_folder() -> Path | None:
-    """The folder of all caches, which may not exist yet.
+    """The folder of all caches; it may not exist yet.
 
     Returns
     -------
     pathlib.Path or None
-        ``$OOBLECK_STREAM_CACHE``, or ``oobleck_stream`` in the user's cache folder. None when the
-        variable is ``off``.
+        ``$OOBLECK_STREAM_CACHE`` if it is set, else ``oobleck_stream`` in ``$XDG_CACHE_HOME``
+        (https://specifications.freedesktop.org/basedir-spec/latest/), or in ``~/.cache`` if that
+        isn't set. None if ``$OOBLECK_STREAM_CACHE`` is ``off``, ``0``, ``no`` or ``false``.
 
     Raises
     ------
     OSError
-        When the folder depends on a home folder that is unknown.
+        If the path depends on the home folder and that is unknown.
     """
     asked = os.environ.get(VARIABLE, "").strip()
     if asked.lower() in ("off", "0", "no", "false"):
@@ -36,13 +38,16 @@ def cache_folder() -> Path | None:
 
 
 def why_not_trusted(found: os.stat_result, writable: int = stat.S_IWGRP | stat.S_IWOTH) -> str:
-    """Why another user may have written to a file or folder; empty if none can have.
+    """The reason why another user may have written to a file or folder; empty if none can have.
+
+    Files that belong to root are trusted. On Windows, everything is: it has no such permissions.
 
     Parameters
     ----------
     found : os.stat_result
+        The status of the file or folder.
     writable : int
-        The permission bits that would let another user write.
+        The permission bits that permit another user to write.
     """
     if not hasattr(os, "geteuid"):
         return ""

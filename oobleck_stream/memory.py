@@ -1,4 +1,4 @@
-"""The memory of this machine, and whether the limits on what a file may make it do apply."""
+"""The memory limits of this process, and the switch for the limits on the size of a network."""
 
 from __future__ import annotations
 
@@ -10,26 +10,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _capping = threading.Lock()
+"""Held while the resource limit is changed, since it belongs to the whole process."""
 
 VARIABLE = "OOBLECK_STREAM_LIMITS"
+"""The environment variable that lifts the limits if it is ``off``."""
 
 INSIST = f"{VARIABLE}=off lifts this limit"
-"""The end of every message that refuses something for its size."""
+"""The end of every error message about a limit."""
 
 _CGROUPS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
-"""Where a container finds its memory limit, in control groups of version 2 and 1."""
+"""The files with a container's memory limit, for Linux control groups of version 2
+(https://docs.kernel.org/admin-guide/cgroup-v2.html) and 1."""
 
 
 def limits_lifted() -> bool:
-    """Whether $OOBLECK_STREAM_LIMITS is ``off``."""
+    """Whether $OOBLECK_STREAM_LIMITS is ``off`` (or ``0``, ``no``, ``false``), in any case."""
     return os.environ.get(VARIABLE, "").strip().lower() in ("off", "0", "no", "false")
 
 
 def machine_memory() -> int | None:
-    """Bytes of memory that this process may use.
+    """Maximum memory that this process can use, in bytes.
 
     Returns
     -------
@@ -41,9 +44,9 @@ def machine_memory() -> int | None:
 
 
 def memory_shortage(size: int) -> str:
-    """Why something that takes `size` bytes is refused; an empty string if it is not.
+    """The problem with taking `size` bytes of memory; an empty string if there is none.
 
-    It is refused if this machine has less memory than that, unless the limits are lifted.
+    It is a problem if `machine_memory` is less than `size` and the limits are not lifted.
     """
     there = machine_memory()
     if there is None or size <= there or limits_lifted():
@@ -53,10 +56,15 @@ def memory_shortage(size: int) -> str:
 
 @contextlib.contextmanager
 def memory_capped(extra: int) -> Iterator[None]:
-    """Let this process take only so many bytes more in the block; beyond that, allocation fails.
+    """Within the block, let allocation fail once this process has taken `extra` bytes more.
 
-    For libraries that take memory for whatever a file claims. The cap holds for all threads. Only
-    Linux has it; elsewhere, and where the limits are lifted, the block runs without.
+    This protects against libraries that allocate whatever size a file claims. The cap applies to
+    all threads. There is no cap on systems other than Linux, or if the limits are lifted.
+
+    Parameters
+    ----------
+    extra : int
+        Bytes, in addition to the data memory of the process when the block starts.
     """
     if sys.platform != "linux" or limits_lifted():
         yield
@@ -64,9 +72,12 @@ def memory_capped(extra: int) -> Iterator[None]:
     import resource
 
     with _capping:
+        # Field 6 of statm is the size of data and stack, in pages. Since Linux 4.7, RLIMIT_DATA
+        # also covers private writable mappings, and so large allocations (getrlimit(2)).
         data_pages = int(Path("/proc/self/statm").read_text().split()[5])
         most = data_pages * os.sysconf("SC_PAGE_SIZE") + extra
         before = resource.getrlimit(resource.RLIMIT_DATA)
+        # Never above the limit that is set already.
         caps = [most, *(limit for limit in before if limit != resource.RLIM_INFINITY)]
         resource.setrlimit(resource.RLIMIT_DATA, (min(caps), before[1]))
         try:
@@ -80,11 +91,12 @@ def _gigabytes(size: int) -> str:
 
 
 def _limits() -> Iterator[int]:
+    """The memory limits that the system reports, in bytes."""
     with contextlib.suppress(AttributeError, ValueError, OSError):
         yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for file in _CGROUPS:
         with contextlib.suppress(ValueError, OSError):
-            yield int(file.read_text())  # "max" where there is no limit.
+            yield int(file.read_text())  # Not a number ("max") if there is no limit.
     if sys.platform != "win32":
         import resource
 

@@ -1,4 +1,4 @@
-"""Packed networks kept on disk, so that a big checkpoint is folded and packed only once."""
+"""A disk cache of packed networks, so that a large checkpoint is folded and packed only once."""
 
 from __future__ import annotations
 
@@ -17,49 +17,46 @@ from oobleck_stream.model import Model
 from oobleck_stream.version import __version__
 
 SMALLEST_BYTES = 32_000_000
-"""Checkpoints below this are packed in no time."""
+"""Smaller checkpoints are not cached: packing them takes hardly any time."""
 
 _HEAD_BYTES = 2**20
 _SAMPLES, _PAGE = 64, 4096
 
 
 def through_cache(files: Sequence[Path], options: str, build: Callable[[], Model]) -> Model:
-    """A model from the cache, or built and put there.
+    """Return a model from the cache; if it is not there, build it and add it to the cache.
 
-    A cached network is used only if this version of the package packed it, and all files that it
-    was made from have the same path, size, modification time, status change time (ctime) and
-    sampled bytes as then. Programs can set a modification time but not a ctime: the kernel sets it
-    to the current time whenever the content or the attributes of a file change. Faking it takes the
-    rights to set the system's clock or to write to the disk below the file system.
+    A cached network is valid only if this version of the package packed it, and every source file
+    still has the same path, size, modification time (mtime), status change time (ctime) and sampled
+    bytes. Programs can set a file's mtime but not its ctime: the kernel sets it to the current time
+    whenever the content or the attributes of the file change. Faking a ctime requires the right to
+    set the system clock or to write to the disk below the file system.
 
-    Where there is no ctime (Windows, some network file systems), a file with the same size and
-    modification time is recognised as another by its samples alone: its first megabyte, and 64
-    pages spread over it. A digest of whole files is not taken, because it would make every start
-    slower by about half the time that packing takes. Inode and device numbers don't count, because
-    some file systems give an unchanged file new ones.
+    Without a ctime (Windows, some network file systems), a changed file of the same size and mtime
+    is detected by its sampled bytes alone: the first MiB, and 64 pages spread over the file. Whole
+    files are not hashed, because that would slow down every start by about half the time of
+    packing. Inode and device numbers are not part of the identity, because they change on some file
+    systems although the file has not changed.
 
-    A damaged network is replaced, whether it was cut short or bytes have changed: its checksum is
-    compared whenever it is read. Networks that other users may have written are not used. Several
-    processes may use the same cache at once.
+    The checksum of a cached network is verified at every read, and a truncated or corrupt one is
+    replaced. Networks that another user may have written are ignored. Several processes may use the
+    same cache at once. If the cache can't be written (a full disk, for instance), the built model
+    is returned all the same.
 
     Parameters
     ----------
     files : sequence of Path
-        All that the model is made from.
+        All source files of the model.
     options : str
-        What else it depends on.
+        Everything else that the model depends on.
     build : callable
-        Makes the model. It has to open the files itself: they may have been replaced since the
-        caller opened them.
+        Builds the model. It must open the files itself, because they may have been replaced since
+        the caller opened them.
 
     Warns
     -----
     RuntimeWarning
-        When other users may write to the cache folder, so that it is not used.
-
-    Notes
-    -----
-    A cache that can't be written, for instance because the disk is full, does no harm.
+        If other users may write to the cache folder, so that the cache is not used.
     """
     try:
         folder = cache_folder()
@@ -69,7 +66,7 @@ def through_cache(files: Sequence[Path], options: str, build: Callable[[], Model
     try:
         kept = folder is not None and sum(f.stat().st_size for f in sources) >= SMALLEST_BYTES
         identity = _identity(sources, options) if kept else ""
-    except OSError:  # What is wrong will be said when the model is built.
+    except OSError:  # `build` reports a file that can't be read.
         identity = ""
     if folder is None or not identity:
         return build()
@@ -86,13 +83,14 @@ def through_cache(files: Sequence[Path], options: str, build: Callable[[], Model
             warnings.warn(text, RuntimeWarning, stacklevel=4)
             return model
         write_packed(path, model, identity)
+        # The memory map replaces the copy on the heap, as on every later start.
         return read_packed(open_safetensors(path), identity)
     except (OSError, CheckpointError):
         return model
 
 
 def _cached(path: Path, identity: str) -> Model | None:
-    """The network in a file of the cache, if it can be used."""
+    """The cached network in a file; None if it is missing, invalid or not trusted."""
     try:
         if _exposed(path.parent) or _exposed(path):
             return None
@@ -102,21 +100,21 @@ def _cached(path: Path, identity: str) -> Model | None:
 
 
 def _exposed(path: Path) -> str:
-    """Why another user may have written to a file or folder; empty if none can have.
+    """The reason why another user may have written to a file or folder; empty if none can have.
 
-    Members of the user's own group may: it is often a group of one, and what they could write here
-    is sound, not code.
+    Write permission for the user's group is accepted: the group often has one member, and the files
+    contain weights, not code.
     """
     return why_not_trusted(path.stat(), stat.S_IWOTH)
 
 
 def _identity(sources: Sequence[Path], options: str) -> str:
-    """A digest that is another when a file or an option has changed.
+    """A digest that changes with the package version, the options and the source files.
 
     Raises
     ------
     OSError
-        When a file can't be read.
+        If a file can't be read.
     """
     parts: list[str | bytes] = [__version__, options]
     for source in sources:
@@ -124,6 +122,7 @@ def _identity(sources: Sequence[Path], options: str) -> str:
             found = os.fstat(file.fileno())
             parts.append(f"{source}\n{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}")
             parts.append(file.read(_HEAD_BYTES))
+            # Whole pages at equal distances, from the first page of the file to the last.
             for number in range(_SAMPLES):
                 file.seek((found.st_size - 1) * number // (_SAMPLES - 1) // _PAGE * _PAGE)
                 parts.append(file.read(_PAGE))
@@ -131,9 +130,10 @@ def _identity(sources: Sequence[Path], options: str) -> str:
 
 
 def _digest(parts: Sequence[str | bytes]) -> str:
-    """SHA-256 of some parts, in hexadecimal; how they are divided counts too."""
+    """The hexadecimal SHA-256 of a sequence; each part is preceded by its length."""
     digest = hashlib.sha256()
     for part in parts:
+        # The length prefix distinguishes ("ab", "c") from ("a", "bc").
         data = os.fsencode(part)
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()

@@ -1,6 +1,6 @@
-"""The configs that come with published checkpoints -> `OobleckConfig`.
+"""Conversion of the config files of published checkpoints to `OobleckConfig`.
 
-Each option that would change the sound and that is not supported is refused by its name.
+An unsupported option that would change the sound is an error that names the option.
 """
 
 from __future__ import annotations
@@ -16,38 +16,41 @@ from oobleck_stream.config import OobleckConfig
 from oobleck_stream.errors import CheckpointError
 
 CONFIG_NAMES = ("model_config.json", "config.json")
-"""What they are called beside the weights: stable-audio-tools', and diffusers'."""
+"""Names of a config file beside the weights: in stable-audio-tools and in diffusers."""
 
 OWN = "oobleck_stream"
-"""The key of this project's own form."""
+"""The top-level key of this package's own config format."""
 
 _Fields = dict[str, Any]
 _FAMILY = re.compile(r'oobleck|"c_mults"', re.IGNORECASE)
 
 
 def config_from_json(source: object, text: bytes | str) -> OobleckConfig | None:
-    """The network a config describes.
+    """Parse the config file of a checkpoint.
 
     Parameters
     ----------
     source : object
-        Where it was read, for messages.
+        Where the text was read, for error messages.
     text : bytes or str
-        JSON: stable-audio-tools' model_config.json, diffusers' config.json, or this project's own.
+        JSON: a model_config.json of stable-audio-tools, a config.json of diffusers or Cosmos3, or
+        this package's own format.
 
     Returns
     -------
     OobleckConfig or None
-        None where it is the config of something else altogether.
+        None if it is the config of an unrelated model.
 
     Raises
     ------
     CheckpointError
-        When it is not JSON, or describes a network that can't be decoded here; names every option.
+        If the text is not JSON, or describes a network that is not supported; names every option
+        that is wrong or unsupported.
     """
     values = parse_json(source, text)
     read = _reader(values) if isinstance(values, dict) else None
     if read is None:
+        # Searching the repr of bytes is enough: it keeps ASCII text as it is.
         if _FAMILY.search(str(text)):
             raise CheckpointError(source, "describes such a network in a form not known here")
         return None
@@ -55,12 +58,12 @@ def config_from_json(source: object, text: bytes | str) -> OobleckConfig | None:
 
 
 def config_from_fields(source: object, text: bytes | str) -> OobleckConfig:
-    """The network of an object with the fields of an `OobleckConfig`, as packed files have it.
+    """Parse a JSON object whose keys are the fields of `OobleckConfig`, as in packed files.
 
     Raises
     ------
     CheckpointError
-        When it is no such object; names every field that is wrong.
+        If the text is not such an object; names every field that is wrong.
     """
     values = parse_json(source, text)
     if not isinstance(values, dict):
@@ -71,6 +74,7 @@ def config_from_fields(source: object, text: bytes | str) -> OobleckConfig:
 def _config(
     source: object, values: dict[str, Any], read: Callable[[Options], _Fields]
 ) -> OobleckConfig:
+    """The config whose fields `read` extracts; raises one `CheckpointError` for all problems."""
     problems: list[str] = []
     fields = read(Options(values, "", problems))
     if not problems:
@@ -82,6 +86,7 @@ def _config(
 
 
 def _reader(values: dict[str, Any]) -> Callable[[Options], _Fields] | None:
+    """The reader for the format of a config; None if the format is unknown."""
     if OWN in values:
         return _own
     if "model" in values:
@@ -94,12 +99,12 @@ def _reader(values: dict[str, Any]) -> Callable[[Options], _Fields] | None:
 
 
 def _own(options: Options) -> _Fields:
-    """This project's own form, as `oobleck_stream.conversion.config_texts` writes it."""
+    """This package's own format, as written by `oobleck_stream.conversion.config_texts`."""
     return _every_field(options.section(OWN))
 
 
 def _every_field(options: Options) -> _Fields:
-    """Every field of an `OobleckConfig` by its name."""
+    """All fields of an `OobleckConfig` by name; a missing one has its default."""
     found: _Fields = {}
     for field in dataclasses.fields(OobleckConfig):
         value: Any = field.default
@@ -120,7 +125,7 @@ def _every_field(options: Options) -> _Fields:
 
 
 def _stable_audio_tools(options: Options) -> _Fields:
-    """A diffusion model whose pretransform is the autoencoder, or the autoencoder alone."""
+    """stable-audio-tools' config: an autoencoder, or a diffusion model with it as pretransform."""
     samplerate = options.integer("sample_rate")
     model, scale = options.section("model"), 1.0
     if "pretransform" in model and "decoder" not in model:
@@ -130,7 +135,7 @@ def _stable_audio_tools(options: Options) -> _Fields:
         scale = pretransform.number("scale", 1.0)
         model = pretransform.section("config")
     if "pretransform" in model:
-        # Wavelet, pqmf or patched: the decoder's output would not be sound yet.
+        # Wavelet, PQMF or patched: the decoder's output would have to be transformed to audio.
         inner = model.section("pretransform")
         kind = inner.text("type", "unknown")
         inner.problems.append(f"{inner.name('type')} = {kind!r} inside it is not supported")
@@ -138,12 +143,14 @@ def _stable_audio_tools(options: Options) -> _Fields:
         model.section("bottleneck").only("type", "vae", None)
     outer = model.section("decoder")
     if not outer.only("type", "oobleck", None):
-        # The options of another decoder mean other things.
+        # Don't report the options of another type of decoder: their meanings differ.
         return {}
     decoder = outer.section("config")
+    # The defaults here are those of stable-audio-tools: without `use_snake` the network has ELUs.
     decoder.only("use_snake", True, False)
     decoder.only("antialias_activation", False, False)
     decoder.only("use_nearest_upsample", False, False)
+    # `soft_clip` is a tanh after the decoder; only a second tanh after `final_tanh` is unsupported.
     final_tanh, soft_clip = decoder.flag("final_tanh", True), outer.flag("soft_clip", False)
     if final_tanh and soft_clip:
         outer.problems.append(f"{outer.name('soft_clip')} after final_tanh is not supported")
@@ -171,7 +178,7 @@ def _stable_audio_tools(options: Options) -> _Fields:
 
 
 def _diffusers(options: Options) -> _Fields:
-    """diffusers' AutoencoderOobleck: always Snake, never a tanh."""
+    """diffusers' AutoencoderOobleck, which always has Snakes and never a final tanh."""
     options.only("_class_name", "AutoencoderOobleck", "AutoencoderOobleck")
     return {
         "samplerate": options.integer("sampling_rate", 44100),
@@ -184,7 +191,7 @@ def _diffusers(options: Options) -> _Fields:
 
 
 def _cosmos(options: Options) -> _Fields:
-    """Cosmos3's audio tokenizer: an Oobleck decoder, with an encoder of another family."""
+    """Cosmos3's audio tokenizer: an Oobleck decoder, and an encoder of another architecture."""
     options.only("dec_type", "oobleck", "oobleck")
     options.only("bottleneck_type", "vae", "vae")
     if "bottleneck" in options:

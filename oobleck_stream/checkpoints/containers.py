@@ -1,4 +1,4 @@
-"""Containers: files that hold named tensors, known by their headers until they are read."""
+"""Containers of named tensors: opening one parses its index; each tensor is read on demand."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Tensor:
     Parameters
     ----------
     name : str
-        As the container spells it.
+        The name in the container.
     shape : tuple of int
     dtype : str
-        As safetensors spells it (``"F32"``, ``"BF16"``...).
+        The name of the dtype in safetensors (``"F32"``, ``"BF16"``, ...).
     read : callable
-        Gives the numbers as a float array; only for `FLOAT_DTYPES`.
+        Returns the values as a float array. Call it only if `dtype` is one of `FLOAT_DTYPES`.
     """
 
     name: str
@@ -36,7 +36,17 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Container:
-    """Tensors by name, whatever text came with them, and the files that hold it all."""
+    """Named tensors, the metadata stored with them, and the files that contain both.
+
+    Parameters
+    ----------
+    path : Path
+        The file or folder that was opened.
+    tensors : mapping of str to Tensor
+    metadata : mapping of str to str
+    files : tuple of Path
+        All files that the tensors are read from, including an index.
+    """
 
     path: Path
     tensors: Mapping[str, Tensor]
@@ -48,5 +58,5 @@ FLOAT_DTYPES = ("F16", "BF16", "F32", "F64")
 
 
 def shape_text(shape: tuple[int, ...]) -> str:
-    """``2 x 3`` for (2, 3)."""
+    """A shape for messages: ``2 x 3`` for (2, 3)."""
     return " x ".join(map(str, shape)) if shape else "a single number"

@@ -1,4 +1,4 @@
-"""Which network a container holds: its decoder's tensors, its config, and how both were found."""
+"""The network in a container: the decoder's tensors, the config, and the assumptions made."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from oobleck_stream.checkpoints.shapes import config_from_geometry, read_geometr
 from oobleck_stream.config import OobleckConfig
 from oobleck_stream.errors import CheckpointError
 
+# Parts of an autoencoder that change the sound in ways that shapes don't show.
 _SOUNDING_PARTS = ("bottleneck", "pretransform", "transformers")
 
 
 @dataclass(frozen=True)
 class Description:
-    """A network in a container.
+    """The network that was found in a container.
 
     Parameters
     ----------
     config : OobleckConfig
     decoder : Half
-        Its tensors are not checked yet, beyond their agreement with the config's geometry.
+        The tensors, of which only those that show the geometry have been compared with the config.
     notes : tuple of str
-        What was chosen or assumed, a sentence each.
+        One sentence for each choice or assumption.
     """
 
     config: OobleckConfig
@@ -37,21 +38,21 @@ class Description:
 def describe(
     container: Container, beside: Path | None, config: OobleckConfig | None = None
 ) -> Description:
-    """Find the network of a container.
+    """Find the decoder in a container, and its config.
 
     Parameters
     ----------
     container : Container
     beside : Path or None
-        The config that lies beside it.
+        The config file beside the container.
     config : OobleckConfig, optional
-        Counts before the one in the container's metadata, which counts before `beside`; the
-        shapes of the tensors come last.
+        Takes precedence over the config in the container's metadata, which takes precedence over
+        `beside`. Without any of them the config is inferred from the shapes of the tensors.
 
     Raises
     ------
     CheckpointError
-        When there is no decoder, its config is not supported, or is another network's.
+        If there is no decoder, or the config is not supported or doesn't match the tensors.
     """
     prefix, notes = find_prefix(container)
     half = named_half(container, prefix, "decoder")
@@ -67,7 +68,7 @@ def describe(
 def _found_config(
     container: Container, beside: Path | None, notes: list[str]
 ) -> OobleckConfig | None:
-    """The config in the file's metadata or beside it, if any."""
+    """The config in the container's metadata or in the file beside it; None if neither has one."""
     if "config" in container.metadata:
         source = f"{container.path} (config in its metadata)"
         found = config_from_json(source, container.metadata["config"])
@@ -82,6 +83,7 @@ def _found_config(
 
 
 def _inferred_config(container: Container, half: Half, notes: list[str]) -> OobleckConfig:
+    """Infer the config from the shapes of the tensors; append each assumption to `notes`."""
     problems: list[str] = []
     geometry = read_geometry(half, 2, problems)
     others = tuple(f"{half.prefix}{part}." for part in _SOUNDING_PARTS)
@@ -98,7 +100,11 @@ def _inferred_config(container: Container, half: Half, notes: list[str]) -> Oobl
 
 
 def _check_geometry(container: Container, half: Half, config: OobleckConfig) -> None:
-    """One line for each difference, rather than one for each of two hundred tensors."""
+    """Raise a `CheckpointError` with one problem for each field that differs from the config.
+
+    Without this check, a wrong config would be reported as a wrong shape of every tensor.
+    """
+    # Problems in the shapes themselves are dropped here: `check_tensors` reports them later.
     geometry = read_geometry(half, config.kernel_per_stride, [])
     if geometry is not None and (differences := geometry.differences(config)):
         raise CheckpointError(container.path, *differences)

@@ -1,4 +1,4 @@
-"""Which files of a folder, or of a repository, make the checkpoint."""
+"""The choice of a checkpoint's files from a folder or a repository on the hub."""
 
 from __future__ import annotations
 
@@ -12,24 +12,33 @@ from oobleck_stream.checkpoints.sharded import INDEX_SUFFIX
 from oobleck_stream.errors import CheckpointError
 
 AUTOENCODER_FOLDERS = ("sound_tokenizer", "vae", ".")
-"""Where a pipeline of diffusers keeps its audio autoencoder, the top level last.
+"""Folders of a diffusers pipeline that may contain the audio autoencoder, in order of preference.
 
-Cosmos3's ``vae`` is that of its pictures.
+``sound_tokenizer`` precedes ``vae``, because the ``vae`` of Cosmos3 encodes images.
 """
 
+# The names that diffusers and transformers write.
 _USUAL_NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The weights (or their index) and the config beside them, relative to the folder."""
+    """The chosen files, as paths relative to the folder.
+
+    Parameters
+    ----------
+    weights : str
+        The weights, or the index of a sharded checkpoint.
+    config : str or None
+        The config beside the weights; None if there is none.
+    """
 
     weights: str
     config: str | None
 
     @property
     def patterns(self) -> list[str]:
-        """What to fetch of a repository."""
+        """Glob patterns of the files to download from a repository."""
         found = [self.weights] if self.config is None else [self.weights, self.config]
         if self.weights.endswith(INDEX_SUFFIX):
             found.append(f"{self.weights[: -len(INDEX_SUFFIX)]}-*.safetensors")
@@ -37,12 +46,19 @@ class Choice:
 
 
 def choose_files(source: object, names: Collection[str]) -> Choice:
-    """Choose among names relative to a folder, with forward slashes.
+    """Choose the weights and the config from a list of files.
+
+    Parameters
+    ----------
+    source : object
+        The folder or repository, for error messages.
+    names : collection of str
+        Paths relative to the folder, with forward slashes.
 
     Raises
     ------
     CheckpointError
-        When there are no weights, or several files of equal standing.
+        If there are no weights, or several files between which no rule decides.
     """
     for folder in AUTOENCODER_FOLDERS:
         inside = {PurePosixPath(name).name: name for name in names if _folder(name) == folder}
@@ -61,6 +77,7 @@ def _folder(name: str) -> str:
 
 
 def _choose_weights(source: object, names: list[str]) -> str | None:
+    """A file with a usual name; else the only index; else the only .safetensors; else None."""
     for name in _USUAL_NAMES:
         for usual in (name, name.replace(".safetensors", INDEX_SUFFIX)):
             if usual in names:
@@ -75,7 +92,7 @@ def _choose_weights(source: object, names: list[str]) -> str | None:
 
 
 def names_in(folder: Path) -> list[str]:
-    """The files `choose_files` may choose from."""
+    """The files from which `choose_files` can choose, relative to `folder`."""
     found = []
     try:
         for name in AUTOENCODER_FOLDERS:

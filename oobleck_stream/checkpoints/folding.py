@@ -1,4 +1,4 @@
-"""The tensors of a half -> its packed network."""
+"""Conversion of the tensors of a decoder or an encoder to a packed network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from oobleck_stream.parameters import pack_network
 
 
 def fold_decoder(found: Description, source: Path) -> PackedNetwork:
-    """The decoder of a description; errors as those of `fold_half`."""
+    """Fold and pack the decoder of a description; raises as `fold_half` does."""
     config = found.config
     return fold_half(source, found.decoder, decoder_layers(config), config, config.latent_scale)
 
@@ -31,18 +31,30 @@ def fold_half(
     config: OobleckConfig,
     input_scale: float = 1.0,
 ) -> PackedNetwork:
-    """Check a half's tensors, fold them and pack them.
+    """Check the tensors of a half, fold the weight norm and the Snakes, and pack the result.
+
+    Parameters
+    ----------
+    source : Path
+        The checkpoint, for error messages.
+    half : Half
+    layers : sequence of Layer
+    config : OobleckConfig
+    input_scale : float
+        Multiplied into the weights of the first layer.
 
     Raises
     ------
     CheckpointError
-        Names every tensor that is missing, unexpected, of another shape, or not finite; names the
-        first layer when only the product of its weights and the input's scale is not finite. Or
-        when the network takes too much memory or work, according to `require_affordable`.
+        If tensors are missing, unexpected, or of the wrong shape or dtype, or have non-finite
+        values; names every such tensor. If only the scaled weights of the first layer are not
+        finite; names the layer. If the network takes too much memory or work, according to
+        `require_affordable`.
     """
     problems = check_tensors(half, layers)
     if problems:
         raise CheckpointError(source, *problems)
+    # Before any tensor is read, since shapes in a small file can describe a huge network.
     require_affordable(source, layers)
     parameters = StoredParameters(half, config)
     packed = pack_network(layers, parameters, input_scale)

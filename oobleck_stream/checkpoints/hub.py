@@ -1,4 +1,4 @@
-"""Models from the Hugging Face hub: only the autoencoder's files are fetched."""
+"""Download of models from the Hugging Face hub, restricted to the files of the autoencoder."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from oobleck_stream.checkpoints.folder import AUTOENCODER_FOLDERS, choose_files
 from oobleck_stream.errors import CheckpointError
 
 _PATIENCE = 10.0
+"""Timeout in seconds of the request that lists the files of a repository."""
 
 
 def fetch(repository: str) -> Path:
-    """Fetch a repository's autoencoder into the hub's cache, or find it there.
+    """Download the autoencoder of a repository into the hub's cache, unless it is there already.
+
+    If the hub can't be reached, an earlier download is used.
 
     Parameters
     ----------
@@ -23,13 +26,14 @@ def fetch(repository: str) -> Path:
     Returns
     -------
     Path
-        A folder for `choose_files`.
+        A folder with the files, for `names_in` and `choose_files`.
 
     Raises
     ------
     CheckpointError
-        When huggingface_hub is not installed, the repository is unknown, its licence is not
-        accepted yet, it has no weights in a form that is read here, or the hub is out of reach.
+        If huggingface_hub is not installed, the repository is unknown, its licence has not been
+        accepted, it has no weights in a supported format, or the hub can't be reached and there is
+        no earlier download.
     """
     try:
         import huggingface_hub
@@ -41,7 +45,7 @@ def fetch(repository: str) -> Path:
             "pip install 'oobleck_stream[hub]'",
         ) from None
     try:
-        # Not list_repo_files: without a network that one tries for half a minute.
+        # Not list_repo_files, which takes half a minute to fail without a network.
         info = huggingface_hub.HfApi().model_info(repository, timeout=_PATIENCE)
         choice = choose_files(repository, [file.rfilename for file in info.siblings or ()])
         folder = huggingface_hub.snapshot_download(repository, allow_patterns=choice.patterns)
@@ -61,7 +65,7 @@ def fetch(repository: str) -> Path:
         ) from None
     except errors.HFValidationError:
         raise CheckpointError(repository, "no such file or folder") from None
-    except Exception as error:  # the hub's client may be built on any of several HTTP libraries
+    except Exception as error:  # Network errors depend on the HTTP library of the hub's client.
         cached = _cached(huggingface_hub, repository)
         if cached is None:
             raise CheckpointError(
@@ -74,7 +78,7 @@ def fetch(repository: str) -> Path:
 
 
 def _cached(huggingface_hub: Any, repository: str) -> Path | None:
-    """The folder of an earlier download, where there is one."""
+    """The folder of an earlier download, recognised by its config; None if there is none."""
     for folder in AUTOENCODER_FOLDERS:
         for name in CONFIG_NAMES:
             relative = name if folder == "." else f"{folder}/{name}"

@@ -1,4 +1,4 @@
-"""JSON files and texts, or one clear line."""
+"""Reading and parsing of JSON, with every failure as a `CheckpointError`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from oobleck_stream.errors import CheckpointError
 
 MAX_JSON_BYTES = 2**24
-"""Size of a config, an index or a header. Parsed, JSON may take thirty times as much memory."""
+"""Maximum size of a config, an index or a header: parsed JSON can take 30 times as much memory."""
 
 
 def parse_json(source: object, text: bytes | str) -> Any:
-    """The value of a JSON text; ``CheckpointError`` when it is none."""
+    """Parse a JSON text; raises `CheckpointError` if it is not valid."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -21,12 +21,12 @@ def parse_json(source: object, text: bytes | str) -> Any:
 
 
 def read_text(path: Path) -> bytes:
-    """The contents of a JSON file.
+    """Read a JSON file without parsing it.
 
     Raises
     ------
     CheckpointError
-        When it can't be read, or has more than `MAX_JSON_BYTES`.
+        If the file can't be read, or is larger than `MAX_JSON_BYTES`.
     """
     try:
         if path.stat().st_size > MAX_JSON_BYTES:

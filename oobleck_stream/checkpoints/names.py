@@ -1,4 +1,9 @@
-"""Every naming of the tensors -> stable-audio-tools' names, which are the canonical ones here."""
+"""Mapping of tensor names to canonical names, which are those of stable-audio-tools.
+
+The other supported naming is that of diffusers. In both, a weight is either stored as it is, or as
+the magnitude g and the direction v of weight norm (https://arxiv.org/abs/1602.07868), under the
+names of either of torch's two implementations.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +15,11 @@ from oobleck_stream.checkpoints.containers import Container, Tensor
 from oobleck_stream.errors import CheckpointError
 
 KNOWN_PREFIXES = ("pretransform.model.", "model.pretransform.model.", "autoencoder.", "")
-"""In order of preference, where a checkpoint has several and none is an average (EMA)."""
+"""Known prefixes of ``decoder.``, in order of preference: they decide if a checkpoint has several
+decoders, and not exactly one of them has averaged weights (EMA)."""
 
+# Suffix in the container -> canonical suffix. The first two are those of
+# torch.nn.utils.parametrizations.weight_norm, the next two of torch.nn.utils.weight_norm.
 _SUFFIXES = {
     "parametrizations.weight.original0": "weight_g",
     "parametrizations.weight.original1": "weight_v",
@@ -22,6 +30,8 @@ _SUFFIXES = {
     "alpha": "alpha",
     "beta": "beta",
 }
+# The modules of a block and of a residual unit, by their names in diffusers. Their order is that of
+# their numbers in stable-audio-tools.
 _BLOCKS = {
     "decoder": ("snake1", "conv_t1", "res_unit1", "res_unit2", "res_unit3"),
     "encoder": ("res_unit1", "res_unit2", "res_unit3", "snake1", "conv1"),
@@ -36,20 +46,21 @@ _IN_A_BLOCK = re.compile(
 
 @dataclass(frozen=True)
 class Half:
-    """A decoder or an encoder as a container holds it.
+    """The tensors of a decoder or an encoder in a container.
 
     Parameters
     ----------
     prefix : str
-        What stands before ``decoder.`` in the container.
+        The part of the container's names before ``decoder.`` or ``encoder.``.
     tensors : mapping of str to Tensor
-        By canonical name.
+        Tensors by canonical name.
     unknown : tuple of str
-        The container's names of this half that no naming has.
+        Names in the container that have no canonical name.
     doubled : tuple of str
-        The container's names of tensors that are there already under another name.
+        Names in the container whose canonical name another tensor already has.
     spelling : mapping of str to str
-        The container's names of the modules, where they are not the canonical ones.
+        Canonical name -> name in the container of each module; empty if the container has the
+        canonical names.
     """
 
     prefix: str
@@ -60,11 +71,11 @@ class Half:
 
     @property
     def depth(self) -> int:
-        """Blocks that it has any tensor of."""
+        """Number of blocks that have at least one tensor."""
         return len({match[1] for match in map(_BLOCK.match, self.tensors) if match})
 
     def spelled(self, name: str) -> str:
-        """A canonical name as the container would spell it."""
+        """The container's name of a tensor, for messages; the expected name if it is missing."""
         if name in self.tensors:
             return self.tensors[name].name
         module, _, suffix = name.rpartition(".")
@@ -72,7 +83,7 @@ class Half:
 
 
 def diffusers_modules(half: str, depth: int) -> dict[str, str]:
-    """Modules of ``"decoder"`` or ``"encoder"``: canonical name -> diffusers' name."""
+    """Canonical name -> diffusers' name of each module of the ``"decoder"`` or ``"encoder"``."""
     modules = {"layers.0": "conv1"}
     for block in range(depth):
         for place, name in enumerate(_BLOCKS[half]):
@@ -87,12 +98,18 @@ def diffusers_modules(half: str, depth: int) -> dict[str, str]:
 
 
 def find_prefix(container: Container) -> tuple[str, list[str]]:
-    """The prefix of the decoder to take, and what there is to say about the choice.
+    """Choose a decoder in a container, by the prefix of its tensors.
+
+    Returns
+    -------
+    prefix : str
+    notes : list of str
+        A sentence about the choice, if there were several decoders.
 
     Raises
     ------
     CheckpointError
-        When there is no Oobleck decoder, or there are several of equal standing.
+        If there is no Oobleck decoder, or several between which no rule decides.
     """
     matches = (_IN_A_BLOCK.match(name) for name in container.tensors)
     found = sorted({match["prefix"] for match in matches if match})
@@ -117,7 +134,7 @@ def find_prefix(container: Container) -> tuple[str, list[str]]:
 
 
 def named_half(container: Container, prefix: str, half: str) -> Half:
-    """The tensors under ``prefix + half`` by their canonical names."""
+    """The tensors under ``prefix + half``, renamed; `half` is ``"decoder"`` or ``"encoder"``."""
     start = f"{prefix}{half}."
     mine = [name for name in container.tensors if name.startswith(start)]
     spelling = _spelling(half, (name[len(prefix) :] for name in mine))
@@ -138,13 +155,13 @@ def named_half(container: Container, prefix: str, half: str) -> Half:
 
 
 def _spelling(half: str, names: Iterable[str]) -> dict[str, str]:
-    """diffusers' modules where a half is spelled their way, else nothing."""
+    """The `Half.spelling` of a half: diffusers' modules if its names have ``block``, else empty."""
     blocks = {name.split(".")[2] for name in names if name.startswith(f"{half}.block.")}
     return diffusers_modules(half, len(blocks)) if blocks else {}
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Module and canonical suffix; no suffix where it is none of ours."""
+    """Split a name into module and canonical suffix; the suffix is empty if it is unknown."""
     for suffix, canonical in _SUFFIXES.items():
         if name.endswith(f".{suffix}"):
             return name[: -len(suffix) - 1], canonical

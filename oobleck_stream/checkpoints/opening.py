@@ -1,4 +1,4 @@
-"""Which container a file is."""
+"""Opening a container of any supported format, which the name of the file determines."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 
 
 def open_container(path: Path) -> Container:
-    """The tensors of a file, by what its name ends in, or of a folder of protobuf libraries.
+    """Open a safetensors file, an index of safetensors files, or a folder of protobuf libraries.
 
     Raises
     ------
     CheckpointError
-        When it is of no supported kind, or damaged.
+        If the format is not supported, or the file is damaged.
     """
     if path.is_dir():
         return open_libraries(path)
@@ -38,7 +38,7 @@ def open_container(path: Path) -> Container:
 
 
 def pickle_hint(name: str) -> str:
-    """What to do with a file that only torch can open."""
+    """The message for a pickle file: how to convert it to safetensors."""
     return (
         f"{Path(name).suffix} files can hold programs and are not opened here; make it a "
         f".safetensors first: oobleck_stream convert {name} {Path(name).stem}.safetensors"
@@ -46,7 +46,9 @@ def pickle_hint(name: str) -> str:
 
 
 def is_flat(path: Path) -> bool:
-    """Whether a file is a count and so many float32, as in `oobleck_stream.formats.flat`."""
+    """Whether a file is a flat file (`oobleck_stream.formats.flat`), which has no magic number: its
+    size must match the number of float32 in its first four bytes.
+    """
     try:
         with path.open("rb") as file:
             count = int.from_bytes(file.read(4), "little", signed=True)

@@ -1,4 +1,4 @@
-"""Options of a JSON object, read with their types; what is wrong with them is collected."""
+"""Typed access to the options of a JSON object; problems are collected instead of raised."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ _MOST = 2**31 - 1
 
 
 class Options:
-    """A JSON object whose options are asked for one by one.
+    """A JSON object with one method for each type of option.
+
+    If an option is invalid, its method appends a problem and returns a valid placeholder, so that a
+    single error can report all problems.
 
     Parameters
     ----------
     values : Mapping
-        The object.
+        The JSON object.
     where : str
-        Its path in the file, for messages.
+        The path of the object in the file, for messages; empty for the whole file.
     problems : list of str
-        Receives what is wrong.
+        Receives a sentence for each problem.
     """
 
     def __init__(self, values: Mapping[str, Any], where: str, problems: list[str]) -> None:
@@ -29,7 +32,7 @@ class Options:
         self.problems = problems
 
     def name(self, option: str) -> str:
-        """An option with its path."""
+        """The full path of an option, for messages."""
         return f"{self._where}.{option}" if self._where else option
 
     def __contains__(self, option: str) -> bool:
@@ -40,7 +43,7 @@ class Options:
         self.problems.append(f"{self.name(option)} is {shown}, {expected} was expected")
 
     def section(self, option: str) -> Options:
-        """An object inside this one; an empty one, and a problem, where it is none."""
+        """A nested object; empty, with a problem, if it is missing or not an object."""
         values = self._values.get(option)
         if not isinstance(values, dict):
             self._wrong(option, "an object")
@@ -48,7 +51,7 @@ class Options:
         return Options(values, self.name(option), self.problems)
 
     def text(self, option: str, default: str) -> str:
-        """A string."""
+        """A string; `default` if the option is missing."""
         value = self._values.get(option, default)
         if not isinstance(value, str):
             self._wrong(option, "a text")
@@ -56,17 +59,18 @@ class Options:
         return value
 
     def integer(self, option: str, default: int | None = None) -> int:
-        """A whole number from 1; without a default it must be there."""
+        """A whole number from 1 to 2**31 - 1 (also as 2.0); without a default it is required."""
         value = self._values.get(option, default)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
+        # Not isinstance: a bool is an int in Python.
         if type(value) is not int or not 1 <= value <= _MOST:
             self._wrong(option, "a whole number from 1")
             return 1
         return value
 
     def integers(self, option: str, default: tuple[int, ...]) -> tuple[int, ...]:
-        """A list of whole numbers from 1."""
+        """A non-empty list of whole numbers from 1; `default` if the option is missing."""
         values = self._values.get(option, default)
         if not isinstance(values, (list, tuple)) or not values:
             self._wrong(option, "a list of whole numbers")
@@ -77,7 +81,7 @@ class Options:
         return tuple(values)
 
     def number(self, option: str, default: float, zero: bool = False) -> float:
-        """A number that is not 0, unless `zero` allows it."""
+        """A number below 1e30 in magnitude, 0 only if `zero` is true; `default` if missing."""
         value = self._values.get(option, default)
         if type(value) not in (int, float) or not (0 < abs(value) < _HUGE or (zero and value == 0)):
             self._wrong(option, "a number" if zero else "a number that is not 0")
@@ -85,7 +89,7 @@ class Options:
         return float(value)
 
     def flag(self, option: str, default: bool) -> bool:
-        """True or false."""
+        """A Boolean; `default` if the option is missing."""
         value = self._values.get(option, default)
         if not isinstance(value, bool):
             self._wrong(option, "true or false")
@@ -93,7 +97,16 @@ class Options:
         return value
 
     def only(self, option: str, supported: object, default: object) -> bool:
-        """Whether an option has the one value that is supported here; if not, refuse it."""
+        """Whether an option has its only supported value; if not, report a problem.
+
+        Parameters
+        ----------
+        option : str
+        supported : object
+            The only supported value.
+        default : object
+            The value of a missing option in the format that is read; None if it has no default.
+        """
         value = self._values.get(option, default)
         if value == supported and type(value) is type(supported):
             return True
@@ -106,7 +119,7 @@ class Options:
         return False
 
     def refuse_others(self, *known: str) -> None:
-        """Refuse every option that is not known: it may change the sound."""
+        """Report every option outside `known` as a problem, since it may change the sound."""
         for option in self._values:
             if option not in known:
                 self.problems.append(f"{self.name(option)} is an option that is not known here")

@@ -1,8 +1,9 @@
-"""A packed network as a file that is mapped into memory, not read.
+"""Packed files: a network with folded, packed parameters, which loads as a memory map.
 
-It is a safetensors file with one tensor, which begins at a multiple of the page size, so that the
-kernels' vectors never lie across two cache lines. Its metadata holds the config, what it was made
-from, and a checksum of all that and the tensor.
+A packed file is a safetensors file with one tensor. The tensor starts at a multiple of 4096 bytes
+in the file, so it is page-aligned in memory and no vector load of the kernels crosses a cache line.
+The metadata contain the config, the name and notes of the model, the identity of its source, and a
+checksum of these and the tensor.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from oobleck_stream.model import Model
 from oobleck_stream.network import decoder_layers
 
 FORMAT = "oobleck_stream packed 2"
-"""Changes whenever the order of the packed parameters or the metadata does."""
+"""The version of the format; changes with the order of the parameters or with the metadata."""
 
 PACKED_SUFFIX = ".packed.safetensors"
 
@@ -37,25 +38,25 @@ _ALIGNMENT = 4096
 
 
 def is_packed(container: Container) -> bool:
-    """Whether a file is a packed network, of this version or another."""
+    """Whether a container is a packed file, of any version of the format."""
     return container.metadata.get("format", "").startswith("oobleck_stream packed")
 
 
 def write_packed(path: Path, model: Model, source: str = "") -> None:
-    """Write a model's decoder so that `read_packed` finds it again, or write nothing.
+    """Write the decoder of a model to a packed file, for `read_packed`.
 
     Parameters
     ----------
     path : Path
-        Replaced at once when the file is whole.
+        Replaced atomically when the new file is complete; unchanged after an error.
     model : Model
     source : str
-        Says what the model was made from; `read_packed` can ask for the same.
+        The identity of the model's source, which `read_packed` can compare.
 
     Raises
     ------
     OSError
-        When the file can't be written.
+        If the file can't be written.
     """
     data = model.decoder.data
     metadata = {
@@ -73,20 +74,20 @@ def write_packed(path: Path, model: Model, source: str = "") -> None:
 
 
 def read_packed(container: Container, source: str | None = None) -> Model:
-    """The model in a packed file; its parameters are a read-only memory map.
+    """Return the model in a packed file; its parameters are a read-only memory map.
 
     Parameters
     ----------
     container : Container
-        The opened file, for which `is_packed` is true.
+        An opened file for which `is_packed` returns true.
     source : str, optional
-        What it must have been made from.
+        The expected identity of the model's source; not compared by default.
 
     Raises
     ------
     CheckpointError
-        When it is damaged, of another version, made from something else, or the network takes too
-        much memory or work.
+        If the file is damaged, of another version, or packed from another source, or if the network
+        takes too much memory or work.
     """
     path, metadata = container.path, container.metadata
     if metadata.get("format") != FORMAT:
@@ -113,6 +114,6 @@ def read_packed(container: Container, source: str | None = None) -> Model:
 
 
 def _checksum(metadata: Mapping[str, str], data: FloatArray) -> str:
-    """CRC-32 of everything that makes the model."""
+    """CRC-32 of the config, name, notes, source and parameters; detects damage, not tampering."""
     texts = json.dumps([metadata[name] for name in ("config", "name", "notes", "source")])
     return f"{zlib.crc32(data.data, zlib.crc32(texts.encode())):08x}"

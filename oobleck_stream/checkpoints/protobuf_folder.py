@@ -1,7 +1,10 @@
-"""Folders of weights in protobuf: every `.pb` file is one library of tensors; where there is none,
-every file that is not hidden.
+"""Folders of protobuf files, each of which is a library of tensors (see ``weights.proto``).
 
-All files are parsed once for an index; then again, one at a time, when a tensor is asked for.
+The libraries are the `.pb` files. In a folder without any, they are all files that are neither
+hidden nor configs. Opening a folder parses every file once for the names and shapes. To read a
+tensor, its file is parsed again, and only the file parsed last stays in memory.
+
+The wire format is described at https://protobuf.dev/programming-guides/encoding/.
 """
 
 from __future__ import annotations
@@ -23,27 +26,30 @@ if TYPE_CHECKING:
     from oobleck_stream.checkpoints.weights_pb2 import CollectionData, CollectionLibraryData
 
 HIDDEN_CONFIG = ".config.json"
-"""Hidden, since every other file may be a library."""
+"""The name of the config, hidden because any visible file may be a library."""
 
 SUFFIX = ".pb"
-"""Of the files that are written here; others may have any names."""
+"""The suffix of the libraries that this package writes; other programs may use any name."""
 
 NO_PROTOBUF = "weights in protobuf need one package more: pip install 'oobleck_stream[protobuf]'"
 
 MAX_TENSORS = 100_000
-"""In a library. An entry of two bytes takes sixty when it is parsed, so they are counted before."""
+"""Maximum tensors in a library. They are counted before parsing, because an empty entry has 2 bytes
+in the file but takes 60 when parsed."""
 
-_MOST_DIMENSIONS = 32
+_MOST_DIMENSIONS = 32  # NumPy's maximum before version 2.
 _WIRE_VARINT, _WIRE_BYTES, _WIRE_FIXED = 0, 2, {1: 8, 5: 4}
 _VARINT_BYTES = 10
 _START = re.compile(rb"\n[\x80-\xff]{0,9}[\x00-\x7f][\n\x12]")
-"""How an entry of a library begins: its tag, its length, and the tag of its key or tensor."""
+"""The start of a library's first entry: tag 0x0a (field 1, length-delimited), the length (varint),
+and the tag of the key (0x0a) or of the tensor (0x12)."""
 
 
 def is_library_folder(folder: Path, names: Collection[str]) -> bool:
-    """Whether a folder holds protobuf libraries, and no safetensors among its `names`.
+    """Whether a folder contains protobuf libraries, and none of its `names` is of safetensors.
 
-    Without `.pb` files all must begin like libraries: one that does may be any text.
+    Without any `.pb` file, every file must start like a library. A single match proves nothing,
+    since a text can start that way too.
     """
     if any(".safetensors" in name for name in names):
         return False
@@ -52,19 +58,20 @@ def is_library_folder(folder: Path, names: Collection[str]) -> bool:
 
 
 def library_config(folder: Path) -> Path | None:
-    """The config of a folder of libraries, where there is one."""
+    """The config file in a folder of libraries; None if there is none."""
     names = (HIDDEN_CONFIG, *CONFIG_NAMES)
     return next((path for name in names if (path := folder / name).is_file()), None)
 
 
 def open_libraries(folder: Path) -> Container:
-    """The tensors of a folder of libraries; none is held yet.
+    """Open a folder of libraries; the values of the tensors are read later, on demand.
 
     Raises
     ------
     CheckpointError
-        When protobuf is not installed, a file is damaged or is no library, the numbers of a tensor
-        are not those of its shape, or a name stands twice. Names the file.
+        If protobuf is not installed, a file is damaged or not a library, the number of values of a
+        tensor doesn't match its shape, or two tensors have the same name. Names the file, or the
+        folder if protobuf is missing.
     """
     parser, files = _Parser(folder), _files(folder)
     tensors: dict[str, Tensor] = {}
@@ -80,7 +87,7 @@ def open_libraries(folder: Path) -> Container:
 
 
 def _files(folder: Path) -> tuple[Path, ...]:
-    """The files that should be libraries."""
+    """The files of a folder that are expected to be libraries, sorted."""
     try:
         files = sorted(
             path
@@ -93,6 +100,7 @@ def _files(folder: Path) -> tuple[Path, ...]:
 
 
 def _begins_like_one(path: Path) -> bool:
+    """Whether a file starts like a library; false if it can't be read."""
     try:
         with path.open("rb") as file:
             return _START.match(file.read(16)) is not None
@@ -101,7 +109,7 @@ def _begins_like_one(path: Path) -> bool:
 
 
 class _Parser:
-    """Parses libraries, and holds the last one only."""
+    """Parses libraries and caches the last one, since tensors are read file by file."""
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -115,9 +123,9 @@ class _Parser:
         self._library: CollectionLibraryData | None = None
 
     def parsed(self, path: Path) -> CollectionLibraryData:
-        """The library in a file."""
+        """The parsed library in a file; raises `CheckpointError` if it is damaged."""
         if self._library is None or self._path != path:
-            self._library = None
+            self._library = None  # Free the last library before the next is parsed.
             try:
                 data = path.read_bytes()
                 if _has_more_fields(data, MAX_TENSORS):
@@ -134,9 +142,13 @@ class _Parser:
 
 
 def _has_more_fields(data: bytes, count: int) -> bool:
-    """Whether a message has more than so many fields; those inside its fields don't count."""
+    """Whether a serialized message has more than `count` top-level fields.
+
+    Malformed data may be miscounted; the parser rejects them afterwards.
+    """
     place = fields = 0
     while place < len(data) and fields <= count:
+        # The low three bits of a tag are the wire type, which determines the length of the field.
         tag, place = _varint(data, place)
         if tag & 7 == _WIRE_VARINT:
             _, place = _varint(data, place)
@@ -150,7 +162,11 @@ def _has_more_fields(data: bytes, count: int) -> bool:
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:
-    """The number that starts at a place, and the place behind it."""
+    """Decode the varint at an offset; returns its value and the offset after it.
+
+    A varint has 7 bits of the value in each byte, low bits first; the high bit of a byte is set if
+    another byte follows. Truncated data yield an offset past the end.
+    """
     value = 0
     for shift, byte in enumerate(data[place : place + _VARINT_BYTES]):
         value |= (byte & 0x7F) << 7 * shift
@@ -162,7 +178,7 @@ def _varint(data: bytes, place: int) -> tuple[int, int]:
 def _index(
     path: Path, library: CollectionLibraryData
 ) -> Iterator[tuple[str, tuple[int, ...], str]]:
-    """Name, shape and dtype of each tensor of a library, in order."""
+    """Name, shape and dtype of each tensor in a library, in order; raises if one is damaged."""
     if not library.collections:
         raise CheckpointError(path, "not a protobuf library of weights: no tensors in it")
     for place, entry in enumerate(library.collections):
@@ -184,7 +200,7 @@ def _index(
 
 
 def _numbers_of(collection: CollectionData) -> tuple[str, int]:
-    """Which numbers of a tensor count, as a dtype, and how many they are."""
+    """Dtype and number of a tensor's values: `data` unless it is empty, else `data_32`."""
     doubles = len(collection.data)
     return ("F64", doubles) if doubles else ("F32", len(collection.data_32))
 
@@ -192,6 +208,7 @@ def _numbers_of(collection: CollectionData) -> tuple[str, int]:
 def _read(
     parser: _Parser, path: Path, place: int, name: str, shape: tuple[int, ...]
 ) -> FloatingArray:
+    """The values of a tensor; the file must still match the index from `open_libraries`."""
     entries = parser.parsed(path).collections
     if place >= len(entries) or entries[place].key != name:
         raise CheckpointError(path, "was changed while it was read")

@@ -1,6 +1,8 @@
-"""Safetensors files, through a memory map: only the tensors that are asked for are read.
+"""Safetensors files as memory maps: only the requested tensors are read from the disk.
 
-The header is parsed here because safetensors' own NumPy reader refuses bfloat16.
+The format is described at https://github.com/huggingface/safetensors#format: the length of the
+header (uint64, little-endian), the header (JSON), and the values of the tensors. The safetensors
+library is not used, because its NumPy reader doesn't support bfloat16.
 """
 
 from __future__ import annotations
@@ -19,9 +21,11 @@ from oobleck_stream.checkpoints.json_text import MAX_JSON_BYTES
 from oobleck_stream.errors import CheckpointError
 
 _LENGTH_BYTES = 8
-_MOST_DIMENSIONS = 32
+_MOST_DIMENSIONS = 32  # NumPy's maximum before version 2.
 _GIT_LFS = b"version https://git-lfs"
+# The dtypes that are read. NumPy has no bfloat16, so its bits are read as uint16.
 _NUMPY = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
+# Every dtype of the format: the sizes in the header are checked for tensors that are not read, too.
 _BITS = {
     **dict.fromkeys(("F4",), 4),
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
@@ -34,17 +38,18 @@ _BITS = {
 
 
 def open_safetensors(path: Path) -> Container:
-    """The tensors of a safetensors file, none of them read yet.
+    """Open a safetensors file; the values of the tensors are read later, on demand.
 
     Raises
     ------
     CheckpointError
-        When the file can't be read, or its header is not one of a whole safetensors file.
+        If the file can't be read, its header is invalid, or the file is truncated.
     """
     try:
         size = path.stat().st_size
         if size < _LENGTH_BYTES + len("{}"):
             raise CheckpointError(path, f"not a safetensors file: it has only {size} bytes")
+        # A plain array: slices of an np.memmap are slower. The view keeps the map open.
         data = np.memmap(path, np.uint8, "r").view(np.ndarray)
     except OSError as error:
         raise CheckpointError(path, f"can't be read: {error.strerror or error}") from error
@@ -77,14 +82,16 @@ def open_safetensors(path: Path) -> Container:
 
 
 def _read(data: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> FloatingArray:
+    """Interpret the bytes of a tensor as an array; bfloat16 is converted to float32."""
     numbers = data.view(_NUMPY[dtype])
     if dtype == "BF16":
-        # A bfloat16 is the upper half of a float32.
+        # A bfloat16 is the upper half of a float32, so the conversion is exact.
         numbers = (numbers.astype("<u4") << 16).view("<f4")
     return numbers.reshape(shape)
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object for ``json.loads``; ``ValueError`` if it has duplicate keys."""
     values = dict(pairs)
     if len(values) != len(pairs):
         raise ValueError("a name stands twice in it")
@@ -92,6 +99,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parsed_header(path: Path, text: bytes) -> dict[str, Any]:
+    """The header as a JSON object; raises `CheckpointError` if it is not one."""
     try:
         header = json.loads(text.decode(), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
@@ -104,7 +112,7 @@ def _parsed_header(path: Path, text: bytes) -> dict[str, Any]:
 
 
 def _checked_entry(path: Path, name: str, entry: Any) -> tuple[tuple[int, ...], str, int, int]:
-    """Shape, dtype, first and last byte (exclusive) of a tensor of the header."""
+    """Shape, dtype, first byte and end (exclusive) of a tensor, from its entry in the header."""
 
     values = entry if isinstance(entry, dict) else {}
     dtype = values.get("dtype")
@@ -126,7 +134,7 @@ def _checked_entry(path: Path, name: str, entry: Any) -> tuple[tuple[int, ...], 
 
 
 def _counts(values: Any) -> tuple[int, ...] | None:
-    """A list of whole numbers from 0 that are not absurd; None for anything else."""
+    """A JSON list as a tuple, if it has at most 32 integers from 0 to 2**63 - 1; else None."""
     if not isinstance(values, list) or len(values) > _MOST_DIMENSIONS:
         return None
     if not all(type(value) is int and 0 <= value < 2**63 for value in values):
@@ -135,7 +143,7 @@ def _counts(values: Any) -> tuple[int, ...] | None:
 
 
 def _check_spans(path: Path, spans: list[tuple[int, int, str]], size: int) -> None:
-    """The format wants every byte to belong to one tensor: no holes, no overlaps, nothing left."""
+    """Check that every byte belongs to exactly one tensor, as the format requires."""
     reached = 0
     for begin, end, name in sorted(spans):
         if begin != reached:

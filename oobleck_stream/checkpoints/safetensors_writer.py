@@ -1,4 +1,7 @@
-"""Safetensors files, written tensor by tensor: no more than one is held."""
+"""Writing of safetensors files, one tensor at a time, so that only one is in memory.
+
+The format is described at https://github.com/huggingface/safetensors#format.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,13 @@ from oobleck_stream.checkpoints.stored_numbers import DTYPE_BYTES, stored_bytes,
 from oobleck_stream.formats.atomic import new_file
 
 Advance = Callable[[int], object]
-"""Is told of bytes that are done."""
+"""A progress callback, called with the number of bytes just completed."""
 
 
 def write_header(
     file: BinaryIO, tensors: Sequence[Tensor], metadata: Mapping[str, str], alignment: int = 8
 ) -> None:
-    """Write what stands before the numbers, which begin at a multiple of `alignment` bytes."""
+    """Write the length and the header; the values then start at a multiple of `alignment` bytes."""
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for tensor in tensors:
@@ -30,6 +33,7 @@ def write_header(
             "data_offsets": [begin, end],
         }
     text = json.dumps(header).encode()
+    # The format permits spaces after the JSON, as padding.
     text += b" " * (-(len(text) + 8) % alignment)
     file.write(len(text).to_bytes(8, "little") + text)
 
@@ -42,19 +46,21 @@ def write_safetensors(
     Parameters
     ----------
     file : BinaryIO
-        Empty.
+        An empty, writable file.
     tensors : sequence of Tensor
+        Each is read and converted to its `dtype` by `stored_numbers`.
     metadata : mapping of str to str
     advance : callable
+        Called after each tensor, with its size in bytes.
 
     Raises
     ------
     OSError
-        When it can't be written.
+        If the file can't be written.
     ValueError
-        As `stored_numbers` does.
+        As `stored_numbers`.
     """
-    # The wider ones first: then each begins at a multiple of its width, as readers like it.
+    # Widest dtype first, so that every tensor is aligned to the size of its elements.
     ordered = sorted(tensors, key=lambda tensor: -DTYPE_BYTES[tensor.dtype])
     write_header(file, ordered, metadata)
     for tensor in ordered:
@@ -63,13 +69,13 @@ def write_safetensors(
 
 
 def shard_names(index: str, count: int) -> list[str]:
-    """The files of an index's name."""
+    """The file names of `count` shards, ``STEM-00001-of-00003.safetensors`` etc., for an index."""
     stem = index[: -len(INDEX_SUFFIX)]
     return [f"{stem}-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
 
 
 def cut_into_shards(tensors: Sequence[Tensor], size: int) -> list[list[Tensor]]:
-    """Tensors in groups of at most `size` bytes; a larger tensor stands alone."""
+    """Split tensors, in order, into groups of at most `size` bytes, or of one larger tensor."""
     shards: list[list[Tensor]] = []
     room = 0
     for tensor in tensors:
@@ -95,7 +101,7 @@ def write_shards(
     ----------
     folder : Path
     names : sequence of str
-        One for each shard, as `shard_names` gives them.
+        One for each shard, from `shard_names`.
     shards : sequence of sequence of Tensor
     metadata : mapping of str to str
     advance : callable
@@ -103,12 +109,12 @@ def write_shards(
     Returns
     -------
     str
-        The text of their index.
+        The JSON text of their index.
 
     Raises
     ------
     OSError, ValueError
-        As `write_safetensors` does.
+        As `write_safetensors`.
     """
     places: dict[str, str] = {}
     for name, tensors in zip(names, shards, strict=True):

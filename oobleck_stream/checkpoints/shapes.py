@@ -1,4 +1,4 @@
-"""What the shapes of a decoder's tensors say about the network."""
+"""Inference of the config from the shapes of a decoder's tensors."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from oobleck_stream.checkpoints.names import Half
 from oobleck_stream.config import PRESETS, OobleckConfig
 
 ASSUMED_SAMPLERATE = 44100
+"""Sample rate in Hz if neither a config nor a preset supplies one."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The part of an `OobleckConfig` that shapes show; its fields are the config's."""
+    """The fields of an `OobleckConfig` that the shapes of the tensors determine."""
 
     latent_dim: int
     audio_channels: int
@@ -23,11 +24,11 @@ class Geometry:
 
     @classmethod
     def of_config(cls, config: OobleckConfig) -> Geometry:
-        """The geometry that a config describes."""
+        """The geometry of a config."""
         return cls(*(getattr(config, field.name) for field in fields(cls)))
 
     def differences(self, config: OobleckConfig) -> list[str]:
-        """A sentence for each field in which a config is another."""
+        """A sentence for each field that differs from a config's."""
         found = []
         for field in fields(self):
             here, there = getattr(self, field.name), getattr(config, field.name)
@@ -37,16 +38,16 @@ class Geometry:
 
 
 def read_geometry(half: Half, kernel_per_stride: int, problems: list[str]) -> Geometry | None:
-    """The geometry of a decoder; None, and `problems` filled, where the shapes make no network.
+    """Infer the geometry of a decoder; None if its shapes are not those of an Oobleck decoder.
 
     Parameters
     ----------
     half : Half
-        The decoder.
+        The decoder's tensors.
     kernel_per_stride : int
         Kernel of a transposed convolution as a multiple of its stride.
     problems : list of str
-        Receives what is missing or wrong.
+        Receives a sentence for each tensor that is missing or has a wrong shape.
     """
     first = _weight_shape(half, "decoder.layers.0", problems)
     blocks = [
@@ -56,11 +57,13 @@ def read_geometry(half: Half, kernel_per_stride: int, problems: list[str]) -> Ge
     last = _weight_shape(half, f"decoder.layers.{half.depth + 2}", problems)
     if first is None or last is None or not blocks:
         return None
+    # A config lists multiples and strides in the order of the encoder's blocks, the reverse of the
+    # decoder's.
     widths, strides = [last[1]], []
     for shape in reversed(blocks):
         if shape is None:
             return None
-        width, _, kernel = shape
+        width, _, kernel = shape  # (inputs, outputs, kernel), as torch stores a transposed one.
         if width % last[1] or kernel % kernel_per_stride:
             problems.append(
                 f"a transposed convolution of shape {shape_text(shape)} is not of this family "
@@ -74,6 +77,7 @@ def read_geometry(half: Half, kernel_per_stride: int, problems: list[str]) -> Ge
 
 
 def _weight_shape(half: Half, module: str, problems: list[str]) -> tuple[int, int, int] | None:
+    """The shape of a convolution's weight, with or without weight norm; None after a problem."""
     for suffix in ("weight_v", "weight"):
         tensor = half.tensors.get(f"{module}.{suffix}")
         if tensor is None:
@@ -90,9 +94,17 @@ def _weight_shape(half: Half, module: str, problems: list[str]) -> tuple[int, in
 
 
 def config_from_geometry(geometry: Geometry) -> tuple[OobleckConfig, list[str]]:
-    """The network of a geometry, and what had to be assumed about it.
+    """Complete a geometry to a config.
 
-    A preset of the same geometry supplies what shapes can't tell, except `oobleck-65536x`.
+    If presets of the same geometry exist and agree on the sample rate, the first of them is used.
+    The presets with ``kernel_per_stride == 1`` (`oobleck-65536x`) are excluded, because `geometry`
+    must have been read with a value of 2.
+
+    Returns
+    -------
+    config : OobleckConfig
+    notes : list of str
+        A sentence for each assumption.
     """
     notes = ["no config: channels and strides were read from the shapes of the tensors"]
     alike = {

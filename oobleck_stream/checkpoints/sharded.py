@@ -1,4 +1,4 @@
-"""Checkpoints in several files, with an index that says which tensor lies where."""
+"""Sharded checkpoints: safetensors files, and an index that maps each tensor to its file."""
 
 from __future__ import annotations
 
@@ -13,13 +13,20 @@ INDEX_SUFFIX = ".safetensors.index.json"
 
 
 def open_sharded(path: Path) -> Container:
-    """The tensors of all files that an index names, none of them read yet.
+    """Open all files of a sharded checkpoint; the values of the tensors are read later, on demand.
+
+    Tensors that are not in the index are ignored.
+
+    Parameters
+    ----------
+    path : Path
+        The index.
 
     Raises
     ------
     CheckpointError
-        When the index or one of the files is damaged or missing; one file that holds no tensor
-        the index promises is named with that tensor.
+        If the index or a file is damaged or missing. If tensors are missing from the files to which
+        the index maps them; names every such tensor and its file.
     """
     index = parse_json(path, read_text(path))
     places = index.get("weight_map") if isinstance(index, dict) else None
@@ -27,7 +34,7 @@ def open_sharded(path: Path) -> Container:
         raise CheckpointError(path, "not an index of safetensors files: no proper weight_map")
     shards: dict[str, Container] = {}
     for file in sorted(set(places.values())):
-        # Shards lie beside their index; anything else would read files nobody meant.
+        # Only names without a folder: an index must not open files elsewhere on the machine.
         if Path(file).name != file or "\\" in file or not file.endswith(".safetensors"):
             raise CheckpointError(path, f"{file!r} is not the name of a file beside the index")
         if not (path.parent / file).is_file():

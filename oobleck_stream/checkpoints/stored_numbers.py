@@ -1,4 +1,4 @@
-"""Numbers as files hold them: float64, float32, float16 and bfloat16, little-endian."""
+"""Rounding of tensors to their stored, little-endian float64, float32, float16 or bfloat16."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ _BFLOAT16_EXPONENT = 0x7F80
 
 
 def stored_bytes(tensor: Tensor) -> int:
-    """Bytes that a tensor takes in a file."""
+    """Size of a tensor in a file, in bytes."""
     return math.prod(tensor.shape) * DTYPE_BYTES[tensor.dtype]
 
 
 def stored_numbers(tensor: Tensor) -> npt.NDArray[Any]:
-    """Read a tensor and round it, half to even, to the dtype that it is to have.
+    """Read a tensor and round its values to `tensor.dtype`, half to even.
 
     Parameters
     ----------
     tensor : Tensor
-        What its `read` gives may be of another dtype than it says.
+        Its `read` may return another dtype than `tensor.dtype`.
 
     Returns
     -------
     array of the tensor's shape, C-contiguous
-        Of `dtype`; for bfloat16 its bits, as uint16.
+        In `tensor.dtype`; the bits as uint16 for bfloat16.
 
     Raises
     ------
     ValueError
-        When a number is not finite, or beyond the dtype's largest; names the tensor.
+        If a value is not finite, or overflows in `tensor.dtype`; names the tensor.
     """
     values = tensor.read().reshape(tensor.shape)
     if not np.isfinite(values).all():
@@ -45,6 +45,7 @@ def stored_numbers(tensor: Tensor) -> npt.NDArray[Any]:
     with np.errstate(over="ignore"):
         if tensor.dtype == "BF16":
             stored = _bfloat16(values)
+            # An exponent of all ones is infinity: the value was rounded beyond the maximum.
             whole = ((stored & _BFLOAT16_EXPONENT) != _BFLOAT16_EXPONENT).all()
         else:
             stored = np.ascontiguousarray(values, _NUMPY[tensor.dtype])
@@ -57,8 +58,10 @@ def stored_numbers(tensor: Tensor) -> npt.NDArray[Any]:
 
 
 def _bfloat16(values: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
-    """The upper halves of float32 numbers, rounded half to even."""
+    """The bits of bfloat16 values, which are the upper halves of float32, rounded half to even."""
     bits = _float32_bits(values)
+    # Adding just under half of the last kept place, plus 1 if that place is odd, makes the shift
+    # round half to even.
     odd = bits >> 16
     odd &= 1
     bits += odd
@@ -68,13 +71,16 @@ def _bfloat16(values: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
 
 
 def _float32_bits(values: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
-    """Numbers as float32; what lies between two becomes the odd one, so that rounding it again to
-    fewer bits is as if it had been rounded once.
+    """The bits of values as float32; float64 is rounded to odd.
+
+    Rounding to odd avoids double rounding: rounding the result again, to fewer bits, gives the same
+    as rounding the float64 value once (Boldo and Melquiond 2008,
+    https://doi.org/10.1109/TC.2007.70819).
     """
     numbers = np.array(values, np.float32, order="C")
     bits = numbers.view(np.uint32)
     if values.dtype.itemsize > numbers.dtype.itemsize:
         away, between = np.abs(numbers) > np.abs(values), numbers != values
-        bits -= away
-        bits |= between
+        bits -= away  # Truncate: the next float32 towards zero has the next smaller bits.
+        bits |= between  # An inexact result becomes odd.
     return bits

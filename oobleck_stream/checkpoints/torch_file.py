@@ -1,4 +1,9 @@
-"""Files that torch has pickled, read by torch: only numbers, no program in them is ever run."""
+"""Files from ``torch.save``, read with ``weights_only=True``: no code in a pickle is executed.
+
+Since torch 1.6 such a file is an uncompressed zip archive of a pickle and the tensors' storages
+(https://pytorch.org/docs/stable/notes/serialization.html). Before, it was a sequence of pickles,
+followed by the storages.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +21,7 @@ from oobleck_stream.memory import memory_capped
 
 _SPARE_BYTES = 2**29
 _TIMES_ITS_SIZE = 4
-"""What opening a file may take: so many bytes, and so many times its size."""
+"""Opening a file may take `_TIMES_ITS_SIZE` times its size, and `_SPARE_BYTES`, of memory."""
 
 _ZIP = b"PK\3\4"
 _DTYPES = {
@@ -28,16 +33,16 @@ _DTYPES = {
 
 
 def open_torch(path: Path) -> Container:
-    """The tensors of a `.ckpt`, `.pt`, `.pth` or `.bin` file, mapped into memory where it can be.
+    """Open a `.ckpt`, `.pt`, `.pth` or `.bin` file, as a memory map if it is a zip archive.
 
-    What lies under ``state_dict`` is taken where there is such a key; what is no tensor is left
-    aside.
+    The tensors are the values of the dictionary under ``state_dict``, if there is one, else of the
+    dictionary in the file. Values that are not tensors are ignored.
 
     Raises
     ------
     CheckpointError
-        When torch is not installed, or the file is damaged, holds no tensors, holds objects that
-        only a program in it could make, or is small and would become large.
+        If torch is not installed; if the file is damaged or contains no tensors, or objects that
+        could only be created by executing code; or if it would expand to much more than its size.
     """
     try:
         import torch
@@ -63,14 +68,14 @@ def open_torch(path: Path) -> Container:
         raise CheckpointError(path, "holds no tensors by name, nor any under state_dict")
     size = path.stat().st_size
     for name in tensors:
-        # A view may repeat its numbers, or have none.
+        # A stride of 0 repeats values, and a meta tensor has none: a small file can claim any size.
         if found[name].numel() * found[name].element_size() > size:
             raise CheckpointError(path, f"damaged: {name} has more numbers than are in the file")
     return Container(path, tensors, {}, (path,))
 
 
 def _loaded(torch: Any, path: Path) -> Any:
-    """What is in the file, mapped into memory if it is an archive, as all but old files are."""
+    """The unpickled object in a file; a zip archive is mapped into memory, an old file is read."""
     try:
         with path.open("rb") as file:
             archive = file.read(len(_ZIP)) == _ZIP
@@ -88,14 +93,17 @@ def _loaded(torch: Any, path: Path) -> Any:
         raise CheckpointError(
             path, "holds objects that only a program in it could make, which is not run (or damage)"
         ) from error
-    except Exception as error:  # whatever a damaged archive or pickle makes torch raise
+    except Exception as error:  # A damaged archive or pickle can make torch raise anything.
         raise CheckpointError(
             path, f"damaged: torch can't open it ({type(error).__name__})"
         ) from error
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse an archive with compressed files in it: torch writes none, but would unpack them."""
+    """Raise if an archive would expand, as a zip bomb does; torch itself never compresses.
+
+    The total size also exceeds the archive's if entries overlap, so that several share their bytes.
+    """
     import zipfile
 
     with zipfile.ZipFile(path) as archive:
@@ -106,6 +114,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _read(value: Any) -> FloatingArray:
+    """A torch tensor as a NumPy array; bfloat16, which NumPy lacks, as float32."""
     value = value.detach()
     if str(value.dtype) == "torch.bfloat16":
         value = value.float()

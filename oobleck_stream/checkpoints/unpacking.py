@@ -1,4 +1,7 @@
-"""The tensors that a packed network was made of, as far as they can be told."""
+"""Reconstruction of a checkpoint's tensors from packed networks.
+
+Folding can't be undone, but these tensors fold to the same packed network.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +23,19 @@ NOTES = (
 )
 
 _TINY, _HUGE = 1e-60, 1e60
-"""Beyond these float32 has only 0 and infinity."""
+"""Finite stand-ins for 0 and infinity in float64, whose logarithms are finite: float32 rounds the
+first to 0 and the second to infinity."""
 
 
 def unpacked(path: Path, config: OobleckConfig, *networks: PackedNetwork) -> Container:
-    """A container of packed networks' tensors under stable-audio-tools' names.
+    """A container of the tensors of packed networks, under the names of stable-audio-tools.
 
     Parameters
     ----------
     path : Path
-        Where they come from, for messages.
+        The source of the networks, for messages.
     config : OobleckConfig
-        Says how Snakes are stored. A scale of the latents is in the first weights already.
+        Determines how Snakes are stored. A latent scale is already part of the first weights.
     *networks : PackedNetwork
     """
     tensors = {
@@ -44,10 +48,12 @@ def unpacked(path: Path, config: OobleckConfig, *networks: PackedNetwork) -> Con
 
 
 def _layer_tensors(network: PackedNetwork, index: int, config: OobleckConfig) -> Iterator[Tensor]:
+    """The tensors of a layer; each unpacks its values when it is read."""
     layer = network.layers[index]
     shape = (layer.outputs, layer.inputs, layer.kernel)
     if layer.transposed:
         shape = (layer.inputs, layer.outputs, layer.kernel)
+    # `part(0)` returns a function that unpacks the weight, and so on.
     part = functools.partial(functools.partial, _part, network, index)
     yield Tensor(f"{layer.name}.weight", shape, "F32", part(0))
     if layer.bias:
@@ -60,20 +66,20 @@ def _layer_tensors(network: PackedNetwork, index: int, config: OobleckConfig) ->
 
 
 def _part(network: PackedNetwork, index: int, number: int) -> FloatArray:
-    """One of a layer's parameters: weight, bias, alpha, 1 / (beta + epsilon)."""
+    """A parameter of a layer by number: weight, bias, alpha, 1 / (beta + epsilon)."""
     part = unpack_layer(network, index)[number]
     assert part is not None
     return part
 
 
 def _alpha(read: Callable[[], FloatArray], config: OobleckConfig) -> FloatingArray:
-    """An alpha, or its logarithm, that folds to the same float32."""
+    """Alpha, or its logarithm, as float64 that `fold_snake` rounds to the packed float32."""
     alpha = read().astype(np.float64)
     return np.log(np.maximum(alpha, _TINY)) if config.snake_log_scale else alpha
 
 
 def _beta(read: Callable[[], FloatArray], config: OobleckConfig) -> FloatingArray:
-    """A beta, or its logarithm, that folds to the same float32."""
+    """Beta, or its logarithm, as float64 that `fold_snake` rounds to the packed float32."""
     inverse = read().astype(np.float64)
     beta = np.divide(1.0, inverse, out=np.full_like(inverse, _HUGE), where=inverse != 0)
     beta -= config.snake_epsilon

@@ -1,4 +1,4 @@
-"""The tensors of a half: checked against its layers, then read one layer at a time."""
+"""The tensors of a half: validation against the layers, then reading and folding by layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _Shapes = tuple[tuple[int, ...], ...]
 
 
 def check_tensors(half: Half, layers: Sequence[Layer]) -> list[str]:
-    """A sentence for each missing, unexpected, mis-shaped or unreadable tensor; reads none."""
+    """A sentence for each tensor that is missing or unexpected, or has a wrong shape or dtype.
+
+    No values are read.
+    """
     problems = []
     expected: set[str] = set()
     for layer in layers:
@@ -38,10 +41,15 @@ def check_tensors(half: Half, layers: Sequence[Layer]) -> list[str]:
 
 
 def expected_tensors(half: Half, layer: Layer) -> Iterator[tuple[str, _Shapes]]:
-    """Canonical name and possible shapes of each tensor of a layer."""
+    """Canonical name and permitted shapes of each tensor of a layer.
+
+    A weight is expected either as it is or as the magnitude and direction of weight norm
+    (https://arxiv.org/abs/1602.07868), depending on the tensors in `half`.
+    """
     first, second = layer.outputs, layer.inputs
     if layer.transposed:
         first, second = second, first
+    # torch computes the norm over all axes but the first, which is the inputs' if transposed.
     whole = (first, second, layer.kernel)
     normed = any(f"{layer.name}.weight_{part}" in half.tensors for part in "gv")
     if normed or f"{layer.name}.weight" not in half.tensors:
@@ -52,25 +60,25 @@ def expected_tensors(half: Half, layer: Layer) -> Iterator[tuple[str, _Shapes]]:
     if layer.bias:
         yield f"{layer.name}.bias", ((layer.outputs,),)
     if layer.snake:
-        # diffusers keeps them ready for (batch, channels, time).
+        # diffusers stores them with the axes of (batch, channels, time).
         shapes = ((layer.inputs,), (1, layer.inputs, 1))
         yield f"{layer.snake}.alpha", shapes
         yield f"{layer.snake}.beta", shapes
 
 
 class StoredParameters:
-    """The `Parameters` of a half in a container, each tensor read when it is asked for.
+    """The `Parameters` of a half in a container; each tensor is read on demand.
 
     Parameters
     ----------
     half : Half
-        A decoder or an encoder, without a fault according to `check_tensors`.
+        A decoder or an encoder in which `check_tensors` finds no problem.
     config : OobleckConfig
 
     Attributes
     ----------
     problems : list of str
-        A sentence for each tensor read so far that is not finite.
+        A sentence for each tensor read so far that has non-finite values, or folds to such.
     """
 
     def __init__(self, half: Half, config: OobleckConfig) -> None:
@@ -79,7 +87,7 @@ class StoredParameters:
         self.problems: list[str] = []
 
     def weight(self, layer: Layer) -> FloatArray:
-        """The weight, its norm folded."""
+        """The weight, with weight norm folded in."""
         folded = self._half.tensors.get(f"{layer.name}.weight")
         if folded is not None:
             return self._single(folded)
@@ -104,6 +112,7 @@ class StoredParameters:
         return folded
 
     def _single(self, tensor: Tensor) -> FloatArray:
+        """A tensor that needs no folding, rounded to float32."""
         stored = tensor.read()
         with np.errstate(all="ignore"):
             values = stored.astype(np.float32, copy=False)
@@ -111,7 +120,7 @@ class StoredParameters:
         return values
 
     def _check(self, results: Sequence[FloatArray], stored: dict[str, FloatingArray]) -> None:
-        """Note what is not finite in the file, or else what only folding made so."""
+        """Append the tensors with non-finite values to `problems`, else those that fold to such."""
         guilty = [name for name, values in stored.items() if not np.isfinite(values).all()]
         self.problems += [f"{name} holds values that are not finite" for name in guilty]
         if not guilty and not all(np.isfinite(result).all() for result in results):

@@ -1,7 +1,7 @@
-"""What a network takes to give out its first frame, and the limits on it.
+"""The memory and work that a network needs until it returns its first frame, and their limits.
 
-Shapes in a small file can describe endless work: eight levels with a stride of 64 have few
-parameters, but turn a latent frame into 2.8e14 samples.
+A small file can describe an enormous amount of work: a decoder of eight blocks with a stride of 64
+has few parameters, but turns one latent frame into 2.8e14 samples.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from oobleck_stream.memory import INSIST, limits_lifted, memory_shortage
 from oobleck_stream.network import Layer, rows_needed
 
 MAX_WORK = 10**12
-"""Multiply-adds for the first frame. The largest published networks take 1e11, which are some
-seconds on two cores."""
+"""Maximum multiply-adds for the first frame. The largest published networks need 1e11, which takes
+some seconds on two cores."""
 
 _VALUE_WORK = 64
-"""Multiply-adds that take as long as everything else that is done for a value: the bias, Snake, the
-residual, copying. In very narrow networks this is most of the work."""
+"""The cost of a value besides its products (bias, Snake, residual, copying), as the number of
+multiply-adds that take the same time. In very narrow networks this is most of the work."""
 
 _FLOAT_BYTES = 4
 
 
 def require_affordable(source: object, layers: Sequence[Layer]) -> None:
-    """Refuse layers whose parameters or first frame take too much memory or work.
+    """Raise if the parameters or the first frame of a network take too much memory or work.
 
     Parameters
     ----------
     source : object
-        The file or network, for the message.
+        The file or the name of the network, for the message.
     layers : sequence of Layer
 
     Raises
     ------
     CheckpointError
-        When they take more memory than this machine has, or more work than `MAX_WORK`; says how
-        much, and how to lift the limits.
+        If the network takes more memory than `machine_memory`, or more work than `MAX_WORK`. The
+        message has the amount, and explains how to lift the limits.
     """
     shortage = memory_shortage(first_memory(layers))
     if shortage:
@@ -56,7 +56,7 @@ def require_affordable(source: object, layers: Sequence[Layer]) -> None:
 
 
 def first_memory(layers: Sequence[Layer]) -> int:
-    """Bytes of the parameters, of the state of a stream, and of the first frame."""
+    """Bytes of the parameters, of a stream's state on the CPU, and of the first output."""
     _, parameters = parameter_offsets(layers)
     state = ArenaLayout.of(layers, SIZES["cpu"].floats_each(1)).floats
     rows = _first_rows(layers)[-1]
@@ -64,10 +64,11 @@ def first_memory(layers: Sequence[Layer]) -> int:
 
 
 def first_work(layers: Sequence[Layer]) -> int:
-    """Multiply-adds, or as much other work, until the first frame is given out.
+    """Work until the first frame is complete, in multiply-adds.
 
-    Columns count in whole vectors, as they are computed.
+    Output channels are rounded up to whole vectors, as the kernels compute them.
     """
+    # Not strict: the last entry of `_first_rows` is the output of the network.
     return sum(
         layer.due_blocks(rows)
         * layer.phases
@@ -78,9 +79,10 @@ def first_work(layers: Sequence[Layer]) -> int:
 
 
 def _first_rows(layers: Sequence[Layer]) -> list[int]:
-    """Input rows of each layer, and then output rows of the last, when the first frame is out.
+    """Input rows of each layer, and then output rows of the last, once the first frame is complete.
 
-    A frame is the sound of a latent frame for a decoder, and a latent frame for an encoder.
+    The first frame is all samples of the first latent frame for a decoder, and the first latent
+    frame for an encoder, whose layers all have one phase.
     """
     last = math.prod(layer.phases for layer in layers) - 1
     rows = [max(1, rows_needed(layers, last))]
