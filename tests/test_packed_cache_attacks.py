@@ -280,7 +280,8 @@ if what == "killed":
 if what == "stranger":
     folder = os.environ["OOBLECK_STREAM_CACHE"]
     os.environ["OOBLECK_STREAM_CACHE"] = "off"
-    ob.load(source)  # Imports what the other user may not read.
+    import fcntl  # Like the modules that loading imports, one that the other user may not read.
+    ob.load(source)
     os.environ["OOBLECK_STREAM_CACHE"] = folder
     os.setegid(65534)
     os.seteuid(65534)
