@@ -11,19 +11,20 @@ from pathlib import Path
 from oobleck_stream.checkpoints import unpacking
 from oobleck_stream.checkpoints.cache import through_cache
 from oobleck_stream.checkpoints.configs import CONFIG_NAMES
-from oobleck_stream.checkpoints.containers import Container
 from oobleck_stream.checkpoints.description import Description, describe
 from oobleck_stream.checkpoints.folder import choose_files, names_in
 from oobleck_stream.checkpoints.folding import fold_decoder, fold_half
 from oobleck_stream.checkpoints.names import find_prefix, named_half
-from oobleck_stream.checkpoints.opening import PICKLE_SUFFIXES, is_flat, open_container
-from oobleck_stream.checkpoints.packed_file import is_packed, read_packed
+from oobleck_stream.checkpoints.opening import PICKLE_SUFFIXES, open_container
+from oobleck_stream.checkpoints.packed_file import read_packed
 from oobleck_stream.checkpoints.protobuf_folder import is_library_folder, library_config
-from oobleck_stream.checkpoints.torch_file import open_torch
 from oobleck_stream.config import OobleckConfig, preset
 from oobleck_stream.engine.backends import checked_backend
 from oobleck_stream.engine.packed import PackedNetwork
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.flat import is_flat
+from oobleck_stream.formats.tensors import Container, is_packed
+from oobleck_stream.formats.torch_archive import open_torch
 from oobleck_stream.model import Model, random_model
 from oobleck_stream.network import encoder_layers
 

@@ -361,7 +361,7 @@ def plant(path):
 
 
 def packed_file_container(path):
-    from oobleck_stream.checkpoints.safetensors_file import open_safetensors
+    from oobleck_stream.formats.safetensors import open_safetensors
 
     return open_safetensors(path)
 

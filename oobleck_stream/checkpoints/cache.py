@@ -11,8 +11,8 @@ from pathlib import Path
 
 from oobleck_stream.cache_folder import cache_folder, why_not_trusted
 from oobleck_stream.checkpoints.packed_file import PACKED_SUFFIX, read_packed, write_packed
-from oobleck_stream.checkpoints.safetensors_file import open_safetensors
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.safetensors import open_safetensors
 from oobleck_stream.model import Model
 from oobleck_stream.version import __version__
 

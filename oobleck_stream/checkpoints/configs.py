@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from oobleck_stream.checkpoints.json_text import parse_json
 from oobleck_stream.checkpoints.options import Options
 from oobleck_stream.config import OobleckConfig
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.json_text import parse_json
 
 CONFIG_NAMES = ("model_config.json", "config.json")
 """Names of a config file beside the weights: in stable-audio-tools and in diffusers."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oobleck_stream.checkpoints.configs import config_from_json
-from oobleck_stream.checkpoints.containers import Container
-from oobleck_stream.checkpoints.json_text import read_text
 from oobleck_stream.checkpoints.names import Half, find_prefix, named_half
 from oobleck_stream.checkpoints.shapes import config_from_geometry, read_geometry
 from oobleck_stream.config import OobleckConfig
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.json_text import read_text
+from oobleck_stream.formats.tensors import Container
 
 # Parts of an autoencoder that change the sound in ways that shapes don't show.
 _SOUNDING_PARTS = ("bottleneck", "pretransform", "transformers")

@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 
 from oobleck_stream.checkpoints.configs import CONFIG_NAMES
 from oobleck_stream.checkpoints.opening import PICKLE_SUFFIXES, pickle_hint
-from oobleck_stream.checkpoints.sharded import INDEX_SUFFIX
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.sharded import INDEX_SUFFIX
 
 AUTOENCODER_FOLDERS = ("sound_tokenizer", "vae", ".")
 """Folders of a diffusers pipeline that may contain the audio autoencoder, in order of preference.

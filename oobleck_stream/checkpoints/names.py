@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from oobleck_stream.checkpoints.containers import Container, Tensor
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.tensors import Container, Tensor
 
 KNOWN_PREFIXES = ("pretransform.model.", "model.pretransform.model.", "autoencoder.", "")
 """Known prefixes of ``decoder.``, in order of preference: they decide if a checkpoint has several

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from oobleck_stream.checkpoints.configs import CONFIG_NAMES
-from oobleck_stream.checkpoints.containers import Container, FloatingArray, Tensor, shape_text
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.dtypes import FloatingArray
+from oobleck_stream.formats.tensors import Container, Tensor, shape_text
 
 if TYPE_CHECKING:
     from oobleck_stream.checkpoints.weights_pb2 import CollectionData, CollectionLibraryData

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from oobleck_stream.checkpoints.containers import shape_text
 from oobleck_stream.checkpoints.names import Half
 from oobleck_stream.config import PRESETS, OobleckConfig
+from oobleck_stream.formats.tensors import shape_text
 
 ASSUMED_SAMPLERATE = 44100
 """Sample rate in Hz if neither a config nor a preset supplies one."""

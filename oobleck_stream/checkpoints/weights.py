@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
-from oobleck_stream.checkpoints.containers import FLOAT_DTYPES, FloatingArray, Tensor, shape_text
 from oobleck_stream.checkpoints.names import Half
 from oobleck_stream.config import OobleckConfig
+from oobleck_stream.formats.dtypes import FLOATS, FloatingArray
+from oobleck_stream.formats.tensors import Tensor, shape_text
 from oobleck_stream.network import Layer
 from oobleck_stream.parameters import fold_snake, fold_weight_norm
 
@@ -32,8 +33,8 @@ def check_tensors(half: Half, layers: Sequence[Layer]) -> list[str]:
                 problems.append(f"{half.spelled(name)} ({wanted}) is missing")
             elif tensor.shape not in shapes:
                 problems.append(f"{tensor.name} is {shape_text(tensor.shape)}, not {wanted}")
-            elif tensor.dtype not in FLOAT_DTYPES:
-                problems.append(f"{tensor.name} is {tensor.dtype}, not {', '.join(FLOAT_DTYPES)}")
+            elif tensor.dtype not in FLOATS:
+                problems.append(f"{tensor.name} is {tensor.dtype}, not {', '.join(FLOATS)}")
     extra = [tensor.name for name, tensor in half.tensors.items() if name not in expected]
     problems += [f"{name} is unexpected" for name in (*extra, *half.unknown)]
     problems += [f"{name} is there twice, under two namings" for name in half.doubled]

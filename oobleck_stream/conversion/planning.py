@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from oobleck_stream.checkpoints.containers import Container, FloatingArray, Tensor
 from oobleck_stream.checkpoints.description import Description
 from oobleck_stream.checkpoints.names import Half, diffusers_modules, named_half
 from oobleck_stream.checkpoints.weights import check_tensors, expected_tensors
 from oobleck_stream.config import OobleckConfig
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.dtypes import FloatingArray
+from oobleck_stream.formats.tensors import Container, Tensor
 from oobleck_stream.network import Layer, decoder_layers, encoder_layers
 from oobleck_stream.parameters import fold_weight_norm
 

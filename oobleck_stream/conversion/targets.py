@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from oobleck_stream.checkpoints.json_text import parse_json, read_text
 from oobleck_stream.checkpoints.packed_file import PACKED_SUFFIX
-from oobleck_stream.checkpoints.sharded import INDEX_SUFFIX
 from oobleck_stream.errors import CheckpointError
 from oobleck_stream.formats.atomic import (
     atomic_file,
@@ -21,6 +19,8 @@ from oobleck_stream.formats.atomic import (
     sync_file,
     sync_folder,
 )
+from oobleck_stream.formats.json_text import parse_json, read_text
+from oobleck_stream.formats.sharded import INDEX_SUFFIX
 
 Kind = Literal["safetensors", "packed", "sharded", "diffusers", "stable-audio-tools", "protobuf"]
 

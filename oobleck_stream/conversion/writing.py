@@ -8,14 +8,6 @@ from pathlib import Path
 from oobleck_stream.checkpoints.folding import fold_decoder
 from oobleck_stream.checkpoints.packed_file import write_packed
 from oobleck_stream.checkpoints.protobuf_folder import HIDDEN_CONFIG
-from oobleck_stream.checkpoints.safetensors_writer import (
-    Advance,
-    cut_into_shards,
-    shard_names,
-    write_safetensors,
-    write_shards,
-)
-from oobleck_stream.checkpoints.stored_numbers import stored_bytes
 from oobleck_stream.conversion.config_texts import (
     diffusers_config,
     own_config,
@@ -26,6 +18,8 @@ from oobleck_stream.conversion.protobuf_writer import require_protobuf, write_li
 from oobleck_stream.conversion.targets import FOLDER_FILES, Target, check_target, replaced_shards
 from oobleck_stream.errors import CheckpointError
 from oobleck_stream.formats.atomic import atomic_file, atomic_folder, new_file
+from oobleck_stream.formats.safetensors import Advance, write_safetensors
+from oobleck_stream.formats.sharded import cut_into_shards, shard_names, write_shards
 from oobleck_stream.model import Model
 
 SHARD_BYTES = 2_000_000_000
@@ -117,7 +111,7 @@ def _write_file(conversion: Conversion, writing: Writing, config: str, advance: 
         packed = fold_decoder(conversion.found, conversion.source.path)
         model = Model(conversion.config, packed, writing.name, conversion.found.notes)
         write_packed(target.path, model)
-        advance(sum(map(stored_bytes, tensors)))
+        advance(sum(tensor.size_in_bytes for tensor in tensors))
     else:
         with atomic_file(target.path) as file:
             write_safetensors(file, tensors, _metadata(conversion, config), advance)

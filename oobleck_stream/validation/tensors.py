@@ -12,9 +12,9 @@ import numpy as np
 from oobleck_stream.checkpoints.names import Half as StoredHalf
 from oobleck_stream.checkpoints.names import find_prefix, named_half
 from oobleck_stream.checkpoints.opening import open_container
-from oobleck_stream.checkpoints.packed_file import is_packed
 from oobleck_stream.config import OobleckConfig
 from oobleck_stream.engine.packed import PackedNetwork, unpack_layer
+from oobleck_stream.formats.tensors import is_packed
 from oobleck_stream.loading import find_files, is_random
 from oobleck_stream.model import Model
 from oobleck_stream.network import Layer

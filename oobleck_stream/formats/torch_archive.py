@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from oobleck_stream.checkpoints.containers import Container, FloatingArray, Tensor
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.dtypes import FloatingArray, code_of
+from oobleck_stream.formats.tensors import Container, Tensor
 from oobleck_stream.memory import memory_capped
 
 _SPARE_BYTES = 2**29
@@ -24,12 +25,6 @@ _TIMES_ITS_SIZE = 4
 """Opening a file may take `_TIMES_ITS_SIZE` times its size, and `_SPARE_BYTES`, of memory."""
 
 _ZIP = b"PK\3\4"
-_DTYPES = {
-    "torch.float16": "F16",
-    "torch.bfloat16": "BF16",
-    "torch.float32": "F32",
-    "torch.float64": "F64",
-}
 
 
 def open_torch(path: Path) -> Container:
@@ -58,7 +53,7 @@ def open_torch(path: Path) -> Container:
         name: Tensor(
             name,
             tuple(value.shape),
-            _DTYPES.get(str(value.dtype), str(value.dtype)),
+            code_of(str(value.dtype).removeprefix("torch.")) or str(value.dtype),
             functools.partial(_read, value),
         )
         for name, value in found.items()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from oobleck_stream.checkpoints.containers import Container, Tensor
-from oobleck_stream.checkpoints.json_text import parse_json, read_text
-from oobleck_stream.checkpoints.safetensors_file import open_safetensors
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.atomic import new_file
+from oobleck_stream.formats.json_text import parse_json, read_text
+from oobleck_stream.formats.safetensors import Advance, open_safetensors, write_safetensors
+from oobleck_stream.formats.tensors import Container, Tensor
 
 INDEX_SUFFIX = ".safetensors.index.json"
 
@@ -54,3 +57,60 @@ def open_sharded(path: Path) -> Container:
         metadata.update(shard.metadata)
     files = (path, *(shard.path for shard in shards.values()))
     return Container(path, tensors, metadata, files)
+
+
+def shard_names(index: str, count: int) -> list[str]:
+    """The file names of `count` shards, ``STEM-00001-of-00003.safetensors`` etc., for an index."""
+    stem = index[: -len(INDEX_SUFFIX)]
+    return [f"{stem}-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
+
+
+def cut_into_shards(tensors: Sequence[Tensor], size: int) -> list[list[Tensor]]:
+    """Split tensors, in order, into groups of at most `size` bytes, or of one larger tensor."""
+    shards: list[list[Tensor]] = []
+    room = 0
+    for tensor in tensors:
+        needed = tensor.size_in_bytes
+        if not shards or needed > room:
+            shards.append([])
+            room = size
+        shards[-1].append(tensor)
+        room -= needed
+    return shards
+
+
+def write_shards(
+    folder: Path,
+    names: Sequence[str],
+    shards: Sequence[Sequence[Tensor]],
+    metadata: Mapping[str, str],
+    advance: Advance,
+) -> str:
+    """Write the shards of a checkpoint into a folder.
+
+    Parameters
+    ----------
+    folder : Path
+    names : sequence of str
+        One for each shard, from `shard_names`.
+    shards : sequence of sequence of Tensor
+    metadata : mapping of str to str
+    advance : callable
+
+    Returns
+    -------
+    str
+        The JSON text of their index.
+
+    Raises
+    ------
+    OSError, ValueError
+        As `write_safetensors`.
+    """
+    places: dict[str, str] = {}
+    for name, tensors in zip(names, shards, strict=True):
+        with new_file(folder / name) as file:
+            write_safetensors(file, tensors, metadata, advance)
+        places |= dict.fromkeys((tensor.name for tensor in tensors), name)
+    total = sum(tensor.size_in_bytes for tensors in shards for tensor in tensors)
+    return json.dumps({"metadata": {"total_size": total}, "weight_map": places}, indent=2)
