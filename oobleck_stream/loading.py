@@ -9,12 +9,12 @@ import re
 from pathlib import Path
 
 from oobleck_stream.checkpoints import unpacking
-from oobleck_stream.checkpoints.cache import through_cache
+from oobleck_stream.checkpoints.cache import cached_model
 from oobleck_stream.checkpoints.configs import CONFIG_NAMES
 from oobleck_stream.checkpoints.description import Description, describe
-from oobleck_stream.checkpoints.folder import choose_files, names_in
+from oobleck_stream.checkpoints.folder import choose_files, list_files
 from oobleck_stream.checkpoints.folding import fold_decoder, fold_half
-from oobleck_stream.checkpoints.names import find_prefix, named_half
+from oobleck_stream.checkpoints.names import find_prefix, half_tensors
 from oobleck_stream.checkpoints.opening import PICKLE_SUFFIXES, open_container
 from oobleck_stream.checkpoints.packed_file import read_packed
 from oobleck_stream.checkpoints.protobuf_folder import is_library_folder, library_config
@@ -104,7 +104,7 @@ def load(
         config = preset(config)
     backend = checked_backend(backend)
     if is_random(source):
-        model = random_of(os.fspath(source))
+        model = random_weights(os.fspath(source))
     else:
         model = _load_files(os.fspath(source), *find_files(source), config)
     return dataclasses.replace(model, backend=backend)
@@ -133,7 +133,7 @@ def find_files(source: str | os.PathLike[str]) -> tuple[Path, Path | None]:
     path = _found(source)
     if not path.is_dir():
         return path, next((f for f in map(path.with_name, CONFIG_NAMES) if f.is_file()), None)
-    names = names_in(path)
+    names = list_files(path)
     if is_library_folder(path, names):
         return path, library_config(path)
     choice = choose_files(path, names)
@@ -162,7 +162,7 @@ def is_random(source: str | os.PathLike[str]) -> bool:
     return isinstance(source, str) and source.startswith("random:")
 
 
-def random_of(source: str) -> Model:
+def random_weights(source: str) -> Model:
     """The model of ``random:PRESET`` or ``random:PRESET:SEED``."""
     match = re.fullmatch(r"random:([^:]+)(?::(\d+))?", source)
     if match is None:
@@ -176,23 +176,25 @@ def random_of(source: str) -> Model:
 
 
 def _load_files(
-    name: str, weights: Path, beside: Path | None, config: OobleckConfig | None
+    name: str, weights: Path, config_file: Path | None, config: OobleckConfig | None
 ) -> Model:
     container = open_container(weights)
     if is_packed(container):
         model = read_packed(container)
     else:
-        files = container.files + ((beside,) if beside else ())
-        build = functools.partial(_fold, weights, beside, name, config)
-        model = through_cache(files, f"{name} {config}", build)
+        files = container.files + ((config_file,) if config_file else ())
+        build = functools.partial(_fold, weights, config_file, name, config)
+        model = cached_model(files, f"{name} {config}", build)
     encoder = functools.partial(_fold_encoder, weights, model.config)
     return dataclasses.replace(model, load_encoder=encoder)
 
 
-def _fold(weights: Path, beside: Path | None, name: str, config: OobleckConfig | None) -> Model:
+def _fold(
+    weights: Path, config_file: Path | None, name: str, config: OobleckConfig | None
+) -> Model:
     """Check the decoder's tensors, fold the weight norm and pack the result."""
     container = open_container(weights)
-    found = describe(container, beside, config)
+    found = describe(container, config_file, config)
     return Model(found.config, fold_decoder(found, container.path), name, found.notes)
 
 
@@ -202,7 +204,7 @@ def _fold_encoder(weights: Path, config: OobleckConfig) -> PackedNetwork:
     if is_packed(container):
         raise CheckpointError(weights, "can't encode: a packed network has only its decoder")
     prefix, _ = find_prefix(container)
-    half = named_half(container, prefix, "encoder")
+    half = half_tensors(container, prefix, "encoder")
     if not half.tensors and not half.unknown:
         raise CheckpointError(weights, f"can't encode: no tensors under {prefix}encoder in it")
     return fold_half(weights, half, encoder_layers(config), config)
@@ -232,15 +234,15 @@ def open_checkpoint(
         As `load`, except that the tensors are not checked yet.
     """
     if is_random(source):
-        return _unpacked(Path(source), random_of(os.fspath(source)), config)
-    weights, beside = find_files(source)
+        return _unpacked(Path(source), random_weights(os.fspath(source)), config)
+    weights, config_file = find_files(source)
     if weights.name.lower().endswith(PICKLE_SUFFIXES) and not is_flat(weights):
         container = open_torch(weights)
     else:
         container = open_container(weights)
     if is_packed(container):
         return _unpacked(weights, read_packed(container), config)
-    return container, describe(container, beside, config)
+    return container, describe(container, config_file, config)
 
 
 def _unpacked(

@@ -15,7 +15,7 @@ from oobleck_stream.checkpoints import cache
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("OOBLECK_STREAM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "SMALLEST_BYTES", 1)
+    monkeypatch.setattr(cache, "MIN_CACHED_BYTES", 1)
     config = small("ezaudio", 8)
     return write_folder(tmp_path / "model", config, random_tensors(config, 1))
 
@@ -106,6 +106,6 @@ def test_an_unknown_home_folder(folder, monkeypatch):
 
 
 def test_small_checkpoints_are_not_kept(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "SMALLEST_BYTES", 10**9)
+    monkeypatch.setattr(cache, "MIN_CACHED_BYTES", 10**9)
     sound(folder)
     assert not (tmp_path / "cache").exists()

@@ -149,7 +149,7 @@ def _write(conversion: Conversion, writing: Writing, size: int) -> None:
 
 def _facts(conversion: Conversion, writing: Writing) -> dict[str, Any]:
     """What was converted, for --json."""
-    from oobleck_stream.conversion.writing import missed_by_others
+    from oobleck_stream.conversion.writing import missing_for_library
     from oobleck_stream.formats.dtypes import BITS, FLOATS
 
     packed = writing.target.kind == "packed"
@@ -168,7 +168,7 @@ def _facts(conversion: Conversion, writing: Writing) -> dict[str, Any]:
         "numbers": numbers,
         "dropped": conversion.dropped,
         "renamed": () if packed else conversion.renamed,
-        "notes": (*conversion.notes, *missed_by_others(conversion, writing.target)),
+        "notes": (*conversion.notes, *missing_for_library(conversion, writing.target)),
     }
 
 

@@ -15,7 +15,7 @@ from oobleck_stream.conversion.config_texts import (
 )
 from oobleck_stream.conversion.planning import Conversion
 from oobleck_stream.conversion.protobuf_writer import require_protobuf, write_libraries
-from oobleck_stream.conversion.targets import FOLDER_FILES, Target, check_target, replaced_shards
+from oobleck_stream.conversion.targets import FOLDER_FILES, Target, atomic_shards, check_target
 from oobleck_stream.errors import CheckpointError
 from oobleck_stream.formats.atomic import atomic_file, atomic_folder, new_file
 from oobleck_stream.formats.safetensors import Advance, write_safetensors
@@ -76,7 +76,7 @@ def write_conversion(conversion: Conversion, writing: Writing, advance: Advance)
         config = _config_text(conversion, target)
         check_target(target, names, sources, writing.force)
         if target.kind == "sharded":
-            with replaced_shards(target.path, names, sources) as (folder, index):
+            with atomic_shards(target.path, names, sources) as (folder, index):
                 metadata = _metadata(conversion, config)
                 index.write(write_shards(folder, names, shards, metadata, advance).encode())
         elif target.kind in FOLDER_FILES:
@@ -92,7 +92,7 @@ def write_conversion(conversion: Conversion, writing: Writing, advance: Advance)
         raise CheckpointError(conversion.source.path, str(error)) from None
 
 
-def missed_by_others(conversion: Conversion, target: Target) -> list[str]:
+def missing_for_library(conversion: Conversion, target: Target) -> list[str]:
     """Return what the library that reads such folders expects but will not find, as sentences."""
     if target.kind not in ("diffusers", "stable-audio-tools"):
         return []

@@ -21,13 +21,10 @@ import numpy.typing as npt
 from oobleck_stream.errors import CheckpointError
 from oobleck_stream.formats.dtypes import BITS, FloatingArray, from_stored
 from oobleck_stream.formats.json_text import MAX_JSON_BYTES
-from oobleck_stream.formats.tensors import Container, Tensor, shape_text
+from oobleck_stream.formats.tensors import MAX_DIMENSIONS, Container, Tensor, shape_text
 
 Advance = Callable[[int], object]
 """A progress callback, called with the number of bytes just completed."""
-
-MAX_DIMENSIONS = 32
-"""NumPy's maximum before version 2."""
 
 _LENGTH_BYTES = 8
 _GIT_LFS = b"version https://git-lfs"

@@ -32,11 +32,13 @@ def open_sharded(path: Path) -> Container:
         the index maps them; names every such tensor and its file.
     """
     index = parse_json(path, read_text(path))
-    places = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not all(
+        isinstance(file, str) for file in weight_map.values()
+    ):
         raise CheckpointError(path, "not an index of safetensors files: no proper weight_map")
     shards: dict[str, Container] = {}
-    for file in sorted(set(places.values())):
+    for file in sorted(set(weight_map.values())):
         # Only names without a folder: an index must not open files elsewhere on the machine.
         if Path(file).name != file or "\\" in file or not file.endswith(".safetensors"):
             raise CheckpointError(path, f"{file!r} is not the name of a file beside the index")
@@ -45,7 +47,7 @@ def open_sharded(path: Path) -> Container:
         shards[file] = open_safetensors(path.parent / file)
     tensors: dict[str, Tensor] = {}
     problems = []
-    for name, file in places.items():
+    for name, file in weight_map.items():
         if name in shards[file].tensors:
             tensors[name] = shards[file].tensors[name]
         else:
@@ -107,10 +109,10 @@ def write_shards(
     OSError, ValueError
         As `write_safetensors`.
     """
-    places: dict[str, str] = {}
+    weight_map: dict[str, str] = {}
     for name, tensors in zip(names, shards, strict=True):
         with new_file(folder / name) as file:
             write_safetensors(file, tensors, metadata, advance)
-        places |= dict.fromkeys((tensor.name for tensor in tensors), name)
+        weight_map |= dict.fromkeys((tensor.name for tensor in tensors), name)
     total = sum(tensor.size_in_bytes for tensors in shards for tensor in tensors)
-    return json.dumps({"metadata": {"total_size": total}, "weight_map": places}, indent=2)
+    return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2)

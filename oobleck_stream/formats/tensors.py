@@ -15,6 +15,9 @@ from oobleck_stream.formats.dtypes import BITS, FloatingArray, to_stored
 PACKED = "oobleck_stream packed"
 """The start of ``format`` in the metadata of a packed network, of any version."""
 
+MAX_DIMENSIONS = 32
+"""NumPy's maximum before version 2."""
+
 
 @dataclass(frozen=True)
 class Tensor:
