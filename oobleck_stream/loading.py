@@ -52,7 +52,7 @@ def load(
     config : OobleckConfig or name of a preset, optional
         The network's geometry; overrides any config in the checkpoint. By default it is taken from
         the file's metadata, else from a config file beside it, else from the shapes of the
-        tensors.
+        tensors. Packed and random networks have their own, which can't be overridden.
     backend : str
         Where the model decodes: ``"cpu"``; ``"cuda"``, a GPU; ``"auto"``, a GPU if one can be used,
         and otherwise the CPU, with a warning.
@@ -105,6 +105,7 @@ def load(
     backend = checked_backend(backend)
     if is_random(source):
         model = random_weights(os.fspath(source))
+        _require_config(source, model, config)
     else:
         model = _load_files(os.fspath(source), *find_files(source), config)
     return dataclasses.replace(model, backend=backend)
@@ -181,6 +182,7 @@ def _load_files(
     container = open_container(weights)
     if is_packed(container):
         model = read_packed(container)
+        _require_config(weights, model, config)
     else:
         files = container.files + ((config_file,) if config_file else ())
         build = functools.partial(_fold, weights, config_file, name, config)
@@ -208,6 +210,19 @@ def _fold_encoder(weights: Path, config: OobleckConfig) -> PackedNetwork:
     if not half.tensors and not half.unknown:
         raise CheckpointError(weights, f"can't encode: no tensors under {prefix}encoder in it")
     return fold_half(weights, half, encoder_layers(config), config)
+
+
+def _require_config(source: object, model: Model, config: OobleckConfig | None) -> None:
+    """Raise `CheckpointError` if a packed or random network was requested with another config."""
+    if config is None or config == model.config:
+        return
+    differences = (
+        f"{field.name} is {getattr(model.config, field.name)} in it, not "
+        f"{getattr(config, field.name)}"
+        for field in dataclasses.fields(config)
+        if getattr(model.config, field.name) != getattr(config, field.name)
+    )
+    raise CheckpointError(source, "has its own config: " + ", ".join(differences))
 
 
 def open_checkpoint(
@@ -248,8 +263,7 @@ def open_checkpoint(
 def _unpacked(
     path: Path, model: Model, config: OobleckConfig | None
 ) -> tuple[Container, Description]:
-    if config is not None:
-        raise CheckpointError(path, "a packed network has its config: another is of no use")
+    _require_config(path, model, config)
     config, networks, notes = model.config, [model.decoder], [*model.notes, *unpacking.NOTES]
     if config.latent_scale != 1.0:
         notes.append(f"its weights include the latent scale {config.latent_scale}: now it is 1")

@@ -10,7 +10,7 @@ from pathlib import Path
 import oobleck_stream
 
 PACKAGE = Path(oobleck_stream.__file__).parent
-GROUND = {"arrays", "checks", "errors", "formats", "memory"}
+GROUND = {"arrays", "checks", "errors", "formats", "memory", "warning"}
 
 
 def module_name(path: Path) -> str:

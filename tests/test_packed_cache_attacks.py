@@ -342,8 +342,9 @@ def test_a_folder_in_which_all_may_write_is_not_used(folder, kept):
     expected = uncached(folder)
     kept.mkdir()
     kept.chmod(0o777)
-    with pytest.warns(RuntimeWarning, match=r"cache can be written by other users"):
+    with pytest.warns(RuntimeWarning, match=r"cache can be written by other users") as warned:
         assert digest(folder) == expected
+    assert warned[0].filename == __file__
     assert os.listdir(kept) == []
     kept.chmod(0o700)
     digest(folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from oobleck_stream.errors import CheckpointError
 from oobleck_stream.formats.safetensors import open_safetensors
 from oobleck_stream.model import Model
 from oobleck_stream.version import __version__
+from oobleck_stream.warning import warn
 
 MIN_CACHED_BYTES = 32_000_000
 """Smaller checkpoints are not cached: packing them takes hardly any time."""
@@ -82,8 +82,7 @@ def cached_model(files: Sequence[Path], options: str, build: Callable[[], Model]
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         exposed = _exposed(folder)
         if exposed:
-            text = f"{folder} {exposed}: no packed networks are kept there"
-            warnings.warn(text, RuntimeWarning, stacklevel=4)
+            warn(f"{folder} {exposed}: no packed networks are kept there")
             return model
         write_packed(path, model, identity)
         # The memory map replaces the copy on the heap, as on every later start.
