@@ -157,7 +157,7 @@ def test_networks_that_a_peer_does_not_have(config, peer, half, words):
 def test_command(tmp_path, peer, capsys):
     config = small("stable-audio-open-1.0", **CASES["stable-audio-open-1.0"])
     checkpoint(tmp_path / "model", config)
-    np.save(tmp_path / "in.npy", piece(config, "decoder").T[None])
+    np.save(tmp_path / "in.npy", random_latents(config, 3).T[None])
     soundfile.write(tmp_path / "in.wav", random_audio(config, 3000), 44100, subtype="FLOAT")
     options = ["--model", str(tmp_path / "model"), "--peer", peer, "--json", "--tolerance", "1e-5"]
     for name, layers in (("in.npy", ["--layers"]), ("in.wav", [])):
@@ -174,7 +174,7 @@ def test_plot(tmp_path, capsys, name, layers):
     pytest.importorskip("matplotlib")
     config = small("stable-audio-open-1.0", **CASES["stable-audio-open-1.0"])
     checkpoint(tmp_path / "model", config)
-    np.save(tmp_path / "in.npy", piece(config, "decoder"))
+    np.save(tmp_path / "in.npy", random_latents(config, 3))
     soundfile.write(tmp_path / "in.wav", random_audio(config, 3000), 44100, subtype="FLOAT")
     picture = tmp_path / ("b.svg" if layers else "a.png")
     options = ["--model", str(tmp_path / "model"), "--peer", "torch", "--plot", str(picture)]
