@@ -119,48 +119,6 @@ def _real_array(values: Any, name: str) -> npt.NDArray[Any]:
     return array
 
 
-def checked_frames(array: npt.NDArray[Any], first: int = 0) -> FloatArray:
-    """Convert latent frames to float32, and check that they are finite.
-
-    Parameters
-    ----------
-    array : (frames, latent_dim) array of real numbers
-    first : int
-        Index of its first frame, for the message.
-
-    Returns
-    -------
-    (frames, latent_dim) float32, C-contiguous
-
-    Raises
-    ------
-    ValueError
-        If a value is not finite as float32; names the first such frame.
-    """
-    return finite_rows(array, first, "latents", "frame")
-
-
-def checked_samples(array: npt.NDArray[Any], first: int = 0) -> FloatArray:
-    """Convert audio to float32, and check that it is finite.
-
-    Parameters
-    ----------
-    array : (samples, channels) array of real numbers
-    first : int
-        Index of its first sample, for the message.
-
-    Returns
-    -------
-    (samples, channels) float32, C-contiguous
-
-    Raises
-    ------
-    ValueError
-        If a value is not finite as float32; names the first such sample.
-    """
-    return finite_rows(array, first, "audio", "sample")
-
-
 def finite_rows(array: npt.NDArray[Any], first: int, name: str, row: str) -> FloatArray:
     """Convert rows to float32, and check that they are finite.
 
@@ -187,6 +145,16 @@ def finite_rows(array: npt.NDArray[Any], first: int, name: str, row: str) -> Flo
     if index is not None:
         raise ValueError(f"{name} must be finite as float32: {row} {first + index} is not")
     return rows
+
+
+def checked_frames(array: npt.NDArray[Any], first: int = 0) -> FloatArray:
+    """`finite_rows` of latent frames (frames, latent_dim)."""
+    return finite_rows(array, first, "latents", "frame")
+
+
+def checked_samples(array: npt.NDArray[Any], first: int = 0) -> FloatArray:
+    """`finite_rows` of audio (samples, channels)."""
+    return finite_rows(array, first, "audio", "sample")
 
 
 def first_not_finite(rows: npt.NDArray[Any]) -> int | None:

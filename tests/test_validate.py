@@ -101,7 +101,7 @@ def test_references_of_the_encoder(tmp_path, validate, model, inputs, kind, what
     audio = random_audio(CONFIG, 9001)
     expected = model.encode(audio)
     if what == "means and scales":
-        from oobleck_stream.validation import whole_output
+        from oobleck_stream.validation.stages import whole_output
 
         padded = np.pad(audio, ((0, -len(audio) % CONFIG.hop), (0, 0)))
         expected = dict(whole_output(model, padded, "encoder"))["output"]

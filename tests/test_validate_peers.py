@@ -21,8 +21,9 @@ from safetensors.numpy import save_file
 import oobleck_stream as ob
 from oobleck_stream.__main__ import run
 from oobleck_stream.errors import InputError
-from oobleck_stream.validation import check_stages, layer_outputs
+from oobleck_stream.validation.check import check_stages
 from oobleck_stream.validation.peers import peer_reference
+from oobleck_stream.validation.stages import layer_outputs
 from oobleck_stream.validation.tensors import tensors_for_peer
 
 torch = pytest.importorskip("torch")

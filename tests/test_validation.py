@@ -20,16 +20,10 @@ from networks import (
 )
 
 from oobleck_stream.bottleneck import distribution
-from oobleck_stream.validation import (
-    check_stages,
-    compare,
-    difference_over_time,
-    layer_outputs,
-    means_alone,
-    stage_shapes,
-    whole_output,
-)
+from oobleck_stream.validation.check import check_stages
+from oobleck_stream.validation.comparison import compare, difference_over_time
 from oobleck_stream.validation.report import report_lines
+from oobleck_stream.validation.stages import layer_outputs, means_alone, stage_shapes, whole_output
 
 
 def shortened(config):

@@ -26,23 +26,12 @@ from oobleck_stream.bench.start import random_latents
 from oobleck_stream.config import OobleckConfig
 from oobleck_stream.model import Model
 from oobleck_stream.reference import FloatingArray
+from oobleck_stream.validation.peers import refusal as library_refusal
 from oobleck_stream.validation.tensors import packed_tensors
 
 Facts = dict[str, Any]
 
 NAMES = ("diffusers", "onnxruntime", "openvino")
-FIXED = (
-    "dilations",
-    "kernel",
-    "kernel_per_stride",
-    "transpose_padding",
-    "output_padding",
-    "bias",
-    "output_bias",
-    "final_tanh",
-)
-"""Config fields that diffusers' decoder fixes at the values of a default `OobleckConfig`."""
-
 MIN_NOISE = np.finfo(np.float64).tiny
 """Power of a difference, at least: JSON has no infinite signal-to-noise ratio."""
 
@@ -51,9 +40,9 @@ def refusal(config: OobleckConfig) -> str | None:
     """Return why the peers can't be measured with this network here; None if they can."""
     if not hasattr(signal, "SIGSTOP"):
         return "this system can't stop a process between its turns"
-    default = OobleckConfig()
-    others = [name for name in FIXED if getattr(config, name) != getattr(default, name)]
-    return f"diffusers has no network with this {others[0]}" if others else None
+    if config.output_padding != OobleckConfig().output_padding:
+        return f"diffusers' Oobleck decoder has no output_padding {config.output_padding}"
+    return library_refusal("diffusers", config, "decoder")
 
 
 @dataclass

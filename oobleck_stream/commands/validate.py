@@ -1,4 +1,8 @@
-"""`oobleck_stream validate`: compare a network with a reference."""
+"""`oobleck_stream validate`: compare a network with a reference, and save what it computes.
+
+Comparing and saving are one command, because one pass does both: each stage is computed once, and
+is written and compared before the next one replaces it in memory.
+"""
 
 from __future__ import annotations
 

@@ -1,19 +1,1 @@
 """Comparison of a network's rows with a reference's, as a whole or stage by stage."""
-
-from __future__ import annotations
-
-from oobleck_stream.validation.check import Validation, check_stages
-from oobleck_stream.validation.comparison import Comparison, compare, difference_over_time
-from oobleck_stream.validation.stages import layer_outputs, means_alone, stage_shapes, whole_output
-
-__all__ = [
-    "Comparison",
-    "Validation",
-    "check_stages",
-    "compare",
-    "difference_over_time",
-    "layer_outputs",
-    "means_alone",
-    "stage_shapes",
-    "whole_output",
-]
