@@ -9,6 +9,7 @@ from typing import Literal
 
 TransposePadding = Literal["ceil(s/2)", "(k-1)//2"]
 OutputPadding = Literal["0", "s%2", "s-1"]
+Convolution = Literal["fast", "direct"]
 
 MAX_LEVELS = 32
 """Maximum number of levels of a network, and of residual units of a block."""
@@ -63,6 +64,10 @@ class OobleckConfig:
         Latents are multiplied by this before decoding and divided by it after encoding.
     has_encoder : bool
         Whether the network has an encoder of the same family.
+    convolution : str
+        How the decoder computes its dilated convolutions: ``"fast"``, with fewer multiplications
+        where that pays (`oobleck_stream.network.tile_rows`), or ``"direct"``, which has a shorter
+        look-ahead. The samples differ in their rounding.
 
     Raises
     ------
@@ -99,6 +104,7 @@ class OobleckConfig:
     final_tanh: bool = False
     latent_scale: float = 1.0
     has_encoder: bool = True
+    convolution: Convolution = "fast"
 
     def __post_init__(self) -> None:
         for name in ("multiples", "strides", "dilations"):
@@ -127,6 +133,8 @@ class OobleckConfig:
             raise ValueError(f"unknown transpose_padding: {self.transpose_padding!r}")
         if self.output_padding not in ("0", "s%2", "s-1"):
             raise ValueError(f"unknown output_padding: {self.output_padding!r}")
+        if self.convolution not in ("fast", "direct"):
+            raise ValueError(f"convolution must be 'fast' or 'direct', not {self.convolution!r}")
         for stride in self.strides:
             end = self.stride_kernel(stride) + self.stride_output_padding(stride)
             needed = stride + self.stride_padding(stride)

@@ -50,7 +50,7 @@ def layer_facts(model: Model, batch: int, threads: int, peak: float) -> list[Fac
         whole.run(batch, MAX_BLOCK)
     facts, rate = [], 1
     for index, layer in enumerate(model.decoder.layers):
-        operations = 2 * rate * layer.multiplications
+        operations = 2 * rate * layer.multiplications // layer.tile
         facts.append(
             {
                 "name": layer.name,
@@ -59,7 +59,7 @@ def layer_facts(model: Model, batch: int, threads: int, peak: float) -> list[Fac
                 "batch": whole.facts(index, operations * batch, peak),
             }
         )
-        rate *= layer.phases
+        rate *= layer.phases // layer.tile
     return facts
 
 

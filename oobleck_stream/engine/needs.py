@@ -71,9 +71,8 @@ def first_work(layers: Sequence[Layer]) -> int:
     # Not strict: the last entry of `_first_rows` is the output of the network.
     return sum(
         layer.due_blocks(rows)
-        * layer.phases
         * padded(layer.outputs)
-        * (layer.taps * layer.inputs + _VALUE_WORK)
+        * (layer.products * layer.inputs + layer.phases * _VALUE_WORK)
         for layer, rows in zip(layers, _first_rows(layers), strict=False)
     )
 
@@ -84,7 +83,7 @@ def _first_rows(layers: Sequence[Layer]) -> list[int]:
     The first frame is all samples of the first latent frame for a decoder, and the first latent
     frame for an encoder, whose layers all have one phase.
     """
-    last = math.prod(layer.phases for layer in layers) - 1
+    last = math.prod(layer.phases // layer.tile for layer in layers) - 1
     rows = [max(1, rows_needed(layers, last))]
     for layer in layers:
         rows.append(layer.due_rows(rows[-1]))

@@ -36,8 +36,16 @@ PlanKey = tuple[bool, tuple[tuple[int, int], ...]]
 """Whether no row has come yet; for each layer the rows in its window, and those still to drop."""
 
 _EMPTY_STEP = [0] * table.FIELDS
-for _offset in (table.WEIGHTS, table.BIAS, table.RESIDUAL, table.RAW, table.SNAKED):
+for _offset in (
+    table.WEIGHTS,
+    table.BIAS,
+    table.RESIDUAL,
+    table.RAW,
+    table.SNAKED,
+    table.POINTS,
+):
     _EMPTY_STEP[_offset] = table.NONE
+_EMPTY_STEP[table.TILE] = _EMPTY_STEP[table.PHASE_STRIDE] = 1
 
 
 @dataclass(eq=False)
@@ -179,71 +187,133 @@ class _Push:
         if ends:
             self._end(index)
         due = layer.last_block(received) if ends else layer.due_blocks(received)
+        following = index + 1
+        joined = following < len(self._layers) and self._layout.joined[following]
         while True:
-            count = min(due - counters.blocks[index], self._layout.limits[index])
+            count = _share(due - counters.blocks[index], self._layout.limits[index])
+            first = self._first_row(index)
             if count > 0:
                 self._step(index, count)
             finished = counters.blocks[index] >= due
-            if index + 1 < len(self._layers) and (count > 0 or (ends and finished)):
-                self.run_layer(index + 1, ends and finished)
+            last = ends and finished
+            if joined:
+                counters.complete[following] = last
+                if count > 0:
+                    self._joined_step(following, count, first)
+            if following + joined < len(self._layers) and (count > 0 or last):
+                self.run_layer(following + joined, last)
             if finished:
                 return
 
     def _end(self, index: int) -> None:
         """Write the zeros that pad the end of a layer's input, as far as its last block reaches."""
         layer, counters = self._layers[index], self._counters
-        rows = counters.kept(index, layer)
+        rows = counters.kept(index, layer, 0)
         counters.complete[index] = True
-        zeros = (counters.kept(index, layer) - rows) * layer.inputs
+        zeros = (counters.kept(index, layer, 0) - rows) * layer.inputs
         end = self._layout.windows[index] + rows * layer.inputs
         self.tables.settle()
         self.tables.move(index, end, table.NONE, zeros)
         self.tables.settle()
 
+    def _first_row(self, index: int) -> int:
+        """The first row of a layer's next block; negative if it is dropped."""
+        layer = self._layers[index]
+        return self._counters.blocks[index] * layer.phases - layer.trim
+
     def _step(self, index: int, count: int) -> None:
-        """Plan the next `count` blocks of a layer."""
-        layer, offsets, counters = self._layers[index], self._offsets[index], self._counters
-        window = self._layout.windows[index]
-        first = counters.blocks[index] * layer.phases - layer.trim
-        end = first + count * layer.phases
-        if counters.complete[index]:
-            end = min(end, layer.output_length(counters.received[index]))
-        fields = {
-            table.ROWS: count,
-            table.PHASES: layer.phases,
-            # Of the rows computed, those before the first sample and behind the last are dropped.
-            table.FIRST_ROW: max(0, -first),
-            table.LAST_ROW: max(0, end - first),
-            table.TAPS: layer.taps,
-            table.CHANNELS: layer.inputs,
-            table.COLUMNS: layer.outputs,
+        """Plan the next `count` blocks of a layer that is not joined with the one before it."""
+        layer, counters = self._layers[index], self._counters
+        window, first = self._layout.windows[index], self._first_row(index)
+        source = {
             table.INPUT: window,
             table.INPUT_STRIDE: layer.inputs * layer.stride_in,
             table.TAP_STRIDE: layer.inputs * (1 if layer.transposed else layer.dilation),
-            table.WEIGHTS: offsets.weights,
+        }
+        if layer.scheme and not self._layout.joined[index + 1]:
+            points, stride = self._layout.points, self._layout.point_stride(index)
+            transform = {
+                table.ROWS: count,
+                table.CHANNELS: layer.inputs,
+                table.TILE: layer.tile,
+                table.POINTS: points,
+                table.POINT_STRIDE: stride,
+            }
+            self.tables.add(index, source | transform)
+            source = {
+                table.INPUT: points,
+                table.INPUT_STRIDE: layer.inputs,
+                table.TAP_STRIDE: stride,
+            }
+        rows = {table.TILE: layer.tile} | self._rows(index, count, first)
+        self.tables.add(index, source | rows | self._product(index, first))
+
+        # Shift what is still needed to the start of the window.
+        used = count * layer.stride_in * layer.inputs
+        counters.blocks[index] += count
+        kept = counters.kept(index, layer, self._layout.early[index])
+        self.tables.move(index, window, window + used, kept * layer.inputs)
+        end = first + count * layer.phases
+        if counters.complete[index]:
+            end = min(end, layer.output_length(counters.received[index]))
+        self._advance(index, end)
+
+    def _joined_step(self, index: int, count: int, first: int) -> None:
+        """Plan a layer that is computed from the `count` blocks of the layer before it.
+
+        The first row of these blocks is `first`. The layer has the rows, and the order of rows, of
+        these blocks; as it has one tap, it reads the row that it writes.
+        """
+        counters = self._counters
+        fields = self._rows(index - 1, count, first) | self._product(index, first)
+        self.tables.join(index, fields)
+        counters.blocks[index] = counters.received[index]
+        self._advance(index, counters.received[index])
+
+    def _rows(self, index: int, count: int, first: int) -> dict[int, int]:
+        """The fields that say which rows `count` blocks of a layer are, from row `first` on."""
+        layer, counters = self._layers[index], self._counters
+        last = count * layer.phases + layer.spread
+        if counters.complete[index]:
+            last = min(last, layer.output_length(counters.received[index]) - first)
+        return {
+            table.ROWS: count,
+            table.PHASES: layer.phases,
+            table.PHASE_STRIDE: layer.dilation if layer.tile > 1 else 1,
+            # Of the rows computed, those before the first sample and behind the last are dropped.
+            table.FIRST_ROW: max(0, -first),
+            table.LAST_ROW: max(0, last),
+        }
+
+    def _product(self, index: int, first: int) -> dict[int, int]:
+        """The fields of a layer's weights, epilogue and output, whose first row is `first`."""
+        layer, offsets = self._layers[index], self._offsets[index]
+        fields = {
+            table.TAPS: layer.scheme.points if layer.scheme else layer.taps,
+            table.CHANNELS: layer.inputs,
+            table.COLUMNS: layer.outputs,
+            table.WEIGHTS: offsets.points if layer.scheme else offsets.weights,
             table.BIAS: offsets.bias,
             table.TANH: int(layer.tanh),
         }
         skip = self._layout.skips[index - 1] if layer.residual else None
         if skip is not None:
-            fields[table.RESIDUAL] = skip
-        fields |= self._output(index, first)
-        if self._joins(index):
-            self.tables.join(index, fields)
-        else:
-            self.tables.add(index, fields)
+            before = first - self._counters.produced[index]
+            fields[table.RESIDUAL] = skip + before * layer.outputs
+        return fields | self._output(index, first)
 
-        # Shift what is still needed to the start of the window, and of the skip rows.
-        used = count * layer.stride_in * layer.inputs
-        counters.blocks[index] += count
-        self.tables.move(index, window, window + used, counters.kept(index, layer) * layer.inputs)
-        new = max(0, end - max(0, first))
-        if skip is not None:
-            rest = counters.received[index - 1] - counters.produced[index] - new
-            self.tables.move(index, skip, skip + new * layer.outputs, rest * layer.outputs)
+    def _advance(self, index: int, end: int) -> None:
+        """Count the output rows before `end` as produced; drop the skip rows added to them."""
+        layer, counters = self._layers[index], self._counters
+        new = max(0, end - counters.produced[index])
         counters.produced[index] += new
         if index + 1 < len(self._layers):
             counters.received[index + 1] += new
+        skip = self._layout.skips[index - 1] if layer.residual else None
+        if skip is not None:
+            end = counters.received[index - 1] + self._layout.early[index - 1]
+            rest = (end - counters.produced[index]) * layer.outputs
+            self.tables.move(index, skip, skip + new * layer.outputs, rest)
 
     def _output(self, index: int, first: int) -> dict[int, int]:
         """The fields that say where a layer's output rows go, the first of them being `first`."""
@@ -268,22 +338,6 @@ class _Push:
         if skip is not None:
             fields[table.RAW] = skip + (first - counters.produced[index + 2]) * width
         return fields
-
-    def _joins(self, index: int) -> bool:
-        """Whether a layer is computed together with the one before it, chunk by chunk.
-
-        True for the end of a residual unit: the layer is pointwise, consumes exactly the rows that
-        the layer before it has just written, is narrow enough for the first-level cache, and is the
-        only reader of those rows.
-        """
-        if index == 0 or self._layout.skips[index] is not None:
-            return False
-        layer, previous = self._layers[index], self._layers[index - 1]
-        pointwise = layer.kernel == layer.stride == 1 and layer.padding == 0
-        all_of_them = self._layout.limits[index] >= self._layout.limits[index - 1]
-        narrow = layer.inputs <= table.MAX_JOINED
-        simple = not (previous.transposed or previous.residual or self._joins(index - 1))
-        return pointwise and not layer.transposed and all_of_them and narrow and simple
 
 
 class _Tables:
@@ -336,6 +390,11 @@ class _Tables:
         self.settle()
         steps = np.array(self._steps, np.int64).reshape(-1, table.FIELDS)
         return steps, np.array(self._moves, np.int64).reshape(-1, table.MOVE_FIELDS)
+
+
+def _share(blocks: int, limit: int) -> int:
+    """How many of some blocks the next step computes: equal parts of at most `limit`."""
+    return -(-blocks // -(-blocks // limit)) if blocks > 0 else 0
 
 
 def _step(layer: int, fields: dict[int, int]) -> list[int]:

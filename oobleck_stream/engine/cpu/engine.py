@@ -109,6 +109,7 @@ class CpuEngine:
         ends = self._control[(LINE + TIME) // 8 :: 2 * LINE // 8][: len(steps)]
         times = np.diff(ends, prepend=self._control[STARTED // 8]).astype(np.float64)
         work = steps[:, table.TAPS] * steps[:, table.CHANNELS] * steps[:, table.COLUMNS]
+        work *= np.where(steps[:, table.TILE] > 1, 1, steps[:, table.PHASES])
         for first in np.flatnonzero(steps[:, table.JOINED]):
             pair = slice(first, first + 2)
             times[pair] = times[pair].sum() * work[pair] / work[pair].sum()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from oobleck_stream.engine.arithmetic import Operations, activations
+from oobleck_stream.engine.arithmetic import activations
 from oobleck_stream.engine.cuda.library import (
     add,
     cuda,
@@ -44,6 +44,7 @@ from oobleck_stream.engine.program import (
     TO_TARGET,
     WEIGHTS,
 )
+from oobleck_stream.operations import Operations
 
 NEGATIVE_ZERO = np.float32(-0.0)
 """The exact identity of addition in IEEE 754: adding +0.0 would turn -0.0 into +0.0."""
