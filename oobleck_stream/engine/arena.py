@@ -113,10 +113,10 @@ class ArenaLayout:
     floats: int
 
     @classmethod
-    def of(cls, layers: Sequence[Layer], step_floats: int) -> ArenaLayout:
+    def of(cls, layers: Sequence[Layer], step_floats: int, join: bool = True) -> ArenaLayout:
         """A layout in which a step reads and writes at most `step_floats` floats.
 
-        A step of one block may exceed that.
+        A step of one block may exceed that. Without `join`, no layers are computed together.
 
         Raises
         ------
@@ -126,7 +126,7 @@ class ArenaLayout:
         for previous, layer in itertools.pairwise(layers):
             if layer.residual and not previous.snake:
                 raise ValueError(f"{layer.name} adds the input of {previous.name}: none is kept")
-        joined = joined_layers(layers)
+        joined = joined_layers(layers) if join else (False,) * len(layers)
         limits = tuple(
             _max_blocks(layer, step_floats, not following)
             for layer, following in zip(layers, (*joined[1:], False), strict=True)

@@ -166,7 +166,7 @@ def open_engine(
     if backend != "cpu":
         from oobleck_stream.engine.cuda.engine import CudaEngine
 
-        layout = ArenaLayout.of(network.layers, SIZES["cuda"].floats_each(streams))
+        layout = ArenaLayout.of(network.layers, SIZES["cuda"].floats_each(streams), join=False)
         try:
             checked_backend("cuda")
             return "cuda", layout, CudaEngine(network.data, streams, layout.floats)

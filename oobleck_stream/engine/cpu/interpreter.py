@@ -94,8 +94,8 @@ MAX_CHUNK = 96
 """Maximum rows of a job."""
 
 MAX_JOINED_CHUNK = 24
-"""Maximum rows of a job of two joined steps: the rows between them fit the first-level cache. It is
-also the maximum number of tiles of a job."""
+"""Maximum rows of a job of two joined steps: the rows between them fit the first-level cache. It
+is also the maximum number of tiles of such a job."""
 
 TRANSFORM_CHUNK = 4
 """Tiles of a job that computes the rows of points."""
@@ -114,7 +114,7 @@ MIN_JOBS = 16
 INDIRECTION = 4 * PANEL
 # - From TILES: the rows of the points of a job of two joined steps.
 SUMS = INDIRECTION + 8 * MAX_CHUNK
-BETWEEN = SUMS + 4 * max(MAX_CHUNK, MAX_POINTS * MAX_JOINED_CHUNK) * PANEL
+BETWEEN = SUMS + 4 * MAX_POINTS * MAX_CHUNK * PANEL
 TILES = BETWEEN + 4 * MAX_CHUNK * MAX_JOINED
 TILE_POINT_BYTES = 4 * (MAX_JOINED_CHUNK * MAX_JOINED + POINT_PAD)
 SCRATCH_BYTES = TILES + MAX_POINTS * TILE_POINT_BYTES
@@ -137,13 +137,11 @@ def _jobs_of(step, streams):
         chunk = TRANSFORM_CHUNK if step[POINTS] != NONE else MAX_JOINED_CHUNK
         return chunk, (rows + chunk - 1) // chunk
     panels = (step[COLUMNS] + PANEL - 1) // PANEL
-    chunk = MAX_CHUNK
-    if step[TILE] > 1:
-        chunk = MAX_JOINED_CHUNK
-    else:
+    if step[TILE] == 1:
         panels *= step[PHASES]
+    chunk = MAX_CHUNK
     if (rows + chunk - 1) // chunk * panels < MIN_JOBS:
-        chunk //= 4
+        chunk = MAX_CHUNK // 4
     return chunk, (rows + chunk - 1) // chunk * panels
 
 
