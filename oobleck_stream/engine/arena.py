@@ -121,11 +121,14 @@ class ArenaLayout:
         Raises
         ------
         ValueError
-            When a layer adds the input of a layer that keeps no skip rows.
+            When a layer adds the input of a layer that keeps no skip rows, or when the output has
+            rows of tiles, which would not be in order.
         """
         for previous, layer in itertools.pairwise(layers):
             if layer.residual and not previous.snake:
                 raise ValueError(f"{layer.name} adds the input of {previous.name}: none is kept")
+        if layers[-1].tile > 1 or (joined_layers(layers)[-1] and layers[-2].tile > 1):
+            raise ValueError(f"{layers[-1].name} is the last layer, and has tiles")
         joined = joined_layers(layers) if join else (False,) * len(layers)
         limits = tuple(
             _max_blocks(layer, step_floats, not following)

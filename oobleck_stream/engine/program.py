@@ -18,8 +18,8 @@ each column, with r = b * PHASES + phase, where ``FIRST_ROW <= r < LAST_ROW``::
     arena[RAW + r * OUTPUT_STRIDE + column] = value                unless RAW is NONE
     arena[SNAKED + r * OUTPUT_STRIDE + column] = snake(value)      unless SNAKED is NONE
 
-The inner sum is over blocks of `MAX_CHAIN` channels; each block is a chain of fused multiply-adds
-that starts from +0 and takes the channels in ascending order. The sums are added in ascending order
+The inner sum is over blocks of `chain_length` channels; each block is a chain of fused
+multiply-adds that starts from +0 and takes the channels in ascending order. The sums are added in ascending order
 of the taps, and of the blocks within a tap.
 
 A step with TILE > 1 is a fast convolution (`oobleck_stream.fast_convolution`). In all formulas
@@ -52,9 +52,10 @@ NONE = -1
 MOVES_ALONE = -2
 """The `LAYER` of a step that has only moves."""
 
-MAX_CHAIN = 128
-"""Most channels of a chain of fused multiply-adds. The rounding error of a sum grows with the
-length of its chains."""
+MAX_CHAIN, WIDE_CHAIN = 128, 64
+"""Most channels of a chain of fused multiply-adds: a tap of up to `MAX_CHAIN` channels is one
+chain, that of a wider layer is cut into chains of `WIDE_CHAIN`. The rounding error of a sum grows
+with the length of its chains and with their number: this halves that of the widest layers."""
 
 POINT_PAD = 48
 """Floats between the rows of one point and of the next. Without them, the rows of all points that
@@ -102,6 +103,11 @@ MAX_JOINED = 128
 # Columns of the table of moves, int64. A move copies SIZE floats within the arena, from ORIGIN to
 # TO, which may overlap as for C's memmove. If ORIGIN is NONE, it writes zeros.
 TO, ORIGIN, SIZE, MOVE_FIELDS = range(4)
+
+
+def chain_length(channels: int) -> int:
+    """Channels of a chain of fused multiply-adds; every backend compiles this function."""
+    return MAX_CHAIN if channels <= MAX_CHAIN else WIDE_CHAIN
 
 
 def weight_panel(

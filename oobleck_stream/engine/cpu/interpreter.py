@@ -48,7 +48,6 @@ from oobleck_stream.engine.program import (
     JOINED,
     LANES,
     LAST_ROW,
-    MAX_CHAIN,
     MAX_JOINED,
     MOVES,
     NONE,
@@ -72,6 +71,7 @@ from oobleck_stream.engine.program import (
     TO,
     TO_TARGET,
     WEIGHTS,
+    chain_length,
     weight_panel,
 )
 from oobleck_stream.fast_convolution import SCHEMES
@@ -264,6 +264,7 @@ def joined_job(step, following, job, streams, parameters, scratch):
 
 
 _weight_panel = njit(nogil=True)(weight_panel)
+_chain_length = njit(nogil=True)(chain_length)
 
 
 @njit(nogil=True)
@@ -334,8 +335,9 @@ def _sum_tap(inputs, channels, count, weights, width, sums, add, scratch):
     """
     vectors, stride = width // LANES, 4 * width
     tiles = (count + TILE_ROWS - 1) // TILE_ROWS
-    for start in range(0, channels, MAX_CHAIN):
-        chain = min(MAX_CHAIN, channels - start)
+    length = _chain_length(channels)
+    for start in range(0, channels, length):
+        chain = min(length, channels - start)
         row = 0
         for index in range(tiles):
             size = (count - row + tiles - index - 1) // (tiles - index)
