@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _capping = threading.Lock()
-"""Held while the resource limit is changed, since it belongs to the whole process."""
+"""Held while the resource limit is changed, because the limit belongs to the whole process."""
 
 VARIABLE = "OOBLECK_STREAM_LIMITS"
 """The environment variable that lifts the limits if it is ``off``."""
@@ -32,21 +32,21 @@ def limits_lifted() -> bool:
 
 
 def machine_memory() -> int | None:
-    """Maximum memory that this process can use, in bytes.
+    """The maximum memory that this process can use, in bytes.
 
     Returns
     -------
     int or None
-        The smallest of the physical memory, the container's limit and the process's resource
-        limits (``ulimit -v`` and ``ulimit -d``). None where the system reports none of them.
+        The smallest of the physical memory, the container's limit and the process's resource limits
+        (``ulimit -v`` and ``ulimit -d``). None if the system reports none of these.
     """
     return min(_limits(), default=None)
 
 
 def memory_shortage(size: int) -> str:
-    """The problem with taking `size` bytes of memory; an empty string if there is none.
+    """Why `size` bytes of memory can't be taken; an empty string if they can.
 
-    It is a problem if `machine_memory` is less than `size` and the limits are not lifted.
+    They can't if `machine_memory` is less than `size` and the limits are not lifted.
     """
     there = machine_memory()
     if there is None or size <= there or limits_lifted():
@@ -56,10 +56,10 @@ def memory_shortage(size: int) -> str:
 
 @contextlib.contextmanager
 def memory_capped(extra: int) -> Iterator[None]:
-    """Within the block, let allocation fail once this process has taken `extra` bytes more.
+    """Within the block, make allocations fail once this process has taken `extra` more bytes.
 
     This protects against libraries that allocate whatever size a file claims. The cap applies to
-    all threads. There is no cap on systems other than Linux, or if the limits are lifted.
+    all threads. There is no cap if the limits are lifted, nor on systems other than Linux.
 
     Parameters
     ----------

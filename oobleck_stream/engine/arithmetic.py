@@ -1,7 +1,7 @@
-"""Snake and tanh, written once for every backend over the backend's own float32 operations.
+"""Snake and tanh, written once in terms of float32 operations that each backend supplies.
 
-Every operation is IEEE 754 in float32 and rounds once, and every fused multiply-add is explicit.
-So all backends compute bit-identical results.
+Every operation is an IEEE 754 operation on float32 that rounds once, and every fused multiply-add
+is explicit. So all backends compute bit-identical results.
 """
 
 from __future__ import annotations
@@ -44,24 +44,26 @@ MAX_NEAR = 0.08999999612569809
 
 @dataclass(frozen=True)
 class Operations:
-    """A backend's operations on float32 numbers, or on vectors of them, lane by lane.
+    """A backend's operations on float32 numbers, or lane by lane on vectors of float32 numbers.
 
     Parameters
     ----------
     constant : callable
-        ``constant(value)``: a Python float, rounded to float32.
+        ``constant(value)`` rounds a Python float to float32.
     fma : callable
-        ``a * b + c``, rounded once.
+        ``fma(a, b, c)`` is ``a * b + c``, rounded once.
     multiply, add, subtract, divide : callable
-        The compiler must not fuse them.
+        The arithmetic operations. The compiler must not fuse them.
     less : callable
-        ``a < b``; false if one of them is NaN.
+        ``less(a, b)`` is ``a < b``, and false if a or b is NaN.
     select : callable
-        ``select(condition, a, b)``: a where the condition holds, else b.
+        ``select(condition, a, b)`` is a where the condition holds, else b.
     power_of_two : callable
-        ``2 ** n`` of a whole number n, given as a float32, from -126 to 127.
+        ``power_of_two(n)`` is ``2 ** n``. The argument is a float32 that is a whole number from
+        -126 to 127.
     compiled : callable, optional
-        Compiles a function of these operations, so that others can call it.
+        Compiles a function that uses these operations, so that other compiled functions can call
+        it.
     """
 
     constant: Callable[[float], Any]
@@ -93,7 +95,10 @@ def activations(operations: Operations) -> tuple[Callable[..., Any], Callable[..
 
     @operations.compiled
     def polynomial(x: Any, coefficients: Any) -> Any:
-        """Horner's rule with fused multiply-adds; the lowest coefficient comes first."""
+        """Evaluate a polynomial by Horner's rule with fused multiply-adds.
+
+        The coefficients begin with that of the lowest power.
+        """
         count = len(coefficients)
         total = coefficients[count - 1]
         for index in range(1, count):
@@ -111,13 +116,13 @@ def activations(operations: Operations) -> tuple[Callable[..., Any], Callable[..
         sin = fma(multiply(rest, square), polynomial(square, sine), rest)
         power = multiply(sin, sin)
         # From 2**22 periods on, a float32 angle has no fractional part left and the reduction
-        # fails: keep sin**2 at most 1. An infinite x has a NaN here, which also becomes 1.
+        # fails, so sin**2 is limited to 1. If x is infinite, sin**2 is NaN here and also becomes 1.
         power = select(less(power, one), power, one)
         return fma(power, inverse_beta, x)
 
     @operations.compiled
     def tanh(x: Any) -> Any:
-        """``(e - 1) / (e + 1)`` with ``e = exp(2 * x)``; near 0, where that cancels, a series."""
+        """``(e - 1) / (e + 1)`` with ``e = exp(2 * x)``; near 0, where e - 1 cancels, a series."""
         twice = multiply(x, two)
         twice = select(less(twice, top), twice, top)
         twice = select(less(bottom, twice), twice, bottom)
@@ -128,7 +133,8 @@ def activations(operations: Operations) -> tuple[Callable[..., Any], Callable[..
         far = divide(subtract(exp, one), add(exp, one))
         square = multiply(x, x)
         near = fma(multiply(x, square), polynomial(square, hyperbolic), x)
-        # The clamp turns a NaN into a number, the series does not: this comparison is false then.
+        # If x is NaN, this comparison is false, so the result is that of the series: NaN. (The clamp
+        # above turns NaN into a number.)
         return select(less(max_near, square), far, near)
 
     return snake, tanh

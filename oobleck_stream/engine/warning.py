@@ -14,6 +14,7 @@ def warn_once(message: str, stacklevel: int = 1) -> None:
     ----------
     message : str
     stacklevel : int
-        As for ``warnings.warn``: 1 names the line of the caller.
+        The same as for ``warnings.warn``: with 1, the warning names the line that calls this
+        function.
     """
     warnings.warn(message, RuntimeWarning, stacklevel=stacklevel + 1)
