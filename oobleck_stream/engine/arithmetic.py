@@ -122,7 +122,7 @@ def activations(operations: Operations) -> tuple[Callable[..., Any], Callable[..
 
     @operations.compiled
     def tanh(x: Any) -> Any:
-        """``(e - 1) / (e + 1)`` with ``e = exp(2 * x)``; near 0, where e - 1 cancels, a series."""
+        """``(e - 1) / (e + 1)`` with ``e = exp(2 * x)``. Near 0, where e - 1 cancels, a series."""
         twice = multiply(x, two)
         twice = select(less(twice, top), twice, top)
         twice = select(less(bottom, twice), twice, bottom)
@@ -133,8 +133,8 @@ def activations(operations: Operations) -> tuple[Callable[..., Any], Callable[..
         far = divide(subtract(exp, one), add(exp, one))
         square = multiply(x, x)
         near = fma(multiply(x, square), polynomial(square, hyperbolic), x)
-        # If x is NaN, this comparison is false, so the result is that of the series: NaN. (The clamp
-        # above turns NaN into a number.)
+        # If x is NaN, this comparison is false, so the series is taken and the result is NaN. (The
+        # clamp above turns NaN into a number.)
         return select(less(max_near, square), far, near)
 
     return snake, tanh
