@@ -27,7 +27,7 @@ SMAPS_ROLLUP = Path("/proc/self/smaps_rollup")
 
 @dataclass(frozen=True)
 class Memory:
-    """Resident memory of this process in bytes: anonymous memory and mapped files (with libraries)."""
+    """Resident memory of this process in bytes: anonymous memory, and mapped files."""
 
     anonymous: int
     mapped: int
