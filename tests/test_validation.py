@@ -194,7 +194,7 @@ def test_another_shape_ends_it():
     assert list(result.stages) == ["a"]
     assert not result.passed
     verdict = report_lines(result, 0.05)[-1]
-    assert verdict == "FAILED: b: ours is (4, 2), the reference (5, 2)"
+    assert verdict == "FAILED: b: our shape is (4, 2), the reference's is (5, 2)"
 
 
 def test_nothing_compared_is_not_passed():

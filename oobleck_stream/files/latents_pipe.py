@@ -114,7 +114,7 @@ class LatentPipe:
             raise InputError(f"{self.name}: {_shortfall(got, count, bool(ahead))}")
 
     def _decoded(self, frames: npt.NDArray[Any], first: int) -> Iterator[FloatArray]:
-        """Yield frames as float32, and all finite frames before an error about a frame."""
+        """Yield frames as float32; if one is not finite, yield the frames before it and raise."""
         try:
             block = as_decoded(frames, first, self.name)
         except InputError:
