@@ -28,8 +28,7 @@ MIN_DIFFERENCE = 1e-12
 def write_plot(
     validation: Validation, path: Path, tolerance: float, duration: float, title: str
 ) -> None:
-    """Plot the last stage's difference over time, and the metrics of each stage if there are
-    several.
+    """Plot the last stage's difference over time and, with several stages, all stages' metrics.
 
     Parameters
     ----------
