@@ -9,21 +9,22 @@ import re
 from pathlib import Path
 
 from oobleck_stream.checkpoints import unpacking
-from oobleck_stream.checkpoints.cache import through_cache
+from oobleck_stream.checkpoints.cache import cached_model
 from oobleck_stream.checkpoints.configs import CONFIG_NAMES
-from oobleck_stream.checkpoints.containers import Container
 from oobleck_stream.checkpoints.description import Description, describe
-from oobleck_stream.checkpoints.folder import choose_files, names_in
+from oobleck_stream.checkpoints.folder import choose_files, list_files
 from oobleck_stream.checkpoints.folding import fold_decoder, fold_half
-from oobleck_stream.checkpoints.names import find_prefix, named_half
-from oobleck_stream.checkpoints.opening import PICKLE_SUFFIXES, is_flat, open_container
-from oobleck_stream.checkpoints.packed_file import is_packed, read_packed
+from oobleck_stream.checkpoints.names import find_prefix, half_tensors
+from oobleck_stream.checkpoints.opening import PICKLE_SUFFIXES, open_container
+from oobleck_stream.checkpoints.packed_file import read_packed
 from oobleck_stream.checkpoints.protobuf_folder import is_library_folder, library_config
-from oobleck_stream.checkpoints.torch_file import open_torch
 from oobleck_stream.config import OobleckConfig, preset
 from oobleck_stream.engine.backends import checked_backend
 from oobleck_stream.engine.packed import PackedNetwork
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.flat import is_flat
+from oobleck_stream.formats.tensors import Container, is_packed
+from oobleck_stream.formats.torch_archive import open_torch
 from oobleck_stream.model import Model, random_model
 from oobleck_stream.network import encoder_layers
 
@@ -51,7 +52,8 @@ def load(
     config : OobleckConfig or name of a preset, optional
         The network's geometry, which overrides any config in the checkpoint. By default the
         geometry is taken from the file's metadata; if there is none, from a config file beside the
-        weights; otherwise from the shapes of the tensors.
+        weights; otherwise from the shapes of the tensors. The geometry of a packed or a random
+        network can't be overridden.
     backend : str
         Where the model decodes. ``"cpu"`` is the CPU and ``"cuda"`` a GPU. ``"auto"`` is a GPU if
         one can be used; otherwise it is the CPU, and a warning is given.
@@ -105,7 +107,8 @@ def load(
         config = preset(config)
     backend = checked_backend(backend)
     if is_random(source):
-        model = random_of(os.fspath(source))
+        model = random_weights(os.fspath(source))
+        _require_config(source, model, config)
     else:
         model = _load_files(os.fspath(source), *find_files(source), config)
     return dataclasses.replace(model, backend=backend)
@@ -134,7 +137,7 @@ def find_files(source: str | os.PathLike[str]) -> tuple[Path, Path | None]:
     path = _found(source)
     if not path.is_dir():
         return path, next((f for f in map(path.with_name, CONFIG_NAMES) if f.is_file()), None)
-    names = names_in(path)
+    names = list_files(path)
     if is_library_folder(path, names):
         return path, library_config(path)
     choice = choose_files(path, names)
@@ -163,7 +166,7 @@ def is_random(source: str | os.PathLike[str]) -> bool:
     return isinstance(source, str) and source.startswith("random:")
 
 
-def random_of(source: str) -> Model:
+def random_weights(source: str) -> Model:
     """Return the model that ``random:PRESET`` or ``random:PRESET:SEED`` names."""
     match = re.fullmatch(r"random:([^:]+)(?::(\d+))?", source)
     if match is None:
@@ -177,23 +180,26 @@ def random_of(source: str) -> Model:
 
 
 def _load_files(
-    name: str, weights: Path, beside: Path | None, config: OobleckConfig | None
+    name: str, weights: Path, config_file: Path | None, config: OobleckConfig | None
 ) -> Model:
     container = open_container(weights)
     if is_packed(container):
         model = read_packed(container)
+        _require_config(weights, model, config)
     else:
-        files = container.files + ((beside,) if beside else ())
-        build = functools.partial(_fold, weights, beside, name, config)
-        model = through_cache(files, f"{name} {config}", build)
+        files = container.files + ((config_file,) if config_file else ())
+        build = functools.partial(_fold, weights, config_file, name, config)
+        model = cached_model(files, f"{name} {config}", build)
     encoder = functools.partial(_fold_encoder, weights, model.config)
     return dataclasses.replace(model, load_encoder=encoder)
 
 
-def _fold(weights: Path, beside: Path | None, name: str, config: OobleckConfig | None) -> Model:
+def _fold(
+    weights: Path, config_file: Path | None, name: str, config: OobleckConfig | None
+) -> Model:
     """Check the decoder's tensors, fold the weight norm and pack the result."""
     container = open_container(weights)
-    found = describe(container, beside, config)
+    found = describe(container, config_file, config)
     return Model(found.config, fold_decoder(found, container.path), name, found.notes)
 
 
@@ -203,10 +209,23 @@ def _fold_encoder(weights: Path, config: OobleckConfig) -> PackedNetwork:
     if is_packed(container):
         raise CheckpointError(weights, "can't encode: a packed network has only its decoder")
     prefix, _ = find_prefix(container)
-    half = named_half(container, prefix, "encoder")
+    half = half_tensors(container, prefix, "encoder")
     if not half.tensors and not half.unknown:
         raise CheckpointError(weights, f"can't encode: no tensors under {prefix}encoder in it")
     return fold_half(weights, half, encoder_layers(config), config)
+
+
+def _require_config(source: object, model: Model, config: OobleckConfig | None) -> None:
+    """Raise `CheckpointError` if a packed or random network was requested with another config."""
+    if config is None or config == model.config:
+        return
+    differences = (
+        f"{field.name} is {getattr(model.config, field.name)} in it, not "
+        f"{getattr(config, field.name)}"
+        for field in dataclasses.fields(config)
+        if getattr(model.config, field.name) != getattr(config, field.name)
+    )
+    raise CheckpointError(source, "has its own config: " + ", ".join(differences))
 
 
 def open_checkpoint(
@@ -236,22 +255,21 @@ def open_checkpoint(
         yet.
     """
     if is_random(source):
-        return _unpacked(Path(source), random_of(os.fspath(source)), config)
-    weights, beside = find_files(source)
+        return _unpacked(Path(source), random_weights(os.fspath(source)), config)
+    weights, config_file = find_files(source)
     if weights.name.lower().endswith(PICKLE_SUFFIXES) and not is_flat(weights):
         container = open_torch(weights)
     else:
         container = open_container(weights)
     if is_packed(container):
         return _unpacked(weights, read_packed(container), config)
-    return container, describe(container, beside, config)
+    return container, describe(container, config_file, config)
 
 
 def _unpacked(
     path: Path, model: Model, config: OobleckConfig | None
 ) -> tuple[Container, Description]:
-    if config is not None:
-        raise CheckpointError(path, "a packed network has its config: another is of no use")
+    _require_config(path, model, config)
     config, networks, notes = model.config, [model.decoder], [*model.notes, *unpacking.NOTES]
     if config.latent_scale != 1.0:
         notes.append(f"its weights include the latent scale {config.latent_scale}: now it is 1")

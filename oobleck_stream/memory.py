@@ -5,12 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-
-_capping = threading.Lock()
-"""Held while the resource limit is changed, because the limit belongs to the whole process."""
 
 VARIABLE = "OOBLECK_STREAM_LIMITS"
 """The environment variable that lifts the limits if it is ``off``."""
@@ -54,36 +50,63 @@ def memory_shortage(size: int) -> str:
     return f"takes {_gigabytes(size)} of memory; {_gigabytes(there)} are there ({INSIST})"
 
 
-@contextlib.contextmanager
-def memory_capped(extra: int) -> Iterator[None]:
-    """Within the block, make allocations fail once this process has taken `extra` more bytes.
+def capped_trial(extra: int, trial: Callable[[], str]) -> str:
+    """Call a function in a forked process in which allocating too much memory fails.
 
-    This protects against libraries that allocate whatever size a file claims. The cap applies to
-    all threads. There is no cap if the limits are lifted, nor on systems other than Linux.
+    This protects against libraries that allocate whatever size a file claims. Resource limits apply
+    to a whole process, so that of the caller is not limited.
 
     Parameters
     ----------
     extra : int
-        Bytes, in addition to the data memory of the process when the block starts.
+        Bytes that the function may allocate.
+    trial : callable
+        Returns a text.
+
+    Returns
+    -------
+    str
+        The function's text. Without a trial, on systems other than Linux or if the limits are
+        lifted, an empty text.
+
+    Raises
+    ------
+    MemoryError
+        If the process ended before the function returned.
     """
     if sys.platform != "linux" or limits_lifted():
-        yield
-        return
+        return ""
+    receiver, sender = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            _cap_memory(extra)
+            os.write(sender, trial().encode())
+            os._exit(0)
+        os._exit(1)
+    os.close(sender)
+    try:
+        with open(receiver, encoding="utf-8") as pipe:
+            text = pipe.read()
+    finally:
+        _, status = os.waitpid(child, 0)
+    if status:
+        raise MemoryError(f"a process that may allocate {_gigabytes(extra)} failed")
+    return text
+
+
+def _cap_memory(extra: int) -> None:
+    """Limit this process to `extra` bytes of data memory more than it has."""
     import resource
 
-    with _capping:
-        # Field 6 of statm is the size of data and stack, in pages. Since Linux 4.7, RLIMIT_DATA
-        # also covers private writable mappings, and so large allocations (getrlimit(2)).
-        data_pages = int(Path("/proc/self/statm").read_text().split()[5])
-        most = data_pages * os.sysconf("SC_PAGE_SIZE") + extra
-        before = resource.getrlimit(resource.RLIMIT_DATA)
-        # Never above the limit that is set already.
-        caps = [most, *(limit for limit in before if limit != resource.RLIM_INFINITY)]
-        resource.setrlimit(resource.RLIMIT_DATA, (min(caps), before[1]))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_DATA, before)
+    # Field 6 of statm is the size of data and stack, in pages. Since Linux 4.7, RLIMIT_DATA also
+    # covers private writable mappings, and so large allocations (getrlimit(2)).
+    data_pages = int(Path("/proc/self/statm").read_text().split()[5])
+    most = data_pages * os.sysconf("SC_PAGE_SIZE") + extra
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    # Never above the limit that is set already.
+    limits = [limit for limit in (most, soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(limits), hard))
 
 
 def _gigabytes(size: int) -> str:

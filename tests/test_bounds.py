@@ -392,6 +392,26 @@ def test_a_torch_file_that_becomes_large_is_refused(tmp_path):
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits memory so")
+def test_only_the_process_of_a_trial_has_its_limit():
+    import resource
+
+    def limit():
+        return str(resource.getrlimit(resource.RLIMIT_DATA)[0])
+
+    def allocate():
+        with pytest.raises(MemoryError):
+            bytearray(2**31)
+        return limit()
+
+    before = limit()
+    assert memory.capped_trial(2**30, limit) != before
+    assert memory.capped_trial(2**30, allocate) != before
+    assert limit() == before
+    with pytest.raises(MemoryError):
+        memory.capped_trial(2**30, lambda: os._exit(3))
+
+
 # Sound
 
 

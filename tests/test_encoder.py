@@ -387,7 +387,7 @@ def both_halves(config, seed=1):
 def test_a_checkpoint_gives_both_halves(tmp_path, monkeypatch, cached):
     if cached:
         monkeypatch.setenv("OOBLECK_STREAM_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(cache, "SMALLEST_BYTES", 1)
+        monkeypatch.setattr(cache, "MIN_CACHED_BYTES", 1)
     config = small("ezaudio")
     folder = write_folder(tmp_path / "model", config, both_halves(config))
     audio = random_audio(config, 5000)

@@ -5,25 +5,28 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from oobleck_stream.cache_folder import cache_folder, why_not_trusted
 from oobleck_stream.checkpoints.packed_file import PACKED_SUFFIX, read_packed, write_packed
-from oobleck_stream.checkpoints.safetensors_file import open_safetensors
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.safetensors import open_safetensors
 from oobleck_stream.model import Model
 from oobleck_stream.version import __version__
+from oobleck_stream.warning import warn
 
-SMALLEST_BYTES = 32_000_000
+MIN_CACHED_BYTES = 32_000_000
 """Smaller checkpoints are not cached: packing them takes hardly any time."""
 
-_HEAD_BYTES = 2**20
-_SAMPLES, _PAGE = 64, 4096
+HASHED_PREFIX_BYTES = 2**20
+"""Bytes at the start of a source file that are part of its identity."""
+
+HASHED_PAGES, PAGE_BYTES = 64, 4096
+"""Number and size of the pages of a source file that are part of its identity."""
 
 
-def through_cache(files: Sequence[Path], options: str, build: Callable[[], Model]) -> Model:
+def cached_model(files: Sequence[Path], options: str, build: Callable[[], Model]) -> Model:
     """Return a model from the cache; if it is not there, build it and add it to the cache.
 
     A cached network is valid only if this version of the package packed it, and every source file
@@ -64,7 +67,7 @@ def through_cache(files: Sequence[Path], options: str, build: Callable[[], Model
         folder = None
     sources = sorted({Path(os.path.realpath(file)) for file in files})
     try:
-        kept = folder is not None and sum(f.stat().st_size for f in sources) >= SMALLEST_BYTES
+        kept = folder is not None and sum(f.stat().st_size for f in sources) >= MIN_CACHED_BYTES
         identity = _identity(sources, options) if kept else ""
     except OSError:  # `build` reports a file that can't be read.
         identity = ""
@@ -79,8 +82,7 @@ def through_cache(files: Sequence[Path], options: str, build: Callable[[], Model
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         exposed = _exposed(folder)
         if exposed:
-            text = f"{folder} {exposed}: no packed networks are kept there"
-            warnings.warn(text, RuntimeWarning, stacklevel=4)
+            warn(f"{folder} {exposed}: no packed networks are kept there")
             return model
         write_packed(path, model, identity)
         # The memory map replaces the copy on the heap, as on every later start.
@@ -121,11 +123,12 @@ def _identity(sources: Sequence[Path], options: str) -> str:
         with source.open("rb", buffering=0) as file:
             found = os.fstat(file.fileno())
             parts.append(f"{source}\n{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}")
-            parts.append(file.read(_HEAD_BYTES))
+            parts.append(file.read(HASHED_PREFIX_BYTES))
             # Whole pages at equal distances, from the first page of the file to the last.
-            for number in range(_SAMPLES):
-                file.seek((found.st_size - 1) * number // (_SAMPLES - 1) // _PAGE * _PAGE)
-                parts.append(file.read(_PAGE))
+            for number in range(HASHED_PAGES):
+                position = (found.st_size - 1) * number // (HASHED_PAGES - 1)
+                file.seek(position // PAGE_BYTES * PAGE_BYTES)
+                parts.append(file.read(PAGE_BYTES))
     return _digest(parts)
 
 

@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from oobleck_stream.checkpoints.json_text import parse_json
 from oobleck_stream.checkpoints.options import Options
 from oobleck_stream.config import OobleckConfig
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.json_text import parse_json
 
 CONFIG_NAMES = ("model_config.json", "config.json")
 """Names of a config file beside the weights: in stable-audio-tools and in diffusers."""
@@ -120,7 +120,7 @@ def _every_field(options: Options) -> _Fields:
             found[field.name] = options.text(field.name, value)
         else:
             found[field.name] = options.integers(field.name, value)
-    options.refuse_others(*found)
+    options.reject_unknown(*found)
     return found
 
 
@@ -130,7 +130,7 @@ def _stable_audio_tools(options: Options) -> _Fields:
     model, scale = options.section("model"), 1.0
     if "pretransform" in model and "decoder" not in model:
         pretransform = model.section("pretransform")
-        if not pretransform.only("type", "autoencoder", None):
+        if not pretransform.require("type", "autoencoder", None):
             return {}
         scale = pretransform.number("scale", 1.0)
         model = pretransform.section("config")
@@ -140,21 +140,21 @@ def _stable_audio_tools(options: Options) -> _Fields:
         kind = inner.text("type", "unknown")
         inner.problems.append(f"{inner.name('type')} = {kind!r} inside it is not supported")
     if "bottleneck" in model:
-        model.section("bottleneck").only("type", "vae", None)
+        model.section("bottleneck").require("type", "vae", None)
     outer = model.section("decoder")
-    if not outer.only("type", "oobleck", None):
+    if not outer.require("type", "oobleck", None):
         # Don't report the options of another type of decoder: their meanings differ.
         return {}
     decoder = outer.section("config")
     # The defaults here are those of stable-audio-tools: without `use_snake` the network has ELUs.
-    decoder.only("use_snake", True, False)
-    decoder.only("antialias_activation", False, False)
-    decoder.only("use_nearest_upsample", False, False)
+    decoder.require("use_snake", True, False)
+    decoder.require("antialias_activation", False, False)
+    decoder.require("use_nearest_upsample", False, False)
     # `soft_clip` is a tanh after the decoder; only a second tanh after `final_tanh` is unsupported.
     final_tanh, soft_clip = decoder.flag("final_tanh", True), outer.flag("soft_clip", False)
     if final_tanh and soft_clip:
         outer.problems.append(f"{outer.name('soft_clip')} after final_tanh is not supported")
-    decoder.refuse_others(
+    decoder.reject_unknown(
         "out_channels",
         "channels",
         "latent_dim",
@@ -179,7 +179,7 @@ def _stable_audio_tools(options: Options) -> _Fields:
 
 def _diffusers(options: Options) -> _Fields:
     """diffusers' AutoencoderOobleck, which always has Snakes and never a final tanh."""
-    options.only("_class_name", "AutoencoderOobleck", "AutoencoderOobleck")
+    options.require("_class_name", "AutoencoderOobleck", "AutoencoderOobleck")
     return {
         "samplerate": options.integer("sampling_rate", 44100),
         "latent_dim": options.integer("decoder_input_channels", 64),
@@ -192,13 +192,13 @@ def _diffusers(options: Options) -> _Fields:
 
 def _cosmos(options: Options) -> _Fields:
     """Cosmos3's audio tokenizer: an Oobleck decoder, and an encoder of another architecture."""
-    options.only("dec_type", "oobleck", "oobleck")
-    options.only("bottleneck_type", "vae", "vae")
+    options.require("dec_type", "oobleck", "oobleck")
+    options.require("bottleneck_type", "vae", "vae")
     if "bottleneck" in options:
-        options.section("bottleneck").only("type", "vae", "vae")
-    options.only("activation", "snakebeta", "snakebeta")
+        options.section("bottleneck").require("type", "vae", "vae")
+    options.require("activation", "snakebeta", "snakebeta")
     for option in ("dec_use_snake", "snake_logscale"):
-        options.only(option, True, True)
+        options.require(option, True, True)
     for option in (
         "dec_final_tanh",
         "dec_use_tanh_at_final",
@@ -206,9 +206,9 @@ def _cosmos(options: Options) -> _Fields:
         "dec_use_nearest_upsample",
         "anti_aliasing",
     ):
-        options.only(option, False, False)
+        options.require(option, False, False)
     for option in ("latent_mean", "latent_std"):
-        options.only(option, None, None)
+        options.require(option, None, None)
     return {
         "samplerate": options.integer("sampling_rate", 48000),
         "latent_dim": options.integer("vocoder_input_dim", 64),

@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 
 from oobleck_stream.checkpoints.configs import CONFIG_NAMES
 from oobleck_stream.checkpoints.opening import PICKLE_SUFFIXES, pickle_hint
-from oobleck_stream.checkpoints.sharded import INDEX_SUFFIX
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.sharded import INDEX_SUFFIX
 
 AUTOENCODER_FOLDERS = ("sound_tokenizer", "vae", ".")
 """Folders of a diffusers pipeline that may contain the audio autoencoder, in order of preference.
@@ -22,7 +22,7 @@ _USUAL_NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 
 
 @dataclass(frozen=True)
-class Choice:
+class CheckpointFiles:
     """The chosen files, as paths relative to the folder.
 
     Parameters
@@ -45,7 +45,7 @@ class Choice:
         return found
 
 
-def choose_files(source: object, names: Collection[str]) -> Choice:
+def choose_files(source: object, names: Collection[str]) -> CheckpointFiles:
     """Choose the weights and the config from a list of files.
 
     Parameters
@@ -65,7 +65,7 @@ def choose_files(source: object, names: Collection[str]) -> Choice:
         weights = _choose_weights(source, sorted(inside))
         if weights is not None:
             config = next((inside[name] for name in CONFIG_NAMES if name in inside), None)
-            return Choice(inside[weights], config)
+            return CheckpointFiles(inside[weights], config)
     pickles = [name for name in sorted(names) if name.endswith(PICKLE_SUFFIXES)]
     if pickles:
         raise CheckpointError(source, f"no .safetensors in it; {pickle_hint(pickles[0])}")
@@ -91,7 +91,7 @@ def _choose_weights(source: object, names: list[str]) -> str | None:
     return candidates[0] if candidates else None
 
 
-def names_in(folder: Path) -> list[str]:
+def list_files(folder: Path) -> list[str]:
     """The files from which `choose_files` can choose, relative to `folder`."""
     found = []
     try:

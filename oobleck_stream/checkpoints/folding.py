@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from oobleck_stream.checkpoints.description import Description
-from oobleck_stream.checkpoints.names import Half
+from oobleck_stream.checkpoints.names import HalfTensors
 from oobleck_stream.checkpoints.weights import StoredParameters, check_tensors
 from oobleck_stream.config import OobleckConfig
 from oobleck_stream.engine.needs import require_affordable
@@ -26,7 +26,7 @@ def fold_decoder(found: Description, source: Path) -> PackedNetwork:
 
 def fold_half(
     source: Path,
-    half: Half,
+    half: HalfTensors,
     layers: Sequence[Layer],
     config: OobleckConfig,
     input_scale: float = 1.0,
@@ -37,7 +37,7 @@ def fold_half(
     ----------
     source : Path
         The checkpoint, for error messages.
-    half : Half
+    half : HalfTensors
     layers : sequence of Layer
     config : OobleckConfig
     input_scale : float

@@ -9,7 +9,7 @@ from oobleck_stream.checkpoints.configs import CONFIG_NAMES
 from oobleck_stream.checkpoints.folder import AUTOENCODER_FOLDERS, choose_files
 from oobleck_stream.errors import CheckpointError
 
-_PATIENCE = 10.0
+_TIMEOUT = 10.0
 """Timeout in seconds of the request that lists the files of a repository."""
 
 
@@ -26,7 +26,7 @@ def fetch(repository: str) -> Path:
     Returns
     -------
     Path
-        A folder with the files, for `names_in` and `choose_files`.
+        A folder with the files, for `list_files` and `choose_files`.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def fetch(repository: str) -> Path:
         ) from None
     try:
         # Not list_repo_files, which takes half a minute to fail without a network.
-        info = huggingface_hub.HfApi().model_info(repository, timeout=_PATIENCE)
+        info = huggingface_hub.HfApi().model_info(repository, timeout=_TIMEOUT)
         choice = choose_files(repository, [file.rfilename for file in info.siblings or ()])
         folder = huggingface_hub.snapshot_download(repository, allow_patterns=choice.patterns)
     except CheckpointError:

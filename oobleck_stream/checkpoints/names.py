@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from oobleck_stream.checkpoints.containers import Container, Tensor
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.tensors import Container, Tensor
 
 KNOWN_PREFIXES = ("pretransform.model.", "model.pretransform.model.", "autoencoder.", "")
 """Known prefixes of ``decoder.``, in order of preference: they decide if a checkpoint has several
@@ -45,7 +45,7 @@ _IN_A_BLOCK = re.compile(
 
 
 @dataclass(frozen=True)
-class Half:
+class HalfTensors:
     """The tensors of a decoder or an encoder in a container.
 
     Parameters
@@ -56,9 +56,9 @@ class Half:
         Tensors by canonical name.
     unknown : tuple of str
         Names in the container that have no canonical name.
-    doubled : tuple of str
+    duplicates : tuple of str
         Names in the container whose canonical name another tensor already has.
-    spelling : mapping of str to str
+    module_names : mapping of str to str
         Canonical name -> name in the container of each module; empty if the container has the
         canonical names.
     """
@@ -66,20 +66,20 @@ class Half:
     prefix: str
     tensors: Mapping[str, Tensor]
     unknown: tuple[str, ...]
-    doubled: tuple[str, ...]
-    spelling: Mapping[str, str]
+    duplicates: tuple[str, ...]
+    module_names: Mapping[str, str]
 
     @property
     def depth(self) -> int:
         """Number of blocks that have at least one tensor."""
         return len({match[1] for match in map(_BLOCK.match, self.tensors) if match})
 
-    def spelled(self, name: str) -> str:
+    def stored_name(self, name: str) -> str:
         """The container's name of a tensor, for messages; the expected name if it is missing."""
         if name in self.tensors:
             return self.tensors[name].name
         module, _, suffix = name.rpartition(".")
-        return f"{self.prefix}{self.spelling.get(module, module)}.{suffix}"
+        return f"{self.prefix}{self.module_names.get(module, module)}.{suffix}"
 
 
 def diffusers_modules(half: str, depth: int) -> dict[str, str]:
@@ -133,29 +133,29 @@ def find_prefix(container: Container) -> tuple[str, list[str]]:
     return chosen, [f"{what} under {chosen!r} were taken, not those under {others}"]
 
 
-def named_half(container: Container, prefix: str, half: str) -> Half:
+def half_tensors(container: Container, prefix: str, half: str) -> HalfTensors:
     """The tensors under ``prefix + half``, renamed; `half` is ``"decoder"`` or ``"encoder"``."""
     start = f"{prefix}{half}."
     mine = [name for name in container.tensors if name.startswith(start)]
-    spelling = _spelling(half, (name[len(prefix) :] for name in mine))
-    canonical_module = {theirs: ours for ours, theirs in spelling.items()}
+    module_names = _module_names(half, (name[len(prefix) :] for name in mine))
+    canonical_module = {theirs: ours for ours, theirs in module_names.items()}
     tensors: dict[str, Tensor] = {}
-    unknown, doubled = [], []
+    unknown, duplicates = [], []
     for name in mine:
         module, suffix = _split(name[len(prefix) :])
-        if not suffix or (spelling and module not in canonical_module):
+        if not suffix or (module_names and module not in canonical_module):
             unknown.append(name)
             continue
         canonical = f"{canonical_module.get(module, module)}.{suffix}"
         if canonical in tensors:
-            doubled.append(name)
+            duplicates.append(name)
         else:
             tensors[canonical] = container.tensors[name]
-    return Half(prefix, tensors, tuple(unknown), tuple(doubled), spelling)
+    return HalfTensors(prefix, tensors, tuple(unknown), tuple(duplicates), module_names)
 
 
-def _spelling(half: str, names: Iterable[str]) -> dict[str, str]:
-    """The `Half.spelling` of a half: diffusers' modules if its names have ``block``, else empty."""
+def _module_names(half: str, names: Iterable[str]) -> dict[str, str]:
+    """Diffusers' name of each module if `names` are diffusers' (with ``block``), else empty."""
     blocks = {name.split(".")[2] for name in names if name.startswith(f"{half}.block.")}
     return diffusers_modules(half, len(blocks)) if blocks else {}
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from oobleck_stream.checkpoints.containers import Container
 from oobleck_stream.checkpoints.protobuf_folder import open_libraries
-from oobleck_stream.checkpoints.safetensors_file import open_safetensors
-from oobleck_stream.checkpoints.sharded import INDEX_SUFFIX, open_sharded
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.flat import is_flat
+from oobleck_stream.formats.safetensors import open_safetensors
+from oobleck_stream.formats.sharded import INDEX_SUFFIX, open_sharded
+from oobleck_stream.formats.tensors import Container
 
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 
@@ -43,15 +44,3 @@ def pickle_hint(name: str) -> str:
         f"{Path(name).suffix} files can hold programs and are not opened here; make it a "
         f".safetensors first: oobleck_stream convert {name} {Path(name).stem}.safetensors"
     )
-
-
-def is_flat(path: Path) -> bool:
-    """Whether a file is a flat file (`oobleck_stream.formats.flat`), which has no magic number: its
-    size must match the number of float32 in its first four bytes.
-    """
-    try:
-        with path.open("rb") as file:
-            count = int.from_bytes(file.read(4), "little", signed=True)
-            return count > 0 and file.seek(0, 2) == 4 + 4 * count
-    except OSError:
-        return False

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-_HUGE = 1e30
-_MOST = 2**31 - 1
+MAX_NUMBER = 1e30
+MAX_INTEGER = 2**31 - 1
 
 
 class Options:
@@ -38,7 +38,7 @@ class Options:
     def __contains__(self, option: str) -> bool:
         return self._values.get(option) is not None
 
-    def _wrong(self, option: str, expected: str) -> None:
+    def _report(self, option: str, expected: str) -> None:
         shown = json.dumps(self._values.get(option))[:80] if option in self else "missing"
         self.problems.append(f"{self.name(option)} is {shown}, {expected} was expected")
 
@@ -46,7 +46,7 @@ class Options:
         """A nested object; empty, with a problem, if it is missing or not an object."""
         values = self._values.get(option)
         if not isinstance(values, dict):
-            self._wrong(option, "an object")
+            self._report(option, "an object")
             values = {}
         return Options(values, self.name(option), self.problems)
 
@@ -54,7 +54,7 @@ class Options:
         """A string; `default` if the option is missing."""
         value = self._values.get(option, default)
         if not isinstance(value, str):
-            self._wrong(option, "a text")
+            self._report(option, "a text")
             return default
         return value
 
@@ -64,8 +64,8 @@ class Options:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         # Not isinstance: a bool is an int in Python.
-        if type(value) is not int or not 1 <= value <= _MOST:
-            self._wrong(option, "a whole number from 1")
+        if type(value) is not int or not 1 <= value <= MAX_INTEGER:
+            self._report(option, "a whole number from 1")
             return 1
         return value
 
@@ -73,18 +73,19 @@ class Options:
         """A non-empty list of whole numbers from 1; `default` if the option is missing."""
         values = self._values.get(option, default)
         if not isinstance(values, (list, tuple)) or not values:
-            self._wrong(option, "a list of whole numbers")
+            self._report(option, "a list of whole numbers")
             return default
-        if any(type(value) is not int or not 1 <= value <= _MOST for value in values):
-            self._wrong(option, "a list of whole numbers from 1")
+        if any(type(value) is not int or not 1 <= value <= MAX_INTEGER for value in values):
+            self._report(option, "a list of whole numbers from 1")
             return default
         return tuple(values)
 
     def number(self, option: str, default: float, zero: bool = False) -> float:
         """A number below 1e30 in magnitude, 0 only if `zero` is true; `default` if missing."""
         value = self._values.get(option, default)
-        if type(value) not in (int, float) or not (0 < abs(value) < _HUGE or (zero and value == 0)):
-            self._wrong(option, "a number" if zero else "a number that is not 0")
+        real = type(value) in (int, float)
+        if not real or not (0 < abs(value) < MAX_NUMBER or (zero and value == 0)):
+            self._report(option, "a number" if zero else "a number that is not 0")
             return default
         return float(value)
 
@@ -92,11 +93,11 @@ class Options:
         """A Boolean; `default` if the option is missing."""
         value = self._values.get(option, default)
         if not isinstance(value, bool):
-            self._wrong(option, "true or false")
+            self._report(option, "true or false")
             return default
         return value
 
-    def only(self, option: str, supported: object, default: object) -> bool:
+    def require(self, option: str, supported: object, default: object) -> bool:
         """Whether an option has its only supported value; if not, report a problem.
 
         Parameters
@@ -118,7 +119,7 @@ class Options:
         )
         return False
 
-    def refuse_others(self, *known: str) -> None:
+    def reject_unknown(self, *known: str) -> None:
         """Report every option outside `known` as a problem, since it may change the sound."""
         for option in self._values:
             if option not in known:

@@ -18,28 +18,23 @@ import numpy as np
 
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checkpoints.configs import config_from_fields
-from oobleck_stream.checkpoints.containers import Container, Tensor
-from oobleck_stream.checkpoints.json_text import parse_json
-from oobleck_stream.checkpoints.safetensors_writer import write_header
 from oobleck_stream.engine.needs import require_affordable
 from oobleck_stream.engine.packed import PackedNetwork
 from oobleck_stream.errors import CheckpointError
 from oobleck_stream.formats.atomic import atomic_file
+from oobleck_stream.formats.json_text import parse_json
+from oobleck_stream.formats.safetensors import write_header
+from oobleck_stream.formats.tensors import PACKED, Container, Tensor
 from oobleck_stream.model import Model
 from oobleck_stream.network import decoder_layers
 
-FORMAT = "oobleck_stream packed 2"
+FORMAT = f"{PACKED} 2"
 """The version of the format; changes with the order of the parameters or with the metadata."""
 
 PACKED_SUFFIX = ".packed.safetensors"
 
 _TENSOR = "packed"
 _ALIGNMENT = 4096
-
-
-def is_packed(container: Container) -> bool:
-    """Whether a container is a packed file, of any version of the format."""
-    return container.metadata.get("format", "").startswith("oobleck_stream packed")
 
 
 def write_packed(path: Path, model: Model, source: str = "") -> None:

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from oobleck_stream.checkpoints.configs import CONFIG_NAMES
-from oobleck_stream.checkpoints.containers import Container, FloatingArray, Tensor, shape_text
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.dtypes import FloatingArray
+from oobleck_stream.formats.tensors import MAX_DIMENSIONS, Container, Tensor, shape_text
 
 if TYPE_CHECKING:
     from oobleck_stream.checkpoints.weights_pb2 import CollectionData, CollectionLibraryData
@@ -37,7 +38,6 @@ MAX_TENSORS = 100_000
 """Maximum tensors in a library. They are counted before parsing, because an empty entry has 2 bytes
 in the file but takes 60 when parsed."""
 
-_MOST_DIMENSIONS = 32  # NumPy's maximum before version 2.
 _WIRE_VARINT, _WIRE_BYTES, _WIRE_FIXED = 0, 2, {1: 8, 5: 4}
 _VARINT_BYTES = 10
 _START = re.compile(rb"\n[\x80-\xff]{0,9}[\x00-\x7f][\n\x12]")
@@ -75,14 +75,15 @@ def open_libraries(folder: Path) -> Container:
     """
     parser, files = _Parser(folder), _files(folder)
     tensors: dict[str, Tensor] = {}
-    homes: dict[str, Path] = {}
+    files_by_name: dict[str, Path] = {}
     for path in files:
-        for place, (name, shape, dtype) in enumerate(_index(path, parser.parsed(path))):
+        for position, (name, shape, dtype) in enumerate(_index(path, parser.parsed(path))):
             if name in tensors:
-                both = "twice" if homes[name] == path else f"also in {homes[name].name}"
-                raise CheckpointError(path, f"{name} is there {both}")
-            read = functools.partial(_read, parser, path, place, name, shape)
-            tensors[name], homes[name] = Tensor(name, shape, dtype, read), path
+                first = files_by_name[name]
+                where = "twice in it" if first == path else f"in {first.name} too"
+                raise CheckpointError(path, f"{name} is {where}")
+            read = functools.partial(_read, parser, path, position, name, shape)
+            tensors[name], files_by_name[name] = Tensor(name, shape, dtype, read), path
     return Container(folder, tensors, {}, files)
 
 
@@ -146,33 +147,33 @@ def _has_more_fields(data: bytes, count: int) -> bool:
 
     Malformed data may be miscounted; the parser rejects them afterwards.
     """
-    place = fields = 0
-    while place < len(data) and fields <= count:
+    position = fields = 0
+    while position < len(data) and fields <= count:
         # The low three bits of a tag are the wire type, which determines the length of the field.
-        tag, place = _varint(data, place)
+        tag, position = _varint(data, position)
         if tag & 7 == _WIRE_VARINT:
-            _, place = _varint(data, place)
+            _, position = _varint(data, position)
         elif tag & 7 == _WIRE_BYTES:
-            size, place = _varint(data, place)
-            place += size
+            size, position = _varint(data, position)
+            position += size
         else:
-            place += _WIRE_FIXED.get(tag & 7, 0)
+            position += _WIRE_FIXED.get(tag & 7, 0)
         fields += 1
     return fields > count
 
 
-def _varint(data: bytes, place: int) -> tuple[int, int]:
+def _varint(data: bytes, position: int) -> tuple[int, int]:
     """Decode the varint at an offset; returns its value and the offset after it.
 
     A varint has 7 bits of the value in each byte, low bits first; the high bit of a byte is set if
     another byte follows. Truncated data yield an offset past the end.
     """
     value = 0
-    for shift, byte in enumerate(data[place : place + _VARINT_BYTES]):
+    for shift, byte in enumerate(data[position : position + _VARINT_BYTES]):
         value |= (byte & 0x7F) << 7 * shift
         if byte < 0x80:
-            return value, place + shift + 1
-    return value, place + _VARINT_BYTES
+            return value, position + shift + 1
+    return value, position + _VARINT_BYTES
 
 
 def _index(
@@ -181,12 +182,12 @@ def _index(
     """Name, shape and dtype of each tensor in a library, in order; raises if one is damaged."""
     if not library.collections:
         raise CheckpointError(path, "not a protobuf library of weights: no tensors in it")
-    for place, entry in enumerate(library.collections):
+    for position, entry in enumerate(library.collections):
         name, dims = entry.key, entry.collection.traversal_policy.dims
         if not name:
-            raise CheckpointError(path, f"damaged: its tensor number {place} has no name")
-        if len(dims) > _MOST_DIMENSIONS or any(size < 0 for size in dims):
-            shown = ", ".join(map(str, dims[:_MOST_DIMENSIONS]))
+            raise CheckpointError(path, f"damaged: its tensor number {position} has no name")
+        if len(dims) > MAX_DIMENSIONS or any(size < 0 for size in dims):
+            shown = ", ".join(map(str, dims[:MAX_DIMENSIONS]))
             raise CheckpointError(path, f"damaged: {name} has a shape that can't be: {shown}")
         shape = tuple(dims)
         dtype, count = _numbers_of(entry.collection)
@@ -206,13 +207,13 @@ def _numbers_of(collection: CollectionData) -> tuple[str, int]:
 
 
 def _read(
-    parser: _Parser, path: Path, place: int, name: str, shape: tuple[int, ...]
+    parser: _Parser, path: Path, position: int, name: str, shape: tuple[int, ...]
 ) -> FloatingArray:
     """The values of a tensor; the file must still match the index from `open_libraries`."""
     entries = parser.parsed(path).collections
-    if place >= len(entries) or entries[place].key != name:
+    if position >= len(entries) or entries[position].key != name:
         raise CheckpointError(path, "was changed while it was read")
-    collection = entries[place].collection
+    collection = entries[position].collection
     dtype, count = _numbers_of(collection)
     if count != math.prod(shape):
         raise CheckpointError(path, "was changed while it was read")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from oobleck_stream.checkpoints.containers import shape_text
-from oobleck_stream.checkpoints.names import Half
+from oobleck_stream.checkpoints.names import HalfTensors
 from oobleck_stream.config import PRESETS, OobleckConfig
+from oobleck_stream.formats.tensors import shape_text
 
 ASSUMED_SAMPLERATE = 44100
 """Sample rate in Hz if neither a config nor a preset supplies one."""
@@ -37,12 +37,14 @@ class Geometry:
         return found
 
 
-def read_geometry(half: Half, kernel_per_stride: int, problems: list[str]) -> Geometry | None:
+def read_geometry(
+    half: HalfTensors, kernel_per_stride: int, problems: list[str]
+) -> Geometry | None:
     """Infer the geometry of a decoder; None if its shapes are not those of an Oobleck decoder.
 
     Parameters
     ----------
-    half : Half
+    half : HalfTensors
         The decoder's tensors.
     kernel_per_stride : int
         Kernel of a transposed convolution as a multiple of its stride.
@@ -76,7 +78,9 @@ def read_geometry(half: Half, kernel_per_stride: int, problems: list[str]) -> Ge
     return Geometry(first[1], last[0], widths[0], multiples, tuple(strides))
 
 
-def _weight_shape(half: Half, module: str, problems: list[str]) -> tuple[int, int, int] | None:
+def _weight_shape(
+    half: HalfTensors, module: str, problems: list[str]
+) -> tuple[int, int, int] | None:
     """The shape of a convolution's weight, with or without weight norm; None after a problem."""
     for suffix in ("weight_v", "weight"):
         tensor = half.tensors.get(f"{module}.{suffix}")
@@ -89,7 +93,9 @@ def _weight_shape(half: Half, module: str, problems: list[str]) -> tuple[int, in
             )
             return None
         return tensor.shape[0], tensor.shape[1], tensor.shape[2]
-    problems.append(f"{half.spelled(f'{module}.weight')} is missing (or its weight_g and weight_v)")
+    problems.append(
+        f"{half.stored_name(f'{module}.weight')} is missing (or its weight_g and weight_v)"
+    )
     return None
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
-from oobleck_stream.checkpoints.containers import Container, FloatingArray, Tensor
 from oobleck_stream.config import OobleckConfig
 from oobleck_stream.engine.packed import PackedNetwork, unpack_layer
+from oobleck_stream.formats.dtypes import FloatingArray
+from oobleck_stream.formats.tensors import Container, Tensor
 
 NOTES = (
     "the weight norm was folded when the network was packed, and stays so",

@@ -7,16 +7,17 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
-from oobleck_stream.checkpoints.containers import FLOAT_DTYPES, FloatingArray, Tensor, shape_text
-from oobleck_stream.checkpoints.names import Half
+from oobleck_stream.checkpoints.names import HalfTensors
 from oobleck_stream.config import OobleckConfig
+from oobleck_stream.formats.dtypes import FLOATS, FloatingArray
+from oobleck_stream.formats.tensors import Tensor, shape_text
 from oobleck_stream.network import Layer
 from oobleck_stream.parameters import fold_snake, fold_weight_norm
 
 _Shapes = tuple[tuple[int, ...], ...]
 
 
-def check_tensors(half: Half, layers: Sequence[Layer]) -> list[str]:
+def check_tensors(half: HalfTensors, layers: Sequence[Layer]) -> list[str]:
     """A sentence for each tensor that is missing or unexpected, or has a wrong shape or dtype.
 
     No values are read.
@@ -29,18 +30,18 @@ def check_tensors(half: Half, layers: Sequence[Layer]) -> list[str]:
             tensor = half.tensors.get(name)
             wanted = " or ".join(map(shape_text, shapes))
             if tensor is None:
-                problems.append(f"{half.spelled(name)} ({wanted}) is missing")
+                problems.append(f"{half.stored_name(name)} ({wanted}) is missing")
             elif tensor.shape not in shapes:
                 problems.append(f"{tensor.name} is {shape_text(tensor.shape)}, not {wanted}")
-            elif tensor.dtype not in FLOAT_DTYPES:
-                problems.append(f"{tensor.name} is {tensor.dtype}, not {', '.join(FLOAT_DTYPES)}")
+            elif tensor.dtype not in FLOATS:
+                problems.append(f"{tensor.name} is {tensor.dtype}, not {', '.join(FLOATS)}")
     extra = [tensor.name for name, tensor in half.tensors.items() if name not in expected]
     problems += [f"{name} is unexpected" for name in (*extra, *half.unknown)]
-    problems += [f"{name} is there twice, under two namings" for name in half.doubled]
+    problems += [f"{name} occurs twice, under two names" for name in half.duplicates]
     return problems
 
 
-def expected_tensors(half: Half, layer: Layer) -> Iterator[tuple[str, _Shapes]]:
+def expected_tensors(half: HalfTensors, layer: Layer) -> Iterator[tuple[str, _Shapes]]:
     """Canonical name and permitted shapes of each tensor of a layer.
 
     A weight is expected either as it is or as the magnitude and direction of weight norm
@@ -71,7 +72,7 @@ class StoredParameters:
 
     Parameters
     ----------
-    half : Half
+    half : HalfTensors
         A decoder or an encoder in which `check_tensors` finds no problem.
     config : OobleckConfig
 
@@ -81,7 +82,7 @@ class StoredParameters:
         A sentence for each tensor read so far that has non-finite values, or folds to such.
     """
 
-    def __init__(self, half: Half, config: OobleckConfig) -> None:
+    def __init__(self, half: HalfTensors, config: OobleckConfig) -> None:
         self._half = half
         self._config = config
         self.problems: list[str] = []

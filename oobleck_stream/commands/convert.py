@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 MAX_SHOWN = 8
 """Maximum number of dropped tensors that are listed by name. More tensors are listed by group."""
 
-DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
@@ -53,7 +52,7 @@ def _size(context: click.Context, parameter: click.Parameter, value: str | None)
 )
 @click.option(
     "--dtype",
-    type=click.Choice(["keep", *DTYPES]),
+    type=click.Choice(["keep", "float32", "float16", "bfloat16"]),
     help="dtype of the stored weights. [default: keep]",
 )
 @config_option
@@ -82,14 +81,14 @@ def convert(
     TARGET is one of
 
     \b
-      NAME.safetensors all tensors, with the config in the metadata NAME.packed.safetensors only the
-      decoder, packed for the kernels NAME.safetensors.index.json an index, and shards beside it
-      FOLDER a folder in the format of --to
+      NAME.safetensors             all tensors, with the config in the metadata
+      NAME.packed.safetensors      only the decoder, packed for the kernels
+      NAME.safetensors.index.json  an index, and shards beside it
+      FOLDER                       a folder in the format of --to
 
     The command prints which tensors were kept, dropped and renamed. Without options, TARGET and
     SOURCE decode latents to bit-identical audio.
     """
-    from oobleck_stream.checkpoints.stored_numbers import stored_bytes
     from oobleck_stream.config import PRESETS
     from oobleck_stream.conversion.planning import plan_conversion
     from oobleck_stream.conversion.targets import target_of
@@ -103,7 +102,7 @@ def convert(
     network = None if config is None else PRESETS[config]
     conversion = plan_conversion(*open_checkpoint(source, network), options)
     writing = Writing(destination, shard_size or SHARD_BYTES, force, source)
-    _write(conversion, writing, sum(map(stored_bytes, conversion.tensors)))
+    _write(conversion, writing, sum(tensor.size_in_bytes for tensor in conversion.tensors))
     facts = _facts(conversion, writing)
     click.echo(json.dumps(facts) if as_json else "\n".join(_lines(facts)))
 
@@ -116,6 +115,7 @@ def _options(
 ) -> ConversionOptions:
     """Return the conversion's options; raise `click.UsageError` if they don't suit the target."""
     from oobleck_stream.conversion.planning import ConversionOptions
+    from oobleck_stream.formats.dtypes import code_of
 
     encoder = None if half is None else half == "both"
     if target.kind == "packed":
@@ -131,7 +131,7 @@ def _options(
     return ConversionOptions(
         encoder=encoder,
         weight_norm=weight_norm or "keep",
-        dtype=DTYPES.get(dtype or "keep"),
+        dtype=code_of(dtype or "keep"),
         naming="diffusers" if target.kind == "diffusers" else "stable-audio-tools",
         widen=target.kind == "protobuf",
     )
@@ -149,17 +149,17 @@ def _write(conversion: Conversion, writing: Writing, size: int) -> None:
 
 def _facts(conversion: Conversion, writing: Writing) -> dict[str, Any]:
     """Return the facts about the conversion for --json."""
-    from oobleck_stream.checkpoints.stored_numbers import DTYPE_BYTES, DTYPE_NAMES
-    from oobleck_stream.conversion.writing import missed_by_others
+    from oobleck_stream.conversion.writing import missing_for_library
+    from oobleck_stream.formats.dtypes import BITS, FLOATS
 
     packed = writing.target.kind == "packed"
     numbers = {}
     for (before, after), count in conversion.dtypes.items():
         after = "F32" if packed else after
-        rule = DTYPE_NAMES[before]
+        rule = FLOATS[before].name
         if after != before:
-            rounded = DTYPE_BYTES[after] <= DTYPE_BYTES[before]
-            rule += f" -> {DTYPE_NAMES[after]}" + (" (rounded)" if rounded else "")
+            rounded = BITS[after] <= BITS[before]
+            rule += f" -> {FLOATS[after].name}" + (" (rounded)" if rounded else "")
         numbers[rule] = count
     return {
         "target": str(writing.target.path),
@@ -168,7 +168,7 @@ def _facts(conversion: Conversion, writing: Writing) -> dict[str, Any]:
         "numbers": numbers,
         "dropped": conversion.dropped,
         "renamed": () if packed else conversion.renamed,
-        "notes": (*conversion.notes, *missed_by_others(conversion, writing.target)),
+        "notes": (*conversion.notes, *missing_for_library(conversion, writing.target)),
     }
 
 

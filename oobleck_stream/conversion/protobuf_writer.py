@@ -7,12 +7,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oobleck_stream.checkpoints.containers import Tensor
 from oobleck_stream.checkpoints.protobuf_folder import NO_PROTOBUF, SUFFIX
-from oobleck_stream.checkpoints.safetensors_writer import Advance
-from oobleck_stream.checkpoints.stored_numbers import stored_bytes, stored_numbers
 from oobleck_stream.errors import CheckpointError
 from oobleck_stream.formats.atomic import new_file
+from oobleck_stream.formats.safetensors import Advance
+from oobleck_stream.formats.tensors import Tensor
 
 if TYPE_CHECKING:
     from oobleck_stream.checkpoints.weights_pb2 import CollectionLibraryData
@@ -41,12 +40,12 @@ def write_libraries(
     OSError
         If a file can't be written.
     ValueError
-        As from `stored_numbers`, or if a tensor is too large for protobuf.
+        As from `Tensor.read_stored`, or if a tensor is too large for protobuf.
     """
     number, room = 0, 0
     with ExitStack() as stack:
         for tensor in tensors:
-            needed = stored_bytes(tensor)
+            needed = tensor.size_in_bytes
             if needed > MAX_TENSOR_BYTES:
                 raise ValueError(f"{tensor.name} is too large for protobuf")
             if number == 0 or needed > room:
@@ -74,7 +73,7 @@ def _library(tensor: Tensor) -> CollectionLibraryData:
     library = CollectionLibraryData()
     entry = library.collections.add(key=tensor.name)
     entry.collection.traversal_policy.dims.extend(tensor.shape)
-    stored = stored_numbers(tensor).ravel()
+    stored = tensor.read_stored().ravel()
     numbers = entry.collection.data if tensor.dtype == "F64" else entry.collection.data_32
     for first in range(0, len(stored), _BLOCK):
         # Python numbers: protobuf takes ten times as long for NumPy's. In blocks, as they are big.

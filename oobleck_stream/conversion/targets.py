@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from oobleck_stream.checkpoints.json_text import parse_json, read_text
 from oobleck_stream.checkpoints.packed_file import PACKED_SUFFIX
-from oobleck_stream.checkpoints.sharded import INDEX_SUFFIX
 from oobleck_stream.errors import CheckpointError
 from oobleck_stream.formats.atomic import (
     atomic_file,
@@ -21,6 +19,8 @@ from oobleck_stream.formats.atomic import (
     sync_file,
     sync_folder,
 )
+from oobleck_stream.formats.json_text import parse_json, read_text
+from oobleck_stream.formats.sharded import INDEX_SUFFIX
 
 Kind = Literal["safetensors", "packed", "sharded", "diffusers", "stable-audio-tools", "protobuf"]
 
@@ -142,7 +142,7 @@ def _check_folder(target: Target, force: bool) -> None:
 
 
 @contextmanager
-def replaced_shards(
+def atomic_shards(
     index: Path, shards: Sequence[str], sources: Sequence[Path]
 ) -> Iterator[tuple[Path, BinaryIO]]:
     """Write shards and their index, which replace the old ones at the end of the block.
@@ -173,20 +173,20 @@ def replaced_shards(
     OSError
         If they can't be written.
     """
-    place = index.absolute().parent
-    with atomic_file(index) as index_file, private_folder(place / index.name) as folder:
+    parent = index.absolute().parent
+    with atomic_file(index) as index_file, private_folder(parent / index.name) as folder:
         yield folder, index_file
         sync_file(index_file)
         originals = {os.path.realpath(source) for source in sources}
         stale = _shards_named_in(index) - set(shards)
         file_destination(index).unlink(missing_ok=True)
-        sync_folder(place)
+        sync_folder(parent)
         for name in shards:
-            os.replace(folder / name, place / name)
+            os.replace(folder / name, parent / name)
         for name in stale:
-            if os.path.realpath(place / name) not in originals:
-                (place / name).unlink(missing_ok=True)
-        sync_folder(place)
+            if os.path.realpath(parent / name) not in originals:
+                (parent / name).unlink(missing_ok=True)
+        sync_folder(parent)
 
 
 def _shards_named_in(index: Path) -> set[str]:
@@ -194,9 +194,9 @@ def _shards_named_in(index: Path) -> set[str]:
     if not index.name.endswith(INDEX_SUFFIX) or not index.is_file():
         return set()
     try:
-        places = parse_json(index, read_text(index))["weight_map"].values()
+        names = parse_json(index, read_text(index))["weight_map"].values()
     except (CheckpointError, AttributeError, KeyError, TypeError):
         return set()
     stem = re.escape(index.name.removesuffix(INDEX_SUFFIX))
     shard = re.compile(rf"{stem}-\d+-of-\d+\.safetensors")
-    return {name for name in places if isinstance(name, str) and shard.fullmatch(name)}
+    return {name for name in names if isinstance(name, str) and shard.fullmatch(name)}

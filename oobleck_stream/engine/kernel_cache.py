@@ -30,7 +30,7 @@ from oobleck_stream.engine.kernel_entries import (
     read_entry,
     write_entry,
 )
-from oobleck_stream.engine.warning import warn_once
+from oobleck_stream.warning import warn_once
 
 SETTINGS = (
     "OPT",

@@ -15,15 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from oobleck_stream.arrays import FloatArray
-from oobleck_stream.checkpoints.containers import FLOAT_DTYPES
-from oobleck_stream.checkpoints.packed_file import is_packed
-from oobleck_stream.checkpoints.safetensors_file import open_safetensors
 from oobleck_stream.checks import CHECK_FRAMES, checked_frames
 from oobleck_stream.errors import CheckpointError, InputError
 from oobleck_stream.files import axis_order
 from oobleck_stream.files.axis_order import AxisOrder
 from oobleck_stream.formats import flat
+from oobleck_stream.formats.dtypes import FLOATS
 from oobleck_stream.formats.npy import Header, cut_off, read_header, read_numbers
+from oobleck_stream.formats.safetensors import open_safetensors
+from oobleck_stream.formats.tensors import is_packed
 
 SUFFIXES = (".npy", ".npz", ".safetensors", flat.SUFFIX)
 MAX_SHOWN = 4
@@ -250,7 +250,7 @@ def _read_safetensors(path: Path) -> LatentFile:
             f"the tensors are: {found}"
         )
     tensor = tensors[names[0]]
-    if tensor.dtype not in FLOAT_DTYPES:
+    if tensor.dtype not in FLOATS:
         raise InputError(
             f"{path}: an array of floats was expected, {tensor.name} is {tensor.dtype}"
         )

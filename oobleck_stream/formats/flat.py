@@ -22,6 +22,16 @@ MAX_NUMBERS = 2**31 - 1
 """The largest int32."""
 
 
+def is_flat(path: Path) -> bool:
+    """Whether a file is a flat file: without a magic number, its size must match its count."""
+    try:
+        with path.open("rb") as file:
+            count = int.from_bytes(file.read(COUNT.itemsize), "little", signed=True)
+            return count > 0 and file.seek(0, 2) == COUNT.itemsize + NUMBER.itemsize * count
+    except OSError:
+        return False
+
+
 def read_flat(path: str | Path) -> FloatArray:
     """Read the numbers of a flat file.
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from numpy.lib import format as npy_format
 
 from oobleck_stream.errors import InputError
+from oobleck_stream.formats.tensors import MAX_DIMENSIONS
 from oobleck_stream.memory import memory_shortage
 
 MAGIC = npy_format.MAGIC_PREFIX
@@ -24,8 +25,6 @@ _LENGTH_BYTES = {b"\1\0": 2, b"\2\0": 4, b"\3\0": 4}
 
 _MAX_HEADER_BYTES = 10_000
 """Maximum length of a header. NumPy refuses longer headers too."""
-
-_MAX_DIMENSIONS = 32
 
 _PIECE = 1 << 16
 """Number of bytes that are read at a time."""
@@ -105,7 +104,7 @@ def read_header(stream: Readable, name: str) -> Header:
     if dtype.hasobject:
         raise InputError(f"{name}: holds pickled objects; an array of real numbers was expected")
     require_real(dtype, name)
-    if len(shape) > _MAX_DIMENSIONS or any(type(axis) is not int or axis < 0 for axis in shape):
+    if len(shape) > MAX_DIMENSIONS or any(type(axis) is not int or axis < 0 for axis in shape):
         raise InputError(f"{name}: damaged: its header has an impossible shape")
     if math.prod(max(axis, 1) for axis in shape) * dtype.itemsize >= 2**63:
         raise InputError(f"{name}: damaged: its header has an impossible shape")

@@ -9,12 +9,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from oobleck_stream.checkpoints.names import Half as StoredHalf
-from oobleck_stream.checkpoints.names import find_prefix, named_half
+from oobleck_stream.checkpoints.names import HalfTensors, find_prefix, half_tensors
 from oobleck_stream.checkpoints.opening import open_container
-from oobleck_stream.checkpoints.packed_file import is_packed
 from oobleck_stream.config import OobleckConfig
 from oobleck_stream.engine.packed import PackedNetwork, unpack_layer
+from oobleck_stream.formats.tensors import is_packed
 from oobleck_stream.loading import find_files, is_random
 from oobleck_stream.model import Model
 from oobleck_stream.network import Layer
@@ -47,7 +46,7 @@ def tensors_for_peer(source: str, model: Model, half: Half) -> tuple[Tensors, bo
     return stored_tensors(found, network.layers, model.config), True
 
 
-def _stored_half(source: str, half: Half) -> StoredHalf | None:
+def _stored_half(source: str, half: Half) -> HalfTensors | None:
     """Open the tensors of a decoder or encoder; return None if the source stores no tensors."""
     if is_random(source):
         return None
@@ -55,17 +54,17 @@ def _stored_half(source: str, half: Half) -> StoredHalf | None:
     if is_packed(container):
         return None
     prefix, _ = find_prefix(container)
-    return named_half(container, prefix, half)
+    return half_tensors(container, prefix, half)
 
 
 def stored_tensors(
-    half: StoredHalf, layers: Sequence[Layer], config: OobleckConfig
+    half: HalfTensors, layers: Sequence[Layer], config: OobleckConfig
 ) -> Iterator[tuple[Layer, LayerTensors]]:
     """Read and yield the tensors of a checkpoint, layer by layer.
 
     Parameters
     ----------
-    half : StoredHalf
+    half : HalfTensors
         A decoder or an encoder that was loaded without errors.
     layers : sequence of Layer
         The layers of that half.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from oobleck_stream.engine.cuda.library import SIMULATED, checked, cuda
-from oobleck_stream.engine.warning import warn_once
+from oobleck_stream.warning import warn_once
 
 
 class CapturedGraph:
@@ -55,7 +55,7 @@ def capture(cuda_stream: Any, launch: Callable[[], None]) -> CapturedGraph | Non
             driver.cuGraphDestroy(graph)
     except Exception as error:
         # Launching the kernels one by one either works or raises an error of its own.
-        warn_once(f"CUDA launches are slower here, as they can't be recorded: {error}", 2)
+        warn_once(f"CUDA launches are slower here, as they can't be recorded: {error}")
         return None
     return CapturedGraph(executable)
 

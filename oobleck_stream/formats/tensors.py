@@ -1,16 +1,22 @@
-"""Containers of named tensors: opening one parses its index; each tensor is read on demand."""
+"""Named tensors in files: opening a container parses its index; each tensor is read on demand."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-FloatingArray = npt.NDArray[np.floating[Any]]
+from oobleck_stream.formats.dtypes import BITS, FloatingArray, to_stored
+
+PACKED = "oobleck_stream packed"
+"""The start of ``format`` in the metadata of a packed network, of any version."""
+
+MAX_DIMENSIONS = 32
+"""NumPy's maximum before version 2."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +31,33 @@ class Tensor:
     dtype : str
         The name of the dtype in safetensors (``"F32"``, ``"BF16"``, ...).
     read : callable
-        Returns the values as a float array. Call it only if `dtype` is one of `FLOAT_DTYPES`.
+        Returns the values as a float array. Call it only if `dtype` is one of `dtypes.FLOATS`.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     read: Callable[[], FloatingArray] = field(repr=False)
+
+    @property
+    def size_in_bytes(self) -> int:
+        """Size in a file."""
+        return math.prod(self.shape) * BITS[self.dtype] // 8
+
+    def read_stored(self) -> npt.NDArray[Any]:
+        """Read the values and round them to `dtype`, which may differ from that of `read`.
+
+        Returns
+        -------
+        array of the tensor's shape, C-contiguous
+            As in a file; the bits as uint16 for bfloat16.
+
+        Raises
+        ------
+        ValueError
+            If a value is not finite, or overflows in `dtype`; names the tensor.
+        """
+        return to_stored(self.read().reshape(self.shape), self.dtype, self.name)
 
 
 @dataclass(frozen=True)
@@ -54,7 +80,9 @@ class Container:
     files: tuple[Path, ...]
 
 
-FLOAT_DTYPES = ("F16", "BF16", "F32", "F64")
+def is_packed(container: Container) -> bool:
+    """Whether a container is a packed network, of any version of the format."""
+    return container.metadata.get("format", "").startswith(PACKED)
 
 
 def shape_text(shape: tuple[int, ...]) -> str:

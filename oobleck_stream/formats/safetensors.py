@@ -1,8 +1,9 @@
-"""Safetensors files as memory maps: only the requested tensors are read from the disk.
+"""Safetensors files: opened as memory maps, and written one tensor at a time.
 
 The format is described at https://github.com/huggingface/safetensors#format: the length of the
 header (uint64, little-endian), the header (JSON), and the values of the tensors. The safetensors
-library is not used, because its NumPy reader doesn't support bfloat16.
+library is not used, because its NumPy reader doesn't support bfloat16, and its writer needs all
+tensors in memory.
 """
 
 from __future__ import annotations
@@ -10,31 +11,23 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from oobleck_stream.checkpoints.containers import Container, FloatingArray, Tensor, shape_text
-from oobleck_stream.checkpoints.json_text import MAX_JSON_BYTES
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.dtypes import BITS, FloatingArray, from_stored
+from oobleck_stream.formats.json_text import MAX_JSON_BYTES
+from oobleck_stream.formats.tensors import MAX_DIMENSIONS, Container, Tensor, shape_text
+
+Advance = Callable[[int], object]
+"""A progress callback, called with the number of bytes just completed."""
 
 _LENGTH_BYTES = 8
-_MOST_DIMENSIONS = 32  # NumPy's maximum before version 2.
 _GIT_LFS = b"version https://git-lfs"
-# The dtypes that are read. NumPy has no bfloat16, so its bits are read as uint16.
-_NUMPY = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
-# Every dtype of the format: the sizes in the header are checked for tensors that are not read, too.
-_BITS = {
-    **dict.fromkeys(("F4",), 4),
-    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
-    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 8),
-    **dict.fromkeys(("F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
-    **dict.fromkeys(("F16", "BF16", "U16", "I16"), 16),
-    **dict.fromkeys(("F32", "U32", "I32"), 32),
-    **dict.fromkeys(("F64", "U64", "I64", "C64"), 64),
-}
 
 
 def open_safetensors(path: Path) -> Container:
@@ -82,12 +75,7 @@ def open_safetensors(path: Path) -> Container:
 
 
 def _read(data: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> FloatingArray:
-    """Interpret the bytes of a tensor as an array; bfloat16 is converted to float32."""
-    numbers = data.view(_NUMPY[dtype])
-    if dtype == "BF16":
-        # A bfloat16 is the upper half of a float32, so the conversion is exact.
-        numbers = (numbers.astype("<u4") << 16).view("<f4")
-    return numbers.reshape(shape)
+    return from_stored(data, dtype).reshape(shape)
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -124,7 +112,7 @@ def _checked_entry(path: Path, name: str, entry: Any) -> tuple[tuple[int, ...], 
     begin, end = offsets
     if begin > end:
         raise CheckpointError(path, f"damaged: {name} ends before it begins")
-    if dtype in _BITS and math.prod(shape) * _BITS[dtype] != (end - begin) * 8:
+    if dtype in BITS and math.prod(shape) * BITS[dtype] != (end - begin) * 8:
         raise CheckpointError(
             path,
             f"damaged: {name} ({dtype}, {shape_text(shape)}) can't be the {end - begin} bytes "
@@ -135,7 +123,7 @@ def _checked_entry(path: Path, name: str, entry: Any) -> tuple[tuple[int, ...], 
 
 def _counts(values: Any) -> tuple[int, ...] | None:
     """A JSON list as a tuple, if it has at most 32 integers from 0 to 2**63 - 1; else None."""
-    if not isinstance(values, list) or len(values) > _MOST_DIMENSIONS:
+    if not isinstance(values, list) or len(values) > MAX_DIMENSIONS:
         return None
     if not all(type(value) is int and 0 <= value < 2**63 for value in values):
         return None
@@ -154,3 +142,52 @@ def _check_spans(path: Path, spans: list[tuple[int, int, str]], size: int) -> No
         raise CheckpointError(path, f"cut short: {reached} bytes of tensors expected, {size} there")
     if reached < size:
         raise CheckpointError(path, f"damaged: {size - reached} bytes after the last tensor")
+
+
+def write_header(
+    file: BinaryIO, tensors: Sequence[Tensor], metadata: Mapping[str, str], alignment: int = 8
+) -> None:
+    """Write the length and the header; the values then start at a multiple of `alignment` bytes."""
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for tensor in tensors:
+        begin, end = end, end + tensor.size_in_bytes
+        header[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header).encode()
+    # The format permits spaces after the JSON, as padding.
+    text += b" " * (-(len(text) + 8) % alignment)
+    file.write(len(text).to_bytes(8, "little") + text)
+
+
+def write_safetensors(
+    file: BinaryIO, tensors: Sequence[Tensor], metadata: Mapping[str, str], advance: Advance
+) -> None:
+    """Write a safetensors file.
+
+    Parameters
+    ----------
+    file : BinaryIO
+        An empty, writable file.
+    tensors : sequence of Tensor
+        Each is read, and rounded to its `dtype`.
+    metadata : mapping of str to str
+    advance : callable
+        Called after each tensor, with its size in bytes.
+
+    Raises
+    ------
+    OSError
+        If the file can't be written.
+    ValueError
+        As `Tensor.read_stored`.
+    """
+    # Widest dtype first, so that every tensor is aligned to the size of its elements.
+    ordered = sorted(tensors, key=lambda tensor: -BITS[tensor.dtype])
+    write_header(file, ordered, metadata)
+    for tensor in ordered:
+        file.write(tensor.read_stored().data)
+        advance(tensor.size_in_bytes)

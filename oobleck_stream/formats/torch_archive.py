@@ -10,26 +10,21 @@ from __future__ import annotations
 import functools
 import pickle
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from oobleck_stream.checkpoints.containers import Container, FloatingArray, Tensor
 from oobleck_stream.errors import CheckpointError
-from oobleck_stream.memory import memory_capped
+from oobleck_stream.formats.dtypes import FloatingArray, code_of
+from oobleck_stream.formats.tensors import Container, Tensor
+from oobleck_stream.memory import capped_trial
 
-_SPARE_BYTES = 2**29
-_TIMES_ITS_SIZE = 4
-"""Opening a file may take `_TIMES_ITS_SIZE` times its size, and `_SPARE_BYTES`, of memory."""
+MEMORY_PER_BYTE, SPARE_MEMORY = 4, 2**29
+"""Opening a file may take that many times its size, and that many bytes, of memory."""
 
 _ZIP = b"PK\3\4"
-_DTYPES = {
-    "torch.float16": "F16",
-    "torch.bfloat16": "BF16",
-    "torch.float32": "F32",
-    "torch.float64": "F64",
-}
 
 
 def open_torch(path: Path) -> Container:
@@ -58,7 +53,7 @@ def open_torch(path: Path) -> Container:
         name: Tensor(
             name,
             tuple(value.shape),
-            _DTYPES.get(str(value.dtype), str(value.dtype)),
+            code_of(str(value.dtype).removeprefix("torch.")) or str(value.dtype),
             functools.partial(_read, value),
         )
         for name, value in found.items()
@@ -75,42 +70,52 @@ def open_torch(path: Path) -> Container:
 
 
 def _loaded(torch: Any, path: Path) -> Any:
-    """The unpickled object in a file; a zip archive is mapped into memory, an old file is read."""
+    """The unpickled object in a file; a zip archive is mapped into memory, an old file is read.
+
+    A pickle can make torch allocate any size, so a process with a limit unpickles it first.
+    """
+    try:
+        memory = MEMORY_PER_BYTE * path.stat().st_size + SPARE_MEMORY
+        problem = capped_trial(memory, lambda: _attempt(torch, path)[1])
+    except OSError as error:
+        problem = f"can't be read: {error.strerror or error}"
+    except MemoryError:
+        problem = "damaged: torch can't open it"
+    value = None
+    if not problem:
+        value, problem = _attempt(torch, path)
+    if problem:
+        raise CheckpointError(path, problem)
+    return value
+
+
+def _attempt(torch: Any, path: Path) -> tuple[Any, str]:
+    """The unpickled object, or None and the reason why it can't be unpickled."""
     try:
         with path.open("rb") as file:
             archive = file.read(len(_ZIP)) == _ZIP
-        if archive:
-            _check_archive(path)
-        most = _TIMES_ITS_SIZE * path.stat().st_size + _SPARE_BYTES
-        with warnings.catch_warnings(), memory_capped(most):
+        if archive and _expands(path):
+            return None, "damaged: an archive that becomes larger when it is unpacked"
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
-    except CheckpointError:
-        raise
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=archive), ""
     except OSError as error:
-        raise CheckpointError(path, f"can't be read: {error.strerror or error}") from error
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            path, "holds objects that only a program in it could make, which is not run (or damage)"
-        ) from error
+        return None, f"can't be read: {error.strerror or error}"
+    except pickle.UnpicklingError:
+        return None, "contains objects that need code from the file, which is not run (or damage)"
     except Exception as error:  # A damaged archive or pickle can make torch raise anything.
-        raise CheckpointError(
-            path, f"damaged: torch can't open it ({type(error).__name__})"
-        ) from error
+        return None, f"damaged: torch can't open it ({type(error).__name__})"
 
 
-def _check_archive(path: Path) -> None:
-    """Raise if an archive would expand, as a zip bomb does; torch itself never compresses.
+def _expands(path: Path) -> bool:
+    """Whether an archive expands, as a zip bomb does; torch itself never compresses.
 
     The total size also exceeds the archive's if entries overlap, so that several share their bytes.
     """
-    import zipfile
-
     with zipfile.ZipFile(path) as archive:
         files = archive.infolist()
-    packed = any(file.compress_type != zipfile.ZIP_STORED for file in files)
-    if packed or sum(file.file_size for file in files) > path.stat().st_size:
-        raise CheckpointError(path, "damaged: an archive that becomes larger when it is unpacked")
+    compressed = any(file.compress_type != zipfile.ZIP_STORED for file in files)
+    return compressed or sum(file.file_size for file in files) > path.stat().st_size
 
 
 def _read(value: Any) -> FloatingArray:
