@@ -105,7 +105,7 @@ def test_memory_does_not_grow_with_the_piece():
 
 @pytest.mark.parametrize("shape", [(4, 3), (5, 2), (4, 2, 1)])
 def test_other_shapes_are_refused(shape):
-    with pytest.raises(ValueError, match=r"\(4, 2\).*, the reference \("):
+    with pytest.raises(ValueError, match=r"\(4, 2\).*, the reference's is \("):
         compare(np.zeros((4, 2)), np.zeros(shape), 1)
 
 
