@@ -23,7 +23,7 @@ MAX_NUMBERS = 2**31 - 1
 
 
 def is_flat(path: Path) -> bool:
-    """Whether a file is a flat file: without a magic number, its size must match its count."""
+    """Whether a file is a flat file. It has no magic number, so its size must match its count."""
     try:
         with path.open("rb") as file:
             count = int.from_bytes(file.read(COUNT.itemsize), "little", signed=True)
