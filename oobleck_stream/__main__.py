@@ -1,6 +1,7 @@
 """The command `oobleck_stream`: error messages, and exit codes.
 
-0: success. 1: failure. 2: wrong usage or bad input. 128 + N: terminated by signal N (130: Ctrl-C).
+The exit code is 0 after success, 1 after a failure, 2 after wrong usage or bad input, and 128 + N
+after termination by signal N (130 after Ctrl-C).
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ def output(network: Sequence[PlainLayer], x: Any, operations: Operations) -> Any
 
 
 class NumPyOperations:
-    """Float64 arrays of shape (rows, channels)."""
+    """Operations on float64 NumPy arrays of shape (rows, channels)."""
 
     def array(self, values: DoubleArray) -> DoubleArray:
         """Return the values unchanged."""
@@ -209,7 +209,7 @@ def _transposed(x: DoubleArray, weight: DoubleArray, layer: Layer) -> DoubleArra
 
 
 class TorchOperations:
-    """Tensors of shape (1, channels, rows).
+    """Operations on torch tensors of shape (1, channels, rows).
 
     Parameters
     ----------

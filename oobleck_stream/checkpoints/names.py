@@ -75,7 +75,7 @@ class HalfTensors:
         return len({match[1] for match in map(_BLOCK.match, self.tensors) if match})
 
     def stored_name(self, name: str) -> str:
-        """The container's name of a tensor, for messages. If it is missing, the expected name."""
+        """A tensor's name in the container, for messages; the expected name if it is missing."""
         if name in self.tensors:
             return self.tensors[name].name
         module, _, suffix = name.rpartition(".")

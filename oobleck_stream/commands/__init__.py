@@ -1,4 +1,4 @@
-"""The command line. The module of each command has the command's name, and so has its function."""
+"""The command line. Each command is a function in a module; both have the command's name."""
 
 from __future__ import annotations
 

@@ -122,7 +122,10 @@ def activations(operations: Operations) -> tuple[Callable[..., Any], Callable[..
 
     @operations.compiled
     def tanh(x: Any) -> Any:
-        """``(e - 1) / (e + 1)`` with ``e = exp(2 * x)``. Near 0, where e - 1 cancels, a series."""
+        """Compute ``(e - 1) / (e + 1)`` with ``e = exp(2 * x)``, or a series for small x.
+
+        For small x, ``e - 1`` would lose most of its digits.
+        """
         twice = multiply(x, two)
         twice = select(less(twice, top), twice, top)
         twice = select(less(bottom, twice), twice, bottom)

@@ -84,7 +84,8 @@ class AudioFile:
     def blocks(self, samplerate: int, channels: int) -> Iterator[FloatArray]:
         """Read the file from the beginning in blocks of (n, channels) float32.
 
-        Mono is copied to all channels. Stereo is mixed down to mono: the mean of both channels.
+        Mono is copied to all channels. For one channel, stereo is converted to the mean of both
+        channels.
 
         Raises
         ------

@@ -53,8 +53,8 @@ class AudioWriter:
     bits : {"16", "24", "float"}, optional
         Sample format. The default is "16", except for OGG files, which have only "float".
     samples : int, optional
-        The number of samples that will be written, if it is known. From this number it is decided
-        whether a WAV file needs an RF64 header, for more than 4 GiB.
+        The number of samples that will be written, if it is known. A WAV file gets an RF64 header
+        if these samples take more than 4 GiB.
 
     Attributes
     ----------

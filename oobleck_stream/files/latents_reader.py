@@ -129,7 +129,7 @@ def cut(frames: npt.NDArray[Any], size: int, name: str, number: int = 0) -> Iter
 
 
 def as_decoded(frames: npt.NDArray[Any], first: int, name: str) -> FloatArray:
-    """Convert frames to float32; raise an `InputError` that names the first frame not finite."""
+    """Convert frames to float32; raise an `InputError` that names a frame that is not finite."""
     try:
         return checked_frames(frames, first)
     except ValueError as error:
@@ -231,7 +231,7 @@ def _npz_member(path: Path) -> Iterator[tuple[IO[bytes], Header]]:
 
 
 def _read_safetensors(path: Path) -> LatentFile:
-    """Open a `.safetensors` file: its tensor named latents, or else its only 2-D or 3-D tensor."""
+    """Open a tensor in a file: the tensor named latents, or else the only 2-D or 3-D tensor."""
     try:
         container = open_safetensors(path)
     except CheckpointError as error:

@@ -208,7 +208,7 @@ def refusing_unwritable(path: str | Path) -> Iterator[None]:
 
 
 def file_destination(path: Path) -> Path:
-    """Return the file that is replaced when `path` is written: its absolute path without links.
+    """Return the absolute path, without symbolic links, of the file that writing `path` replaces.
 
     Raises
     ------

@@ -67,7 +67,7 @@ class PlaybackCallback:
         Parameters
         ----------
         out : (n, channels) float32
-            Overwritten.
+            The array to fill.
 
         Returns
         -------

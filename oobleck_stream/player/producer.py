@@ -195,7 +195,7 @@ class Producer(threading.Thread):
         self.marks = (*self.marks[max(0, passed - 1) :], Mark(self._ring.written, position))
 
     def _write(self, samples: FloatArray, where: str) -> None:
-        """Write samples to the ring as room becomes available, until a request interrupts it.
+        """Write samples to the ring as room becomes available; stop if there is a request.
 
         Raises
         ------

@@ -50,10 +50,10 @@ class Recorder:
 
         Raises
         ------
-        InputError, OSError
+        OSError
             If the file could not be written.
         InputError
-            If the format can't hold the recording.
+            If the file could not be written, or if its format can't hold the recording.
         """
         self._ring.ended = True
         self._thread.join()

@@ -28,7 +28,7 @@ ENDLESS = 10**12
 
 @runtime_checkable
 class Track(Protocol):
-    """One piece.
+    """A piece that can be played.
 
     Attributes
     ----------

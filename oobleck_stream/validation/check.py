@@ -113,4 +113,4 @@ def _skip_to(
         if stage == name:
             return rows
         missing.append(stage)
-    raise ValueError(f"the network has no stage {name!r} after those already compared")
+    raise ValueError(f"the network has no stage {name!r}, or it was compared already")

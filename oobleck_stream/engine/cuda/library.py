@@ -307,7 +307,8 @@ def on_compilation(callback: Callable[[], None]) -> Iterator[None]:
 def open_cuda_stream() -> Any:
     """A non-blocking CUDA stream: one that doesn't synchronize with the default CUDA stream.
 
-    It can be captured at any time. Callers must `synchronize` the stream before they use results.
+    Such a stream can be captured at any time. Callers must `synchronize` it before they use
+    results.
     """
     if SIMULATED:
         return cuda.stream()
@@ -361,7 +362,7 @@ def upload(array: npt.NDArray[Any], cuda_stream: Any) -> Any:
 
 
 def pinned(kind: type, count: int) -> Any:
-    """A page-locked array in host memory, with at least one element, for asynchronous copies."""
+    """A page-locked array in host memory, for asynchronous copies. It has at least one element."""
     with translated_errors():
         return cuda.pinned_array(max(1, count), kind)
 
