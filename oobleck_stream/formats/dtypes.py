@@ -46,7 +46,7 @@ BITS: Mapping[str, int] = {
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
     "F4": 4,
 }
-"""Size of an element of every dtype of safetensors, including the dtypes that are not read."""
+"""Bits of an element of every dtype of safetensors, including the dtypes that are not read."""
 
 _BFLOAT16_EXPONENT = 0x7F80
 
