@@ -13,6 +13,7 @@ import zipfile
 import numpy as np
 import pytest
 from checkpoint_files import safetensors_bytes, with_header
+from command_line import run_command
 from fuzz_files import CHECKPOINTS, CONFIG
 from fuzzing import FIXED_BYTES, bounded, watched
 from hypothesis import given, settings
@@ -22,7 +23,6 @@ from test_fuzz_found import npy
 
 import oobleck_stream as ob
 from oobleck_stream import memory
-from oobleck_stream.__main__ import run
 from oobleck_stream.conversion.config_texts import own_config
 from oobleck_stream.engine import needs
 from oobleck_stream.errors import InputError
@@ -46,10 +46,8 @@ def write(folder, config, **arguments):
 
 def command(*arguments):
     """Exit code, and what is printed on standard error."""
-    err = io.StringIO()
-    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
-        status = run([str(argument) for argument in arguments])
-    return status, err.getvalue()
+    done = run_command(*arguments)
+    return done.returncode, done.stderr
 
 
 # Networks
