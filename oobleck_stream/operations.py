@@ -9,24 +9,26 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Operations:
-    """A backend's operations on float32 numbers, or on vectors of them, lane by lane.
+    """A backend's operations on float32 numbers, or lane by lane on vectors of float32 numbers.
 
     Parameters
     ----------
     constant : callable
-        ``constant(value)``: a Python float, rounded to float32.
+        ``constant(value)`` rounds a Python float to float32.
     fma : callable
-        ``a * b + c``, rounded once.
+        ``fma(a, b, c)`` is ``a * b + c``, rounded once.
     multiply, add, subtract, divide : callable
-        The compiler must not fuse them.
+        The arithmetic operations. The compiler must not fuse them.
     less : callable
-        ``a < b``; false if one of them is NaN.
+        ``less(a, b)`` is ``a < b``, and false if a or b is NaN.
     select : callable
-        ``select(condition, a, b)``: a where the condition holds, else b.
+        ``select(condition, a, b)`` is a where the condition holds, else b.
     power_of_two : callable
-        ``2 ** n`` of a whole number n, given as a float32, from -126 to 127.
+        ``power_of_two(n)`` is ``2 ** n``. The argument is a float32 that is a whole number from
+        -126 to 127.
     compiled : callable, optional
-        Compiles a function of these operations, so that others can call it.
+        Compiles a function that uses these operations, so that other compiled functions can call
+        it.
     """
 
     constant: Callable[[float], Any]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     "--output",
     required=True,
     metavar="FILE",
-    help="Audio file to write: .wav, .flac, .ogg or .bin.",
+    help="Write this audio file: .wav, .flac, .ogg or .bin.",
 )
 @model_for_latents_option
 @layout_option
@@ -45,9 +45,9 @@ def decode(
 ) -> None:
     """Decode LATENTS to an audio file.
 
-    LATENTS is a .npy, .npz, .safetensors or .bin file, or - for standard input (an .npy stream, or
-    raw float32 frames). A .bin file holds the number of values (int32), then the values (float32),
-    with the axes in the order (channels, time); --layout tc reads LATENTS as (time, channels).
+    LATENTS is a .npy, .npz, .safetensors or .bin file, or - for standard input, which may be an
+    .npy stream or raw float32 frames. A .bin file contains the number of values (int32), then the
+    values (float32) in the order (channels, time). --layout tc reads LATENTS as (time, channels).
     """
     from oobleck_stream.commands.choice import chosen_model
     from oobleck_stream.commands.compiling import warm_kernels
@@ -78,7 +78,7 @@ def report_audio(writer: AudioWriter | FlatWriter, samplerate: int, speed: float
     Parameters
     ----------
     writer : AudioWriter or FlatWriter
-        Already closed.
+        The writer, which is already closed.
     samplerate : int
     speed : float
         Seconds of audio per second.

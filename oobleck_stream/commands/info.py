@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 Facts = dict[str, Any]
 PUSHES = (1, 4, 16)
-"""Frames of the pushes that are timed."""
+"""The numbers of frames of the pushes that are timed."""
 
 REPETITIONS = 3
 MAX_SECONDS = 3.0
-"""A push is repeated only while the sum is below this; a push estimated to exceed it is skipped."""
+"""The maximum total time of the repetitions of a push. A push that is expected to take longer is
+skipped.
+"""
 
 
 @click.command()
@@ -44,8 +46,8 @@ def info(
 ) -> None:
     """Show the geometry, cost and speed of a network.
 
-    The speed is measured with a few pushes on this machine. With a file LATENTS, also show its
-    length.
+    The speed is measured with a few pushes on this machine. If a file LATENTS is given, its length
+    is shown too.
     """
     from oobleck_stream.commands.choice import chosen_model
     from oobleck_stream.commands.compiling import warm_kernels
@@ -69,7 +71,7 @@ def info(
 
 
 def latents_facts(source: Latents, model: Model, layout: AxisOrder | None) -> Facts:
-    """The shape and length of latents, as a model reads them."""
+    """The shape and length of latents, when a model reads them."""
     frames = source.count(model.latent_dim, layout)
     return {
         "name": source.name,
@@ -91,7 +93,7 @@ def latents_lines(facts: Facts) -> list[str]:
 
 
 def network_facts(model: Model) -> Facts:
-    """Everything that follows from a model's geometry."""
+    """The facts that follow from a model's geometry."""
     from oobleck_stream.network import multiplications
 
     config, layers = model.config, model.decoder.layers
@@ -176,7 +178,7 @@ def machine_lines(facts: Facts) -> list[str]:
 
 
 def real_time_factor(model: Model, frames: int, threads: int | None) -> float:
-    """Seconds of decoding per second of audio, in pushes of `frames` frames: the best of a few."""
+    """Time a few pushes of `frames` frames; return the lowest real-time factor."""
     import numpy as np
 
     from oobleck_stream.decoder import StreamingDecoder
@@ -201,7 +203,7 @@ def real_time_factor(model: Model, frames: int, threads: int | None) -> float:
 
 
 def peak_memory() -> int | None:
-    """Peak resident memory of this process in bytes; None where the system does not report it."""
+    """The peak resident memory of this process in bytes; None if the system does not report it."""
     import sys
 
     if sys.platform == "win32":

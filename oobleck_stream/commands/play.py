@@ -46,7 +46,7 @@ POLL_SECONDS = 0.1
     "--length",
     metavar="SECONDS",
     callback=seconds_or(),
-    help="Maximum duration of each piece. [default: to its end]",
+    help="Maximum duration of each piece. [default: the whole piece]",
 )
 @click.option(
     "--loop",
@@ -62,8 +62,8 @@ POLL_SECONDS = 0.1
     type=click.Choice(["restart", "blend"]),
     default="restart",
     show_default=True,
-    help="With --loop, decode each repetition separately (restart), or all of them as one "
-    "continuous piece (blend; one file only).",
+    help="With --loop, decode each repetition separately (restart), or decode all repetitions as "
+    "one continuous piece (blend; only for one file).",
 )
 @click.option(
     "--volume",
@@ -79,7 +79,7 @@ POLL_SECONDS = 0.1
 @click.option(
     "--device",
     metavar="DEVICE",
-    help="Output device: its number, or part of its name. [default: the system's]",
+    help="Number of the output device, or part of its name. [default: the system's device]",
 )
 @click.option("--list-devices", is_flag=True, help="List the output devices and exit.")
 @click.option(
@@ -96,14 +96,14 @@ POLL_SECONDS = 0.1
     default="1",
     show_default=True,
     callback=seconds_or(),
-    help="How far ahead of playback to decode.",
+    help="Maximum duration of audio that is decoded ahead of playback.",
 )
 @click.option(
     "--prebuffer",
     metavar="SECONDS|all",
     callback=seconds_or("all"),
-    help="How much to decode before playback starts. A machine too slow to decode in real time "
-    "needs all.",
+    help="Duration of audio to decode before playback starts. Use all if the machine is too slow "
+    "to decode in real time.",
 )
 @click.option("--quiet", is_flag=True, help="Print only errors.")
 @click.option(
@@ -131,8 +131,8 @@ def play(
 ) -> None:
     """Play LATENTS while decoding them.
 
-    LATENTS are .npy, .npz, .safetensors or .bin files, or - for standard input (an .npy stream, or
-    raw float32 frames).
+    LATENTS are .npy, .npz, .safetensors or .bin files, or - for standard input, which may be an
+    .npy stream or raw float32 frames.
 
     Keys: space pause, left/right 5 s, down/up 60 s, 9/0 volume, m mute, l loop, q quit, ? help.
     """
@@ -191,7 +191,7 @@ def show_devices() -> None:
 
 
 def track_of(source: Latents, model: Model, layout: AxisOrder | None, read_all: bool) -> Track:
-    """A track that plays a file or standard input.
+    """Return a track that plays a file or standard input.
 
     Parameters
     ----------
@@ -200,7 +200,8 @@ def track_of(source: Latents, model: Model, layout: AxisOrder | None, read_all: 
     layout : str or None
         Order of the axes of the latents.
     read_all : bool
-        Whether to read standard input to its end first, instead of playing frames as they arrive.
+        Whether to read standard input to its end before playing, instead of playing frames as they
+        arrive.
     """
     import numpy as np
 
@@ -217,7 +218,7 @@ def track_of(source: Latents, model: Model, layout: AxisOrder | None, read_all: 
 
 
 def blended(sources: list[Latents], model: Model, layout: AxisOrder | None, rounds: float) -> Track:
-    """A track that repeats the latents of one file as one continuous piece."""
+    """Return a track that repeats the latents of one file as one continuous piece."""
     from oobleck_stream.files.latents_reader import LatentFile
     from oobleck_stream.player.tracks import Repeated, StoredTrack
 

@@ -13,8 +13,8 @@ from oobleck_stream.arrays import FloatArray, IntArray
 from oobleck_stream.engine.arena import ArenaLayout
 from oobleck_stream.engine.packed import PackedNetwork
 from oobleck_stream.engine.program import Program
-from oobleck_stream.engine.warning import warn_once
 from oobleck_stream.errors import CudaUnavailable
+from oobleck_stream.warning import warn_once
 
 BACKENDS = ("cpu", "cuda")
 CHOICES = ("auto", *BACKENDS)
@@ -174,8 +174,7 @@ def open_engine(
             if backend == "cuda":
                 raise
             missing = str(error)
-        # Name the line that constructs the decoder, whose stack opens the engine.
-        warn_once(f"decoding on the CPU: {missing}", stacklevel=4)
+        warn_once(f"decoding on the CPU: {missing}")
     from oobleck_stream.engine.cpu.engine import CpuEngine
 
     layout = ArenaLayout.of(network.layers, SIZES["cpu"].floats_each(streams))

@@ -19,8 +19,8 @@ each column, with r = b * PHASES + phase, where ``FIRST_ROW <= r < LAST_ROW``::
     arena[SNAKED + r * OUTPUT_STRIDE + column] = snake(value)      unless SNAKED is NONE
 
 The inner sum is over blocks of `chain_length` channels; each block is a chain of fused
-multiply-adds that starts from +0 and takes the channels in ascending order. The sums are added in ascending order
-of the taps, and of the blocks within a tap.
+multiply-adds that starts from +0 and takes the channels in ascending order. The sums are added in
+ascending order of the taps, and of the blocks within a tap.
 
 A step with TILE > 1 is a fast convolution (`oobleck_stream.fast_convolution`). In all formulas
 above, r = b * PHASES + phase * PHASE_STRIDE. Each tap is a point of the scheme, whose rows are
