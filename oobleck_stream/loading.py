@@ -18,7 +18,7 @@ from oobleck_stream.checkpoints.names import find_prefix, half_tensors
 from oobleck_stream.checkpoints.opening import PICKLE_SUFFIXES, open_container
 from oobleck_stream.checkpoints.packed_file import read_packed
 from oobleck_stream.checkpoints.protobuf_folder import is_library_folder, library_config
-from oobleck_stream.config import OobleckConfig, preset
+from oobleck_stream.config import Convolution, OobleckConfig, preset
 from oobleck_stream.engine.backends import checked_backend
 from oobleck_stream.engine.packed import PackedNetwork
 from oobleck_stream.errors import CheckpointError
@@ -38,6 +38,7 @@ def load(
     *,
     config: OobleckConfig | str | None = None,
     backend: str = "cpu",
+    convolution: Convolution | None = None,
 ) -> Model:
     """Load a model.
 
@@ -57,6 +58,9 @@ def load(
     backend : str
         Where the model decodes. ``"cpu"`` is the CPU and ``"cuda"`` a GPU. ``"auto"`` is a GPU if
         one can be used; otherwise it is the CPU, and a warning is given.
+    convolution : str, optional
+        ``"fast"`` or ``"direct"``, which has a shorter look-ahead and takes longer. The default is
+        that of the config: fast, unless a packed network or `config` says otherwise.
 
     Returns
     -------
@@ -71,7 +75,7 @@ def load(
         lists every such option or tensor, and the message lists the first few. Also if the network
         takes too much memory or work (see Notes). This error is a ``ValueError``.
     ValueError
-        If `config` is not the name of a preset, or `backend` is unknown.
+        If `config` is not the name of a preset, or `backend` or `convolution` is unknown.
     CudaUnavailable
         If the backend is ``"cuda"`` and can't be used; the message names what is missing. This
         error is a ``RuntimeError``.
@@ -111,6 +115,8 @@ def load(
         _require_config(source, model, config)
     else:
         model = _load_files(os.fspath(source), *find_files(source), config)
+    if convolution is not None:
+        model = model.with_convolution(convolution)
     return dataclasses.replace(model, backend=backend)
 
 

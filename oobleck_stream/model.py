@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,9 +25,9 @@ from oobleck_stream.checks import (
     encoder_overflow,
     first_not_finite,
 )
-from oobleck_stream.config import OobleckConfig, preset
+from oobleck_stream.config import Convolution, OobleckConfig, preset
 from oobleck_stream.engine.needs import require_affordable
-from oobleck_stream.engine.packed import PackedNetwork
+from oobleck_stream.engine.packed import PackedNetwork, repacked
 from oobleck_stream.engine.stack import Stack
 from oobleck_stream.errors import CheckpointError, NonFiniteError
 from oobleck_stream.parameters import RandomParameters, pack_network
@@ -108,6 +109,38 @@ class Model:
         if self.load_encoder is None:
             raise CheckpointError(name, "can't encode: it has only a decoder")
         return self.load_encoder()
+
+    def with_convolution(self, convolution: Convolution) -> Model:
+        """Return this model with fast or with direct convolution.
+
+        The packed parameters are shared if they have what is needed: those of a fast network serve
+        both.
+
+        Parameters
+        ----------
+        convolution : str
+            ``"fast"`` or ``"direct"``, as in `OobleckConfig`.
+
+        Raises
+        ------
+        ValueError
+            If it is neither of them.
+
+        Examples
+        --------
+        >>> import oobleck_stream as ob
+        >>> model = ob.random_model("ezaudio")
+        >>> model.latency, model.with_convolution("direct").latency
+        (4183, 4013)
+        """
+        config = self.config.replace(convolution=convolution)
+        layers = network.decoder_layers(config)
+        pairs = zip(layers, self.decoder.layers, strict=True)
+        if all(layer.tile in (1, old.tile) for layer, old in pairs):
+            decoder = dataclasses.replace(self.decoder, layers=tuple(layers))
+        else:
+            decoder = repacked(self.decoder, layers)
+        return dataclasses.replace(self, config=config, decoder=decoder)
 
     @property
     def latent_dim(self) -> int:

@@ -28,7 +28,7 @@ from oobleck_stream.formats.tensors import PACKED, Container, Tensor
 from oobleck_stream.model import Model
 from oobleck_stream.network import decoder_layers
 
-FORMAT = f"{PACKED} 2"
+FORMAT = f"{PACKED} 3"
 """The version of the format. It must change with the order of the parameters or the metadata."""
 
 PACKED_SUFFIX = ".packed.safetensors"

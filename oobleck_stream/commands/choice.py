@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from oobleck_stream.config import Convolution
     from oobleck_stream.files.sources import Latents
     from oobleck_stream.model import Model
 
@@ -32,7 +33,12 @@ def resolve_backend(name: str) -> str:
     return checked_backend(name)
 
 
-def chosen_model(option: str | None, latents: Latents | None = None, backend: str = "cpu") -> Model:
+def chosen_model(
+    option: str | None,
+    latents: Latents | None = None,
+    backend: str = "cpu",
+    convolution: Convolution | None = None,
+) -> Model:
     """Load the requested model. Without a request, load the model that the latents name.
 
     If they name none, the bundled model is loaded, but only if the latents fit it and no other
@@ -46,6 +52,8 @@ def chosen_model(option: str | None, latents: Latents | None = None, backend: st
         The latents to decode. Without latents, the default is the bundled model.
     backend : str
         The value of ``--backend``.
+    convolution : str, optional
+        The value of ``--convolution``.
 
     Raises
     ------
@@ -61,7 +69,7 @@ def chosen_model(option: str | None, latents: Latents | None = None, backend: st
     backend = resolve_backend(backend)
     source = option or (latents and latents.metadata.get("model"))
     if source or latents is None:
-        return load(source or BUNDLED, backend=backend)
+        return load(source or BUNDLED, backend=backend, convolution=convolution)
     if latents.shape is None:
         raise click.UsageError(
             f"{latents.name}: raw frames have no shape, so --model must name the network"

@@ -9,12 +9,14 @@ import click
 from oobleck_stream.commands.options import (
     backend_option,
     bits_option,
+    convolution_option,
     layout_option,
     model_for_latents_option,
     threads_option,
 )
 
 if TYPE_CHECKING:
+    from oobleck_stream.config import Convolution
     from oobleck_stream.files.audio_writer import AudioWriter, Bits
     from oobleck_stream.files.axis_order import AxisOrder
     from oobleck_stream.formats.flat_writer import FlatWriter
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 @layout_option
 @threads_option
 @backend_option
+@convolution_option
 @bits_option
 def decode(
     latents: str,
@@ -41,6 +44,7 @@ def decode(
     layout: AxisOrder | None,
     threads: int | None,
     backend: str,
+    convolution: Convolution | None,
     bits: Bits | None,
 ) -> None:
     """Decode LATENTS to an audio file.
@@ -58,7 +62,7 @@ def decode(
 
     source = open_latents(latents)
     refuse_input(output, latents)
-    network = chosen_model(model, source, backend)
+    network = chosen_model(model, source, backend, convolution)
     blocks = source.blocks(network.latent_dim, layout)
     frames = source.count(network.latent_dim, layout)
     samples = None if frames is None else network.decoded_length(frames)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from oobleck_stream.commands.options import (
+    convolution_option,
     json_option,
     layout_option,
     model_for_latents_option,
@@ -16,9 +18,11 @@ from oobleck_stream.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from oobleck_stream.config import Convolution
     from oobleck_stream.files.axis_order import AxisOrder
     from oobleck_stream.files.sources import Latents
     from oobleck_stream.model import Model
+    from oobleck_stream.network import Layer
 
 Facts = dict[str, Any]
 PUSHES = (1, 4, 16)
@@ -36,12 +40,14 @@ skipped.
 @model_for_latents_option
 @layout_option
 @threads_option
+@convolution_option
 @json_option
 def info(
     latents: str | None,
     model: str | None,
     layout: AxisOrder | None,
     threads: int | None,
+    convolution: Convolution | None,
     as_json: bool,
 ) -> None:
     """Show the geometry, cost and speed of a network.
@@ -54,7 +60,7 @@ def info(
     from oobleck_stream.files.sources import open_latents
 
     source = open_latents(latents) if latents else None
-    network = chosen_model(model, source)
+    network = chosen_model(model, source, convolution=convolution)
     facts: Facts = {}
     if source is not None:
         facts["latents"] = latents_facts(source, network, layout)
@@ -105,6 +111,8 @@ def network_facts(model: Model) -> Facts:
         "latent_dim": model.latent_dim,
         "strides": config.strides,
         "widths": config.widths,
+        "convolution": config.convolution,
+        "tiles": [max(layer.tile for layer in level) for level in reversed(_levels(layers))],
         "hop": model.hop,
         "frame_rate": config.frame_rate,
         "latency_samples": model.latency,
@@ -118,6 +126,13 @@ def network_facts(model: Model) -> Facts:
     }
 
 
+def _levels(layers: Sequence[Layer]) -> list[Sequence[Layer]]:
+    """The layers of every level of a decoder, from the latents to the audio."""
+    starts = [index for index, layer in enumerate(layers) if layer.transposed]
+    ends = [*starts[1:], len(layers) - 1]
+    return [layers[start:end] for start, end in zip(starts, ends, strict=True)]
+
+
 def network_lines(facts: Facts) -> list[str]:
     """Format the facts about the network as lines of text."""
     channels = {1: "mono", 2: "stereo"}.get(
@@ -125,11 +140,13 @@ def network_lines(facts: Facts) -> list[str]:
     )
     strides = " ".join(map(str, facts["strides"]))
     widths = " ".join(map(str, facts["widths"]))
+    tiles = " ".join(map(str, facts["tiles"]))
     return [
         f"network    {facts['name']}: {facts['samplerate']} Hz {channels}",
         f"latents    {facts['latent_dim']} numbers per frame, {facts['frame_rate']:.2f} frames "
         f"per second, {facts['hop']} samples each",
         f"levels     strides {strides}; widths {widths}",
+        f"           {facts['convolution']} convolution, in tiles of {tiles} rows",
         f"look-ahead {facts['latency_samples']} samples = "
         f"{1000 * facts['latency_seconds']:.0f} ms; "
         f"context {facts['context_frames']} frames on each side",

@@ -52,6 +52,13 @@ backend_option = click.option(
     help="Where to decode: cpu, cuda (a GPU; needs the extra cuda12 or cuda13), or auto (a GPU if "
     "possible, else the CPU). [default: $OOBLECK_STREAM_BACKEND, else cpu]",
 )
+convolution_option = click.option(
+    "--convolution",
+    type=click.Choice(["fast", "direct"]),
+    help="How wide networks compute: fast needs fewer multiplications, direct has a shorter "
+    "look-ahead. The samples differ in their rounding. [default: as the network's config says, "
+    "else fast]",
+)
 bits_option = click.option(
     "--bits",
     type=click.Choice(["16", "24", "float"]),

@@ -9,6 +9,7 @@ import click
 
 from oobleck_stream.commands.options import (
     backend_option,
+    convolution_option,
     layout_option,
     model_for_latents_option,
     threads_option,
@@ -16,6 +17,7 @@ from oobleck_stream.commands.options import (
 from oobleck_stream.commands.values import finite, repetitions, seconds_or
 
 if TYPE_CHECKING:
+    from oobleck_stream.config import Convolution
     from oobleck_stream.files.axis_order import AxisOrder
     from oobleck_stream.files.sources import Latents
     from oobleck_stream.model import Model
@@ -34,6 +36,7 @@ POLL_SECONDS = 0.1
 @layout_option
 @threads_option
 @backend_option
+@convolution_option
 @click.option(
     "--start",
     metavar="SECONDS",
@@ -115,6 +118,7 @@ def play(
     layout: AxisOrder | None,
     threads: int | None,
     backend: str,
+    convolution: Convolution | None,
     start: float,
     length: float | None,
     rounds: float,
@@ -151,7 +155,7 @@ def play(
         raise click.UsageError("nothing to play: LATENTS were expected, or - for standard input")
     sources = [open_latents(name) for name in latents]
     find_device(device)
-    network = chosen_model(model, sources[0], backend)
+    network = chosen_model(model, sources[0], backend, convolution)
     tracks = [track_of(source, network, layout, prebuffer == "all") for source in sources]
     if seam == "blend" and rounds > 1:
         tracks, rounds = [blended(sources, network, layout, rounds)], 1

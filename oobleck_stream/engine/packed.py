@@ -156,6 +156,15 @@ def unpack_layer(
     return weight, bias, alpha, inverse_beta
 
 
+def repacked(network: PackedNetwork, layers: Sequence[Layer]) -> PackedNetwork:
+    """The same parameters, packed for layers that differ only in `Layer.tile` and `Layer.grid`."""
+    packed = PackedNetwork.empty(layers)
+    for index in range(len(layers)):
+        pack_layer(packed, index, *unpack_layer(network, index))
+    packed.data.flags.writeable = False
+    return packed
+
+
 def _panel(
     network: PackedNetwork, weights: int, taps: int, layer: Layer, phase: int, column: int
 ) -> FloatArray:
