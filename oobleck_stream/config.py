@@ -53,7 +53,7 @@ class OobleckConfig:
     snake_log_scale : bool
         Whether alpha and beta of Snake are stored as logarithms.
     snake_epsilon : float
-        Added to beta (after exp) before the division.
+        Number that is added to beta (after exp) before the division.
     bias : bool
         Whether the convolutions other than the decoder's last have a bias.
     output_bias : bool
@@ -72,7 +72,7 @@ class OobleckConfig:
     Raises
     ------
     ValueError
-        If the fields don't describe a network; names the field.
+        If the fields don't describe a network. The message names the field.
 
     Examples
     --------
@@ -178,7 +178,7 @@ class OobleckConfig:
         return {"0": 0, "s%2": stride % 2, "s-1": stride - 1}[self.output_padding]
 
     def replace(self, **changes: object) -> OobleckConfig:
-        """Return a copy with some fields changed; raises as the constructor does."""
+        """Return a copy with some fields changed. The errors are those of the constructor."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
 
@@ -245,7 +245,7 @@ def preset(name: str) -> OobleckConfig:
     Raises
     ------
     ValueError
-        If there is no such preset; lists the names.
+        If there is no such preset. The message lists the names of all presets.
 
     Examples
     --------

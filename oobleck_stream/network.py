@@ -336,7 +336,7 @@ def rows_needed(layers: Sequence[Layer], row: int) -> int:
 
 
 def latency(layers: Sequence[Layer]) -> int:
-    """Look-ahead in output rows: how many are withheld until later input rows are known.
+    """The look-ahead: the number of output rows withheld until later input rows are known.
 
     Raises
     ------
@@ -356,9 +356,10 @@ def latency(layers: Sequence[Layer]) -> int:
 
 
 def context(layers: Sequence[Layer]) -> int:
-    """Receptive field in input rows, on each side (the larger of the two).
+    """The receptive field in input rows: the larger of its two sides.
 
-    How many neighbours of input row `n` affect the output rows ``[n * hop, (n + 1) * hop)``.
+    It is the number of neighbours of input row n that affect the output rows
+    ``[n * hop, (n + 1) * hop)``.
     """
     hop = 1
     for layer in layers:

@@ -259,12 +259,12 @@ def test_info_tells_what_a_network_is(tmp_path, folder, model):
     assert facts["latents"]["frames"] == 50
     assert facts["latents"]["seconds"] == 50 * 2048 / 44100
     network = facts["network"]
-    assert network["latency_samples"] == model.latency == 18981
+    assert network["latency_samples"] == model.latency == 19631
     assert network["context_frames"] == 10
     assert network["weights_bytes"] == model.decoder.data.nbytes
     assert facts["machine"]["real_time_factors"].keys() == {"1", "4", "16"}
     text = run_command("info", path, "--model", folder).stdout
-    assert "18981 samples = 430 ms" in text
+    assert "19631 samples = 445 ms" in text
     assert "50 frames, 2.32 s" in text
 
 

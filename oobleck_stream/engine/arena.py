@@ -34,7 +34,8 @@ class Counters:
     blocks : list of int
         Blocks of output rows computed.
     produced : list of int
-        Output rows written: those computed, without the ones dropped at the start and the end.
+        Output rows written. Computed rows that are dropped at the start and the end are not
+        counted.
     complete : list of bool
         Whether the layer's input has ended.
     """
@@ -187,7 +188,7 @@ def _whole_lines(rows: int, width: int) -> int:
 
 
 def _max_blocks(layer: Layer, step_floats: int, alone: bool) -> int:
-    """Blocks of a layer that keep a step within a number of floats, at least one.
+    """The largest number of blocks, at least one, whose step stays within a number of floats.
 
     `alone`: the layer isn't joined with the next, so the rows of its points are in the arena.
     """

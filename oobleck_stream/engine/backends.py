@@ -34,7 +34,7 @@ def default_threads() -> int:
 
 
 def checked_threads(threads: Any, name: str = "threads") -> int:
-    """A number of threads from 1 to `MAX_THREADS`, or ``ValueError``."""
+    """Return the number of threads; raise ``ValueError`` if not from 1 to `MAX_THREADS`."""
     try:
         count = int(threads)
     except (TypeError, ValueError):
@@ -77,9 +77,10 @@ class Sizes:
     Parameters
     ----------
     step_floats : int
-        Maximum floats that a step reads or writes, unless a single block has more.
+        Maximum number of floats that a step reads or writes. A step of a single block may exceed
+        it.
     max_shares : int
-        `step_floats` is divided among at most this many streams.
+        A step's floats are divided by the number of streams, but by no more than this number.
     max_group : int
         Maximum number of streams that one run of a program serves.
     """

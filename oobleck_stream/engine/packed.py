@@ -134,7 +134,7 @@ def pack_layer(
 def unpack_layer(
     network: PackedNetwork, index: int
 ) -> tuple[FloatArray, FloatArray | None, FloatArray | None, FloatArray | None]:
-    """One layer's parameters, as they were passed to `pack_layer`.
+    """Return one layer's parameters as they were passed to `pack_layer`.
 
     Returns
     -------
@@ -176,7 +176,7 @@ def _panel(
 
 
 def _weight_parts(network: PackedNetwork, index: int) -> Iterator[tuple[FloatArray, slice, int]]:
-    """Views of a layer's packed weights, one for each phase, panel and tap.
+    """Yield views of a layer's packed weights, one for each phase, panel and tap.
 
     Yields
     ------
@@ -184,8 +184,8 @@ def _weight_parts(network: PackedNetwork, index: int) -> Iterator[tuple[FloatArr
     columns : slice
         The output channels.
     position : int
-        Position in the kernel. The positions that a transposed layer's phases and taps have beyond
-        the end of the kernel are omitted; the weights there stay zero.
+        Index of the weights in the kernel. In a transposed layer, some phases and taps lie beyond
+        the end of the kernel. They are not yielded, and their weights stay zero.
     """
     layer = network.layers[index]
     for phase in range(layer.phases):

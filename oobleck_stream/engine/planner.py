@@ -1,8 +1,9 @@
 """Plans the program of one push: which rows of which layers to compute, and where to write them.
 
 Every layer has a window in the arena: the input rows that it still needs, followed by the new ones.
-A step computes the blocks of a layer that have become possible and writes them into the next
-layer's window; afterwards a move shifts the consumed rows out of the layer's own window. A long
+A step computes the blocks of a layer that can now be computed, and writes them into the next
+layer's window. Afterwards a move copies the rows that are still needed to the start of the layer's
+own window. A long
 push runs depth first, in pieces that fit the cache, so memory does not grow with its length. The
 cuts of the input decide which rows a step computes, never how a row is computed.
 """
@@ -50,11 +51,11 @@ _EMPTY_STEP[table.TILE] = _EMPTY_STEP[table.PHASE_STRIDE] = 1
 
 @dataclass(eq=False)
 class Planner:
-    """Plans programs for streams of a network, and keeps them for the next push like it.
+    """Plans programs for streams of a network, and keeps them for later pushes that need the same.
 
     A program depends on the length of the push and on how full the windows are. In a steady stream
-    the windows are equally full before every push, so one program serves all of its pushes, and
-    those of every other stream in lockstep.
+    the windows are equally full before every push, so one program serves all pushes of the stream,
+    and all pushes of the streams in lockstep with it.
 
     Parameters
     ----------
@@ -120,7 +121,7 @@ def plan(
     rows: int,
     last: bool,
 ) -> tuple[IntArray, IntArray]:
-    """The steps and moves of a push; `counters` is advanced as if they had run.
+    """Plan the steps and moves of a push.
 
     Parameters
     ----------
@@ -128,7 +129,7 @@ def plan(
     offsets : sequence of ParameterOffsets
         Where each layer's parameters start.
     counters : Counters
-        The stream's, before the push.
+        The stream's counters before the push. They are advanced as if the push had run.
     rows : int
         Number of input rows, at most `layout.entry`.
     last : bool
@@ -150,7 +151,7 @@ def plan(
 
 
 class _Push:
-    """One push while it is planned."""
+    """The plan of one push while it is made."""
 
     def __init__(
         self, layout: ArenaLayout, offsets: Sequence[ParameterOffsets], counters: Counters
@@ -316,7 +317,7 @@ class _Push:
             self.tables.move(index, skip, skip + new * layer.outputs, rest)
 
     def _output(self, index: int, first: int) -> dict[int, int]:
-        """The fields that say where a layer's output rows go, the first of them being `first`."""
+        """Return the fields that say where a layer's output rows go; `first` is the first row."""
         if index + 1 == len(self._layers):
             width = self._layers[index].outputs
             offset = (first - self._first_out) * width
@@ -343,8 +344,8 @@ class _Push:
 class _Tables:
     """The two tables of a program while they are written.
 
-    Consumed rows are shifted out of a window later: together with the next step if that step does
-    not touch the window, else in a step without a product.
+    Moves wait until the next step. They are done together with it if it does not touch their
+    window; otherwise in a step before it that has no product.
     """
 
     def __init__(self) -> None:
@@ -363,18 +364,18 @@ class _Tables:
         self._added = len(self._steps) - 1
 
     def join(self, layer: int, fields: dict[int, int]) -> None:
-        """Put a step of one tap and one phase behind the last added one, to be computed with it."""
+        """Insert a step of one tap after the last added step, to be computed together with it."""
         self._steps[self._added][table.JOINED] = 1
         self._steps.insert(self._added + 1, _step(layer, fields))
 
     def move(self, layer: int, to: int, origin: int, size: int) -> None:
-        """Move `size` floats once the last step, which is of `layer`, is done."""
+        """Move `size` floats after the last step, which belongs to `layer`."""
         if size > 0 and to != origin:
             self._waiting.append((to, origin, size))
             self._waiting_layer = layer
 
     def settle(self) -> None:
-        """Have all moves done before whatever is planned next."""
+        """Make all waiting moves happen before the next step."""
         if self._waiting:
             self._append(_step(table.MOVES_ALONE, {}))
 

@@ -10,7 +10,7 @@ go on to the next step once all jobs of this one are done. The leader can do all
 run waits for a follower to arrive. A comment above `_execute` explains how the threads are
 synchronised.
 
-All memory but the tables is passed as integer addresses in bytes.
+All memory except the tables is passed as integer addresses in bytes.
 """
 
 # mypy: disable-error-code="no-untyped-def, call-arg, attr-defined"
@@ -127,7 +127,7 @@ def control_words(steps: int) -> int:
 
 @njit(nogil=True)
 def _jobs_of(step, streams):
-    """Maximum rows of a job, and the number of jobs of a step's product.
+    """Return the maximum number of rows of a job, and the number of jobs of a step.
 
     The jobs are ordered by phase, then by panel, then by chunk of rows, so that threads that work
     side by side share a panel of weights.
@@ -269,17 +269,18 @@ _chain_length = njit(nogil=True)(chain_length)
 
 @njit(nogil=True)
 def _panel(step, phase, column):
-    """Offset of a column's panel in the packed parameters, and the panel's width."""
+    """Return the offset of a column's panel in the packed parameters, and the panel's width."""
     offset, width = _weight_panel(step[TAPS], step[CHANNELS], step[COLUMNS], phase, column)
     return step[WEIGHTS] + offset, width
 
 
 @njit(nogil=True)
 def _fill_indirection(step, first, each, begin, count, streams, scratch):
-    """Fill the indirection buffer: the address of the first tap's input row of each output row.
+    """For each output row of the chunk, store the address of the input row of tap 0.
 
-    Each stream contributes the blocks ``first``, ..., ``first + each - 1``. In the sequence of all
-    these blocks, stream after stream, the chunk is the `count` blocks from number `begin` on.
+    The blocks of all streams are counted one stream after another. Each stream contributes the
+    blocks `first` to ``first + each - 1``. The chunk has `count` of these blocks, from number
+    `begin` on.
     """
     stream = begin // each
     row = begin - stream * each
@@ -363,8 +364,8 @@ def _finish_panel(
 ):
     """Apply the epilogue to the sums of a panel, stream by stream.
 
-    The parameters describe the chunk as for `_fill_indirection`. The step that copies the input
-    rows has no sums; their place is taken by the rows of the source.
+    The arguments describe the chunk as in `_fill_indirection`. The step that copies the input rows
+    has no sums; the rows of the source take their place.
     """
     stream = begin // each
     row = begin - stream * each
@@ -526,7 +527,8 @@ def _execute(steps, moves, streams, parameters, control, ticket, scratch, leader
         Address of a control block of `control_words(steps)` int64, all zero when it is new. Before
         each run the caller zeroes the words after the first `LINE` bytes, and no others.
     ticket : int
-        The number of this run, not 0; no other run on this control block may have the same.
+        The number of this run. It is not 0, and no other run on this control block has the same
+        number.
     scratch : int
         Address of `SCRATCH_BYTES` that only this thread uses, initially zeros.
     leader : bool
