@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from command_line import COMMAND, Done, run_command, run_process
 from networks import random_latents
 from sound_server import sound_server  # noqa: F401
 
@@ -19,24 +20,18 @@ from oobleck_stream.engine.stack import Stack
 from oobleck_stream.model import random_model
 from oobleck_stream.network import decoder_layers
 
-COMMAND = [sys.executable, "-m", "oobleck_stream", "bench"]
-SMALL = ["--width", "4", "--threads", "2", "--seconds", "0.2"]
+SMALL = ["--width", "4", "--threads", "2", "--seconds", "0.05"]
 ROUNDS = [*SMALL, "--pushes", "2,1", "--batch", "5"]
 WIDEST = 100
 
 
-def run_bench(*arguments: object) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def run_bench(*arguments: object) -> Done:
+    return run_command("bench", *arguments)
 
 
 @pytest.fixture(scope="module")
 def facts() -> dict:
-    done = run_bench("layers", *ROUNDS, "--json")
+    done = run_process("bench", "layers", *ROUNDS, "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -249,7 +244,7 @@ def test_the_reading_kernel_reads_everything_once():
 @pytest.mark.sound
 def test_play(sound_server):  # noqa: F811
     result = subprocess.run(
-        [*COMMAND, "play", "--width", "4", "--seconds", "2", "--json"],
+        [*COMMAND, "bench", "play", "--width", "4", "--seconds", "2", "--json"],
         env=sound_server.environment | {"HOME": os.environ.get("HOME", "/")},
         capture_output=True,
         text=True,

@@ -770,9 +770,6 @@ def test_both_forms_of_a_full_size_checkpoint_give_the_same_bits(tmp_path):
     assert len(renamed) == 182 + 183
     model = ob.load(tmp_path / "diffusers")
     assert model.config == ob.PRESETS["stable-audio-open-1.0"]
-    latents = random_latents(model.config, 2)
-    wanted = model.decode(latents)
-    assert np.abs(wanted).max() > 0
     file = tmp_path / "model.safetensors"
     save_file(renamed, file)
     autoencoder = stable_audio_config(model.config)
@@ -783,4 +780,4 @@ def test_both_forms_of_a_full_size_checkpoint_give_the_same_bits(tmp_path):
             (tmp_path / "model_config.json").unlink()
         other = ob.load(file)
         assert other.config == model.config
-        assert np.array_equal(other.decode(latents), wanted)
+        assert np.array_equal(other.decoder.data, model.decoder.data)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from command_line import run_command, run_process
 
 from oobleck_stream.bench import component_tensors
 from oobleck_stream.bench.component_report import component_lines
@@ -22,7 +21,6 @@ from oobleck_stream.bench.components import (
 )
 from oobleck_stream.network import Layer
 
-COMMAND = [sys.executable, "-m", "oobleck_stream", "bench", "components"]
 SIZES = {
     "Snake": ["32 x 128", "4,096 x 128", "135,461 x 128"],
     "WNConv1d small": ["64>128 k7, 32"],
@@ -46,8 +44,8 @@ WIDEST = 100
 
 @pytest.fixture(scope="module")
 def facts() -> dict:
-    options = ["--width", "4", "--threads", "2", "--seconds", "0.2", "--json"]
-    done = subprocess.run([*COMMAND, *options], capture_output=True, text=True, timeout=300)
+    options = ["--width", "4", "--threads", "2", "--seconds", "0.05", "--json"]
+    done = run_process("bench", "components", *options)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -177,7 +175,7 @@ def test_deviation_of_other_shapes():
     ],
 )
 def test_options_of_other_measurements_are_refused(arguments):
-    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60)
+    done = run_command("bench", "components", *arguments)
     assert done.returncode == 2
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()

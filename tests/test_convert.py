@@ -42,8 +42,16 @@ def folder(tmp_path):
 # --- there and back
 
 
-@pytest.mark.parametrize("norm", ["kept", "folded", "parametrized"])
-@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16", "F64"])
+@pytest.mark.parametrize(
+    ("dtype", "norm"),
+    [
+        pytest.param(
+            dtype, norm, marks=[pytest.mark.nightly] if norm != "kept" and dtype != "F32" else []
+        )
+        for dtype in ("F32", "F16", "BF16", "F64")
+        for norm in ("kept", "folded", "parametrized")
+    ],
+)
 @pytest.mark.parametrize("kind", TARGETS)
 def test_there_and_back_loses_nothing(tmp_path, kind, dtype, norm):
     tensors = {"kept": dict, "folded": folded, "parametrized": parametrized}[norm](TENSORS)
@@ -271,8 +279,15 @@ def test_what_is_kept_dropped_and_renamed_is_reported(tmp_path):
     assert "weight_g" not in report
 
 
-@pytest.mark.parametrize("options", [[], ["--dtype", "bfloat16"], ["--weight-norm", "fold"]])
-@pytest.mark.parametrize("kind", ["safetensors", "sharded", "diffusers"])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("sharded", []),
+        ("diffusers", []),
+        ("safetensors", ["--dtype", "bfloat16"]),
+        ("safetensors", ["--weight-norm", "fold"]),
+    ],
+)
 def test_no_more_than_a_tensor_is_held(tmp_path, kind, options):
     config = CONFIG.replace(channels=64, latent_dim=32, multiples=(4, 8), strides=(2, 3))
     tensors = random_tensors(config) | random_tensors(config, half="encoder")

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,20 +22,30 @@ import pytest
 from oobleck_stream.engine.cuda.tiles import TILES, choose
 from oobleck_stream.errors import CudaUnavailable
 
-FILES = sorted(
-    path
-    for path in (Path(__file__).parent / "simulated").glob("*.py")
-    if path.name != "conftest.py"
-)
+SIMULATED = Path(__file__).parent / "simulated"
+FILES = [SIMULATED / f"{name}.py" for name in ("decoder", "programs", "arithmetic")]
+"""The slowest first."""
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed (extra `cuda13`)")
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
-def test_simulated(file):
+@pytest.fixture(scope="module")
+def simulated():
+    """The results of all files; two processes run at a time."""
     environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+
+    def run(file):
+        options = {"capture_output": True, "text": True, "env": environment}
+        return subprocess.run([*command, str(file)], **options)
+
+    with ThreadPoolExecutor(2) as pool:
+        yield {file: pool.submit(run, file) for file in FILES}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
+def test_simulated(simulated, file):
+    done = simulated[file].result()
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
 
 

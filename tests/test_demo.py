@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from command_line import run_command
 from networks import signal_to_noise
 
 import oobleck_stream as ob
@@ -102,8 +103,8 @@ def test_demo_into_a_file(tmp_path):
     result = run_demo(tmp_path, "groove", "-o", "out.flac")
     assert result.returncode == 0, result.stderr
     assert soundfile.info(tmp_path / "out.flac").duration > 10
-    assert run_demo(tmp_path, "noise").returncode == 2
-    listed = run_demo(tmp_path, "--list").stdout
+    assert run_command("demo", "noise").returncode == 2
+    listed = run_command("demo", "--list").stdout
     assert all(name in listed for name in ob.PIECES)
 
 
@@ -153,7 +154,7 @@ def test_other_readers_give_the_same_sound(tiny, sounds):
         weight = decoder.pop(name)
         norm = np.sqrt((weight.astype(float) ** 2).sum(axis=(1, 2), keepdims=True))
         decoder[f"{name}_g"], decoder[f"{name}_v"] = norm.astype(np.float32), weight
-    latents = ob.piece("keys")[:700].astype(np.float32)
+    latents = ob.piece("keys")[:300].astype(np.float32)
     with torch.no_grad():
         expected = peers.diffusers_decode(tiny.config, decoder, latents)
     assert signal_to_noise(expected, tiny.decode(latents)) >= 100

@@ -70,7 +70,7 @@ def stop_and_go(process, draw, end):
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_attack(attack):
-    counts = hammer(attack, seconds=2, seed=1)
+    counts = hammer(attack, seconds=1, seed=1)
     assert counts.get("samples", 0) + counts.get("frames encoded", 0) > 0
 
 

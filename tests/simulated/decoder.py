@@ -20,7 +20,7 @@ CONFIGS = {
     "even": small("stable-audio-open-1.0", channels=2, strides=(2, 2), **SHAPE),
     "odd": small("ezaudio", channels=2, strides=(1, 3), final_tanh=True, **SHAPE),
 }
-FRAMES = 9
+FRAMES = 6
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def test_sound_and_contract(name):
     assert signal_to_noise(expected, whole) > 100
     np.testing.assert_allclose(whole, model.decode(latents, backend="cpu"), atol=1e-5)
     due = [len(ob.StreamingDecoder(model, backend="cpu").push(latents[:n])) for n in (1, 4)]
-    for lengths in ([1, 3, 5], [4, 5, 0]):
+    for lengths in ([1, 2, 3], [4, 2, 0]):
         result, counts = decoded(name, lengths)
         np.testing.assert_array_equal(result, whole)
         assert counts[0] == due[0 if lengths[0] == 1 else 1]
