@@ -24,23 +24,16 @@ FLOAT64 = Operations(
 )
 
 
-def weight(step, parameters, phase, tap, channel, column) -> float:
-    """One weight, from the panels."""
-    padded = -(-int(step[table.COLUMNS]) // 16) * 16
-    panel = column // 32 * 32
-    width = min(32, padded - panel)
-    each = int(step[table.TAPS] * step[table.CHANNELS])
-    inside = (tap * int(step[table.CHANNELS]) + channel) * width + column - panel
-    return parameters[int(step[table.WEIGHTS]) + each * (phase * padded + panel) + inside]
-
-
 def weights_of(step, parameters, phase) -> np.ndarray:
-    """The weights of a phase, (taps, channels, columns)."""
+    """The weights of a phase, (taps, channels, columns), from the panels."""
     taps, channels, columns = (int(step[f]) for f in (table.TAPS, table.CHANNELS, table.COLUMNS))
-    found = np.empty((taps, channels, columns))
-    for place in np.ndindex(found.shape):
-        found[place] = weight(step, parameters, phase, *place)
-    return found
+    tap, channel, column = np.indices((taps, channels, columns))
+    padded = -(-columns // 16) * 16
+    panel = column // 32 * 32
+    width = np.minimum(32, padded - panel)
+    inside = (tap * channels + channel) * width + column - panel
+    start = int(step[table.WEIGHTS])
+    return parameters[start + taps * channels * (phase * padded + panel) + inside]
 
 
 def run(steps, moves, parameters, arena, source, target) -> None:
@@ -69,12 +62,17 @@ def _run_step(step, parameters, arena, source, target, joined):
 
     Returns this step's rows if it is joined with the next: for each block, those of each phase.
     """
+    one = joined is not None or step[table.TILE] > 1
+    phases = range(1 if one else int(step[table.PHASES]))
+    weights = []
+    if step[table.WEIGHTS] != table.NONE:
+        weights = [weights_of(step, parameters, phase) for phase in phases]
     kept = []
     for block in range(int(step[table.ROWS])):
         if step[table.POINTS] != table.NONE:
             _transform(step, block, arena)
             continue
-        values = _values(step, block, parameters, arena, source, joined)
+        values = _values(step, block, weights, arena, source, joined)
         if step[table.JOINED]:
             finished = [_finished(step, value, parameters) for value in values]
             kept.append([raw if snaked is None else snaked for raw, snaked in finished])
@@ -86,25 +84,21 @@ def _run_step(step, parameters, arena, source, target, joined):
     return kept or None
 
 
-def _values(step, block, parameters, arena, source, joined) -> list[np.ndarray]:
+def _values(step, block, weights, arena, source, joined) -> list[np.ndarray]:
     """The sums of the rows of a block, before the epilogue."""
     if step[table.WEIGHTS] == table.NONE:
         begin = int(step[table.INPUT] + block * step[table.INPUT_STRIDE])
         return [source[begin : begin + int(step[table.COLUMNS])].copy()]
     if joined is not None:
-        matrix = weights_of(step, parameters, 0)[0]
-        return [row @ matrix for row in joined[block]]
+        return [row @ weights[0][0] for row in joined[block]]
     if step[table.TILE] > 1:
         inputs = _points(step, block, arena) if step[table.JOINED] else _taps(step, block, arena)
-        matrices = weights_of(step, parameters, 0)
-        products = [row @ matrix for row, matrix in zip(inputs, matrices, strict=True)]
+        products = [row @ matrix for row, matrix in zip(inputs, weights[0], strict=True)]
         return SCHEMES[int(step[table.TILE])].combine(products, FLOAT64)
     inputs = _taps(step, block, arena)
     return [
         sum(row @ matrix for row, matrix in zip(inputs, matrices, strict=True))
-        for matrices in (
-            weights_of(step, parameters, phase) for phase in range(int(step[table.PHASES]))
-        )
+        for matrices in weights
     ]
 
 

@@ -17,7 +17,7 @@ from step_tables import ARENA, Drawn, draw_product, draw_tiles, no_moves, progra
 
 from oobleck_stream.engine import program as table
 from oobleck_stream.engine.cpu.engine import CpuEngine
-from oobleck_stream.engine.cuda import tiles
+from oobleck_stream.engine.cuda import launches, tiles
 from oobleck_stream.engine.cuda.engine import CudaEngine
 from oobleck_stream.engine.cuda.tiles import Tile
 from oobleck_stream.errors import CudaUnavailable
@@ -111,10 +111,16 @@ def test_rows_out_of_order_at_both_ends():
     check(draw_tiles(random, 2, 2, 5, columns=3, FIRST_ROW=2, LAST_ROW=6), no_moves(), [1])
 
 
-@pytest.mark.parametrize("split", [False, True])
-def test_chains_of_a_fast_convolution_are_cut(split, monkeypatch):
-    monkeypatch.setattr(tiles, "SUMS_A_CYCLE", 1e9 if split else 1e-9)
-    check(draw_tiles(np.random.default_rng(2), 2, 1, 1, 144, 2), no_moves(), [1])
+@pytest.mark.parametrize("splits", [9, 18])
+def test_chains_of_a_fast_convolution_are_cut(splits, monkeypatch):
+    """Each of the nine points has two chains: they are one part, or two."""
+
+    def split(*arguments, plain=launches.choose):
+        return replace(plain(*arguments), splits=splits)
+
+    monkeypatch.setattr(launches, "choose", split)
+    rows = {"FIRST_ROW": 0, "LAST_ROW": 2}
+    check(draw_tiles(np.random.default_rng(2), 2, 1, 1, 144, 2, **rows), no_moves(), [1])
 
 
 @pytest.mark.parametrize("columns", [17, 33])
@@ -282,7 +288,7 @@ def test_too_little_memory(monkeypatch):
 
 def test_all_kernels_are_warmed(monkeypatch):
     """`warm_kernels` launches every kernel that a push may launch, with every tile."""
-    from oobleck_stream.engine.cuda import engine, launches
+    from oobleck_stream.engine.cuda import engine
 
     launched = set()
 
