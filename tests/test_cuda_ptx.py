@@ -146,6 +146,15 @@ def test_kept_on_disk(tmp_path, monkeypatch):
     assert (misses, hits) == ([1, 0, 1, 1], [0, 1, 0, 0])
 
 
+def test_a_kernel_of_other_functions_is_found_by_what_they_close_over(tmp_path, monkeypatch):
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path))
+    make = schemes.transform_kernel.__wrapped__
+    kernels = [make(rows) for rows in (2, 2, 4)]
+    for kernel in kernels:
+        ptx.bound(kernel, (9, 0))
+    assert [sum(kernel.stats.cache_hits.values()) for kernel in kernels] == [0, 1, 0]
+
+
 def test_compilation_is_reported():
     from oobleck_stream.engine.cuda.library import on_compilation
 

@@ -208,7 +208,8 @@ def test_of_another_processor(copied):
     assert call(cache) == (COMPILED, expected)
 
 
-def test_another_version_of_the_package(copied, tmp_path):
+@pytest.mark.parametrize("changed", ["engine/cpu/simd.py", "fast_convolution.py"])
+def test_another_version_of_the_package(copied, tmp_path, changed):
     """Both versions store separate kernels in the same folder."""
     cache, expected = copied
     other = tmp_path / "other"
@@ -217,7 +218,7 @@ def test_another_version_of_the_package(copied, tmp_path):
         other / "oobleck_stream",
         ignore=shutil.ignore_patterns("__pycache__", "data"),
     )
-    with (other / "oobleck_stream" / "engine" / "cpu" / "simd.py").open("a") as file:
+    with (other / "oobleck_stream" / changed).open("a") as file:
         file.write("# changed\n")
     for expected_counts in (COMPILED, FOUND):
         assert call(cache, PYTHONPATH=str(other)) == (expected_counts, expected)
