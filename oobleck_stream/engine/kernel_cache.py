@@ -24,6 +24,7 @@ from numba.core.compiler import CompileResult
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.serialize import dumps
 
+from oobleck_stream import fast_convolution, operations
 from oobleck_stream.engine.kernel_entries import (
     NotKeptError,
     kernels_folder,
@@ -41,6 +42,9 @@ SETTINGS = (
     "USING_SVML",
 )
 """Numba settings that change the compiled code."""
+
+COMPILED = fast_convolution, operations
+"""Modules outside the engine from which kernels are compiled."""
 
 if hasattr(os, "register_at_fork"):
     # If a process forks while another of its threads compiles, the child inherits a lock that no
@@ -62,8 +66,8 @@ class KernelCache:
     Parameters
     ----------
     function : callable
-        The Python function. The cache key contains the `repr` of each value that the function
-        closes over.
+        The Python function. The `repr` of each value that it closes over is part of the cache key,
+        also of those that the compiled functions among them close over.
     """
 
     versions: tuple[str, ...] = (f"numba {numba.__version__}", f"llvmlite {llvmlite.__version__}")
@@ -71,8 +75,7 @@ class KernelCache:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._name = function.__name__
-        values = inspect.getclosurevars(function).nonlocals
-        self._function = f"{function.__module__}.{function.__qualname__} {sorted(values.items())}"
+        self._function = _described(function)
         self._sources = _digest_of_sources(Path(inspect.getfile(function)).parent)
         self._flushed = False
 
@@ -149,11 +152,27 @@ def keep(dispatcher: Any, cache: type[KernelCache] = KernelCache) -> Any:
     return dispatcher
 
 
+def _described(function: Callable[..., Any]) -> str:
+    """The name of a function and the values that it closes over, without any addresses."""
+    values = inspect.getclosurevars(function).nonlocals
+    found = {
+        name: _described(value.py_func) if hasattr(value, "py_func") else repr(value)
+        for name, value in sorted(values.items())
+    }
+    return f"{function.__module__}.{function.__qualname__} {found}"
+
+
 @functools.cache
 def _digest_of_sources(folder: Path) -> str:
-    """The SHA-256 digest of all modules in a folder and its parent; empty without modules."""
+    """SHA-256 digest of all modules from which kernels in a folder are compiled.
+
+    These are the modules in the folder and its parent, and those in `COMPILED`. Empty if there are
+    none.
+    """
     digest = hashlib.sha256()
     paths = [*sorted(folder.glob("*.py")), *sorted(folder.parent.glob("*.py"))]
+    if paths:
+        paths += [Path(inspect.getfile(module)) for module in COMPILED]
     for path in paths:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest() if paths else ""

@@ -36,6 +36,7 @@ from oobleck_stream.engine.cuda.library import (
 from oobleck_stream.engine.cuda.tiles import TILES, TINY_TILES, Tile
 from oobleck_stream.engine.program import Program
 from oobleck_stream.errors import CudaUnavailable
+from oobleck_stream.fast_convolution import SCHEMES
 
 _uploaded: dict[int, Any] = {}
 """Parameters on the device, by the `id` of the array on the host. An entry is removed when that
@@ -290,23 +291,35 @@ def warm_kernels() -> None:
     CudaUnavailable
         If CUDA can't be used here.
     """
-    # A program that copies one number in and multiplies it, once with each tile.
-    copy = _minimal_step(LAYER=-1, INPUT_STRIDE=1, RAW=0)
-    product = _minimal_step(CHANNELS=1, WEIGHTS=0, RAW=1)
+    # A program that copies one number in and multiplies it, once with each tile; and fast
+    # convolutions of that number.
+    steps = [
+        _minimal_step(LAYER=-1, INPUT_STRIDE=1, RAW=0),
+        _minimal_step(CHANNELS=1, WEIGHTS=0, RAW=1),
+    ]
+    for rows, scheme in SCHEMES.items():
+        points = {"CHANNELS": 1, "TILE": rows, "PHASES": rows}
+        steps += [
+            _minimal_step(**points, POINTS=2),
+            _minimal_step(**points, TAPS=scheme.points, INPUT=2, WEIGHTS=0, RAW=1),
+        ]
     moves = np.zeros((0, table.MOVE_FIELDS), np.int64)
-    program = Program(np.stack([copy, product]), moves, np.zeros((3, 1), np.int64))
+    program = Program(np.stack(steps), moves, np.zeros((3, 1), np.int64))
     stream, row = np.zeros(1, np.int64), np.zeros((1, 1, 1), np.float32)
+    weights = np.zeros(table.LANES * max(scheme.points for scheme in SCHEMES.values()), np.float32)
     for tile in TINY_TILES if SIMULATED else TILES:
         # Opening an engine runs the kernel of moves.
-        with closing(CudaEngine(np.zeros(table.LANES, np.float32), 1, 2, (tile,))) as engine:
+        with closing(CudaEngine(weights, 1, 3, (tile,))) as engine:
             engine.run(program, stream, row, row[:, :0].copy())
 
 
 def _minimal_step(**fields: int) -> IntArray:
     """A step of one row and one column, in which only the given fields are set."""
     step = np.zeros(table.FIELDS, np.int64)
-    step[[table.ROWS, table.PHASES, table.LAST_ROW, table.TAPS, table.COLUMNS]] = 1
-    step[[table.WEIGHTS, table.BIAS, table.RESIDUAL, table.RAW, table.SNAKED]] = table.NONE
+    step[[table.ROWS, table.PHASES, table.LAST_ROW, table.TAPS, table.COLUMNS, table.TILE]] = 1
+    step[[table.WEIGHTS, table.BIAS, table.RESIDUAL, table.RAW, table.SNAKED, table.POINTS]] = (
+        table.NONE
+    )
     for name, value in fields.items():
         step[getattr(table, name)] = value
     return step

@@ -13,6 +13,7 @@ from oobleck_stream.engine import program as table
 from oobleck_stream.engine.cuda.epilogue import finish_kernel
 from oobleck_stream.engine.cuda.moves import moves_kernel
 from oobleck_stream.engine.cuda.product import product_kernel
+from oobleck_stream.engine.cuda.schemes import combine_kernel, transform_kernel
 from oobleck_stream.engine.cuda.tiles import Cut, Tile, choose
 
 MAX_BLOCKS = 256
@@ -36,7 +37,7 @@ class Buffers:
     parameters : (n,) float32
         The packed parameters.
     sums : (n,) float32
-        Working memory for the sums of split taps.
+        Working memory for the parts of split sums.
     """
 
     steps: Any
@@ -75,22 +76,30 @@ def cuts(
         if step[table.LAYER] == table.MOVES_ALONE or step[table.WEIGHTS] == table.NONE:
             found.append(None)
             continue
-        rows, phases, taps, channels, columns = (
-            int(step[field])
-            for field in (table.ROWS, table.PHASES, table.TAPS, table.CHANNELS, table.COLUMNS)
+        rows, taps, channels, columns = (
+            int(step[field]) for field in (table.ROWS, table.TAPS, table.CHANNELS, table.COLUMNS)
         )
-        found.append(choose(tiles, group * rows, phases, taps, channels, columns, multiprocessors))
+        points = bool(step[table.TILE] > 1)
+        phases = 1 if points else int(step[table.PHASES])
+        cut = choose(tiles, group * rows, phases, taps, channels, columns, multiprocessors, points)
+        found.append(cut)
     return found
 
 
 def max_sums(steps: IntArray, cut: list[Cut | None], group: int) -> int:
-    """Maximum number of floats that the sums of a step's split taps occupy."""
+    """Maximum number of floats that the parts of a step's split sums occupy."""
     sizes = [
-        group * int(step[table.ROWS] * step[table.PHASES] * step[table.COLUMNS]) * part.splits
+        group * _sums(step) * part.splits
         for step, part in zip(steps, cut, strict=True)
         if part is not None and part.splits > 1
     ]
     return max(sizes, default=0)
+
+
+def _sums(step: IntArray) -> int:
+    """Number of sums of a step in one stream; the phases of a tile are made of the same sums."""
+    phases = 1 if step[table.TILE] > 1 else step[table.PHASES]
+    return int(step[table.ROWS] * phases * step[table.COLUMNS])
 
 
 def launches(
@@ -133,12 +142,21 @@ def launches(
                     b.sums,
                 ),
             )
-        # The epilogue is a separate kernel for split taps and for the copy of the input rows.
-        if step[table.LAYER] != table.MOVES_ALONE and (part is None or part.splits > 1):
-            numbers = group * int(step[table.ROWS] * step[table.PHASES] * step[table.COLUMNS])
+        tile = int(step[table.TILE])
+        if step[table.LAYER] == table.MOVES_ALONE:
+            pass
+        elif step[table.POINTS] != table.NONE:
             yield Launch(
-                finish_kernel(),
-                (-(-numbers // threads), 1, 1),
+                transform_kernel(tile),
+                (-(-group * int(step[table.ROWS] * step[table.CHANNELS]) // threads), 1, 1),
+                threads,
+                (b.steps, index, b.streams, b.arenas, b.arena_floats),
+            )
+        # The epilogue is a kernel of its own for split sums, and for the copy of the input rows.
+        elif part is None or part.splits > 1:
+            yield Launch(
+                combine_kernel(tile) if tile > 1 else finish_kernel(),
+                (-(-group * _sums(step) // threads), 1, 1),
                 threads,
                 (
                     b.steps,
@@ -151,6 +169,7 @@ def launches(
                     b.target_floats,
                     b.parameters,
                     b.sums,
+                    1 if part is None else part.splits,
                     b.source_floats,
                 ),
             )

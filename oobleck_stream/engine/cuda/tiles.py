@@ -8,14 +8,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from oobleck_stream.engine.program import chain_length
+
 LATENCY = 800
 """Cycles from requesting a chunk of input rows and weights in global memory to receiving it."""
 
 SECOND_PASS = 4000
-"""Cycles of a separate kernel that adds up split taps, apart from its memory traffic."""
+"""Cycles of a separate kernel that adds up split sums, apart from its memory traffic."""
 
 SUMS_A_CYCLE = 2
-"""Sums of split taps that are written and read back in a cycle, for each multiprocessor."""
+"""Parts of split sums that are written and read back in a cycle, for each multiprocessor."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ class Cut:
     column_tiles : int
         Tiles along the columns, counted over all phases.
     splits : int
-        1 if each block computes all taps. Otherwise the number of taps: separate blocks compute the
-        taps, and a second kernel adds up their sums.
+        The parts of every sum. If there are several, separate blocks of threads compute them, and a
+        second kernel adds them up.
     """
 
     tile: Tile
@@ -94,6 +96,7 @@ def choose(
     channels: int,
     columns: int,
     multiprocessors: int,
+    points: bool = False,
 ) -> Cut:
     """Choose the cut of a step with the smallest estimated number of cycles.
 
@@ -106,14 +109,17 @@ def choose(
         Fields of the step.
     multiprocessors : int
         Number of multiprocessors of the GPU.
+    points : bool
+        Whether the taps are the points of a fast convolution, whose sums are always split.
     """
+    chains = taps * -(-channels // chain_length(channels))
     best, fewest = None, math.inf
     for tile in tiles:
         row_tiles, column_tiles = -(-rows // tile.rows), phases * -(-columns // tile.columns)
-        for splits in {1, taps}:
+        for splits in {taps if points else 1, chains}:
             waves = -(-row_tiles * column_tiles * splits // multiprocessors)
             each = max(waves * tile.cycles, LATENCY / tile.depth)
-            chunks = -(-channels // tile.depth) * (taps // splits)
+            chunks = -(-(-(-channels // tile.depth) * taps) // splits)
             cycles = each * chunks * tile.depth
             if splits > 1:
                 sums = rows * phases * columns * splits
