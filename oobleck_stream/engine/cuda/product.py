@@ -47,6 +47,7 @@ from oobleck_stream.engine.program import (
     TILE,
     WEIGHTS,
     WIDE_CHAIN,
+    chain_length,
     weight_panel,
 )
 
