@@ -131,10 +131,7 @@ class ArenaLayout:
         if layers[-1].tile > 1 or (joined_layers(layers)[-1] and layers[-2].tile > 1):
             raise ValueError(f"{layers[-1].name} is the last layer, and has tiles")
         joined = joined_layers(layers) if join else (False,) * len(layers)
-        limits = tuple(
-            _max_blocks(layer, step_floats, not following)
-            for layer, following in zip(layers, (*joined[1:], False), strict=True)
-        )
+        limits = _limits(layers, joined, step_floats)
         early = _early_rows(layers, joined)
         arriving = [limits[0] * layers[0].stride_in]
         arriving += [n * layer.phases for n, layer in zip(limits, layers, strict=True)]
@@ -185,6 +182,19 @@ class ArenaLayout:
 def _whole_lines(rows: int, width: int) -> int:
     """Floats of some rows, rounded up to whole cache lines."""
     return -(-rows * width // LANES) * LANES
+
+
+def _limits(layers: Sequence[Layer], joined: Sequence[bool], step_floats: int) -> tuple[int, ...]:
+    """Maximum blocks of each layer in one step; those of joined layers are the same rows."""
+    limits: list[int] = []
+    for index, layer in enumerate(layers):
+        followed = index + 1 < len(layers) and joined[index + 1]
+        limits.append(_max_blocks(layer, step_floats, not followed))
+        if joined[index]:
+            phases = layers[index - 1].phases
+            limits[index - 1] = max(1, min(limits[index - 1], limits[index] // phases))
+            limits[index] = limits[index - 1] * phases
+    return tuple(limits)
 
 
 def _max_blocks(layer: Layer, step_floats: int, alone: bool) -> int:
