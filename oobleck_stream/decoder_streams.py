@@ -81,6 +81,8 @@ class DecoderStreams:
         Number of streams.
     threads, backend
         As for `oobleck_stream.StreamingDecoder`.
+    stack : Stack, optional
+        Of `count` streams over the model's decoder; by default a new one.
 
     Attributes
     ----------
@@ -89,11 +91,17 @@ class DecoderStreams:
     """
 
     def __init__(
-        self, model: Model, count: int, threads: int | None = None, backend: str | None = None
+        self,
+        model: Model,
+        count: int,
+        threads: int | None = None,
+        backend: str | None = None,
+        stack: Stack | None = None,
     ) -> None:
         self.model = model
-        self.stack = Stack(model.decoder, threads, count, backend or model.backend)
+        self.stack = stack or Stack(model.decoder, threads, count, backend or model.backend)
         self._positions = [Position()] * count
+        self._finals = [np.empty((0, model.channels), np.float32)] * count
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -126,6 +134,11 @@ class DecoderStreams:
             self.stack.reset(number)
         self._replace(numbers, [position] * len(numbers))
         return start
+
+    @property
+    def finals(self) -> list[FloatArray]:
+        """For each stream, the exact samples that became final in the last `advance` of it."""
+        return self._finals
 
     def advance(
         self, rows: FloatArray, numbers: Sequence[int], last: bool
@@ -164,6 +177,7 @@ class DecoderStreams:
                 chunk, status = chunk[:row], "overflowed"
             chunks.append(chunk)
             positions.append(Position(start, skip - dropped, status))
+        self._keep_finals(numbers, chunks)
         self._replace(numbers, positions)
         return chunks, overflowed
 
@@ -186,6 +200,12 @@ class DecoderStreams:
         """Mark streams as changing. If an exception follows, they stay marked until `begin`."""
         marked = [self._positions[number]._replace(status="interrupted") for number in numbers]
         self._replace(numbers, marked)
+
+    def _keep_finals(self, numbers: Sequence[int], chunks: Sequence[FloatArray]) -> None:
+        finals = list(self._finals)
+        for number, chunk in zip(numbers, chunks, strict=True):
+            finals[number] = chunk
+        self._finals = finals
 
     def _replace(self, numbers: Sequence[int], positions: Sequence[Position]) -> None:
         """Replace the positions of streams by one assignment, which no exception can split."""

@@ -111,6 +111,7 @@ def plan(
     counters: Counters,
     rows: int,
     last: bool,
+    stops: Sequence[int] | None = None,
 ) -> tuple[IntArray, IntArray]:
     """The steps and moves of a push; `counters` is advanced as if they had run.
 
@@ -125,13 +126,15 @@ def plan(
         Number of input rows, at most `layout.entry`.
     last : bool
         Whether the input ends with them.
+    stops : sequence of int, optional
+        Blocks at which each layer stops, where not all possible ones are needed.
 
     Returns
     -------
     steps : (steps, FIELDS) int64
     moves : (moves, MOVE_FIELDS) int64
     """
-    push = _Push(layout, offsets, counters)
+    push = _Push(layout, offsets, counters, stops)
     if rows:
         if counters.received[0] == 0:
             push.begin()
@@ -145,11 +148,15 @@ class _Push:
     """One push while it is planned."""
 
     def __init__(
-        self, layout: ArenaLayout, offsets: Sequence[ParameterOffsets], counters: Counters
+        self,
+        layout: ArenaLayout,
+        offsets: Sequence[ParameterOffsets],
+        counters: Counters,
+        stops: Sequence[int] | None = None,
     ) -> None:
         self.tables = _Tables()
         self._layers, self._layout = layout.layers, layout
-        self._offsets, self._counters = offsets, counters
+        self._offsets, self._counters, self._stops = offsets, counters, stops
         self._first_out = counters.produced[-1]
 
     def begin(self) -> None:
@@ -179,6 +186,8 @@ class _Push:
         if ends:
             self._end(index)
         due = layer.last_block(received) if ends else layer.due_blocks(received)
+        if self._stops is not None:
+            due = min(due, self._stops[index])
         while True:
             count = min(due - counters.blocks[index], self._layout.limits[index])
             if count > 0:

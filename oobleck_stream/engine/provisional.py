@@ -1,0 +1,205 @@
+"""Plans a provisional end: output rows computed before they are final, and then thrown away.
+
+The end of a stream's input is not known yet. A provisional end is what the stream would return if
+its input ended here, or went on with copies of the last row: a flush, but limited to the rows that
+are asked for. It runs on a copy of the end of each window, in a part of the arena behind the
+windows, so the stream itself is not touched. Rows that are final are read from the windows and
+never computed again.
+
+Only the rows that the wanted output rows depend on are computed, traced back through the layers.
+Near the input they follow the final rows without a gap. Near the output the final rows may lie far
+behind; there nothing is copied, and the rows between are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from oobleck_stream.arrays import IntArray
+from oobleck_stream.engine import program as table
+from oobleck_stream.engine.arena import ALIASING_PAD, ArenaLayout, Counters
+from oobleck_stream.engine.packed import ParameterOffsets
+from oobleck_stream.engine.planner import Move, plan
+from oobleck_stream.engine.program import Program
+from oobleck_stream.network import Layer
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of each layer that a range of output rows needs and that are not final.
+
+    Parameters
+    ----------
+    starts, stops : tuple of int
+        The first block of each layer, and the one behind the last.
+    """
+
+    starts: tuple[int, ...]
+    stops: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls, layers: Sequence[Layer], counters: Counters, held: int, first: int, end: int
+    ) -> Blocks:
+        """Trace the output rows ``first, ..., end - 1`` back to the input.
+
+        Parameters
+        ----------
+        layers : sequence of Layer
+        counters : Counters
+            The stream's; the blocks that it counts are final.
+        held : int
+            Number of times that the last input row is repeated behind it.
+        first, end : int
+            Rows behind the provisional end are left out.
+        """
+        lengths = [counters.received[0] + held]
+        for layer in layers:
+            lengths.append(layer.output_length(lengths[-1]))
+        starts, stops = [], []
+        for index in range(len(layers) - 1, -1, -1):
+            layer, final = layers[index], counters.blocks[index]
+            stop = max(final, -(-(min(end, lengths[index + 1]) + layer.trim) // layer.phases))
+            start = min(stop, max(final, (first + layer.trim) // layer.phases))
+            starts.append(start)
+            stops.append(stop)
+            first = max(0, start * layer.stride_in - layer.left_padding)
+            end = (stop - 1) * layer.stride_in - layer.left_padding + layer.reach + 1
+        return cls(tuple(reversed(starts)), tuple(reversed(stops)))
+
+    def multiplications(self, layers: Sequence[Layer]) -> int:
+        """Multiply-adds of these blocks."""
+        return sum(
+            (stop - start) * layer.multiplications
+            for start, stop, layer in zip(self.starts, self.stops, layers, strict=True)
+        )
+
+
+def scratch_layout(layout: ArenaLayout) -> ArenaLayout:
+    """The layout of the copies, behind the windows of a layout.
+
+    A step may write a few rows before the first that is needed, so there is room for these before
+    every window and before its skip rows.
+    """
+    windows: list[int] = []
+    skips: list[int | None] = []
+    end, arriving = layout.floats, layout.entry
+    for index, layer in enumerate(layout.layers):
+        before = layout.layers[index - 1].phases if index else 0
+        windows.append(end + _whole_lines(before, layer.inputs))
+        rows = 2 * layer.reach + arriving + layer.stride_in + 2
+        end = windows[-1] + _whole_lines(rows, layer.inputs)
+        skip = None
+        if layout.skips[index] is not None:
+            skip = end + ALIASING_PAD + _whole_lines(before + layer.left_padding, layer.inputs)
+            end = skip + _whole_lines(2 * layer.reach + arriving + 2, layer.inputs)
+        skips.append(skip)
+        arriving = layout.limits[index] * layer.phases
+    return ArenaLayout(layout.layers, layout.limits, tuple(windows), tuple(skips), end)
+
+
+def plan_provisional(
+    layout: ArenaLayout,
+    scratch: ArenaLayout,
+    offsets: Sequence[ParameterOffsets],
+    counters: Counters,
+    blocks: Blocks,
+    held: int,
+) -> Program:
+    """The program that computes a provisional end.
+
+    Parameters
+    ----------
+    layout : ArenaLayout
+        Of the stream's windows.
+    scratch : ArenaLayout
+        What `scratch_layout` returns for it.
+    offsets : sequence of ParameterOffsets
+        Where each layer's parameters start.
+    counters : Counters
+        The stream's, of which at least one input row was received; they are not changed.
+    blocks : Blocks
+        The blocks to compute.
+    held : int
+        Number of times that the last input row is repeated behind it. The first layer must have no
+        Snake then.
+
+    Returns
+    -------
+    Program
+        Its `counts` hold the number of its output rows and nothing else. The first is
+        ``starts[-1]``, as the last layer is not transposed.
+    """
+    ahead = _ahead(layout.layers, counters, blocks)
+    copies = _copies(layout, scratch, counters, ahead)
+    repeats = _repeats(scratch, ahead, held)
+    ahead.received[0] += held
+    first = ahead.produced[-1]
+    steps, moves = plan(scratch, offsets, ahead, 0, last=True, stops=blocks.stops)
+    counts = np.zeros((3, len(layout.layers)), np.int64)
+    counts[2, -1] = ahead.produced[-1] - first
+    return Program(*_preceded(steps, moves, [copies, repeats]), counts)
+
+
+def _ahead(layers: Sequence[Layer], counters: Counters, blocks: Blocks) -> Counters:
+    """Counters that stand at the first of the blocks in each layer."""
+    produced = [
+        max(0, start * layer.phases - layer.trim)
+        for start, layer in zip(blocks.starts, layers, strict=True)
+    ]
+    received = [counters.received[0], *produced[:-1]]
+    return Counters(received, list(blocks.starts), produced, [False] * len(layers))
+
+
+def _copies(
+    layout: ArenaLayout, scratch: ArenaLayout, counters: Counters, ahead: Counters
+) -> list[Move]:
+    """The moves that copy the final rows which are needed into the scratch windows."""
+    moves = []
+    for index, layer in enumerate(layout.layers):
+        origin, first = counters.origin(index, layer), ahead.origin(index, layer)
+        source = layout.windows[index] + (first - origin) * layer.inputs
+        rows = counters.received[index] - first
+        moves.append((scratch.windows[index], source, rows * layer.inputs))
+        skip, skip_copy = layout.skips[index], scratch.skips[index]
+        if skip is not None and skip_copy is not None:
+            origin, first = counters.produced[index + 1], ahead.produced[index + 1]
+            rows = counters.received[index] - first
+            source = skip + (first - origin) * layer.inputs
+            moves.append((skip_copy, source, rows * layer.inputs))
+    return [(to, source, size) for to, source, size in moves if size > 0]
+
+
+def _repeats(scratch: ArenaLayout, ahead: Counters, held: int) -> list[Move]:
+    """The moves that repeat the last input row in the first scratch window."""
+    layer = scratch.layers[0]
+    last = ahead.received[0] - 1 - ahead.origin(0, layer)
+    row = scratch.windows[0] + last * layer.inputs
+    return [(row + number * layer.inputs, row, layer.inputs) for number in range(1, held + 1)]
+
+
+def _preceded(
+    steps: IntArray, moves: IntArray, groups: list[list[Move]]
+) -> tuple[IntArray, IntArray]:
+    """The tables of steps and moves with groups of moves before them, one after another."""
+    groups = [group for group in groups if group]
+    before = np.array([move for group in groups for move in group], np.int64)
+    alone = np.zeros((len(groups), table.FIELDS), np.int64)
+    alone[:, [table.WEIGHTS, table.BIAS, table.RESIDUAL, table.RAW, table.SNAKED]] = table.NONE
+    alone[:, table.LAYER] = table.MOVES_ALONE
+    alone[:, table.MOVES] = [len(group) for group in groups]
+    alone[:, table.FIRST_MOVE] = np.cumsum([0, *alone[:, table.MOVES]])[:-1]
+    later = steps.copy()
+    later[:, table.FIRST_MOVE] += len(before)
+    return (
+        np.concatenate([alone, later]),
+        np.concatenate([before.reshape(-1, table.MOVE_FIELDS), moves]),
+    )
+
+
+def _whole_lines(rows: int, width: int) -> int:
+    """Floats of some rows, rounded up to whole cache lines."""
+    return -(-rows * width // table.LANES) * table.LANES
