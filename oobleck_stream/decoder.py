@@ -53,6 +53,9 @@ class StreamingDecoder:
     missing : {"zeros", "held"}
         What stands in for frames that are not known yet: zeros in the activations of every layer,
         as at the end of a piece; or the last frame, repeated, which is worse as a rule.
+    exact : bool
+        Whether the exact stream goes on underneath an earlier one. Without it, a push with a small
+        look-ahead takes little longer than an exact push, and there is no `exact`.
 
     Attributes
     ----------
@@ -101,10 +104,11 @@ class StreamingDecoder:
         look_ahead: float | None = None,
         fade: float | None = None,
         missing: Missing = "zeros",
+        exact: bool = True,
     ) -> None:
         self.model = model
         self.latency, self._streams = open_streams(
-            model, 1, threads, backend, look_ahead, fade, missing
+            model, 1, threads, backend, look_ahead, fade, missing, exact
         )
         self.backend = self._streams.stack.backend
 
@@ -143,6 +147,11 @@ class StreamingDecoder:
 
         Put together, they are bit-identical to `Model.decode`, whatever the look-ahead. Without
         one, they are the samples that the push returned.
+
+        Raises
+        ------
+        RuntimeError
+            If the decoder was made with ``exact=False``.
         """
         return self._streams.finals[0]
 

@@ -36,6 +36,9 @@ class DecoderState:
         Samples still to be dropped after a `seek`.
     flushed : bool
         Whether the stream was flushed.
+    depth : int
+        Number of layers that the stream has computed: all of them, or with ``exact=False`` those
+        that its early samples need.
 
     Examples
     --------
@@ -57,6 +60,7 @@ class DecoderState:
     start: int
     skip: int
     flushed: bool
+    depth: int
 
 
 class Position(NamedTuple):
@@ -83,11 +87,14 @@ class DecoderStreams:
         As for `oobleck_stream.StreamingDecoder`.
     stack : Stack, optional
         Of `count` streams over the model's decoder; by default a new one.
+    depth : int, optional
+        Number of layers that `stack` computes; by default all.
 
     Attributes
     ----------
     model : Model
     stack : Stack
+    depth : int
     """
 
     def __init__(
@@ -97,8 +104,10 @@ class DecoderStreams:
         threads: int | None = None,
         backend: str | None = None,
         stack: Stack | None = None,
+        depth: int | None = None,
     ) -> None:
         self.model = model
+        self.depth = len(model.decoder.layers) if depth is None else depth
         self.stack = stack or Stack(model.decoder, threads, count, backend or model.backend)
         self._positions = [Position()] * count
         self._finals = [np.empty((0, model.channels), np.float32)] * count
@@ -136,8 +145,21 @@ class DecoderStreams:
         return start
 
     @property
+    def exact(self) -> bool:
+        """Whether the streams compute the exact samples."""
+        return self.depth == len(self.model.decoder.layers)
+
+    @property
     def finals(self) -> list[FloatArray]:
-        """For each stream, the exact samples that became final in the last `advance` of it."""
+        """For each stream, the exact samples that became final in the last `advance` of it.
+
+        Raises
+        ------
+        RuntimeError
+            If the streams compute none.
+        """
+        if not self.exact:
+            raise RuntimeError("this decoder was made with exact=False: it has no exact samples")
         return self._finals
 
     def advance(
@@ -186,12 +208,15 @@ class DecoderStreams:
         start, skip, status = self._positions[number]
         require_complete(status, "snapshot")
         state = self.stack.snapshot(number)
-        return DecoderState(self.model.decoder, state, start, skip, status == "flushed")
+        flushed = status == "flushed"
+        return DecoderState(self.model.decoder, state, start, skip, flushed, self.depth)
 
     def restore(self, state: DecoderState, number: int) -> None:
         """Continue a stream from a state; ``ValueError`` if it is of another model."""
         if not isinstance(state, DecoderState) or state.network is not self.model.decoder:
             raise ValueError("the state is not one of a decoder of this model")
+        if state.depth < self.depth:
+            raise ValueError("the state is of a decoder with exact=False: it lacks rows")
         self._interrupt([number])
         self.stack.restore(state.stack, number)
         self._replace([number], [Position(state.start, state.skip, status_of(state.flushed))])

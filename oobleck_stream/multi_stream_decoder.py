@@ -32,7 +32,7 @@ class MultiStreamDecoder:
         As for `StreamingDecoder`.
     backend : str, optional
         As for `StreamingDecoder`.
-    look_ahead, fade, missing : optional
+    look_ahead, fade, missing, exact : optional
         As for `StreamingDecoder`, the same for all streams.
 
     Attributes
@@ -78,6 +78,7 @@ class MultiStreamDecoder:
         look_ahead: float | None = None,
         fade: float | None = None,
         missing: Missing = "zeros",
+        exact: bool = True,
     ) -> None:
         whole = isinstance(streams, int | np.integer) and not isinstance(streams, bool)
         if not (whole and streams >= 1):
@@ -85,7 +86,7 @@ class MultiStreamDecoder:
         self.model = model
         self.streams = int(streams)
         self.latency, self._streams = open_streams(
-            model, self.streams, threads, backend, look_ahead, fade, missing
+            model, self.streams, threads, backend, look_ahead, fade, missing, exact
         )
         self.backend = self._streams.stack.backend
 

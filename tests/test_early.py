@@ -31,9 +31,9 @@ def samples_of(model, share):
     return round(share * model.latency)
 
 
-def subject_of(model, look_ahead, fade, missing):
+def subject_of(model, look_ahead, fade, missing, exact=True):
     """What the contract needs to know of a decoder with a look-ahead in samples."""
-    options = {"look_ahead": look_ahead, "fade": fade, "missing": missing}
+    options = {"look_ahead": look_ahead, "fade": fade, "missing": missing, "exact": exact}
     latency = ob.StreamingDecoder(model, **options).latency
     return Subject(
         make=lambda threads: ob.StreamingDecoder(model, threads=threads, **options),
@@ -48,13 +48,23 @@ def model(request):
     return MODELS[request.param]
 
 
-@pytest.fixture(params=[(0.0, "zeros"), (0.25, "zeros"), (0.25, "held"), (0.97, "zeros")], ids=str)
+@pytest.fixture(
+    params=[
+        (0.0, "zeros", True),
+        (0.25, "zeros", True),
+        (0.25, "zeros", False),
+        (0.25, "held", True),
+        (0.97, "zeros", True),
+        (0.97, "held", False),
+    ],
+    ids=str,
+)
 def subject(request):
-    model, (share, missing) = MODELS["yue2"], request.param
-    return subject_of(model, samples_of(model, share), model.hop // 8, missing)
+    model, (share, missing, exact) = MODELS["yue2"], request.param
+    return subject_of(model, samples_of(model, share), model.hop // 8, missing, exact)
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(data=st.data())
 def test_cuts(model, data):
     subject = subject_of(
@@ -62,6 +72,7 @@ def test_cuts(model, data):
         data.draw(st.integers(0, model.latency), label="look-ahead"),
         data.draw(st.sampled_from([0, 1, model.hop // 8, model.hop]), label="fade"),
         data.draw(st.sampled_from(["zeros", "held"]), label="missing"),
+        data.draw(st.booleans(), label="exact"),
     )
     length = data.draw(st.integers(0, FRAMES - 6))
     check_cuts(subject, length, data.draw(cuts(length)), data.draw(st.sampled_from([1, 2, 4])))
@@ -156,6 +167,20 @@ def test_a_state_serves_any_look_ahead(model):
             start = decoder.samples_out
             sound = np.concatenate([decoder.push(latents[16:]), decoder.flush()])
             np.testing.assert_array_equal(sound, expected[start:])
+
+
+def test_without_the_exact_stream():
+    model = MODELS["ezaudio"]
+    cheap = ob.StreamingDecoder(model, look_ahead=500, exact=False)
+    cheap.push(random_latents(model.config, 3))
+    with pytest.raises(RuntimeError, match="made with exact=False"):
+        print(cheap.exact)
+    for options in ({}, {"look_ahead": 500}):
+        with pytest.raises(ValueError, match="exact=False: it lacks rows"):
+            ob.StreamingDecoder(model, **options).restore(cheap.snapshot())
+    ob.StreamingDecoder(model, look_ahead=9, exact=False).restore(cheap.snapshot())
+    with pytest.raises(ValueError, match="exact=False: it lacks rows"):
+        ob.StreamingDecoder(model, look_ahead=3900, exact=False).restore(cheap.snapshot())
 
 
 def test_streams_of_different_age():

@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
+from oobleck_stream.engine.provisional import Blocks, counters_after, layers_read
 from oobleck_stream.model import Model
 
 Missing = Literal["zeros", "held"]
@@ -91,6 +92,21 @@ class LookAhead:
     def given(self, frames: int, hop: int) -> int:
         """Number of samples that were given out after some frames, before the end."""
         return max(0, frames * hop - self.samples)
+
+    def blocks(self, model: Model, frames: int) -> Blocks:
+        """The blocks of each layer that the early samples of frame number `frames` take."""
+        layers, hop = model.decoder.layers, model.hop
+        first = max(0, (frames - 1) * hop - self.samples)
+        end = max(0, frames * hop - self.samples + self.fade)
+        return Blocks.of(layers, counters_after(layers, frames), self.held, first, end)
+
+    def layers_read(self, model: Model) -> int:
+        """Number of layers, from the first, whose final rows the early samples depend on."""
+        layers, frames = model.decoder.layers, 3 * model.context + 3
+        counters = counters_after(layers, frames)
+        if counters.produced[-1] > (frames - 1) * model.hop - self.samples:
+            return len(layers)
+        return layers_read(layers, self.blocks(model, frames), counters)
 
     def faded(self, before: FloatArray, after: FloatArray) -> FloatArray:
         """Go over from some samples to others: `before` is as long as the fade, or shorter.

@@ -26,6 +26,9 @@ class EarlyStreams(DecoderStreams):
     model, count, threads, backend
         As for `DecoderStreams`.
     look_ahead : LookAhead
+    exact : bool
+        Whether the exact stream goes on underneath. Without it, only the layers are computed whose
+        final rows the early samples depend on, and `finals` stay empty.
     """
 
     stack: ProvisionalStack
@@ -37,10 +40,12 @@ class EarlyStreams(DecoderStreams):
         threads: int | None,
         backend: str | None,
         look_ahead: LookAhead,
+        exact: bool = True,
     ) -> None:
+        depth = None if exact else look_ahead.layers_read(model)
         place = backend or model.backend
-        stack = ProvisionalStack(model.decoder, threads, count, place, look_ahead.held)
-        super().__init__(model, count, stack=stack)
+        stack = ProvisionalStack(model.decoder, threads, count, place, depth)
+        super().__init__(model, count, stack=stack, depth=depth)
         self._look_ahead = look_ahead
         self._nothing = np.empty((0, model.channels), np.float32)
         self._guesses: list[FloatArray | None] = [None] * count
@@ -69,18 +74,19 @@ class EarlyStreams(DecoderStreams):
         """
         self._interrupt(numbers)
         drops = [self._drop(number, self._given(number)) for number in numbers]
+        before = [self.stack.rows_out(number) for number in numbers]
         early: list[list[FloatArray]] = [[self._nothing] for _ in numbers]
         exact: list[list[FloatArray]] = [[self._nothing] for _ in numbers]
         for index in range(rows.shape[1] + last):
-            frame = np.ascontiguousarray(rows[:, index : index + 1])
-            ends = index == rows.shape[1]
             guesses = self._known_guesses(numbers)
-            pushed = self.stack.push_streams(frame, numbers, ends)
-            samples = self._rest(numbers, pushed) if ends else self._newest(numbers, pushed)
+            if index < rows.shape[1]:
+                samples, finals = self._push(np.ascontiguousarray(rows[:, [index]]), numbers)
+            else:
+                samples, finals = self._end(numbers)
             for position, guess in enumerate(guesses):
                 early[position].append(self._look_ahead.faded(guess, samples[position]))
-                exact[position].append(pushed[position])
-        return self._results(numbers, drops, early, exact, last)
+                exact[position].append(finals[position])
+        return self._results(numbers, drops, before, early, exact, last)
 
     def _given(self, number: int) -> int:
         """Number of samples given out since a stream's first frame, those dropped included."""
@@ -102,66 +108,82 @@ class EarlyStreams(DecoderStreams):
         ahead = self._look_ahead
         unknown = [n for n in numbers if self._guesses[n] is None and self._given(n) > 0]
         if unknown and ahead.fade:
-            ends = self.stack.provisional(unknown, -ahead.samples, ahead.fade - ahead.samples)
+            first, stop = -ahead.samples, ahead.fade - ahead.samples
+            ends = self.stack.provisional(unknown, first, stop, ahead.held)
             for number, end in zip(unknown, ends, strict=True):
                 self._guesses[number] = end
         guesses = [self._guesses[number] for number in numbers]
         return [self._nothing if guess is None else guess for guess in guesses]
 
-    def _newest(self, numbers: Sequence[int], pushed: Sequence[FloatArray]) -> list[FloatArray]:
-        """The samples to give out after a frame, not yet faded; keeps the guesses behind them."""
+    def _push(
+        self, frame: FloatArray, numbers: Sequence[int]
+    ) -> tuple[list[FloatArray], list[FloatArray]]:
+        """Push a frame; the early samples before their fade, and the exact ones.
+
+        Keeps the guesses that follow the early samples.
+        """
         ahead, hop = self._look_ahead, self.model.hop
+        pushed = self.stack.push_streams(frame, numbers)
         begun = [number for number in numbers if self._given(number) > 0]
-        ends = self.stack.provisional(begun, -ahead.samples - hop, ahead.fade - ahead.samples)
+        first, end = -ahead.samples - hop, ahead.fade - ahead.samples
+        ends = self.stack.provisional(begun, first, end, ahead.held)
         behind = dict(zip(begun, ends, strict=True))
         chunks = []
         for number, final in zip(numbers, pushed, strict=True):
-            if number not in behind:
-                chunks.append(self._nothing)
-                continue
+            rows, count = behind.get(number, self._nothing), min(hop, self._given(number))
             # Where the look-ahead is nearly the network's, the first of them are final.
-            count = min(hop, self._given(number))
             known = self.stack.rows_out(number) - (self._given(number) - count)
-            rows = behind[number]
             if known > 0:
                 rows = np.concatenate([final[len(final) - known :], rows])
             chunks.append(rows[:count])
-            self._guesses[number] = rows[count:]
-        return chunks
+            if number in behind:
+                self._guesses[number] = rows[count:]
+        return chunks, pushed if self.exact else [self._nothing] * len(pushed)
 
-    def _rest(self, numbers: Sequence[int], pushed: Sequence[FloatArray]) -> list[FloatArray]:
-        """The samples to give out at the end, not yet faded, from those that became final."""
+    def _end(self, numbers: Sequence[int]) -> tuple[list[FloatArray], list[FloatArray]]:
+        """End the streams; the rest of the early samples before their fade, and the exact ones."""
+        frame = np.empty((len(numbers), 0, self.model.latent_dim), np.float32)
+        if not self.exact:
+            begun = [number for number in numbers if self.stack.rows_in(number) > 0]
+            ends = self.stack.provisional(begun, -self._look_ahead.samples, None)
+            rest = dict(zip(begun, ends, strict=True))
+            self.stack.push_streams(frame, numbers, last=True)
+            none = [self._nothing] * len(numbers)
+            return [rest.get(number, self._nothing) for number in numbers], none
+        given = [self._given(number) for number in numbers]
+        pushed = self.stack.push_streams(frame, numbers, last=True)
         chunks = []
-        for number, final in zip(numbers, pushed, strict=True):
-            given = self._look_ahead.given(self.stack.rows_in(number), self.model.hop)
-            before = self.stack.rows_out(number) - len(final)
-            chunks.append(final[given - before :])
-        return chunks
+        for number, count, final in zip(numbers, given, pushed, strict=True):
+            chunks.append(final[count - (self.stack.rows_out(number) - len(final)) :])
+        return chunks, pushed
 
     def _results(
         self,
         numbers: Sequence[int],
         drops: Sequence[int],
+        before: Sequence[int],
         early: Sequence[list[FloatArray]],
         exact: Sequence[list[FloatArray]],
         last: bool,
     ) -> tuple[list[FloatArray], dict[int, int]]:
         """What `advance` returns; keeps the exact samples and replaces the positions."""
-        chunks, finals = [], []
+        chunks: list[FloatArray] = []
+        finals: list[FloatArray] = []
         positions, overflowed = [], {}
-        for number, drop, parts, final_parts in zip(numbers, drops, early, exact, strict=True):
+        for index, number in enumerate(numbers):
             start, skip, _ = self._positions[number]
-            samples, final = np.concatenate(parts)[drop:], np.concatenate(final_parts)
-            dropped = min(skip, len(final))
-            chunk, row = _finite(samples, self._given(number))
-            final, final_row = _finite(final[dropped:], self.stack.rows_out(number))
+            skipped = min(skip, self.stack.rows_out(number) - before[index])
+            chunk, row = _finite(np.concatenate(early[index])[drops[index] :], self._given(number))
+            final, final_row = _finite(
+                np.concatenate(exact[index])[skipped:], self.stack.rows_out(number)
+            )
             row = final_row if row is None else row
             if row is not None:
                 overflowed[number] = start + row // self.model.hop
             chunks.append(chunk)
             finals.append(final)
             status = status_of(last) if row is None else "overflowed"
-            positions.append(Position(start, skip - dropped, status))
+            positions.append(Position(start, skip - skipped, status))
         self._keep_finals(numbers, finals)
         self._replace(numbers, positions)
         return chunks, overflowed
@@ -183,6 +205,7 @@ def open_streams(
     look_ahead: float | None,
     fade: float | None,
     missing: Missing,
+    exact: bool,
 ) -> tuple[int, DecoderStreams]:
     """The samples that a decoder withholds, and its streams, which are early if it looks less far.
 
@@ -191,4 +214,4 @@ def open_streams(
     ahead = LookAhead.of(model, look_ahead, fade, missing)
     if ahead is None:
         return model.latency, DecoderStreams(model, count, threads, backend)
-    return ahead.samples, EarlyStreams(model, count, threads, backend, ahead)
+    return ahead.samples, EarlyStreams(model, count, threads, backend, ahead, exact)

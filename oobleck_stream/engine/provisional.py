@@ -78,6 +78,43 @@ class Blocks:
         )
 
 
+def counters_after(layers: Sequence[Layer], rows: int) -> Counters:
+    """The counters of a stream that has received some rows."""
+    received, blocks, produced = [rows], [], []
+    for layer in layers:
+        blocks.append(layer.due_blocks(received[-1]))
+        produced.append(layer.due_rows(received[-1]))
+        received.append(produced[-1])
+    return Counters(received[:-1], blocks, produced, [False] * len(layers))
+
+
+def layers_read(layers: Sequence[Layer], blocks: Blocks, counters: Counters) -> int:
+    """Number of layers, counted from the input, whose final rows a provisional end reads.
+
+    The layers behind them only have to be computed for the exact output. A layer that adds what the
+    one before it was given is not separated from that.
+    """
+    ahead = _ahead(layers, counters, blocks)
+    count = max(
+        index
+        for index, layer in enumerate(layers)
+        if counters.received[index] > ahead.origin(index, layer)
+    )
+    while count < len(layers) and layers[count].residual:
+        count += 1
+    return count
+
+
+def without_products(program: Program, depth: int) -> Program:
+    """A program that computes only the first `depth` layers, but moves the rows of all."""
+    steps = program.steps.copy()
+    left_out = steps[:, table.LAYER] >= depth
+    steps[left_out, table.LAYER] = table.MOVES_ALONE
+    steps[left_out, table.ROWS] = steps[left_out, table.JOINED] = 0
+    kept = ~left_out | (steps[:, table.MOVES] > 0)
+    return Program(steps[kept], program.moves, program.counts)
+
+
 def scratch_layout(layout: ArenaLayout) -> ArenaLayout:
     """The layout of the copies, behind the windows of a layout.
 
