@@ -136,6 +136,14 @@ def test_the_exact_stream_goes_on(model, data):
     np.testing.assert_array_equal(sound, model.decode(latents)[frame * model.hop :])
 
 
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.75])
+def test_a_wide_network(share):
+    """Its first layers are computed together with the final rows."""
+    model = model_of(small("stable-audio-open-1.0", channels=20))
+    subject = subject_of(model, samples_of(model, share), model.hop // 8, "zeros", share < 0.5)
+    check_cuts(subject, 13, [1, 12], 2)
+
+
 def test_the_whole_look_ahead_is_the_exact_stream(model):
     latents = random_latents(model.config, FRAMES)
     seconds = model.latency / model.samplerate

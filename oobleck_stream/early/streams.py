@@ -123,20 +123,18 @@ class EarlyStreams(DecoderStreams):
         Keeps the guesses that follow the early samples.
         """
         ahead, hop = self._look_ahead, self.model.hop
-        pushed = self.stack.push_streams(frame, numbers)
-        begun = [number for number in numbers if self._given(number) > 0]
         first, end = -ahead.samples - hop, ahead.fade - ahead.samples
-        ends = self.stack.provisional(begun, first, end, ahead.held)
-        behind = dict(zip(begun, ends, strict=True))
+        pushed, ends = self.stack.push_provisional(frame, numbers, first, end, ahead.held)
         chunks = []
-        for number, final in zip(numbers, pushed, strict=True):
-            rows, count = behind.get(number, self._nothing), min(hop, self._given(number))
+        for number, final, rows in zip(numbers, pushed, ends, strict=True):
+            given = self._given(number)
+            count = min(hop, given)
             # Where the look-ahead is nearly the network's, the first of them are final.
-            known = self.stack.rows_out(number) - (self._given(number) - count)
+            known = self.stack.rows_out(number) - (given - count)
             if known > 0:
                 rows = np.concatenate([final[len(final) - known :], rows])
             chunks.append(rows[:count])
-            if number in behind:
+            if given:
                 self._guesses[number] = rows[count:]
         return chunks, pushed if self.exact else [self._nothing] * len(pushed)
 

@@ -94,7 +94,7 @@ def layers_read(layers: Sequence[Layer], blocks: Blocks, counters: Counters) -> 
     The layers behind them only have to be computed for the exact output. A layer that adds what the
     one before it was given is not separated from that.
     """
-    ahead = _ahead(layers, counters, blocks)
+    ahead = counters_ahead(layers, counters, blocks)
     count = max(
         index
         for index, layer in enumerate(layers)
@@ -145,6 +145,7 @@ def plan_provisional(
     counters: Counters,
     blocks: Blocks,
     held: int,
+    front: tuple[int, int] = (0, 0),
 ) -> Program:
     """The program that computes a provisional end.
 
@@ -163,6 +164,9 @@ def plan_provisional(
     held : int
         Number of times that the last input row is repeated behind it. The first layer must have no
         Snake then.
+    front : (int, int)
+        Number of layers that are already computed, and the input rows of the layer behind them,
+        which are in its scratch window.
 
     Returns
     -------
@@ -170,18 +174,23 @@ def plan_provisional(
         Its `counts` hold the number of its output rows and nothing else. The first is
         ``starts[-1]``, as the last layer is not transposed.
     """
-    ahead = _ahead(layout.layers, counters, blocks)
-    copies = _copies(layout, scratch, counters, ahead)
-    repeats = _repeats(scratch, ahead, held)
-    ahead.received[0] += held
+    ahead = counters_ahead(layout.layers, counters, blocks)
+    done, received = front
+    moves = [_copies(layout, scratch, counters, ahead, done + 1 if done else 0)]
+    if done:
+        ahead.received[done] = received
+    else:
+        moves.append(repeats(scratch, ahead, ahead.received[0], held))
+        ahead.received[0] += held
     first = ahead.produced[-1]
-    steps, moves = plan(scratch, offsets, ahead, 0, last=True, stops=blocks.stops)
+    stops = [*blocks.starts[:done], *blocks.stops[done:]]
+    steps, later = plan(scratch, offsets, ahead, 0, last=True, stops=stops)
     counts = np.zeros((3, len(layout.layers)), np.int64)
     counts[2, -1] = ahead.produced[-1] - first
-    return Program(*_preceded(steps, moves, [copies, repeats]), counts)
+    return Program(*_preceded(steps, later, moves), counts)
 
 
-def _ahead(layers: Sequence[Layer], counters: Counters, blocks: Blocks) -> Counters:
+def counters_ahead(layers: Sequence[Layer], counters: Counters, blocks: Blocks) -> Counters:
     """Counters that stand at the first of the blocks in each layer."""
     produced = [
         max(0, start * layer.phases - layer.trim)
@@ -192,49 +201,49 @@ def _ahead(layers: Sequence[Layer], counters: Counters, blocks: Blocks) -> Count
 
 
 def _copies(
-    layout: ArenaLayout, scratch: ArenaLayout, counters: Counters, ahead: Counters
+    layout: ArenaLayout, scratch: ArenaLayout, counters: Counters, ahead: Counters, first: int
 ) -> list[Move]:
-    """The moves that copy the final rows which are needed into the scratch windows."""
+    """The moves that copy the needed final rows, from layer `first` on, into scratch windows."""
     moves = []
-    for index, layer in enumerate(layout.layers):
-        origin, first = counters.origin(index, layer), ahead.origin(index, layer)
-        source = layout.windows[index] + (first - origin) * layer.inputs
-        rows = counters.received[index] - first
-        moves.append((scratch.windows[index], source, rows * layer.inputs))
+    for index, layer in list(enumerate(layout.layers))[first:]:
+        origin, row = counters.origin(index, layer), ahead.origin(index, layer)
+        source = layout.windows[index] + (row - origin) * layer.inputs
+        moves.append(
+            (scratch.windows[index], source, (counters.received[index] - row) * layer.inputs)
+        )
         skip, skip_copy = layout.skips[index], scratch.skips[index]
         if skip is not None and skip_copy is not None:
-            origin, first = counters.produced[index + 1], ahead.produced[index + 1]
-            rows = counters.received[index] - first
-            source = skip + (first - origin) * layer.inputs
-            moves.append((skip_copy, source, rows * layer.inputs))
+            row = ahead.produced[index + 1]
+            source = skip + (row - counters.produced[index + 1]) * layer.inputs
+            moves.append((skip_copy, source, (counters.received[index] - row) * layer.inputs))
     return [(to, source, size) for to, source, size in moves if size > 0]
 
 
-def _repeats(scratch: ArenaLayout, ahead: Counters, held: int) -> list[Move]:
-    """The moves that repeat the last input row in the first scratch window."""
-    layer = scratch.layers[0]
-    last = ahead.received[0] - 1 - ahead.origin(0, layer)
-    row = scratch.windows[0] + last * layer.inputs
+def repeats(layout: ArenaLayout, counters: Counters, received: int, held: int) -> list[Move]:
+    """The moves that repeat the last of `received` input rows in the first window."""
+    layer = layout.layers[0]
+    last = received - 1 - counters.origin(0, layer)
+    row = layout.windows[0] + last * layer.inputs
     return [(row + number * layer.inputs, row, layer.inputs) for number in range(1, held + 1)]
+
+
+def moves_alone(first: int, count: int) -> IntArray:
+    """A step, (1, FIELDS), that makes `count` moves, from number `first` of the table on."""
+    step = np.zeros((1, table.FIELDS), np.int64)
+    step[0, [table.WEIGHTS, table.BIAS, table.RESIDUAL, table.RAW, table.SNAKED]] = table.NONE
+    step[0, [table.LAYER, table.FIRST_MOVE, table.MOVES]] = table.MOVES_ALONE, first, count
+    return step
 
 
 def _preceded(
     steps: IntArray, moves: IntArray, groups: list[list[Move]]
 ) -> tuple[IntArray, IntArray]:
     """The tables of steps and moves with groups of moves before them, one after another."""
-    groups = [group for group in groups if group]
-    before = np.array([move for group in groups for move in group], np.int64)
-    alone = np.zeros((len(groups), table.FIELDS), np.int64)
-    alone[:, [table.WEIGHTS, table.BIAS, table.RESIDUAL, table.RAW, table.SNAKED]] = table.NONE
-    alone[:, table.LAYER] = table.MOVES_ALONE
-    alone[:, table.MOVES] = [len(group) for group in groups]
-    alone[:, table.FIRST_MOVE] = np.cumsum([0, *alone[:, table.MOVES]])[:-1]
-    later = steps.copy()
-    later[:, table.FIRST_MOVE] += len(before)
-    return (
-        np.concatenate([alone, later]),
-        np.concatenate([before.reshape(-1, table.MOVE_FIELDS), moves]),
-    )
+    for group in reversed(groups):
+        if group:
+            steps = np.concatenate([moves_alone(len(moves), len(group)), steps])
+            moves = np.concatenate([moves, np.array(group, np.int64)])
+    return steps, moves
 
 
 def _whole_lines(rows: int, width: int) -> int:

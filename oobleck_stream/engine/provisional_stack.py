@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -16,10 +16,12 @@ from oobleck_stream.engine.planner import Planner
 from oobleck_stream.engine.program import Program
 from oobleck_stream.engine.provisional import (
     Blocks,
+    layers_read,
     plan_provisional,
     scratch_layout,
     without_products,
 )
+from oobleck_stream.engine.provisional_front import Push
 from oobleck_stream.engine.stack import Stack
 from oobleck_stream.network import context, output_length
 
@@ -63,6 +65,43 @@ class ProvisionalStack(Stack):
         # Once this many rows were received, no needed row lies before the first.
         self._steady = 2 * context(network.layers) + 4
         self._provisional: dict[tuple[int, Range], Program] = {}
+        self._pushes: dict[tuple[int, Range], tuple[Program, Program, int]] = {}
+
+    def push_provisional(
+        self, rows: FloatArray, streams: Sequence[int], first: int, end: int, held: int
+    ) -> tuple[list[FloatArray], list[FloatArray]]:
+        """Push one row into each of some streams, and then ask for provisional rows.
+
+        Does what `push_streams` and then `provisional` do, but reads the weights of the first
+        layers once for both.
+
+        Parameters
+        ----------
+        rows : (streams, 1, inputs) float32, C-contiguous
+        streams : sequence of int
+            Indices of the streams, all different.
+        first, end, held
+            As for `provisional`.
+
+        Returns
+        -------
+        final, provisional : list of (n, outputs) float32
+        """
+        final: dict[int, FloatArray] = {}
+        early: dict[int, FloatArray] = {}
+        for key, positions in self._groups(streams, 1, first, end, held):
+            chosen = [streams[position] for position in positions]
+            numbers = np.array(chosen, np.int64)
+            pushed, program, after = self._push_programs(key, chosen[0])
+            rows_out = self._empty(len(chosen), pushed.rows_out)
+            self._engine.run(pushed, numbers, rows[positions], rows_out)
+            for stream in chosen:
+                self._counts[stream] += pushed.counts
+                self._keys[stream] = after
+            final |= zip(positions, rows_out, strict=True)
+            early |= zip(positions, self._run(program, numbers), strict=True)
+        order = range(len(streams))
+        return [final[position] for position in order], [early[position] for position in order]
 
     def provisional(
         self, streams: Sequence[int], first: int, end: int | None, held: int = 0
@@ -85,43 +124,84 @@ class ProvisionalStack(Stack):
         list of (n, outputs) float32
             For each of `streams`, the last rows of the range: those that are not final.
         """
+        results: dict[int, FloatArray] = {}
+        for key, positions in self._groups(streams, 0, first, end, held):
+            chosen = [streams[position] for position in positions]
+            program = self._provisional_program(key, chosen[0])
+            rows = self._run(program, np.array(chosen, np.int64))
+            results |= zip(positions, rows, strict=True)
+        return [results[position] for position in range(len(streams))]
+
+    def _groups(
+        self, streams: Sequence[int], coming: int, first: int, end: int | None, held: int
+    ) -> Iterator[tuple[tuple[int, Range], list[int]]]:
+        """Yield what is asked for, and the positions of the streams that one program serves.
+
+        `coming` is the number of rows that come first.
+        """
         groups: dict[tuple[int, Range], list[int]] = {}
         for position, stream in enumerate(streams):
             # Programs depend on the row of a stream only as long as it is near the beginning.
-            wanted = Range(min(self.rows_in(stream), self._steady), first, end, held)
-            groups.setdefault((self._keys[stream], wanted), []).append(position)
-        results: dict[int, FloatArray] = {}
+            rows = min(self.rows_in(stream) + coming, self._steady)
+            key = self._keys[stream], Range(rows, first, end, held)
+            groups.setdefault(key, []).append(position)
         for key, positions in groups.items():
-            program = self._provisional_program(key, streams[positions[0]])
             for start in range(0, len(positions), self._max_group):
-                group = positions[start : start + self._max_group]
-                numbers = np.array([streams[position] for position in group], np.int64)
-                layers = self.network.layers
-                rows = np.empty((len(group), 0, layers[0].inputs), np.float32)
-                out = np.empty((len(group), program.rows_out, layers[-1].outputs), np.float32)
-                if program.rows_out:
-                    self._engine.run(program, numbers, rows, out)
-                results |= zip(group, out, strict=True)
-        return [results[position] for position in range(len(streams))]
+                yield key, positions[start : start + self._max_group]
+
+    def _run(self, program: Program, numbers: IntArray) -> FloatArray:
+        """Run a program without input."""
+        rows = np.empty((len(numbers), 0, self.network.layers[0].inputs), np.float32)
+        out = self._empty(len(numbers), program.rows_out)
+        if program.rows_out:
+            self._engine.run(program, numbers, rows, out)
+        return out
+
+    def _empty(self, streams: int, rows: int) -> FloatArray:
+        return np.empty((streams, rows, self.network.layers[-1].outputs), np.float32)
 
     def _provisional_program(self, key: tuple[int, Range], stream: int) -> Program:
-        known = self._provisional.get(key)
-        if known is not None:
-            return known
-        layers, counters = self.network.layers, Counters.at(self._counts[stream])
-        wanted = key[1]
-        now = self.rows_in(stream) * self._hop
-        end = output_length(layers, self.rows_in(stream) + wanted.held)
+        if key not in self._provisional:
+            counters, wanted = Counters.at(self._counts[stream]), key[1]
+            blocks = self._blocks(wanted, counters)
+            _make_room(self._provisional)
+            self._provisional[key] = self._plan(counters, blocks, wanted.held)
+        return self._provisional[key]
+
+    def _push_programs(self, key: tuple[int, Range], stream: int) -> tuple[Program, Program, int]:
+        """The program of a push, that of the provisional end, and the plan key after the push."""
+        if key not in self._pushes:
+            counts, wanted = self._counts[stream], key[1]
+            program, number = self._planner.program(key[0], counts, 1, False)
+            before, after = Counters.at(counts), Counters.at(counts + program.counts)
+            blocks = self._blocks(wanted, after)
+            push = Push(self._layout, program, before, after, blocks, wanted.held)
+            front = push.front(layers_read(self.network.layers, blocks, after))
+            received = 0
+            if front:
+                program, received = push.with_front(front, self._scratch)
+            ahead = self._plan(after, blocks, wanted.held, (front, received))
+            _make_room(self._pushes)
+            self._pushes[key] = program, ahead, number
+        return self._pushes[key]
+
+    def _blocks(self, wanted: Range, counters: Counters) -> Blocks:
+        layers, rows = self.network.layers, counters.received[0]
+        now, end = rows * self._hop, output_length(layers, rows + wanted.held)
         if wanted.end is not None:
             end = min(end, now + wanted.end)
-        blocks = Blocks.of(layers, counters, wanted.held, max(0, now + wanted.first), end)
-        program = plan_provisional(
-            self._layout, self._scratch, self.network.offsets, counters, blocks, wanted.held
-        )
-        if len(self._provisional) >= MAX_PROGRAMS:
-            self._provisional.clear()
-        self._provisional[key] = program
-        return program
+        return Blocks.of(layers, counters, wanted.held, max(0, now + wanted.first), end)
+
+    def _plan(
+        self, counters: Counters, blocks: Blocks, held: int, front: tuple[int, int] = (0, 0)
+    ) -> Program:
+        offsets = self.network.offsets
+        return plan_provisional(self._layout, self._scratch, offsets, counters, blocks, held, front)
+
+
+def _make_room(programs: dict[Any, Any]) -> None:
+    if len(programs) >= MAX_PROGRAMS:
+        programs.clear()
 
 
 class Range(NamedTuple):
