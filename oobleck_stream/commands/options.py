@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from oobleck_stream.commands.values import look_ahead
 from oobleck_stream.config import PRESETS
 
 _MODELS = (
@@ -51,6 +52,14 @@ backend_option = click.option(
     default="cpu",
     help="Decode on the CPU or on a GPU (needs the extra cuda12 or cuda13); auto uses a GPU if "
     "possible, else the CPU. [default: $OOBLECK_STREAM_BACKEND, else cpu]",
+)
+look_ahead_option = click.option(
+    "--look-ahead",
+    metavar="TIME|%",
+    callback=look_ahead,
+    help="How long to wait for later frames: seconds, milliseconds (80ms), or a share of the "
+    "network's look-ahead (25%). With less than all of it, the sound comes sooner and is not exact "
+    "(see `oobleck_stream look-ahead`). [default: all of it]",
 )
 bits_option = click.option(
     "--bits",
