@@ -112,27 +112,20 @@ def time_facts(
     return {"exact": factors[0], "early": factors[1::2], "early_alone": factors[2::2]}
 
 
-def look_ahead_facts(
-    model: Model,
-    latents: FloatArray,
-    look_aheads: Sequence[int],
-    threads: int,
-    seconds: float,
-) -> Facts:
-    """Everything about some look-aheads, in samples; `seconds` is the time to spend on timing."""
+def cost_facts(model: Model, look_aheads: Sequence[int], threads: int, seconds: float) -> Facts:
+    """The work and the times of some look-aheads, in samples, beside those of exact pushes."""
     times = time_facts(model, look_aheads, threads, seconds)
     rows = []
     for number, samples in enumerate(look_aheads):
-        row = work_facts(model, samples) | error_facts(model, latents, samples, threads)
+        row = work_facts(model, samples)
         row["seconds"] = row["samples"] / model.samplerate
         row["share"] = row["samples"] / model.latency if model.latency else 1.0
         for name in ("early", "early_alone"):
             row[f"rtf_{name}"] = times[name][number]
+            row[f"ratio_{name}"] = times[name][number] / times["exact"]
         rows.append(row)
     return {
         "network": model.name,
-        "frames": len(latents),
-        "audio_seconds": model.decoded_length(len(latents)) / model.samplerate,
         "frame_seconds": 1 / model.config.frame_rate,
         "latency_samples": model.latency,
         "latency_seconds": model.latency / model.samplerate,
@@ -142,12 +135,50 @@ def look_ahead_facts(
     }
 
 
+def cost_lines(facts: Facts) -> list[str]:
+    """Format the result of `cost_facts` for people."""
+    lines = [
+        _network_line(facts),
+        f"exact      RTF {facts['rtf_exact']:.3f} in pushes of one frame, "
+        f"{facts['threads']} threads",
+        "",
+        f"{'look-ahead':>16}{'fade':>7}{'work':>7}{'RTF':>8}{'ratio':>7}{'alone':>8}{'ratio':>7}",
+        f"{'ms':>9}{'%':>7}{'ms':>7}",
+    ]
+    for row in facts["rows"]:
+        fade = 1e3 * row["fade"] * row["seconds"] / row["samples"] if row["samples"] else 0.0
+        lines.append(
+            f"{1e3 * row['seconds']:>9.1f}{100 * row['share']:>7.1f}{fade:>7.1f}"
+            f"{row['work']:>7.2f}{row['rtf_early']:>8.3f}{row['ratio_early']:>7.2f}"
+            f"{row['rtf_early_alone']:>8.3f}{row['ratio_early_alone']:>7.2f}"
+        )
+    return [
+        *lines,
+        "",
+        "work: multiply-adds of a push of one frame, as multiples of an exact push's; RTF: of that",
+        "push with the exact stream underneath, and alone; ratio: to the exact push",
+    ]
+
+
+def look_ahead_facts(
+    model: Model,
+    latents: FloatArray,
+    look_aheads: Sequence[int],
+    threads: int,
+    seconds: float,
+) -> Facts:
+    """Everything about some look-aheads, in samples; `seconds` is the time to spend on timing."""
+    facts = cost_facts(model, look_aheads, threads, seconds)
+    for row, samples in zip(facts["rows"], look_aheads, strict=True):
+        row |= error_facts(model, latents, samples, threads)
+    audio = model.decoded_length(len(latents)) / model.samplerate
+    return facts | {"frames": len(latents), "audio_seconds": audio}
+
+
 def look_ahead_lines(facts: Facts) -> list[str]:
     """Format the figures for people."""
     lines = [
-        f"network    {facts['network']}: look-ahead {facts['latency_samples']} samples = "
-        f"{1e3 * facts['latency_seconds']:.0f} ms; a frame lasts "
-        f"{1e3 * facts['frame_seconds']:.1f} ms",
+        _network_line(facts),
         f"latents    {facts['frames']} frames, {facts['audio_seconds']:.1f} s of audio",
         "",
         f"{'look-ahead':>16}{'SI-SDR':>9}{'log-mel':>9}{'STFT':>8}{'joins':>7}{'work':>7}"
@@ -172,6 +203,14 @@ def look_ahead_lines(facts: Facts) -> list[str]:
         "exact stream underneath, and alone. Frames that are known in advance need no look-ahead.",
     ]
     return lines
+
+
+def _network_line(facts: Facts) -> str:
+    return (
+        f"network    {facts['network']}: look-ahead {facts['latency_samples']} samples = "
+        f"{1e3 * facts['latency_seconds']:.0f} ms; a frame lasts "
+        f"{1e3 * facts['frame_seconds']:.1f} ms"
+    )
 
 
 def _number(value: float | None, width: int, digits: int) -> str:

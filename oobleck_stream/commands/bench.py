@@ -286,6 +286,36 @@ def play(
     _print(play_facts(model, threads, seconds), play_lines, as_json)
 
 
+@bench.command("look-ahead")
+@_model_options
+@threads_option
+@look_ahead_option
+@_seconds_option
+@json_option
+def look_ahead(
+    network: _Network,
+    threads: int | None,
+    look_ahead: Callable[[Model], int] | None,
+    seconds: float,
+    as_json: bool,
+) -> None:
+    """Measure pushes of one frame whose samples are early.
+
+    Measures them with 10, 25 and 50 % of the network's look-ahead, or with --look-ahead, beside
+    exact pushes. What the sound loses is measured by `oobleck_stream look-ahead`.
+    """
+    from oobleck_stream.bench.look_ahead import cost_facts, cost_lines
+    from oobleck_stream.commands.compiling import warm_kernels
+    from oobleck_stream.engine.backends import default_threads
+
+    warm_kernels()
+    model = network.load()
+    samples = [round(share * model.latency) for share in (0.1, 0.25, 0.5)]
+    if look_ahead is not None:
+        samples = [look_ahead(model)]
+    _print(cost_facts(model, samples, threads or default_threads(), seconds), cost_lines, as_json)
+
+
 @bench.command()
 @click.option(
     "--width",
