@@ -29,6 +29,7 @@ def test_the_early_sound_is_heard_and_the_exact_one_recorded(
         sound_server,
         run_play,
         *("-", "--model", folder, "--look-ahead", "25%", "--record", tmp_path / "exact.wav"),
+        *("--latency", "0.2", "--buffer", "0.5", "--prebuffer", "0.3"),
         input=latents.tobytes(),
     )
     assert (done.returncode, messages(done)) == (0, "")
