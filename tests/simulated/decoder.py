@@ -6,9 +6,12 @@ the CPU are met by tolerance.
 
 from __future__ import annotations
 
+import dataclasses
+
 import naive
 import numpy as np
 import pytest
+from early_sound import early_sound
 from networks import model_of, random_latents, random_tensors, signal_to_noise, small
 
 import oobleck_stream as ob
@@ -53,6 +56,22 @@ def test_sound_and_contract(name):
         result, counts = decoded(name, lengths)
         np.testing.assert_array_equal(result, whole)
         assert counts[0] == due[0 if lengths[0] == 1 else 1]
+
+
+def test_early_samples():
+    """Those of the definition, with all samples computed by the same backend."""
+    model = dataclasses.replace(model_of(CONFIGS["even"]), backend="cuda")
+    latents, look_ahead = random_latents(CONFIGS["even"], 5), model.latency // 3
+    decoder, exact = ob.StreamingDecoder(model, look_ahead=look_ahead, fade=1), []
+    early = []
+    for piece in (latents[:1], latents[1:]):
+        early.append(decoder.push(piece))
+        exact.append(decoder.exact)
+    early.append(decoder.flush())
+    exact.append(decoder.exact)
+    expected = early_sound(model, latents, look_ahead, 1)
+    np.testing.assert_array_equal(np.concatenate(early), expected)
+    np.testing.assert_array_equal(np.concatenate(exact), model.decode(latents))
 
 
 def test_streams_end_start_and_copy_apart():
