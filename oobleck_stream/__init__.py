@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from oobleck_stream.player.player import Player as Player
     from oobleck_stream.player.player import play as play
 
-# The module of every public name. Modules are imported at first use, since importing Numba takes a
-# quarter of a second.
+# The module of every public name. Modules are imported at first use, because importing Numba takes
+# a quarter of a second.
 _EXPORTS = {
     "PIECES": "pieces",
     "PRESETS": "config",

@@ -42,8 +42,9 @@ class StreamingDecoder:
         Maximum number of threads of a push on the CPU; by default ``$OOBLECK_STREAM_THREADS``, or
         the number of available cores. The result does not depend on it.
     backend : str, optional
-        Where to decode: ``"cpu"``; ``"cuda"``, a GPU; or ``"auto"``, a GPU if one can be used, and
-        otherwise the CPU, with a warning. By default the model's backend.
+        Where to decode: ``"cpu"`` is the CPU and ``"cuda"`` a GPU. ``"auto"`` is a GPU if one can
+        be used; otherwise it is the CPU, and a warning is given. By default the model's backend is
+        used.
     look_ahead : float or int, optional
         Samples to withhold, at most the network's look-ahead, which is the default: in seconds as a
         float, or as an int. With fewer, pushes cost more: `oobleck_stream info --look-ahead`.
@@ -70,8 +71,8 @@ class StreamingDecoder:
     ValueError
         If `threads`, `backend`, `look_ahead`, `fade` or `missing` is invalid.
     CudaUnavailable
-        If the backend is ``"cuda"`` and can't be used; the message names what is missing. It is a
-        ``RuntimeError``.
+        If the backend is ``"cuda"`` and can't be used; the message names what is missing. This
+        error is a ``RuntimeError``.
 
     Examples
     --------
@@ -131,8 +132,8 @@ class StreamingDecoder:
     def frames_in(self) -> int:
         """Index of the next frame to push, in the whole piece.
 
-        The number of frames pushed since the beginning; after a `seek`, counted from the frame that
-        `seek` returned.
+        Without a `seek`, this is the number of frames pushed since the beginning. After a `seek`,
+        counting goes on from the frame that `seek` returned.
         """
         return self._streams.frames_in(0)
 
@@ -165,7 +166,7 @@ class StreamingDecoder:
         Parameters
         ----------
         frames : (latent_dim,) or (n, latent_dim) array_like of real numbers
-            One frame, or several; n may be 0.
+            One frame or several frames; n may be 0.
 
         Returns
         -------
@@ -185,8 +186,9 @@ class StreamingDecoder:
             samples before that frame. The decoder refuses further pushes until `reset`, `restore`
             or `seek`.
         RuntimeError
-            If the stream was flushed; if an earlier operation was interrupted by an exception or
-            raised `NonFiniteError`, until `reset`; or if another thread is using this decoder.
+            If the stream was flushed, or if an earlier operation was interrupted by an exception or
+            raised `NonFiniteError`; after `reset`, `restore` or `seek`, frames can be pushed again.
+            Also if another thread is using this decoder.
         """
         with self._streams.stack.exclusive():
             self._streams.require_open(0, "push")
@@ -205,7 +207,7 @@ class StreamingDecoder:
         NonFiniteError
             As for `push`.
         RuntimeError
-            If the stream was already flushed, or as for `push`.
+            If the stream was already flushed. Also for the reasons given for `push`.
         """
         with self._streams.stack.exclusive():
             self._streams.require_open(0, "flush")
@@ -222,7 +224,7 @@ class StreamingDecoder:
         Yields
         ------
         (k, channels) float32
-            Never empty. The last chunk is what `flush` returns.
+            The chunks that `push` and `flush` return, except empty ones.
 
         Raises
         ------
@@ -238,7 +240,7 @@ class StreamingDecoder:
 
         The decoder keeps no latents, so the caller has to push again from the returned frame, which
         is up to ``model.context`` frames before `frame`. Samples before ``frame * hop`` are
-        dropped; the later ones are bit-identical to those of the whole piece.
+        dropped; later samples are bit-identical to those of the whole piece.
 
         Parameters
         ----------
@@ -263,28 +265,28 @@ class StreamingDecoder:
         Raises
         ------
         RuntimeError
-            If an earlier operation was interrupted by an exception or raised `NonFiniteError`,
-            until `reset`.
+            If an earlier operation was interrupted by an exception or raised `NonFiniteError`.
+            After `reset`, `restore` or `seek`, a snapshot is possible again.
         """
         return self._streams.snapshot(0)
 
     def restore(self, state: DecoderState) -> None:
-        """Continue from a state, which may be restored any number of times.
+        """Continue from a state. The same state may be restored any number of times.
 
         Parameters
         ----------
         state : DecoderState
-            From any stream of any decoder of the same model.
+            A snapshot of any stream of any decoder of the same model.
 
         Raises
         ------
         ValueError
-            If it is not a state of a decoder of this model; nothing has changed.
+            If `state` is not a state of a decoder of this model; nothing has changed.
         """
         self._streams.restore(state, 0)
 
     def _nonempty(self, step: Callable[..., FloatArray], *frames: Any) -> Iterator[FloatArray]:
-        """Yield the result of a push or flush unless it is empty, also before an overflow."""
+        """Yield the result of a push or flush, or the samples before an overflow, unless empty."""
         try:
             chunk = step(*frames)
         except NonFiniteError as error:

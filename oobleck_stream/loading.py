@@ -9,21 +9,22 @@ import re
 from pathlib import Path
 
 from oobleck_stream.checkpoints import unpacking
-from oobleck_stream.checkpoints.cache import through_cache
+from oobleck_stream.checkpoints.cache import cached_model
 from oobleck_stream.checkpoints.configs import CONFIG_NAMES
-from oobleck_stream.checkpoints.containers import Container
 from oobleck_stream.checkpoints.description import Description, describe
-from oobleck_stream.checkpoints.folder import choose_files, names_in
+from oobleck_stream.checkpoints.folder import choose_files, list_files
 from oobleck_stream.checkpoints.folding import fold_decoder, fold_half
-from oobleck_stream.checkpoints.names import find_prefix, named_half
-from oobleck_stream.checkpoints.opening import PICKLE_SUFFIXES, is_flat, open_container
-from oobleck_stream.checkpoints.packed_file import is_packed, read_packed
+from oobleck_stream.checkpoints.names import find_prefix, half_tensors
+from oobleck_stream.checkpoints.opening import PICKLE_SUFFIXES, open_container
+from oobleck_stream.checkpoints.packed_file import read_packed
 from oobleck_stream.checkpoints.protobuf_folder import is_library_folder, library_config
-from oobleck_stream.checkpoints.torch_file import open_torch
-from oobleck_stream.config import OobleckConfig, preset
+from oobleck_stream.config import Convolution, OobleckConfig, preset
 from oobleck_stream.engine.backends import checked_backend
 from oobleck_stream.engine.packed import PackedNetwork
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.flat import is_flat
+from oobleck_stream.formats.tensors import Container, is_packed
+from oobleck_stream.formats.torch_archive import open_torch
 from oobleck_stream.model import Model, random_model
 from oobleck_stream.network import encoder_layers
 
@@ -37,54 +38,61 @@ def load(
     *,
     config: OobleckConfig | str | None = None,
     backend: str = "cpu",
+    convolution: Convolution | None = None,
 ) -> Model:
     """Load a model.
 
     Parameters
     ----------
     source : str or path
-        A folder as published (stable-audio-tools', diffusers', or a whole diffusers pipeline with
-        ``vae/``); a ``.safetensors`` file, or the index of a sharded one; a folder of protobuf
-        weight libraries; the id of a model on the Hugging Face hub, ``"organisation/name"``;
-        ``"tiny"`` for the bundled network; ``"random:PRESET"`` or ``"random:PRESET:SEED"`` for
-        random weights.
+        What to load. This is one of: a folder as published by stable-audio-tools or diffusers,
+        which may be a whole diffusers pipeline with ``vae/``; a ``.safetensors`` file; the index of
+        a sharded checkpoint; a folder of protobuf weight libraries; ``"organisation/name"``, the id
+        of a model on the Hugging Face hub; ``"tiny"``, the bundled network; ``"random:PRESET"`` or
+        ``"random:PRESET:SEED"``, a network with random weights.
     config : OobleckConfig or name of a preset, optional
-        The network's geometry; overrides any config in the checkpoint. By default it is taken from
-        the file's metadata, else from a config file beside it, else from the shapes of the
-        tensors.
+        The network's geometry, which overrides any config in the checkpoint. By default the
+        geometry is taken from the file's metadata; if there is none, from a config file beside the
+        weights; otherwise from the shapes of the tensors. The geometry of a packed or a random
+        network can't be overridden.
     backend : str
-        Where the model decodes: ``"cpu"``; ``"cuda"``, a GPU; ``"auto"``, a GPU if one can be used,
-        and otherwise the CPU, with a warning.
+        Where the model decodes. ``"cpu"`` is the CPU and ``"cuda"`` a GPU. ``"auto"`` is a GPU if
+        one can be used; otherwise it is the CPU, and a warning is given.
+    convolution : str, optional
+        ``"fast"`` or ``"direct"``, which has a shorter look-ahead and takes longer. The default is
+        that of the config: fast, unless a packed network or `config` says otherwise.
 
     Returns
     -------
     Model
-        Its `notes` list what had to be chosen or assumed.
+        The model's `notes` list what had to be chosen or assumed.
 
     Raises
     ------
     CheckpointError
-        If the source is missing or damaged, an option of its config is not supported, or tensors
-        are missing, unexpected, of the wrong shape or not finite; names all of them. Also if the
-        network takes too much memory or work (see Notes). It is a ``ValueError``.
+        If the source is missing or damaged, if an option of its config is not supported, or if
+        tensors are missing, unexpected, of the wrong shape or not finite. The attribute `problems`
+        lists every such option or tensor, and the message lists the first few. Also if the network
+        takes too much memory or work (see Notes). This error is a ``ValueError``.
     ValueError
-        If `config` is not the name of a preset, or `backend` is unknown.
+        If `config` is not the name of a preset, or `backend` or `convolution` is unknown.
     CudaUnavailable
-        If the backend is ``"cuda"`` and can't be used; the message names what is missing. It is a
-        ``RuntimeError``.
+        If the backend is ``"cuda"`` and can't be used; the message names what is missing. This
+        error is a ``RuntimeError``.
 
     Notes
     -----
-    A large checkpoint is folded and packed once. The packed network is kept in the user's cache
-    folder (``$OOBLECK_STREAM_CACHE``; ``off`` disables it) and memory-mapped from then on.
+    A large checkpoint is folded and packed only once. The packed network is kept in the user's
+    cache folder, and later loads memory-map it. ``$OOBLECK_STREAM_CACHE`` names another folder, or
+    disables the cache if it is ``off``.
 
     A small file can describe a huge network, so the cost is computed from the shapes first. The
     parameters, the state of one stream and the audio of one frame must fit into this machine's
-    memory, and the first frame may take 1e12 multiply-adds, eight times as many as the largest
-    published network. ``$OOBLECK_STREAM_LIMITS`` set to ``off`` lifts both limits.
+    memory, and the first frame may take at most 1e12 multiply-adds. The largest published decoder
+    needs 3.1e10. Setting ``$OOBLECK_STREAM_LIMITS`` to ``off`` lifts both limits.
 
     Only the decoder's tensors are read, so the checkpoint of a whole diffusion model needs no more
-    memory than its decoder. The encoder's tensors are read, and checked, at the first encoding.
+    memory than its decoder. The encoder's tensors are read and checked at the first encoding.
 
     Examples
     --------
@@ -103,9 +111,12 @@ def load(
         config = preset(config)
     backend = checked_backend(backend)
     if is_random(source):
-        model = random_of(os.fspath(source))
+        model = random_weights(os.fspath(source))
+        _require_config(source, model, config)
     else:
         model = _load_files(os.fspath(source), *find_files(source), config)
+    if convolution is not None:
+        model = model.with_convolution(convolution)
     return dataclasses.replace(model, backend=backend)
 
 
@@ -115,7 +126,7 @@ def find_files(source: str | os.PathLike[str]) -> tuple[Path, Path | None]:
     Parameters
     ----------
     source : str or path
-        As for `load`, except random weights. A model on the hub is downloaded.
+        One of the sources of `load`, except random weights. A model on the hub is downloaded.
 
     Returns
     -------
@@ -132,7 +143,7 @@ def find_files(source: str | os.PathLike[str]) -> tuple[Path, Path | None]:
     path = _found(source)
     if not path.is_dir():
         return path, next((f for f in map(path.with_name, CONFIG_NAMES) if f.is_file()), None)
-    names = names_in(path)
+    names = list_files(path)
     if is_library_folder(path, names):
         return path, library_config(path)
     choice = choose_files(path, names)
@@ -161,8 +172,8 @@ def is_random(source: str | os.PathLike[str]) -> bool:
     return isinstance(source, str) and source.startswith("random:")
 
 
-def random_of(source: str) -> Model:
-    """The model of ``random:PRESET`` or ``random:PRESET:SEED``."""
+def random_weights(source: str) -> Model:
+    """Return the model that ``random:PRESET`` or ``random:PRESET:SEED`` names."""
     match = re.fullmatch(r"random:([^:]+)(?::(\d+))?", source)
     if match is None:
         raise CheckpointError(source, "random:PRESET or random:PRESET:SEED was expected")
@@ -175,23 +186,26 @@ def random_of(source: str) -> Model:
 
 
 def _load_files(
-    name: str, weights: Path, beside: Path | None, config: OobleckConfig | None
+    name: str, weights: Path, config_file: Path | None, config: OobleckConfig | None
 ) -> Model:
     container = open_container(weights)
     if is_packed(container):
         model = read_packed(container)
+        _require_config(weights, model, config)
     else:
-        files = container.files + ((beside,) if beside else ())
-        build = functools.partial(_fold, weights, beside, name, config)
-        model = through_cache(files, f"{name} {config}", build)
+        files = container.files + ((config_file,) if config_file else ())
+        build = functools.partial(_fold, weights, config_file, name, config)
+        model = cached_model(files, f"{name} {config}", build)
     encoder = functools.partial(_fold_encoder, weights, model.config)
     return dataclasses.replace(model, load_encoder=encoder)
 
 
-def _fold(weights: Path, beside: Path | None, name: str, config: OobleckConfig | None) -> Model:
+def _fold(
+    weights: Path, config_file: Path | None, name: str, config: OobleckConfig | None
+) -> Model:
     """Check the decoder's tensors, fold the weight norm and pack the result."""
     container = open_container(weights)
-    found = describe(container, beside, config)
+    found = describe(container, config_file, config)
     return Model(found.config, fold_decoder(found, container.path), name, found.notes)
 
 
@@ -201,10 +215,23 @@ def _fold_encoder(weights: Path, config: OobleckConfig) -> PackedNetwork:
     if is_packed(container):
         raise CheckpointError(weights, "can't encode: a packed network has only its decoder")
     prefix, _ = find_prefix(container)
-    half = named_half(container, prefix, "encoder")
+    half = half_tensors(container, prefix, "encoder")
     if not half.tensors and not half.unknown:
         raise CheckpointError(weights, f"can't encode: no tensors under {prefix}encoder in it")
     return fold_half(weights, half, encoder_layers(config), config)
+
+
+def _require_config(source: object, model: Model, config: OobleckConfig | None) -> None:
+    """Raise `CheckpointError` if a packed or random network was requested with another config."""
+    if config is None or config == model.config:
+        return
+    differences = (
+        f"{field.name} is {getattr(model.config, field.name)} in it, not "
+        f"{getattr(config, field.name)}"
+        for field in dataclasses.fields(config)
+        if getattr(model.config, field.name) != getattr(config, field.name)
+    )
+    raise CheckpointError(source, "has its own config: " + ", ".join(differences))
 
 
 def open_checkpoint(
@@ -215,38 +242,40 @@ def open_checkpoint(
     Parameters
     ----------
     source : str or path
-        As for `load`; or a ``.ckpt``, ``.pt``, ``.pth`` or ``.bin`` file written by torch.
+        One of the sources of `load`, or a ``.ckpt``, ``.pt``, ``.pth`` or ``.bin`` file written by
+        torch.
     config : OobleckConfig, optional
         As for `load`.
 
     Returns
     -------
     container : Container
-        For a packed or a random network, a container of equivalent tensors.
+        The checkpoint's tensors. If the source is a packed or a random network, these are tensors
+        that fold to the same parameters.
     description : Description
 
     Raises
     ------
     CheckpointError
-        As `load`, except that the tensors are not checked yet.
+        For the reasons given for `load`, except those that concern tensors, which are not checked
+        yet.
     """
     if is_random(source):
-        return _unpacked(Path(source), random_of(os.fspath(source)), config)
-    weights, beside = find_files(source)
+        return _unpacked(Path(source), random_weights(os.fspath(source)), config)
+    weights, config_file = find_files(source)
     if weights.name.lower().endswith(PICKLE_SUFFIXES) and not is_flat(weights):
         container = open_torch(weights)
     else:
         container = open_container(weights)
     if is_packed(container):
         return _unpacked(weights, read_packed(container), config)
-    return container, describe(container, beside, config)
+    return container, describe(container, config_file, config)
 
 
 def _unpacked(
     path: Path, model: Model, config: OobleckConfig | None
 ) -> tuple[Container, Description]:
-    if config is not None:
-        raise CheckpointError(path, "a packed network has its config: another is of no use")
+    _require_config(path, model, config)
     config, networks, notes = model.config, [model.decoder], [*model.notes, *unpacking.NOTES]
     if config.latent_scale != 1.0:
         notes.append(f"its weights include the latent scale {config.latent_scale}: now it is 1")

@@ -5,12 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-
-_capping = threading.Lock()
-"""Held while the resource limit is changed, since it belongs to the whole process."""
 
 VARIABLE = "OOBLECK_STREAM_LIMITS"
 """The environment variable that lifts the limits if it is ``off``."""
@@ -32,21 +28,21 @@ def limits_lifted() -> bool:
 
 
 def machine_memory() -> int | None:
-    """Maximum memory that this process can use, in bytes.
+    """The maximum memory that this process can use, in bytes.
 
     Returns
     -------
     int or None
-        The smallest of the physical memory, the container's limit and the process's resource
-        limits (``ulimit -v`` and ``ulimit -d``). None where the system reports none of them.
+        The smallest of the physical memory, the container's limit and the process's resource limits
+        (``ulimit -v`` and ``ulimit -d``). None if the system reports none of these.
     """
     return min(_limits(), default=None)
 
 
 def memory_shortage(size: int) -> str:
-    """The problem with taking `size` bytes of memory; an empty string if there is none.
+    """Why `size` bytes of memory can't be taken; an empty string if they can.
 
-    It is a problem if `machine_memory` is less than `size` and the limits are not lifted.
+    They can't if `machine_memory` is less than `size` and the limits are not lifted.
     """
     there = machine_memory()
     if there is None or size <= there or limits_lifted():
@@ -54,36 +50,63 @@ def memory_shortage(size: int) -> str:
     return f"takes {_gigabytes(size)} of memory; {_gigabytes(there)} are there ({INSIST})"
 
 
-@contextlib.contextmanager
-def memory_capped(extra: int) -> Iterator[None]:
-    """Within the block, let allocation fail once this process has taken `extra` bytes more.
+def capped_trial(extra: int, trial: Callable[[], str]) -> str:
+    """Call a function in a forked process in which allocating too much memory fails.
 
-    This protects against libraries that allocate whatever size a file claims. The cap applies to
-    all threads. There is no cap on systems other than Linux, or if the limits are lifted.
+    This protects against libraries that allocate whatever size a file claims. Resource limits apply
+    to a whole process, so a separate process is needed.
 
     Parameters
     ----------
     extra : int
-        Bytes, in addition to the data memory of the process when the block starts.
+        Bytes that the function may allocate.
+    trial : callable
+        A function that returns a text.
+
+    Returns
+    -------
+    str
+        The text that the function returned. The text is empty if the function was not called: on
+        systems other than Linux, and if the limits are lifted.
+
+    Raises
+    ------
+    MemoryError
+        If the forked process ended before the function returned.
     """
     if sys.platform != "linux" or limits_lifted():
-        yield
-        return
+        return ""
+    receiver, sender = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            _cap_memory(extra)
+            os.write(sender, trial().encode())
+            os._exit(0)
+        os._exit(1)
+    os.close(sender)
+    try:
+        with open(receiver, encoding="utf-8") as pipe:
+            text = pipe.read()
+    finally:
+        _, status = os.waitpid(child, 0)
+    if status:
+        raise MemoryError(f"a process that may allocate {_gigabytes(extra)} failed")
+    return text
+
+
+def _cap_memory(extra: int) -> None:
+    """Limit this process's data memory to `extra` bytes more than it has now."""
     import resource
 
-    with _capping:
-        # Field 6 of statm is the size of data and stack, in pages. Since Linux 4.7, RLIMIT_DATA
-        # also covers private writable mappings, and so large allocations (getrlimit(2)).
-        data_pages = int(Path("/proc/self/statm").read_text().split()[5])
-        most = data_pages * os.sysconf("SC_PAGE_SIZE") + extra
-        before = resource.getrlimit(resource.RLIMIT_DATA)
-        # Never above the limit that is set already.
-        caps = [most, *(limit for limit in before if limit != resource.RLIM_INFINITY)]
-        resource.setrlimit(resource.RLIMIT_DATA, (min(caps), before[1]))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_DATA, before)
+    # Field 6 of statm is the size of data and stack, in pages. Since Linux 4.7, RLIMIT_DATA also
+    # covers private writable mappings, and so large allocations (getrlimit(2)).
+    data_pages = int(Path("/proc/self/statm").read_text().split()[5])
+    most = data_pages * os.sysconf("SC_PAGE_SIZE") + extra
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    # Never above the limit that is set already.
+    limits = [limit for limit in (most, soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(limits), hard))
 
 
 def _gigabytes(size: int) -> str:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 
 import numpy as np
 from checkpoint_files import safetensors_bytes
+from command_line import run_command
 from networks import random_audio, random_latents, random_tensors, stable_audio_config
 
 import oobleck_stream as ob
-from oobleck_stream.__main__ import run
 from oobleck_stream.checkpoints.opening import open_container
 
 # As many channels as the encoder has outputs: diffusers can have no other.
@@ -32,11 +30,9 @@ TARGETS = {
 
 def convert(*arguments, status=0):
     """What the command printed, or its error message."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        got = run(["convert", *map(str, arguments)])
-    assert got == status, err.getvalue()
-    report, message = out.getvalue(), err.getvalue()
+    done = run_command("convert", *arguments)
+    assert done.returncode == status, done.stderr
+    report, message = done.stdout, done.stderr
     assert (len(message.splitlines()), bool(report)) == ((1, False) if status else (0, True))
     return message if status else report
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import functools
-import io
 import shutil
 import signal
 import sys
 import tracemalloc
 
 import numpy as np
+from command_line import run_command
 from conversions import TARGETS
 from fuzz_files import CONFIG, LATENTS
 from networks import random_audio
 
 import oobleck_stream as ob
-from oobleck_stream.__main__ import run
 from oobleck_stream.files.audio_reader import FlatAudio
 from oobleck_stream.files.latents_pipe import LatentPipe
 from oobleck_stream.files.latents_reader import read_latents
@@ -149,18 +148,16 @@ def convert(folder, most, choice):
     output = folder.with_name("output")
     output.mkdir()
     arguments = ["convert", source_of(folder), output / target, *options]
-    out, err = io.StringIO(), io.StringIO()
-    hushed = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
-    with bounded(most + FIXED_BYTES), hushed[0], hushed[1]:
-        status = run([str(argument) for argument in arguments])
+    with bounded(most + FIXED_BYTES):
+        done = run_command(*arguments)
     there = sorted(path.name for path in output.iterdir())
     try:
         assert not any(name.startswith(".") for name in there)
-        if status == 0:
+        if done.returncode == 0:
             assert target in there
             return
-        assert (status, there, out.getvalue()) == (2, [], ""), err.getvalue()
-        (line,) = err.getvalue().splitlines()
+        assert (done.returncode, there, done.stdout) == (2, [], ""), done.stderr
+        (line,) = done.stderr.splitlines()
     finally:
         shutil.rmtree(output)
     raise ValueError(line)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
+from command_line import run_command
 from conversions import CONFIG, TARGETS, TENSORS
 from networks import random_latents, random_tensors, write_folder
 from small_disks import FILLER
 
 import oobleck_stream as ob
-from oobleck_stream.__main__ import run
 from oobleck_stream.bench.plot import write_plot
 from oobleck_stream.checkpoints.packed_file import write_packed
 from oobleck_stream.files.audio_writer import AudioWriter
@@ -110,14 +108,12 @@ def command(*arguments):
             "REFERENCE": there / "reference.npy",
             "MODEL": there / "model",
         }
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            status = run([str(known.get(argument, argument)) for argument in arguments])
-        lines = [x for x in err.getvalue().splitlines() if x.startswith("oobleck_stream: ")]
+        done = run_command(*(known.get(argument, argument) for argument in arguments))
+        lines = [x for x in done.stderr.splitlines() if x.startswith("oobleck_stream: ")]
         if not lines:
-            assert status == (1 if "REFERENCE" in arguments else 0), err.getvalue()
+            assert done.returncode == (1 if "REFERENCE" in arguments else 0), done.stderr
             return None
-        assert status in (1, 2)
+        assert done.returncode in (1, 2)
         (line,) = lines
         return line
 

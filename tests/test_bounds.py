@@ -13,6 +13,7 @@ import zipfile
 import numpy as np
 import pytest
 from checkpoint_files import safetensors_bytes, with_header
+from command_line import run_command
 from fuzz_files import CHECKPOINTS, CONFIG
 from fuzzing import FIXED_BYTES, bounded, watched
 from hypothesis import given, settings
@@ -22,7 +23,6 @@ from test_fuzz_found import npy
 
 import oobleck_stream as ob
 from oobleck_stream import memory
-from oobleck_stream.__main__ import run
 from oobleck_stream.conversion.config_texts import own_config
 from oobleck_stream.engine import needs
 from oobleck_stream.errors import InputError
@@ -46,10 +46,8 @@ def write(folder, config, **arguments):
 
 def command(*arguments):
     """Exit code, and what is printed on standard error."""
-    err = io.StringIO()
-    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
-        status = run([str(argument) for argument in arguments])
-    return status, err.getvalue()
+    done = run_command(*arguments)
+    return done.returncode, done.stderr
 
 
 # Networks
@@ -390,6 +388,26 @@ def test_a_torch_file_that_becomes_large_is_refused(tmp_path):
         assert os.listdir(tmp_path) == [file.name], name
         file.unlink()
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits memory so")
+def test_only_the_process_of_a_trial_has_its_limit():
+    import resource
+
+    def limit():
+        return str(resource.getrlimit(resource.RLIMIT_DATA)[0])
+
+    def allocate():
+        with pytest.raises(MemoryError):
+            bytearray(2**31)
+        return limit()
+
+    before = limit()
+    assert memory.capped_trial(2**30, limit) != before
+    assert memory.capped_trial(2**30, allocate) != before
+    assert limit() == before
+    with pytest.raises(MemoryError):
+        memory.capped_trial(2**30, lambda: os._exit(3))
 
 
 # Sound

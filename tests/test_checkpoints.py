@@ -418,7 +418,7 @@ def test_a_tensor_under_two_namings_is_refused(tmp_path):
     twice = TENSORS | {
         "decoder.layers.0.parametrizations.weight.original0": TENSORS["decoder.layers.0.weight_g"]
     }
-    assert "original0 is there twice" in refusal(written(tmp_path / "a.safetensors", twice))
+    assert "original0 occurs twice" in refusal(written(tmp_path / "a.safetensors", twice))
     twice = TENSORS | {"decoder.layers.0.weight": TENSORS["decoder.layers.0.weight_v"]}
     assert "decoder.layers.0.weight is unexpected" in refusal(
         written(tmp_path / "a.safetensors", twice)

@@ -1,4 +1,4 @@
-"""The command line, run as a user runs it."""
+"""The commands `decode` and `info`, and what all commands have in common."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from command_line import COMMAND, PATIENCE, assert_refused, run_command, run_process
 from networks import random_latents, random_tensors, small, write_folder
 from sound_server import ALSA, missing_parts
 
 import oobleck_stream as ob
 from oobleck_stream.loading import load
 
-COMMAND = [sys.executable, "-m", "oobleck_stream"]
 CONFIG = small("stable-audio-open-1.0", channels=4)
-PATIENCE = 60
 
 
 @pytest.fixture(scope="session")
@@ -35,41 +34,21 @@ def model(folder: Path) -> ob.Model:
     return load(folder)
 
 
-def run_command(*arguments: object, **options) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        **{"capture_output": True, "timeout": PATIENCE, "stdin": subprocess.DEVNULL, **options},
-    )
-
-
 def save(path: Path, array: np.ndarray) -> Path:
     np.save(path, array)
     return path
 
 
-def assert_refused(done: subprocess.CompletedProcess, *words: str) -> None:
-    """One line on standard error, exit code 2, nothing on standard output."""
-    message = done.stderr.decode()
-    assert done.returncode == 2, message
-    assert len(message.splitlines()) == 1, message
-    assert message.startswith("oobleck_stream: ")
-    assert done.stdout == b""
-    for word in words:
-        assert word in message
-
-
 # decode
 
 
-@pytest.mark.parametrize("frames", [1, 70])
-def test_decode_writes_the_samples_of_decode(tmp_path, folder, model, frames):
+@pytest.mark.parametrize(("frames", "run"), [(1, run_process), (70, run_command)])
+def test_decode_writes_the_samples_of_decode(tmp_path, folder, model, frames, run):
     latents = random_latents(CONFIG, frames)
     path = save(tmp_path / "a.npy", latents[None].transpose(0, 2, 1))
-    done = run_command(
-        "decode", path, "-o", tmp_path / "a.wav", "--model", folder, "--bits", "float"
-    )
-    assert (done.returncode, done.stdout) == (0, b"")
-    assert f"{tmp_path / 'a.wav'}: {frames * 2048 / 44100:.1f} s" in done.stderr.decode()
+    done = run("decode", path, "-o", tmp_path / "a.wav", "--model", folder, "--bits", "float")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert f"{tmp_path / 'a.wav'}: {frames * 2048 / 44100:.1f} s" in done.stderr
     samples, rate = soundfile.read(tmp_path / "a.wav", dtype="float32")
     assert rate == 44100
     assert np.array_equal(samples, model.decode(latents))
@@ -82,18 +61,17 @@ def test_decode_reads_standard_input(tmp_path, folder, model, raw):
     path = save(tmp_path / "a.npy", latents)
     done = run_command(
         *("decode", "-", "-o", tmp_path / "a.flac", "--model", folder, "--bits", 24),
-        stdin=None,
-        input=latents.tobytes() if raw else path.read_bytes(),
+        data=latents.tobytes() if raw else path.read_bytes(),
     )
     assert done.returncode == 0, done.stderr
     samples, _ = soundfile.read(tmp_path / "a.flac")
     assert np.abs(samples - model.decode(latents)).max() <= 2.0**-24
 
 
-def test_the_environment_names_the_model(tmp_path, folder):
+def test_the_environment_names_the_model(tmp_path, monkeypatch, folder):
     path = save(tmp_path / "a.npy", random_latents(CONFIG, 3))
-    environment = {**os.environ, "OOBLECK_STREAM_MODEL": str(folder)}
-    done = run_command("decode", path, "-o", tmp_path / "a.wav", env=environment)
+    monkeypatch.setenv("OOBLECK_STREAM_MODEL", str(folder))
+    done = run_command("decode", path, "-o", tmp_path / "a.wav")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.wav").exists()
 
@@ -115,8 +93,8 @@ def test_clipped_samples_are_told(tmp_path, folder, model):
     path = save(tmp_path / "a.npy", latents)
     done = run_command("decode", path, "-o", tmp_path / "a.wav", "--model", folder)
     assert done.returncode == 0
-    assert f"{clipped} samples clipped" in done.stderr.decode()
-    assert f"the peak is {np.abs(expected).max():.2f}" in done.stderr.decode()
+    assert f"{clipped} samples clipped" in done.stderr
+    assert f"the peak is {np.abs(expected).max():.2f}" in done.stderr
 
 
 # Bad input
@@ -186,9 +164,7 @@ def test_bad_latents_are_refused_in_a_line(tmp_path, folder, kind, words):
     ],
 )
 def test_bad_standard_input_leaves_nothing_behind(tmp_path, folder, data, words):
-    done = run_command(
-        *("decode", "-", "-o", tmp_path / "a.wav", "--model", folder), stdin=None, input=data
-    )
+    done = run_command(*("decode", "-", "-o", tmp_path / "a.wav", "--model", folder), data=data)
     assert_refused(done, "standard input", words)
     assert list(tmp_path.iterdir()) == []
 
@@ -229,18 +205,16 @@ def test_bad_options_are_refused_in_a_line(tmp_path, arguments, words):
     assert not (tmp_path / "a.wav").exists()
 
 
-def test_without_a_model_the_presets_that_fit_are_listed(tmp_path):
-    environment = {name: text for name, text in os.environ.items() if "OOBLECK" not in name}
+def test_without_a_model_the_presets_that_fit_are_listed(tmp_path, monkeypatch):
+    monkeypatch.delenv("OOBLECK_STREAM_MODEL", raising=False)
     path = save(tmp_path / "a.npy", random_latents(CONFIG, 3))
-    done = run_command("decode", path, "-o", tmp_path / "a.wav", env=environment)
+    done = run_command("decode", path, "-o", tmp_path / "a.wav")
     assert_refused(done, str(path), "--model", "stable-audio-open-1.0", "ace-step-1.5")
-    assert "ezaudio" not in done.stderr.decode()
+    assert "ezaudio" not in done.stderr
     path = save(tmp_path / "b.npy", np.zeros((3, 17), np.float32))
-    done = run_command("decode", path, "-o", tmp_path / "a.wav", env=environment)
+    done = run_command("decode", path, "-o", tmp_path / "a.wav")
     assert_refused(done, str(path), "--model", "(3, 17)")
-    done = run_command(
-        *("decode", "-", "-o", tmp_path / "a.wav"), env=environment, stdin=None, input=b"0" * 512
-    )
+    done = run_command("decode", "-", "-o", tmp_path / "a.wav", data=b"0" * 512)
     assert_refused(done, "standard input", "--model")
 
 
@@ -285,12 +259,12 @@ def test_info_tells_what_a_network_is(tmp_path, folder, model):
     assert facts["latents"]["frames"] == 50
     assert facts["latents"]["seconds"] == 50 * 2048 / 44100
     network = facts["network"]
-    assert network["latency_samples"] == model.latency == 18981
+    assert network["latency_samples"] == model.latency == 19631
     assert network["context_frames"] == 10
     assert network["weights_bytes"] == model.decoder.data.nbytes
     assert facts["machine"]["real_time_factors"].keys() == {"1", "4", "16"}
-    text = run_command("info", path, "--model", folder).stdout.decode()
-    assert "18981 samples = 430 ms" in text
+    text = run_command("info", path, "--model", folder).stdout
+    assert "19631 samples = 445 ms" in text
     assert "50 frames, 2.32 s" in text
 
 
@@ -318,21 +292,11 @@ def test_help_names_every_command_and_loads_no_numba():
     assert done.returncode == 0, done.stderr
     for name in ("play", "decode", "info"):
         assert f"  {name} " in done.stdout
-    assert done.stdout == run_command().stdout.decode()
+    assert done.stdout == run_process().stdout
 
 
 def test_an_unknown_command_is_refused_in_a_line():
     assert_refused(run_command("dance"), "dance")
-
-
-def test_compiling_is_told_once(tmp_path, folder):
-    path = save(tmp_path / "a.npy", random_latents(CONFIG, 3))
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
-    arguments = ("decode", path, "-o", tmp_path / "a.wav", "--model", folder)
-    first = run_command(*arguments, env=environment)
-    second = run_command(*arguments, env=environment)
-    assert first.stderr.decode().count("compiling kernels (once)\n") == 1
-    assert "compiling kernels" not in second.stderr.decode()
 
 
 def test_without_portaudio_the_package_is_named(tmp_path, folder):
@@ -340,7 +304,7 @@ def test_without_portaudio_the_package_is_named(tmp_path, folder):
     (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
     search = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", ""), os.getcwd()])
     path = save(tmp_path / "a.npy", random_latents(CONFIG, 3))
-    done = run_command("play", path, "--model", folder, env={**os.environ, "PYTHONPATH": search})
+    done = run_process("play", path, "--model", folder, env={"PYTHONPATH": search})
     assert_refused(done, "PortAudio", "apt install libportaudio2")
 
 
@@ -352,10 +316,9 @@ def test_without_an_output_device_play_is_refused(tmp_path, folder):
         pytest.skip("needs a machine without a sound card")
     (tmp_path / "alsa.conf").write_text(ALSA)
     environment = {
-        **os.environ,
         "ALSA_CONFIG_PATH": str(tmp_path / "alsa.conf"),
         "PULSE_SERVER": f"unix:{tmp_path / 'nowhere'}",
     }
     path = save(tmp_path / "a.npy", random_latents(CONFIG, 3))
-    done = run_command("play", path, "--model", folder, env=environment)
+    done = run_process("play", path, "--model", folder, env=environment)
     assert_refused(done, "output device")

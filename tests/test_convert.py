@@ -28,11 +28,10 @@ from networks import random_tensors, write_folder
 from safetensors.numpy import load_file
 
 import oobleck_stream as ob
-from oobleck_stream.checkpoints.containers import Tensor
 from oobleck_stream.checkpoints.opening import open_container
-from oobleck_stream.checkpoints.safetensors_writer import write_safetensors
-from oobleck_stream.checkpoints.stored_numbers import stored_numbers
 from oobleck_stream.formats.flat import read_flat, write_flat
+from oobleck_stream.formats.safetensors import write_safetensors
+from oobleck_stream.formats.tensors import Tensor
 
 
 @pytest.fixture
@@ -210,7 +209,7 @@ def test_bfloat16_is_the_nearest_and_ties_are_even(upper, lower):
     values = values[np.abs(values) < 3.3e38]
     if not len(values):
         return
-    found = stored_numbers(Tensor("x", values.shape, "BF16", lambda: values)).astype(np.int64)
+    found = Tensor("x", values.shape, "BF16", lambda: values).read_stored().astype(np.int64)
     here = np.uint32(found << 16).view(np.float32).astype(float)
     error = np.abs(here - values)
     for step in (-1, 1):
@@ -226,7 +225,7 @@ def test_bfloat16_from_float64_is_rounded_once():
     half, little = 2.0**-8, 2.0**-40
     values = np.array([1 + half + little, 1 + half, 1 + 3 * half - little, 1e-300, 1.0, 2e38])
     values = np.concatenate([values, -values])
-    found = stored_numbers(Tensor("x", values.shape, "BF16", lambda: values))
+    found = Tensor("x", values.shape, "BF16", lambda: values).read_stored()
     numbers = (found.astype(np.uint32) << 16).view(np.float32)
     wanted = np.array([1 + 2 * half, 1, 1 + 2 * half, 0, 1])
     np.testing.assert_array_equal(numbers[:5], wanted)

@@ -42,13 +42,27 @@ def compiled(name: str, capability: tuple[int, int]) -> tuple[str, int]:
     return ptx.compiled(kernel, capability), threads
 
 
-def pytest_generate_tests(metafunc):
-    if "capability" in metafunc.fixturenames:
-        ids = [f"{major}.{minor}" for major, minor in CAPABILITIES]
-        metafunc.parametrize("capability", CAPABILITIES, ids=ids)
+def combinations(names):
+    """Every kernel for every capability; by default the oldest one, and for others the smallest."""
+    default = ("8x32", "finish", "moves")
+    return pytest.mark.parametrize(
+        ("name", "capability"),
+        [
+            pytest.param(
+                name,
+                capability,
+                id=f"{name}-{capability[0]}.{capability[1]}",
+                marks=[pytest.mark.nightly]
+                if capability != CAPABILITIES[0] and name not in default
+                else [],
+            )
+            for name in names
+            for capability in CAPABILITIES
+        ],
+    )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@combinations(NAMES)
 def test_assembles_without_spills(name, capability, tmp_path, record_property):
     program = ptx.ptxas()
     if program is None:
@@ -64,7 +78,7 @@ def test_assembles_without_spills(name, capability, tmp_path, record_property):
     assert usage.shared <= STATIC_SHARED
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "moves"])
+@combinations([name for name in NAMES if name != "moves"])
 def test_only_explicit_fused_multiply_adds_are_fused(name, capability):
     """No multiplication and addition is contracted, and every operation is in float32.
 
@@ -88,7 +102,7 @@ def test_only_explicit_fused_multiply_adds_are_fused(name, capability):
 
 @pytest.mark.parametrize("tile", TILES, ids=NAMES[: len(TILES)])
 def test_a_thread_reads_several_floats_at_once(tile):
-    text, _ = compiled(f"{tile.rows}x{tile.columns}", (9, 0))
+    text, _ = compiled(f"{tile.rows}x{tile.columns}", CAPABILITIES[0])
     wide = {1: "f32", 2: "v2.f32", 4: "v4.f32"}[min(4, tile.thread_rows)]
     assert f"ld.shared.{wide}" in text
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import subprocess
-import sys
 import time
 import warnings
 
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 from checkpoint_files import safetensors_bytes
+from command_line import assert_refused, run_command
 from contract import cuts, pieces
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,8 +39,6 @@ HOP = MODEL.hop
 FRAMES, BAD = 70, 30
 
 ENCODING = model_of(small("stable-audio-open-1.0", latent_scale=1e-3, **SMALL))
-
-COMMAND = [sys.executable, "-m", "oobleck_stream"]
 
 
 @pytest.fixture(autouse=True)
@@ -393,23 +390,6 @@ def tiny(tmp_path_factory):
     return folder
 
 
-def run_command(*arguments, **options):
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        **{"capture_output": True, "timeout": 60, "stdin": subprocess.DEVNULL, **options},
-    )
-
-
-def assert_refused(done, *words):
-    message = done.stderr.decode()
-    assert done.returncode == 2, message
-    (line,) = (line for line in message.splitlines() if "resampled from" not in line)
-    assert line.startswith("oobleck_stream: ")
-    assert done.stdout == b""
-    for word in words:
-        assert word in message
-
-
 def first_frame(path):
     model = ob.load("tiny")
     return bad_rows(unchecked(np.load(path), model))[0] // model.hop
@@ -431,7 +411,7 @@ def test_decode_refuses_standard_input_and_keeps_an_older_file(tmp_path, tiny):
     older = tmp_path / "a.wav"
     older.write_bytes(b"older")
     data = (tiny / "a.npy").read_bytes()
-    done = run_command("decode", "-", "-o", older, "--model", "tiny", stdin=None, input=data)
+    done = run_command("decode", "-", "-o", older, "--model", "tiny", data=data)
     assert_refused(done, "standard input: the samples of frame")
     assert (list(tmp_path.iterdir()), older.read_bytes()) == ([older], b"older")
 
@@ -455,7 +435,8 @@ def test_roundtrip_refuses(tmp_path, tiny, name):
 def test_sound_that_only_resampling_makes_infinite(tmp_path, tiny, command):
     output = tmp_path / ("a.npy" if command == "encode" else "a.wav")
     done = run_command(command, tiny / "other.wav", output)
-    assert_refused(done, str(tiny / "other.wav"), "resampled", "must be finite", "sample 82")
+    words = (str(tiny / "other.wav"), "resampled", "must be finite", "sample 82")
+    assert_refused(done, *words, notes=1)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -463,10 +444,10 @@ def test_validate_says_what_is_not_finite(tmp_path, tiny):
     np.save(tmp_path / "ref.npy", np.zeros((60 * 64, 2), np.float32))
     bad = np.count_nonzero(~np.isfinite(unchecked(np.load(tiny / "a.npy"), ob.load("tiny"))))
     done = run_command("validate", tiny / "a.npy", tmp_path / "ref.npy")
-    assert (done.returncode, done.stderr) == (1, b"")
-    assert f"{bad} of ours are not finite (time " in done.stdout.decode()
+    assert (done.returncode, done.stderr) == (1, "")
+    assert f"{bad} of ours are not finite (time " in done.stdout
     done = run_command("validate", tiny / "a.npy", tmp_path / "ref.npy", "--json")
-    assert f'"ours_not_finite": {bad}' in done.stdout.decode()
+    assert f'"ours_not_finite": {bad}' in done.stdout
 
 
 @pytest.mark.parametrize("form", ["npy", "bin"])

@@ -7,12 +7,12 @@ import struct
 import numpy as np
 import pytest
 import soundfile
+from command_line import assert_refused, run_command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import random_audio, random_latents, random_tensors, small, write_folder
 
 import oobleck_stream as ob
-from oobleck_stream.__main__ import run
 from oobleck_stream.errors import InputError
 from oobleck_stream.formats import flat
 from oobleck_stream.formats.flat import read_flat, write_flat
@@ -132,10 +132,6 @@ def test_a_writer_left_by_an_error_leaves_nothing(tmp_path, monkeypatch):
 # --- as latents and as audio
 
 
-def command(*arguments):
-    return run([str(argument) for argument in arguments])
-
-
 def test_latents_in_both_axis_orders_decode_to_the_same_audio(tmp_path, folder):
     latents = random_latents(CONFIG, 9)
     wanted = ob.load(folder).decode(latents)
@@ -145,7 +141,7 @@ def test_latents_in_both_axis_orders_decode_to_the_same_audio(tmp_path, folder):
         for suffix, more in {".wav": ["--bits", "float"], ".bin": []}.items():
             output = tmp_path / f"{name}-out{suffix}"
             decode = ("decode", tmp_path / f"{name}.bin", "-o", output, "--model", folder)
-            assert command(*decode, *options, *more) == 0
+            assert run_command(*decode, *options, *more).returncode == 0
             if suffix == ".wav":
                 sound = soundfile.read(output, dtype="float32")[0]
             else:
@@ -157,11 +153,12 @@ def test_encode_and_roundtrip_through_files_without_shapes(tmp_path, folder):
     model = ob.load(folder)
     audio = random_audio(CONFIG, 2 * CONFIG.hop + 7)
     write_flat(tmp_path / "in.bin", audio.T)
-    assert command("encode", tmp_path / "in.bin", tmp_path / "z.bin", "--model", folder) == 0
+    done = run_command("encode", tmp_path / "in.bin", tmp_path / "z.bin", "--model", folder)
+    assert done.returncode == 0, done.stderr
     latents = model.encode(audio)
     np.testing.assert_array_equal(read_flat(tmp_path / "z.bin").reshape(6, -1), latents.T)
     again = ("roundtrip", tmp_path / "in.bin", tmp_path / "out.bin", "--model", folder)
-    assert command(*again) == 0
+    assert run_command(*again).returncode == 0
     sound = read_flat(tmp_path / "out.bin").reshape(2, -1).T
     np.testing.assert_array_equal(sound, model.decode(latents)[: len(audio)])
 
@@ -178,24 +175,22 @@ def test_encode_and_roundtrip_through_files_without_shapes(tmp_path, folder):
         (["decode", "short.bin", "-o", "a.wav"], ["short.bin", "cut off"]),
     ],
 )
-def test_refusals(tmp_path, folder, capsys, monkeypatch, arguments, words):
+def test_refusals(tmp_path, folder, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
     write_flat("seven.bin", np.zeros(7))
     write_flat("six.bin", np.zeros(6))
     write_flat("nan.bin", [0, 0, 0, 0, np.nan, 0])
     (tmp_path / "short.bin").write_bytes(with_count(12, np.zeros(11)))
     before = sorted(tmp_path.iterdir())
-    assert command(*arguments, "--model", folder) == 2
-    message = capsys.readouterr().err.splitlines()[-1]
-    for word in words:
-        assert word in message
+    done = run_command(*arguments, "--model", folder)
+    assert_refused(done, *words, notes=done.stderr.count("assumed to be"))
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_the_model_must_be_named_where_presets_fit(tmp_path, capsys):
+def test_the_model_must_be_named_where_presets_fit(tmp_path):
     write_flat(tmp_path / "a.bin", np.zeros(64 * 24))
-    assert command("decode", tmp_path / "a.bin", "-o", tmp_path / "a.wav") == 2
-    assert "--model must name the network" in capsys.readouterr().err
+    done = run_command("decode", tmp_path / "a.bin", "-o", tmp_path / "a.wav")
+    assert_refused(done, "--model must name the network")
 
 
 def test_a_flat_file_is_not_a_checkpoint(tmp_path):

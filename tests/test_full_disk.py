@@ -119,7 +119,7 @@ def test_a_cache_on_a_full_disk_does_no_harm(tmp_path, monkeypatch):
     model = write_folder(tmp_path / "model", config, random_tensors(config, 1))
     wanted = ob.load(model).decoder.data
     monkeypatch.setenv(cache_folder.VARIABLE, str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "SMALLEST_BYTES", 1)
+    monkeypatch.setattr(cache, "MIN_CACHED_BYTES", 1)
     for limit in (0, 5000, wanted.nbytes):
         with file_size_limit(limit):
             np.testing.assert_array_equal(ob.load(model).decoder.data, wanted)

@@ -7,10 +7,13 @@ import os
 import platform
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 import pytest
+from command_line import run_process
 from float32_operations import ALPHA, INVERSE_BETA, OPERATIONS, fma, numbers, on_cpu
 from llvmlite.binding import get_host_cpu_features
 
@@ -46,19 +49,48 @@ They change when the order of arithmetic changes, which breaks the promise to ev
 sound with an earlier version: `oobleck_stream/README.md`, "What must never change".
 """
 
-ON_X86 = pytest.mark.skipif(
-    platform.machine().lower() not in ("x86_64", "amd64"), reason="needs an x86-64 processor"
-)
+
+@dataclass(frozen=True)
+class Variant:
+    """Environment variables that change the compiled code, and what is known of it."""
+
+    variables: dict[str, str]
+    fused: bool | None = None
+    zmm: bool | None = None
 
 
-def needs(feature):
-    """Skip a test that executes instructions which this processor lacks."""
-    missing = not get_host_cpu_features().get(feature, False)
-    return pytest.mark.skipif(missing, reason=f"this processor has no {feature}")
+def processor(name, **known):
+    return Variant({"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": ""}, **known)
+
+
+VARIANTS = {
+    "haswell": processor("haswell", fused=True, zmm=False),
+    "nehalem": processor("nehalem", fused=False, zmm=False),
+    "x86-64-v4": processor("x86-64-v4", fused=True),
+} | {
+    f"tile {shape}": Variant({"OOBLECK_STREAM_TEST_TILE": shape})
+    for shape in ("1 1", "5 2", "12 1", "3 2")
+}
+ON_X86 = {"haswell": "avx2", "nehalem": None, "x86-64-v4": "avx512f"}
+"""The instructions that these variants execute: the tests run only where there are such."""
+
+
+def variants():
+    """The variants as parameters; by default without AVX-512, and with two shapes of tiles."""
+    features = get_host_cpu_features()
+    for name in VARIANTS:
+        marks = []
+        if name in ("tile 12 1", "tile 3 2", "x86-64-v4"):
+            marks.append(pytest.mark.nightly)
+        if name in ON_X86:
+            x86 = platform.machine().lower() in ("x86_64", "amd64")
+            there = x86 and (ON_X86[name] is None or features.get(ON_X86[name], False))
+            marks.append(pytest.mark.skipif(not there, reason=f"needs {ON_X86[name] or 'x86-64'}"))
+        yield pytest.param(name, marks=marks)
 
 
 def run_decode(path, cache, *arguments, **environment):
-    """Decode in a process of its own; cache misses, cache hits, uses of zmm and of FMA."""
+    """Decode in a new process; cache misses, cache hits, uses of zmm and of FMA."""
     here = os.path.dirname(__file__)
     result = subprocess.run(
         [sys.executable, "-c", DECODE, here, str(path), *arguments],
@@ -71,10 +103,44 @@ def run_decode(path, cache, *arguments, **environment):
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory):
+def decoded(request, tmp_path_factory):
+    """What a variant's process decodes, and its counts; two processes run at a time."""
+    folder = tmp_path_factory.mktemp("variants")
+
+    def decode(name):
+        path = folder / f"{name}.npy"
+        counts = run_decode(path, folder / name, "assembly", **VARIANTS[name].variables)
+        return np.load(path), counts
+
+    asked = [
+        item.callspec.params["variant"]
+        for item in request.session.items
+        if "decoded" in getattr(item, "fixturenames", ())
+        and not any(mark.args[0] for mark in item.iter_markers("skipif"))
+        and not item.get_closest_marker("skip")
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        running = {name: pool.submit(decode, name) for name in asked}
+        yield lambda name: running[name].result()
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """A cache folder, and what a command printed that compiled kernels into it."""
     folder = tmp_path_factory.mktemp("kernels")
-    run_decode(folder / "here.npy", folder / "cache")
-    return np.load(folder / "here.npy")
+    np.save(folder / "a.npy", ob.piece("keys")[:3])
+    arguments = ("decode", folder / "a.npy", "-o", folder / "a.wav", "--model", "tiny")
+    variables = {"NUMBA_CACHE_DIR": str(folder / "cache")}
+    first, second = (run_process(*arguments, env=variables).stderr for _ in range(2))
+    return folder / "cache", first, second
+
+
+@pytest.fixture(scope="module")
+def expected(compiled, tmp_path_factory):
+    """The samples of this machine's own kernels, found on disk."""
+    path = tmp_path_factory.mktemp("expected") / "here.npy"
+    assert run_decode(path, compiled[0])[:2] == [0, 1]
+    return np.load(path)
 
 
 @pytest.mark.parametrize("tanh", DIGESTS)
@@ -85,44 +151,20 @@ def test_the_bits_of_every_version(tanh):
     assert hashlib.sha256(audio.astype("<f4").tobytes()).hexdigest() == DIGESTS[tanh]
 
 
-def test_found_again_on_disk(tmp_path):
-    cache = tmp_path / "cache"
-    assert run_decode(tmp_path / "a.npy", cache)[:2] == [1, 0]
-    assert run_decode(tmp_path / "b.npy", cache)[:2] == [0, 1]
+def test_a_command_reports_compiling_once(compiled):
+    _, first, second = compiled
+    assert first.count("compiling kernels (once)\n") == 1
+    assert "compiling kernels" not in second
 
 
-@ON_X86
-@pytest.mark.parametrize(
-    "processor",
-    [
-        pytest.param("haswell", marks=needs("avx2")),
-        pytest.param("x86-64-v4", marks=needs("avx512f")),
-    ],
-)
-def test_other_instructions_same_bits(tmp_path, expected, processor):
-    """AVX2 and AVX-512 kernels give the bits of this machine's own kernels."""
-    environment = {"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": ""}
-    counts = run_decode(tmp_path / "x.npy", tmp_path / "cache", "assembly", **environment)
-    if processor == "haswell":
-        assert counts[2] == 0
-    assert counts[3] > 50
-    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), expected)
-
-
-@ON_X86
-def test_without_fma_same_bits(tmp_path, expected):
-    """A processor without fused multiply-add computes it in libm, slowly."""
-    environment = {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": ""}
-    counts = run_decode(tmp_path / "x.npy", tmp_path / "cache", "assembly", **environment)
-    assert counts[2:] == [0, 0]
-    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), expected)
-
-
-@pytest.mark.parametrize("shape", ["1 1", "5 2", "12 1", "3 2"])
-def test_any_tile_same_bits(tmp_path, expected, shape):
-    """The shape of the tiles, and with it the split of the work, does not show."""
-    run_decode(tmp_path / "x.npy", tmp_path / "cache", OOBLECK_STREAM_TEST_TILE=shape)
-    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), expected)
+@pytest.mark.parametrize("variant", list(variants()))
+def test_every_variant_has_the_same_bits(decoded, expected, variant):
+    """AVX-512, AVX2, and FMA in libm, and every shape of the tiles that divide the work."""
+    sound, (_, _, zmm, fused) = decoded(variant)
+    np.testing.assert_array_equal(sound, expected)
+    known = VARIANTS[variant]
+    assert known.zmm in (None, zmm > 0)
+    assert known.fused in (None, fused > (50 if known.fused else 0))
 
 
 @pytest.mark.parametrize("name", ["snake", "tanh"])

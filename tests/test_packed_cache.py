@@ -10,12 +10,13 @@ from networks import random_latents, random_tensors, small, write_folder
 
 import oobleck_stream as ob
 from oobleck_stream.checkpoints import cache
+from oobleck_stream.checkpoints.packed_file import write_packed
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("OOBLECK_STREAM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "SMALLEST_BYTES", 1)
+    monkeypatch.setattr(cache, "MIN_CACHED_BYTES", 1)
     config = small("ezaudio", 8)
     return write_folder(tmp_path / "model", config, random_tensors(config, 1))
 
@@ -85,7 +86,7 @@ def test_damaged(folder, packed, damage):
 
 def test_another_version(folder, packed):
     expected, path = sound(folder), packed()
-    path.write_bytes(path.read_bytes().replace(b"packed 2", b"packed 1"))
+    path.write_bytes(path.read_bytes().replace(b"packed 3", b"packed 2"))
     with pytest.raises(ob.CheckpointError, match="packed by another version"):
         ob.load(path)
     np.testing.assert_array_equal(sound(folder), expected)
@@ -105,7 +106,21 @@ def test_an_unknown_home_folder(folder, monkeypatch):
     np.testing.assert_array_equal(sound(folder), expected)
 
 
+def test_another_config_for_a_packed_or_random_network_is_refused(folder, tmp_path):
+    model = ob.load(folder)
+    write_packed(tmp_path / "a.packed.safetensors", model)
+    for source, network in (
+        (tmp_path / "a.packed.safetensors", model),
+        ("random:ezaudio", ob.random_model("ezaudio")),
+    ):
+        same = ob.load(source, config=network.config)
+        np.testing.assert_array_equal(same.decoder.data, ob.load(source).decoder.data)
+        other = network.config.replace(samplerate=8000)
+        with pytest.raises(ob.CheckpointError, match="samplerate is 24000 in it, not 8000"):
+            ob.load(source, config=other)
+
+
 def test_small_checkpoints_are_not_kept(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "SMALLEST_BYTES", 10**9)
+    monkeypatch.setattr(cache, "MIN_CACHED_BYTES", 10**9)
     sound(folder)
     assert not (tmp_path / "cache").exists()

@@ -33,7 +33,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
 def kept(tmp_path, monkeypatch):
     """The cache's folder, in which networks of any size are kept."""
     monkeypatch.setenv("OOBLECK_STREAM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "SMALLEST_BYTES", 1)
+    monkeypatch.setattr(cache, "MIN_CACHED_BYTES", 1)
     return tmp_path / "cache"
 
 
@@ -149,8 +149,8 @@ def test_where_there_is_no_ctime_samples_are_compared(folder, monkeypatch, place
     file = folder / "model.safetensors"
     data = bytearray(file.read_bytes())
     end, size = 8 + int.from_bytes(data[:8], "little"), len(data)
-    monkeypatch.setattr(cache, "_HEAD_BYTES", end + 4096)
-    monkeypatch.setattr(cache, "_SAMPLES", 3)
+    monkeypatch.setattr(cache, "HASHED_PREFIX_BYTES", end + 4096)
+    monkeypatch.setattr(cache, "HASHED_PAGES", 3)
     monkeypatch.setattr(os, "fstat", fstat)
     first = {"start": end, "middle": size // 2 // 4096 * 4096 + 9, "end": size - 1}[place]
     data[end + (first - end) // 4 * 4] ^= 1
@@ -161,16 +161,16 @@ def test_weights_replaced_while_they_are_loaded_are_not_kept_as_the_new_ones(fol
     """They were opened before, so they are mapped; the files that are stamped are new ones."""
     from oobleck_stream import loading
 
-    file, real = folder / "model.safetensors", loading.through_cache
+    file, real = folder / "model.safetensors", loading.cached_model
     other = file.with_name("other")
     other.write_bytes(safetensors_like(file, TWO))
 
-    def through_cache(*arguments):
+    def cached_model(*arguments):
         if other.exists():
             os.replace(other, file)
         return real(*arguments)
 
-    monkeypatch.setattr(loading, "through_cache", through_cache)
+    monkeypatch.setattr(loading, "cached_model", cached_model)
     ob.load(folder)
     assert digest(folder) == uncached(folder)
 
@@ -266,7 +266,7 @@ SCRIPT = """
 import os, resource, sys
 import oobleck_stream as ob
 from oobleck_stream.checkpoints import cache, packed_file
-cache.SMALLEST_BYTES = 1
+cache.MIN_CACHED_BYTES = 1
 source, what = sys.argv[1:]
 if what == "full":
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -342,8 +342,9 @@ def test_a_folder_in_which_all_may_write_is_not_used(folder, kept):
     expected = uncached(folder)
     kept.mkdir()
     kept.chmod(0o777)
-    with pytest.warns(RuntimeWarning, match=r"cache can be written by other users"):
+    with pytest.warns(RuntimeWarning, match=r"cache can be written by other users") as warned:
         assert digest(folder) == expected
+    assert warned[0].filename == __file__
     assert os.listdir(kept) == []
     kept.chmod(0o700)
     digest(folder)
@@ -361,7 +362,7 @@ def plant(path):
 
 
 def packed_file_container(path):
-    from oobleck_stream.checkpoints.safetensors_file import open_safetensors
+    from oobleck_stream.formats.safetensors import open_safetensors
 
     return open_safetensors(path)
 

@@ -199,7 +199,7 @@ FAULTS = {
     "no name": (changed(lambda entries: entries[2].ClearField("key")), "number 2 has no name"),
     "a doubled name": (
         changed(lambda entries: setattr(entries[3], "key", entries[0].key)),
-        "weight_v is there twice",
+        "weight_v is twice in it",
     ),
     "a name of no text": (library(SMALL).replace(b"decoder", b"decode\xff"), "damaged"),
 }
@@ -217,7 +217,7 @@ def test_damage_is_named_with_the_file(tmp_path, fault):
 def test_a_tensor_in_two_files_is_named_with_both(tmp_path):
     message = refusal(folder_of(tmp_path, library(TENSORS), library(SMALL)))
     assert "part1: " in message
-    assert "is there also in part0" in message
+    assert "is in part0 too" in message
 
 
 def test_a_missing_tensor_is_named(tmp_path):

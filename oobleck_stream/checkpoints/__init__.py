@@ -1,7 +1,7 @@
-"""Checkpoint loading, in steps that each validate their input.
+"""Loads checkpoints in steps, each of which validates its input.
 
-A container (file or folder) has named tensors (`opening`), which are mapped to canonical names
-(`names`) and folded into packed parameters (`folding`).
+`opening` opens a container (a file or a folder) of named tensors. `names` maps the names to
+canonical names. `folding` folds the tensors into packed parameters.
 """
 
 from oobleck_stream.errors import CheckpointError

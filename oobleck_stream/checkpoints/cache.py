@@ -5,26 +5,29 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from oobleck_stream.cache_folder import cache_folder, why_not_trusted
 from oobleck_stream.checkpoints.packed_file import PACKED_SUFFIX, read_packed, write_packed
-from oobleck_stream.checkpoints.safetensors_file import open_safetensors
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.safetensors import open_safetensors
 from oobleck_stream.model import Model
 from oobleck_stream.version import __version__
+from oobleck_stream.warning import warn
 
-SMALLEST_BYTES = 32_000_000
-"""Smaller checkpoints are not cached: packing them takes hardly any time."""
+MIN_CACHED_BYTES = 32_000_000
+"""Smaller checkpoints are not cached, because packing them takes hardly any time."""
 
-_HEAD_BYTES = 2**20
-_SAMPLES, _PAGE = 64, 4096
+HASHED_PREFIX_BYTES = 2**20
+"""Bytes at the start of a source file that are part of its identity."""
+
+HASHED_PAGES, PAGE_BYTES = 64, 4096
+"""Number and size of the pages of a source file that are part of its identity."""
 
 
-def through_cache(files: Sequence[Path], options: str, build: Callable[[], Model]) -> Model:
-    """Return a model from the cache; if it is not there, build it and add it to the cache.
+def cached_model(files: Sequence[Path], options: str, build: Callable[[], Model]) -> Model:
+    """Return a model from the cache. If it is not there, build it and add it to the cache.
 
     A cached network is valid only if this version of the package packed it, and every source file
     still has the same path, size, modification time (mtime), status change time (ctime) and sampled
@@ -38,10 +41,10 @@ def through_cache(files: Sequence[Path], options: str, build: Callable[[], Model
     packing. Inode and device numbers are not part of the identity, because they change on some file
     systems although the file has not changed.
 
-    The checksum of a cached network is verified at every read, and a truncated or corrupt one is
+    The checksum of a cached network is verified at every read. A truncated or corrupt file is
     replaced. Networks that another user may have written are ignored. Several processes may use the
-    same cache at once. If the cache can't be written (a full disk, for instance), the built model
-    is returned all the same.
+    same cache at once. If the cache can't be written, for instance because the disk is full, the
+    built model is returned nevertheless.
 
     Parameters
     ----------
@@ -64,7 +67,7 @@ def through_cache(files: Sequence[Path], options: str, build: Callable[[], Model
         folder = None
     sources = sorted({Path(os.path.realpath(file)) for file in files})
     try:
-        kept = folder is not None and sum(f.stat().st_size for f in sources) >= SMALLEST_BYTES
+        kept = folder is not None and sum(f.stat().st_size for f in sources) >= MIN_CACHED_BYTES
         identity = _identity(sources, options) if kept else ""
     except OSError:  # `build` reports a file that can't be read.
         identity = ""
@@ -79,8 +82,7 @@ def through_cache(files: Sequence[Path], options: str, build: Callable[[], Model
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         exposed = _exposed(folder)
         if exposed:
-            text = f"{folder} {exposed}: no packed networks are kept there"
-            warnings.warn(text, RuntimeWarning, stacklevel=4)
+            warn(f"{folder} {exposed}: no packed networks are kept there")
             return model
         write_packed(path, model, identity)
         # The memory map replaces the copy on the heap, as on every later start.
@@ -90,7 +92,7 @@ def through_cache(files: Sequence[Path], options: str, build: Callable[[], Model
 
 
 def _cached(path: Path, identity: str) -> Model | None:
-    """The cached network in a file; None if it is missing, invalid or not trusted."""
+    """The cached network in a file; None if the file is missing, invalid or not trusted."""
     try:
         if _exposed(path.parent) or _exposed(path):
             return None
@@ -100,10 +102,10 @@ def _cached(path: Path, identity: str) -> Model | None:
 
 
 def _exposed(path: Path) -> str:
-    """The reason why another user may have written to a file or folder; empty if none can have.
+    """Why another user may have written to a file or folder; empty if no other user can have.
 
-    Write permission for the user's group is accepted: the group often has one member, and the files
-    contain weights, not code.
+    Write permission for the user's group is accepted, because the group often has only one member,
+    and because the files contain weights rather than code.
     """
     return why_not_trusted(path.stat(), stat.S_IWOTH)
 
@@ -121,16 +123,17 @@ def _identity(sources: Sequence[Path], options: str) -> str:
         with source.open("rb", buffering=0) as file:
             found = os.fstat(file.fileno())
             parts.append(f"{source}\n{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}")
-            parts.append(file.read(_HEAD_BYTES))
+            parts.append(file.read(HASHED_PREFIX_BYTES))
             # Whole pages at equal distances, from the first page of the file to the last.
-            for number in range(_SAMPLES):
-                file.seek((found.st_size - 1) * number // (_SAMPLES - 1) // _PAGE * _PAGE)
-                parts.append(file.read(_PAGE))
+            for number in range(HASHED_PAGES):
+                position = (found.st_size - 1) * number // (HASHED_PAGES - 1)
+                file.seek(position // PAGE_BYTES * PAGE_BYTES)
+                parts.append(file.read(PAGE_BYTES))
     return _digest(parts)
 
 
 def _digest(parts: Sequence[str | bytes]) -> str:
-    """The hexadecimal SHA-256 of a sequence; each part is preceded by its length."""
+    """The hexadecimal SHA-256 digest of some parts, each of which is preceded by its length."""
     digest = hashlib.sha256()
     for part in parts:
         # The length prefix distinguishes ("ab", "c") from ("a", "bc").

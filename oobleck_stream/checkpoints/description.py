@@ -1,4 +1,4 @@
-"""The network in a container: the decoder's tensors, the config, and the assumptions made."""
+"""The network in a container: its decoder's tensors, its config, and the assumptions about it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oobleck_stream.checkpoints.configs import config_from_json
-from oobleck_stream.checkpoints.containers import Container
-from oobleck_stream.checkpoints.json_text import read_text
-from oobleck_stream.checkpoints.names import Half, find_prefix, named_half
+from oobleck_stream.checkpoints.names import HalfTensors, find_prefix, half_tensors
 from oobleck_stream.checkpoints.shapes import config_from_geometry, read_geometry
 from oobleck_stream.config import OobleckConfig
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.json_text import read_text
+from oobleck_stream.formats.tensors import Container
 
 # Parts of an autoencoder that change the sound in ways that shapes don't show.
-_SOUNDING_PARTS = ("bottleneck", "pretransform", "transformers")
+_UNSUPPORTED_PARTS = ("bottleneck", "pretransform", "transformers")
 
 
 @dataclass(frozen=True)
@@ -24,40 +24,42 @@ class Description:
     Parameters
     ----------
     config : OobleckConfig
-    decoder : Half
-        The tensors, of which only those that show the geometry have been compared with the config.
+    decoder : HalfTensors
+        The decoder's tensors. Only the tensors that show the geometry have been compared with the
+        config.
     notes : tuple of str
         One sentence for each choice or assumption.
     """
 
     config: OobleckConfig
-    decoder: Half
+    decoder: HalfTensors
     notes: tuple[str, ...]
 
 
 def describe(
-    container: Container, beside: Path | None, config: OobleckConfig | None = None
+    container: Container, config_file: Path | None, config: OobleckConfig | None = None
 ) -> Description:
     """Find the decoder in a container, and its config.
 
     Parameters
     ----------
     container : Container
-    beside : Path or None
+    config_file : Path or None
         The config file beside the container.
     config : OobleckConfig, optional
-        Takes precedence over the config in the container's metadata, which takes precedence over
-        `beside`. Without any of them the config is inferred from the shapes of the tensors.
+        The config. It takes precedence over the config in the container's metadata, which takes
+        precedence over `config_file`. If there is none of these, the config is inferred from the
+        shapes of the tensors.
 
     Raises
     ------
     CheckpointError
-        If there is no decoder, or the config is not supported or doesn't match the tensors.
+        If there is no decoder, if the config is not supported, or if it doesn't match the tensors.
     """
     prefix, notes = find_prefix(container)
-    half = named_half(container, prefix, "decoder")
+    half = half_tensors(container, prefix, "decoder")
     if config is None:
-        config = _found_config(container, beside, notes)
+        config = _found_config(container, config_file, notes)
     if config is None:
         config = _inferred_config(container, half, notes)
     else:
@@ -66,27 +68,27 @@ def describe(
 
 
 def _found_config(
-    container: Container, beside: Path | None, notes: list[str]
+    container: Container, config_file: Path | None, notes: list[str]
 ) -> OobleckConfig | None:
-    """The config in the container's metadata or in the file beside it; None if neither has one."""
+    """Return the config in the container's metadata or in the file beside it; None without both."""
     if "config" in container.metadata:
         source = f"{container.path} (config in its metadata)"
         found = config_from_json(source, container.metadata["config"])
         if found is not None:
             return found
-    if beside is None:
+    if config_file is None:
         return None
-    found = config_from_json(beside, read_text(beside))
+    found = config_from_json(config_file, read_text(config_file))
     if found is None:
-        notes.append(f"{beside.name} is not the config of an Oobleck autoencoder: not used")
+        notes.append(f"{config_file.name} is not the config of an Oobleck autoencoder: not used")
     return found
 
 
-def _inferred_config(container: Container, half: Half, notes: list[str]) -> OobleckConfig:
+def _inferred_config(container: Container, half: HalfTensors, notes: list[str]) -> OobleckConfig:
     """Infer the config from the shapes of the tensors; append each assumption to `notes`."""
     problems: list[str] = []
     geometry = read_geometry(half, 2, problems)
-    others = tuple(f"{half.prefix}{part}." for part in _SOUNDING_PARTS)
+    others = tuple(f"{half.prefix}{part}." for part in _UNSUPPORTED_PARTS)
     problems += [
         f"{name} belongs to a part that is not supported: a config was expected to explain it"
         for name in container.tensors
@@ -99,10 +101,12 @@ def _inferred_config(container: Container, half: Half, notes: list[str]) -> Oobl
     return config
 
 
-def _check_geometry(container: Container, half: Half, config: OobleckConfig) -> None:
-    """Raise a `CheckpointError` with one problem for each field that differs from the config.
+def _check_geometry(container: Container, half: HalfTensors, config: OobleckConfig) -> None:
+    """Raise a `CheckpointError` if the tensors show another geometry than the config.
 
-    Without this check, a wrong config would be reported as a wrong shape of every tensor.
+    The error has one problem for each field that differs.
+
+    Without this check, a wrong config would be reported as many tensors with wrong shapes.
     """
     # Problems in the shapes themselves are dropped here: `check_tensors` reports them later.
     geometry = read_geometry(half, config.kernel_per_stride, [])

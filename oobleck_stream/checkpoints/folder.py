@@ -1,4 +1,4 @@
-"""The choice of a checkpoint's files from a folder or a repository on the hub."""
+"""Chooses a checkpoint's files from a folder, or from a repository on the hub."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 
 from oobleck_stream.checkpoints.configs import CONFIG_NAMES
 from oobleck_stream.checkpoints.opening import PICKLE_SUFFIXES, pickle_hint
-from oobleck_stream.checkpoints.sharded import INDEX_SUFFIX
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.sharded import INDEX_SUFFIX
 
 AUTOENCODER_FOLDERS = ("sound_tokenizer", "vae", ".")
 """Folders of a diffusers pipeline that may contain the audio autoencoder, in order of preference.
@@ -22,15 +22,15 @@ _USUAL_NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 
 
 @dataclass(frozen=True)
-class Choice:
+class CheckpointFiles:
     """The chosen files, as paths relative to the folder.
 
     Parameters
     ----------
     weights : str
-        The weights, or the index of a sharded checkpoint.
+        The file with the weights, or the index of a sharded checkpoint.
     config : str or None
-        The config beside the weights; None if there is none.
+        The config file beside the weights; None if there is no config file.
     """
 
     weights: str
@@ -45,7 +45,7 @@ class Choice:
         return found
 
 
-def choose_files(source: object, names: Collection[str]) -> Choice:
+def choose_files(source: object, names: Collection[str]) -> CheckpointFiles:
     """Choose the weights and the config from a list of files.
 
     Parameters
@@ -58,14 +58,14 @@ def choose_files(source: object, names: Collection[str]) -> Choice:
     Raises
     ------
     CheckpointError
-        If there are no weights, or several files between which no rule decides.
+        If there are no weights, or if there are several files and no rule decides between them.
     """
     for folder in AUTOENCODER_FOLDERS:
         inside = {PurePosixPath(name).name: name for name in names if _folder(name) == folder}
         weights = _choose_weights(source, sorted(inside))
         if weights is not None:
             config = next((inside[name] for name in CONFIG_NAMES if name in inside), None)
-            return Choice(inside[weights], config)
+            return CheckpointFiles(inside[weights], config)
     pickles = [name for name in sorted(names) if name.endswith(PICKLE_SUFFIXES)]
     if pickles:
         raise CheckpointError(source, f"no .safetensors in it; {pickle_hint(pickles[0])}")
@@ -77,7 +77,7 @@ def _folder(name: str) -> str:
 
 
 def _choose_weights(source: object, names: list[str]) -> str | None:
-    """A file with a usual name; else the only index; else the only .safetensors; else None."""
+    """Choose a file with a usual name, else the only index, else the only .safetensors file."""
     for name in _USUAL_NAMES:
         for usual in (name, name.replace(".safetensors", INDEX_SUFFIX)):
             if usual in names:
@@ -91,8 +91,8 @@ def _choose_weights(source: object, names: list[str]) -> str | None:
     return candidates[0] if candidates else None
 
 
-def names_in(folder: Path) -> list[str]:
-    """The files from which `choose_files` can choose, relative to `folder`."""
+def list_files(folder: Path) -> list[str]:
+    """Return the paths, relative to `folder`, from which `choose_files` can choose."""
     found = []
     try:
         for name in AUTOENCODER_FOLDERS:

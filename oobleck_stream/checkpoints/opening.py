@@ -1,14 +1,15 @@
-"""Opening a container of any supported format, which the name of the file determines."""
+"""Opens a container. The name of the file determines the format."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from oobleck_stream.checkpoints.containers import Container
 from oobleck_stream.checkpoints.protobuf_folder import open_libraries
-from oobleck_stream.checkpoints.safetensors_file import open_safetensors
-from oobleck_stream.checkpoints.sharded import INDEX_SUFFIX, open_sharded
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.flat import is_flat
+from oobleck_stream.formats.safetensors import open_safetensors
+from oobleck_stream.formats.sharded import INDEX_SUFFIX, open_sharded
+from oobleck_stream.formats.tensors import Container
 
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 
@@ -19,7 +20,7 @@ def open_container(path: Path) -> Container:
     Raises
     ------
     CheckpointError
-        If the format is not supported, or the file is damaged.
+        If the format is not supported, or if the file is damaged.
     """
     if path.is_dir():
         return open_libraries(path)
@@ -38,20 +39,8 @@ def open_container(path: Path) -> Container:
 
 
 def pickle_hint(name: str) -> str:
-    """The message for a pickle file: how to convert it to safetensors."""
+    """The error message for a pickle file, which says how to convert it to safetensors."""
     return (
         f"{Path(name).suffix} files can hold programs and are not opened here; make it a "
         f".safetensors first: oobleck_stream convert {name} {Path(name).stem}.safetensors"
     )
-
-
-def is_flat(path: Path) -> bool:
-    """Whether a file is a flat file (`oobleck_stream.formats.flat`), which has no magic number: its
-    size must match the number of float32 in its first four bytes.
-    """
-    try:
-        with path.open("rb") as file:
-            count = int.from_bytes(file.read(4), "little", signed=True)
-            return count > 0 and file.seek(0, 2) == 4 + 4 * count
-    except OSError:
-        return False

@@ -1,4 +1,4 @@
-"""Typed access to the options of a JSON object; problems are collected instead of raised."""
+"""Typed access to the options of a JSON object. Problems are collected instead of raised."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-_HUGE = 1e30
-_MOST = 2**31 - 1
+MAX_NUMBER = 1e30
+MAX_INTEGER = 2**31 - 1
 
 
 class Options:
@@ -23,7 +23,7 @@ class Options:
     where : str
         The path of the object in the file, for messages; empty for the whole file.
     problems : list of str
-        Receives a sentence for each problem.
+        The list to which a sentence is appended for each problem.
     """
 
     def __init__(self, values: Mapping[str, Any], where: str, problems: list[str]) -> None:
@@ -38,66 +38,73 @@ class Options:
     def __contains__(self, option: str) -> bool:
         return self._values.get(option) is not None
 
-    def _wrong(self, option: str, expected: str) -> None:
+    def _report(self, option: str, expected: str) -> None:
         shown = json.dumps(self._values.get(option))[:80] if option in self else "missing"
         self.problems.append(f"{self.name(option)} is {shown}, {expected} was expected")
 
     def section(self, option: str) -> Options:
-        """A nested object; empty, with a problem, if it is missing or not an object."""
+        """Return a nested object. If there is none, report a problem and return an empty one."""
         values = self._values.get(option)
         if not isinstance(values, dict):
-            self._wrong(option, "an object")
+            self._report(option, "an object")
             values = {}
         return Options(values, self.name(option), self.problems)
 
     def text(self, option: str, default: str) -> str:
-        """A string; `default` if the option is missing."""
+        """Return a string, or `default` if the option is missing."""
         value = self._values.get(option, default)
         if not isinstance(value, str):
-            self._wrong(option, "a text")
+            self._report(option, "a text")
             return default
         return value
 
     def integer(self, option: str, default: int | None = None) -> int:
-        """A whole number from 1 to 2**31 - 1 (also as 2.0); without a default it is required."""
+        """Return a whole number from 1 to 2**31 - 1, or the default. 2.0 counts as a whole number.
+
+        Without a default, the option is required.
+        """
         value = self._values.get(option, default)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         # Not isinstance: a bool is an int in Python.
-        if type(value) is not int or not 1 <= value <= _MOST:
-            self._wrong(option, "a whole number from 1")
+        if type(value) is not int or not 1 <= value <= MAX_INTEGER:
+            self._report(option, "a whole number from 1")
             return 1
         return value
 
     def integers(self, option: str, default: tuple[int, ...]) -> tuple[int, ...]:
-        """A non-empty list of whole numbers from 1; `default` if the option is missing."""
+        """Return a non-empty list of whole numbers from 1; `default` if the option is missing."""
         values = self._values.get(option, default)
         if not isinstance(values, (list, tuple)) or not values:
-            self._wrong(option, "a list of whole numbers")
+            self._report(option, "a list of whole numbers")
             return default
-        if any(type(value) is not int or not 1 <= value <= _MOST for value in values):
-            self._wrong(option, "a list of whole numbers from 1")
+        if any(type(value) is not int or not 1 <= value <= MAX_INTEGER for value in values):
+            self._report(option, "a list of whole numbers from 1")
             return default
         return tuple(values)
 
     def number(self, option: str, default: float, zero: bool = False) -> float:
-        """A number below 1e30 in magnitude, 0 only if `zero` is true; `default` if missing."""
+        """Return a number below 1e30 in magnitude, or `default` if the option is missing.
+
+        0 is accepted only if `zero` is true.
+        """
         value = self._values.get(option, default)
-        if type(value) not in (int, float) or not (0 < abs(value) < _HUGE or (zero and value == 0)):
-            self._wrong(option, "a number" if zero else "a number that is not 0")
+        real = type(value) in (int, float)
+        if not real or not (0 < abs(value) < MAX_NUMBER or (zero and value == 0)):
+            self._report(option, "a number" if zero else "a number that is not 0")
             return default
         return float(value)
 
     def flag(self, option: str, default: bool) -> bool:
-        """A Boolean; `default` if the option is missing."""
+        """Return a Boolean, or `default` if the option is missing."""
         value = self._values.get(option, default)
         if not isinstance(value, bool):
-            self._wrong(option, "true or false")
+            self._report(option, "true or false")
             return default
         return value
 
-    def only(self, option: str, supported: object, default: object) -> bool:
-        """Whether an option has its only supported value; if not, report a problem.
+    def require(self, option: str, supported: object, default: object) -> bool:
+        """Return whether an option has its only supported value. If not, report a problem.
 
         Parameters
         ----------
@@ -105,7 +112,7 @@ class Options:
         supported : object
             The only supported value.
         default : object
-            The value of a missing option in the format that is read; None if it has no default.
+            The value that the format gives to a missing option; None if the format gives none.
         """
         value = self._values.get(option, default)
         if value == supported and type(value) is type(supported):
@@ -118,7 +125,7 @@ class Options:
         )
         return False
 
-    def refuse_others(self, *known: str) -> None:
+    def reject_unknown(self, *known: str) -> None:
         """Report every option outside `known` as a problem, since it may change the sound."""
         for option in self._values:
             if option not in known:

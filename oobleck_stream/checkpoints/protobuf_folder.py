@@ -1,8 +1,8 @@
 """Folders of protobuf files, each of which is a library of tensors (see ``weights.proto``).
 
-The libraries are the `.pb` files. In a folder without any, they are all files that are neither
-hidden nor configs. Opening a folder parses every file once for the names and shapes. To read a
-tensor, its file is parsed again, and only the file parsed last stays in memory.
+The libraries are the `.pb` files. In a folder without `.pb` files, every file that is neither
+hidden nor a config is a library. Opening a folder parses every file once for the names and shapes.
+To read a tensor, its file is parsed again, and only the file parsed last stays in memory.
 
 The wire format is described at https://protobuf.dev/programming-guides/encoding/.
 """
@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from oobleck_stream.checkpoints.configs import CONFIG_NAMES
-from oobleck_stream.checkpoints.containers import Container, FloatingArray, Tensor, shape_text
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.dtypes import FloatingArray
+from oobleck_stream.formats.tensors import MAX_DIMENSIONS, Container, Tensor, shape_text
 
 if TYPE_CHECKING:
     from oobleck_stream.checkpoints.weights_pb2 import CollectionData, CollectionLibraryData
 
 HIDDEN_CONFIG = ".config.json"
-"""The name of the config, hidden because any visible file may be a library."""
+"""The name of the config. It is hidden, because any visible file may be a library."""
 
 SUFFIX = ".pb"
 """The suffix of the libraries that this package writes; other programs may use any name."""
@@ -37,7 +38,6 @@ MAX_TENSORS = 100_000
 """Maximum tensors in a library. They are counted before parsing, because an empty entry has 2 bytes
 in the file but takes 60 when parsed."""
 
-_MOST_DIMENSIONS = 32  # NumPy's maximum before version 2.
 _WIRE_VARINT, _WIRE_BYTES, _WIRE_FIXED = 0, 2, {1: 8, 5: 4}
 _VARINT_BYTES = 10
 _START = re.compile(rb"\n[\x80-\xff]{0,9}[\x00-\x7f][\n\x12]")
@@ -46,10 +46,10 @@ and the tag of the key (0x0a) or of the tensor (0x12)."""
 
 
 def is_library_folder(folder: Path, names: Collection[str]) -> bool:
-    """Whether a folder contains protobuf libraries, and none of its `names` is of safetensors.
+    """Whether a folder contains protobuf libraries, and no safetensors file is among `names`.
 
-    Without any `.pb` file, every file must start like a library. A single match proves nothing,
-    since a text can start that way too.
+    If there is no `.pb` file, every file must start like a library. One such file proves nothing,
+    because a text can start in the same way.
     """
     if any(".safetensors" in name for name in names):
         return False
@@ -64,30 +64,31 @@ def library_config(folder: Path) -> Path | None:
 
 
 def open_libraries(folder: Path) -> Container:
-    """Open a folder of libraries; the values of the tensors are read later, on demand.
+    """Open a folder of libraries. The values of the tensors are read later, on demand.
 
     Raises
     ------
     CheckpointError
-        If protobuf is not installed, a file is damaged or not a library, the number of values of a
-        tensor doesn't match its shape, or two tensors have the same name. Names the file, or the
-        folder if protobuf is missing.
+        If protobuf is not installed, if a file is damaged or not a library, if the number of values
+        of a tensor doesn't match its shape, or if two tensors have the same name. The message names
+        the file, or the folder if protobuf is missing.
     """
     parser, files = _Parser(folder), _files(folder)
     tensors: dict[str, Tensor] = {}
-    homes: dict[str, Path] = {}
+    files_by_name: dict[str, Path] = {}
     for path in files:
-        for place, (name, shape, dtype) in enumerate(_index(path, parser.parsed(path))):
+        for position, (name, shape, dtype) in enumerate(_index(path, parser.parsed(path))):
             if name in tensors:
-                both = "twice" if homes[name] == path else f"also in {homes[name].name}"
-                raise CheckpointError(path, f"{name} is there {both}")
-            read = functools.partial(_read, parser, path, place, name, shape)
-            tensors[name], homes[name] = Tensor(name, shape, dtype, read), path
+                first = files_by_name[name]
+                where = "twice in it" if first == path else f"in {first.name} too"
+                raise CheckpointError(path, f"{name} is {where}")
+            read = functools.partial(_read, parser, path, position, name, shape)
+            tensors[name], files_by_name[name] = Tensor(name, shape, dtype, read), path
     return Container(folder, tensors, {}, files)
 
 
 def _files(folder: Path) -> tuple[Path, ...]:
-    """The files of a folder that are expected to be libraries, sorted."""
+    """The sorted paths of the files in a folder that are expected to be libraries."""
     try:
         files = sorted(
             path
@@ -109,7 +110,7 @@ def _begins_like_one(path: Path) -> bool:
 
 
 class _Parser:
-    """Parses libraries and caches the last one, since tensors are read file by file."""
+    """Parses libraries and keeps the library parsed last, because tensors are read file by file."""
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -123,7 +124,7 @@ class _Parser:
         self._library: CollectionLibraryData | None = None
 
     def parsed(self, path: Path) -> CollectionLibraryData:
-        """The parsed library in a file; raises `CheckpointError` if it is damaged."""
+        """Return the parsed library in a file; raise a `CheckpointError` if it is damaged."""
         if self._library is None or self._path != path:
             self._library = None  # Free the last library before the next is parsed.
             try:
@@ -144,49 +145,49 @@ class _Parser:
 def _has_more_fields(data: bytes, count: int) -> bool:
     """Whether a serialized message has more than `count` top-level fields.
 
-    Malformed data may be miscounted; the parser rejects them afterwards.
+    The count may be wrong for malformed data, which the parser rejects afterwards.
     """
-    place = fields = 0
-    while place < len(data) and fields <= count:
+    position = fields = 0
+    while position < len(data) and fields <= count:
         # The low three bits of a tag are the wire type, which determines the length of the field.
-        tag, place = _varint(data, place)
+        tag, position = _varint(data, position)
         if tag & 7 == _WIRE_VARINT:
-            _, place = _varint(data, place)
+            _, position = _varint(data, position)
         elif tag & 7 == _WIRE_BYTES:
-            size, place = _varint(data, place)
-            place += size
+            size, position = _varint(data, position)
+            position += size
         else:
-            place += _WIRE_FIXED.get(tag & 7, 0)
+            position += _WIRE_FIXED.get(tag & 7, 0)
         fields += 1
     return fields > count
 
 
-def _varint(data: bytes, place: int) -> tuple[int, int]:
-    """Decode the varint at an offset; returns its value and the offset after it.
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    """Decode the varint at an offset; return its value and the offset after it.
 
-    A varint has 7 bits of the value in each byte, low bits first; the high bit of a byte is set if
-    another byte follows. Truncated data yield an offset past the end.
+    Each byte of a varint has 7 bits of the value, and the low bits come first. The high bit of a
+    byte is set if another byte follows. Truncated data yield an offset past the end.
     """
     value = 0
-    for shift, byte in enumerate(data[place : place + _VARINT_BYTES]):
+    for shift, byte in enumerate(data[position : position + _VARINT_BYTES]):
         value |= (byte & 0x7F) << 7 * shift
         if byte < 0x80:
-            return value, place + shift + 1
-    return value, place + _VARINT_BYTES
+            return value, position + shift + 1
+    return value, position + _VARINT_BYTES
 
 
 def _index(
     path: Path, library: CollectionLibraryData
 ) -> Iterator[tuple[str, tuple[int, ...], str]]:
-    """Name, shape and dtype of each tensor in a library, in order; raises if one is damaged."""
+    """Return name, shape and dtype of each tensor in a library; raise if a tensor is damaged."""
     if not library.collections:
         raise CheckpointError(path, "not a protobuf library of weights: no tensors in it")
-    for place, entry in enumerate(library.collections):
+    for position, entry in enumerate(library.collections):
         name, dims = entry.key, entry.collection.traversal_policy.dims
         if not name:
-            raise CheckpointError(path, f"damaged: its tensor number {place} has no name")
-        if len(dims) > _MOST_DIMENSIONS or any(size < 0 for size in dims):
-            shown = ", ".join(map(str, dims[:_MOST_DIMENSIONS]))
+            raise CheckpointError(path, f"damaged: its tensor number {position} has no name")
+        if len(dims) > MAX_DIMENSIONS or any(size < 0 for size in dims):
+            shown = ", ".join(map(str, dims[:MAX_DIMENSIONS]))
             raise CheckpointError(path, f"damaged: {name} has a shape that can't be: {shown}")
         shape = tuple(dims)
         dtype, count = _numbers_of(entry.collection)
@@ -200,19 +201,22 @@ def _index(
 
 
 def _numbers_of(collection: CollectionData) -> tuple[str, int]:
-    """Dtype and number of a tensor's values: `data` unless it is empty, else `data_32`."""
+    """Return the dtype and the number of a tensor's values.
+
+    The values are in `data`, or, if `data` is empty, in `data_32`.
+    """
     doubles = len(collection.data)
     return ("F64", doubles) if doubles else ("F32", len(collection.data_32))
 
 
 def _read(
-    parser: _Parser, path: Path, place: int, name: str, shape: tuple[int, ...]
+    parser: _Parser, path: Path, position: int, name: str, shape: tuple[int, ...]
 ) -> FloatingArray:
-    """The values of a tensor; the file must still match the index from `open_libraries`."""
+    """Return the values of a tensor. The file must still match the index from `open_libraries`."""
     entries = parser.parsed(path).collections
-    if place >= len(entries) or entries[place].key != name:
+    if position >= len(entries) or entries[position].key != name:
         raise CheckpointError(path, "was changed while it was read")
-    collection = entries[place].collection
+    collection = entries[position].collection
     dtype, count = _numbers_of(collection)
     if count != math.prod(shape):
         raise CheckpointError(path, "was changed while it was read")

@@ -1,15 +1,15 @@
-"""Inference of the config from the shapes of a decoder's tensors."""
+"""Infers the config from the shapes of a decoder's tensors."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from oobleck_stream.checkpoints.containers import shape_text
-from oobleck_stream.checkpoints.names import Half
+from oobleck_stream.checkpoints.names import HalfTensors
 from oobleck_stream.config import PRESETS, OobleckConfig
+from oobleck_stream.formats.tensors import shape_text
 
 ASSUMED_SAMPLERATE = 44100
-"""Sample rate in Hz if neither a config nor a preset supplies one."""
+"""Sample rate in hertz that is assumed if neither a config nor a preset states one."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Geometry:
 
     @classmethod
     def of_config(cls, config: OobleckConfig) -> Geometry:
-        """The geometry of a config."""
+        """Return the geometry of a config."""
         return cls(*(getattr(config, field.name) for field in fields(cls)))
 
     def differences(self, config: OobleckConfig) -> list[str]:
-        """A sentence for each field that differs from a config's."""
+        """Return a sentence for each field that differs from the config."""
         found = []
         for field in fields(self):
             here, there = getattr(self, field.name), getattr(config, field.name)
@@ -37,17 +37,20 @@ class Geometry:
         return found
 
 
-def read_geometry(half: Half, kernel_per_stride: int, problems: list[str]) -> Geometry | None:
-    """Infer the geometry of a decoder; None if its shapes are not those of an Oobleck decoder.
+def read_geometry(
+    half: HalfTensors, kernel_per_stride: int, problems: list[str]
+) -> Geometry | None:
+    """Infer the geometry of a decoder; return None if the shapes don't fit an Oobleck decoder.
 
     Parameters
     ----------
-    half : Half
+    half : HalfTensors
         The decoder's tensors.
     kernel_per_stride : int
-        Kernel of a transposed convolution as a multiple of its stride.
+        Kernel length of a transposed convolution as a multiple of its stride.
     problems : list of str
-        Receives a sentence for each tensor that is missing or has a wrong shape.
+        The list to which a sentence is appended for each tensor that is missing or has a wrong
+        shape.
     """
     first = _weight_shape(half, "decoder.layers.0", problems)
     blocks = [
@@ -76,8 +79,13 @@ def read_geometry(half: Half, kernel_per_stride: int, problems: list[str]) -> Ge
     return Geometry(first[1], last[0], widths[0], multiples, tuple(strides))
 
 
-def _weight_shape(half: Half, module: str, problems: list[str]) -> tuple[int, int, int] | None:
-    """The shape of a convolution's weight, with or without weight norm; None after a problem."""
+def _weight_shape(
+    half: HalfTensors, module: str, problems: list[str]
+) -> tuple[int, int, int] | None:
+    """Return the shape of a convolution's weight, with or without weight norm.
+
+    If the weight has a problem, report the problem and return None.
+    """
     for suffix in ("weight_v", "weight"):
         tensor = half.tensors.get(f"{module}.{suffix}")
         if tensor is None:
@@ -89,14 +97,17 @@ def _weight_shape(half: Half, module: str, problems: list[str]) -> tuple[int, in
             )
             return None
         return tensor.shape[0], tensor.shape[1], tensor.shape[2]
-    problems.append(f"{half.spelled(f'{module}.weight')} is missing (or its weight_g and weight_v)")
+    problems.append(
+        f"{half.stored_name(f'{module}.weight')} is missing (or its weight_g and weight_v)"
+    )
     return None
 
 
 def config_from_geometry(geometry: Geometry) -> tuple[OobleckConfig, list[str]]:
     """Complete a geometry to a config.
 
-    If presets of the same geometry exist and agree on the sample rate, the first of them is used.
+    If there are presets with the same geometry and all of them have the same sample rate, the first
+    of these presets is used.
     The presets with ``kernel_per_stride == 1`` (`oobleck-65536x`) are excluded, because `geometry`
     must have been read with a value of 2.
 

@@ -1,4 +1,4 @@
-"""The tensors of a half: validation against the layers, then reading and folding by layer."""
+"""Compares the tensors of a decoder or an encoder with its layers, then reads and folds them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
-from oobleck_stream.checkpoints.containers import FLOAT_DTYPES, FloatingArray, Tensor, shape_text
-from oobleck_stream.checkpoints.names import Half
+from oobleck_stream.checkpoints.names import HalfTensors
 from oobleck_stream.config import OobleckConfig
+from oobleck_stream.formats.dtypes import FLOATS, FloatingArray
+from oobleck_stream.formats.tensors import Tensor, shape_text
 from oobleck_stream.network import Layer
 from oobleck_stream.parameters import fold_snake, fold_weight_norm
 
 _Shapes = tuple[tuple[int, ...], ...]
 
 
-def check_tensors(half: Half, layers: Sequence[Layer]) -> list[str]:
-    """A sentence for each tensor that is missing or unexpected, or has a wrong shape or dtype.
+def check_tensors(half: HalfTensors, layers: Sequence[Layer]) -> list[str]:
+    """Return a sentence for each tensor that is missing, unexpected, or of a wrong shape or dtype.
 
     No values are read.
     """
@@ -29,19 +30,19 @@ def check_tensors(half: Half, layers: Sequence[Layer]) -> list[str]:
             tensor = half.tensors.get(name)
             wanted = " or ".join(map(shape_text, shapes))
             if tensor is None:
-                problems.append(f"{half.spelled(name)} ({wanted}) is missing")
+                problems.append(f"{half.stored_name(name)} ({wanted}) is missing")
             elif tensor.shape not in shapes:
                 problems.append(f"{tensor.name} is {shape_text(tensor.shape)}, not {wanted}")
-            elif tensor.dtype not in FLOAT_DTYPES:
-                problems.append(f"{tensor.name} is {tensor.dtype}, not {', '.join(FLOAT_DTYPES)}")
+            elif tensor.dtype not in FLOATS:
+                problems.append(f"{tensor.name} is {tensor.dtype}, not {', '.join(FLOATS)}")
     extra = [tensor.name for name, tensor in half.tensors.items() if name not in expected]
     problems += [f"{name} is unexpected" for name in (*extra, *half.unknown)]
-    problems += [f"{name} is there twice, under two namings" for name in half.doubled]
+    problems += [f"{name} occurs twice, under two names" for name in half.duplicates]
     return problems
 
 
-def expected_tensors(half: Half, layer: Layer) -> Iterator[tuple[str, _Shapes]]:
-    """Canonical name and permitted shapes of each tensor of a layer.
+def expected_tensors(half: HalfTensors, layer: Layer) -> Iterator[tuple[str, _Shapes]]:
+    """Yield the canonical name and the permitted shapes of each tensor of a layer.
 
     A weight is expected either as it is or as the magnitude and direction of weight norm
     (https://arxiv.org/abs/1602.07868), depending on the tensors in `half`.
@@ -49,7 +50,7 @@ def expected_tensors(half: Half, layer: Layer) -> Iterator[tuple[str, _Shapes]]:
     first, second = layer.outputs, layer.inputs
     if layer.transposed:
         first, second = second, first
-    # torch computes the norm over all axes but the first, which is the inputs' if transposed.
+    # torch computes the norm over all axes but the first. If transposed, that is the inputs' axis.
     whole = (first, second, layer.kernel)
     normed = any(f"{layer.name}.weight_{part}" in half.tensors for part in "gv")
     if normed or f"{layer.name}.weight" not in half.tensors:
@@ -60,34 +61,35 @@ def expected_tensors(half: Half, layer: Layer) -> Iterator[tuple[str, _Shapes]]:
     if layer.bias:
         yield f"{layer.name}.bias", ((layer.outputs,),)
     if layer.snake:
-        # diffusers stores them with the axes of (batch, channels, time).
+        # diffusers stores alpha and beta with the axes (batch, channels, time).
         shapes = ((layer.inputs,), (1, layer.inputs, 1))
         yield f"{layer.snake}.alpha", shapes
         yield f"{layer.snake}.beta", shapes
 
 
 class StoredParameters:
-    """The `Parameters` of a half in a container; each tensor is read on demand.
+    """The `Parameters` of a decoder or an encoder in a container. Each tensor is read on demand.
 
     Parameters
     ----------
-    half : Half
+    half : HalfTensors
         A decoder or an encoder in which `check_tensors` finds no problem.
     config : OobleckConfig
 
     Attributes
     ----------
     problems : list of str
-        A sentence for each tensor read so far that has non-finite values, or folds to such.
+        A sentence for each tensor read so far whose values, as stored or after folding, are not all
+        finite.
     """
 
-    def __init__(self, half: Half, config: OobleckConfig) -> None:
+    def __init__(self, half: HalfTensors, config: OobleckConfig) -> None:
         self._half = half
         self._config = config
         self.problems: list[str] = []
 
     def weight(self, layer: Layer) -> FloatArray:
-        """The weight, with weight norm folded in."""
+        """Return the weight, into which weight norm is folded."""
         folded = self._half.tensors.get(f"{layer.name}.weight")
         if folded is not None:
             return self._single(folded)
@@ -99,11 +101,11 @@ class StoredParameters:
         return weight
 
     def bias(self, layer: Layer) -> FloatArray:
-        """The bias."""
+        """Return the bias."""
         return self._single(self._half.tensors[f"{layer.name}.bias"])
 
     def snake(self, layer: Layer) -> tuple[FloatArray, FloatArray]:
-        """Alpha and 1 / (beta + epsilon)."""
+        """Return alpha and 1 / (beta + epsilon)."""
         a, b = (self._half.tensors[f"{layer.snake}.{part}"] for part in ("alpha", "beta"))
         alpha, beta = a.read(), b.read()
         with np.errstate(all="ignore"):
@@ -112,7 +114,7 @@ class StoredParameters:
         return folded
 
     def _single(self, tensor: Tensor) -> FloatArray:
-        """A tensor that needs no folding, rounded to float32."""
+        """Read a tensor that needs no folding, and round it to float32."""
         stored = tensor.read()
         with np.errstate(all="ignore"):
             values = stored.astype(np.float32, copy=False)
@@ -120,7 +122,7 @@ class StoredParameters:
         return values
 
     def _check(self, results: Sequence[FloatArray], stored: dict[str, FloatingArray]) -> None:
-        """Append the tensors with non-finite values to `problems`, else those that fold to such."""
+        """Report stored values that are not finite; if all are finite, report folded values."""
         guilty = [name for name, values in stored.items() if not np.isfinite(values).all()]
         self.problems += [f"{name} holds values that are not finite" for name in guilty]
         if not guilty and not all(np.isfinite(result).all() for result in results):

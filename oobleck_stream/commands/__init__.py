@@ -1,4 +1,4 @@
-"""The command line. Each command is a function in the module of the same name in this package."""
+"""The command line. Each command is a function in a module; both have the command's name."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ class _LazyGroup(click.Group):
 def commands(context: click.Context) -> None:
     """Decode the latents of Oobleck audio autoencoders as an exact stream.
 
-    The audio is bit-identical to that of decoding the whole piece at once. Run `oobleck_stream
-    COMMAND --help` for the options of a command.
+    The audio is bit-identical to the audio from decoding the whole piece at once. Run
+    `oobleck_stream COMMAND --help` for the options of a command.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())

@@ -29,7 +29,7 @@ DEFAULT_COMMAND = "run"
 
 
 class _DefaultGroup(click.Group):
-    """A group that runs `DEFAULT_COMMAND` if its first argument is missing or an option."""
+    """A group that runs `DEFAULT_COMMAND` if the first argument is missing or is an option."""
 
     def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
         asks_for_help = arguments[:1] and arguments[0] in self.get_help_option_names(context)
@@ -49,16 +49,16 @@ class _DefaultGroup(click.Group):
 def bench() -> None:
     """Measure how fast this machine decodes.
 
-    Without COMMAND, `run` is used: `bench --seconds 10` is `bench run --seconds 10`.
+    Without COMMAND, `run` is used: `bench --seconds 10` means `bench run --seconds 10`.
 
-    Every command except `play` measures its cases in turns, in at least three rounds, so that other
-    load on the machine affects all of them alike. RTF, the real-time factor, is seconds of decoding
+    Every command except `play` measures its cases in turn, in at least three rounds, so that other
+    load on the machine affects all cases alike. RTF, the real-time factor, is seconds of decoding
     per second of audio.
     """
 
 
 def _model_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add --preset, --model and --width, and pass what they choose as `network`."""
+    """Add --preset, --model and --width, and pass the chosen model as `network`."""
 
     @click.option(
         "--preset",
@@ -66,7 +66,7 @@ def _model_options(command: Callable[..., None]) -> Callable[..., None]:
         metavar="PRESET",
         help=f"Use this geometry, with random weights. [default: {DEFAULT_PRESET}]",
     )
-    @click.option("--model", metavar="MODEL", help="Use this model, as for `decode`.")
+    @click.option("--model", metavar="MODEL", help="Use this model, named as for `decode`.")
     @click.option(
         "--width",
         metavar="N",
@@ -119,7 +119,7 @@ _pushes_option = click.option(
     callback=counts,
     default="1,4,16",
     show_default=True,
-    help="Numbers of frames per push.",
+    help="Measure pushes of these numbers of frames.",
 )
 _batch_option = click.option(
     "--batch",
@@ -127,7 +127,7 @@ _batch_option = click.option(
     type=click.IntRange(1),
     default=64,
     show_default=True,
-    help="Number of frames that are decoded at once.",
+    help="Number of frames in the batch, which is decoded at once.",
 )
 
 
@@ -145,8 +145,7 @@ def _rounds_options(command: Callable[..., None]) -> Callable[..., None]:
 def run(backend: str, plot: str | None, **options: Any) -> None:
     """Measure pushes and batches, and this machine's limits.
 
-    The limits are those of its cores and its memory: the peak of fused multiply-adds, and the
-    bandwidth of reading.
+    The limits are the cores' peak rate of fused multiply-adds and the memory's read bandwidth.
     """
     if backend != "cpu" and plot:
         raise click.UsageError(f"--plot needs --backend cpu, not {backend}")
@@ -156,16 +155,17 @@ def run(backend: str, plot: str | None, **options: Any) -> None:
 @bench.command()
 @_rounds_options
 def layers(**options: Any) -> None:
-    """Measure the same as `run`, and each layer's time."""
+    """Measure everything that `run` measures, and the time of each layer."""
     _measure_rounds(layers=True, **options)
 
 
 @bench.command()
 @_rounds_options
 def peers(**options: Any) -> None:
-    """Measure the same as `run`, and other runtimes (needs the extra peers).
+    """Measure everything that `run` measures, and other runtimes (needs the extra peers).
 
-    Measures those of PyTorch (diffusers), ONNX Runtime and OpenVINO that are installed.
+    The other runtimes are PyTorch (with diffusers), ONNX Runtime and OpenVINO. Those that are not
+    installed are skipped.
     """
     _measure_rounds(peers=True, **options)
 
@@ -216,7 +216,7 @@ def _measure_rounds(
     callback=counts,
     default="1,4,16",
     show_default=True,
-    help="Numbers of streams.",
+    help="Measure these numbers of streams.",
 )
 @_model_options
 @threads_option
@@ -231,7 +231,7 @@ def streams(
     seconds: float,
     as_json: bool,
 ) -> None:
-    """Measure how many streams one decoder carries in real time.
+    """Measure how many streams one decoder can decode in real time.
 
     Each push has one frame for every stream.
     """
@@ -264,8 +264,8 @@ def play(
 ) -> None:
     """Play random frames live, and measure delays and gaps.
 
-    Plays on the default audio device for --seconds. With PulseAudio's parec, the time from the
-    request to the first sound is measured too.
+    The frames are played on the default audio device for --seconds. If PulseAudio's parec is
+    installed, the time from the request to the first sound is measured too.
 
     With --look-ahead, plays an instrument instead: measures the time from a change of the latents
     to the first changed sample that parec records.
@@ -329,9 +329,9 @@ def look_ahead(
 def components(width: int | None, threads: int | None, seconds: float, as_json: bool) -> None:
     """Check and measure each component of oobleck-65536x.
 
-    Builds the layers and blocks of the preset oobleck-65536x, in which a latent frame becomes
-    65,536 samples, with random weights; compares each with a plain float64 implementation; and
-    measures it.
+    The components are the layers and blocks of the preset oobleck-65536x, in which a latent frame
+    becomes 65,536 samples. They have random weights. Each component is compared with a plain
+    float64 implementation, and then measured.
     """
     from oobleck_stream.bench.component_report import component_lines
     from oobleck_stream.bench.component_times import run_components

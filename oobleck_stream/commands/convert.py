@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from oobleck_stream.conversion.writing import Writing
 
 MAX_SHOWN = 8
-"""Maximum number of dropped tensors that are listed by name; more are listed by group."""
+"""Maximum number of dropped tensors that are listed by name. More tensors are listed by group."""
 
-DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
@@ -49,18 +48,18 @@ def _size(context: click.Context, parameter: click.Parameter, value: str | None)
 @click.option(
     "--weight-norm",
     type=click.Choice(["keep", "fold"]),
-    help="Keep weight norm as stored, or fold it into the weights. [default: keep]",
+    help="Keep weight norm as it is stored, or fold it into the weights. [default: keep]",
 )
 @click.option(
     "--dtype",
-    type=click.Choice(["keep", *DTYPES]),
+    type=click.Choice(["keep", "float32", "float16", "bfloat16"]),
     help="dtype of the stored weights. [default: keep]",
 )
 @config_option
 @click.option(
-    "--shard-size", metavar="BYTES", callback=_size, help="Maximum shard size. [default: 2GB]"
+    "--shard-size", metavar="BYTES", callback=_size, help="Maximum size of a shard. [default: 2GB]"
 )
-@click.option("--force", is_flag=True, help="Replace TARGET if it exists.")
+@click.option("--force", is_flag=True, help="Replace TARGET if it already exists.")
 @json_option
 def convert(
     source: str,
@@ -76,21 +75,20 @@ def convert(
 ) -> None:
     """Convert the checkpoint SOURCE to TARGET.
 
-    SOURCE is anything that --model accepts in other commands, or a .ckpt, .pt, .pth or .bin file
-    of PyTorch (which must be installed).
+    SOURCE is anything that --model accepts in other commands, or a .ckpt, .pt, .pth or .bin file of
+    PyTorch, if PyTorch is installed.
 
     TARGET is one of
 
     \b
       NAME.safetensors             all tensors, with the config in the metadata
-      NAME.packed.safetensors      the decoder only, as the kernels use it
-      NAME.safetensors.index.json  an index, with its shards beside it
+      NAME.packed.safetensors      only the decoder, packed for the kernels
+      NAME.safetensors.index.json  an index, and shards beside it
       FOLDER                       a folder in the format of --to
 
-    Prints which tensors were kept, dropped and renamed. Without options, the audio that TARGET
-    decodes to is bit-identical to that of SOURCE.
+    The command prints which tensors were kept, dropped and renamed. Without options, TARGET and
+    SOURCE decode latents to bit-identical audio.
     """
-    from oobleck_stream.checkpoints.stored_numbers import stored_bytes
     from oobleck_stream.config import PRESETS
     from oobleck_stream.conversion.planning import plan_conversion
     from oobleck_stream.conversion.targets import target_of
@@ -104,7 +102,7 @@ def convert(
     network = None if config is None else PRESETS[config]
     conversion = plan_conversion(*open_checkpoint(source, network), options)
     writing = Writing(destination, shard_size or SHARD_BYTES, force, source)
-    _write(conversion, writing, sum(map(stored_bytes, conversion.tensors)))
+    _write(conversion, writing, sum(tensor.size_in_bytes for tensor in conversion.tensors))
     facts = _facts(conversion, writing)
     click.echo(json.dumps(facts) if as_json else "\n".join(_lines(facts)))
 
@@ -115,8 +113,9 @@ def _options(
     weight_norm: WeightNorm | None,
     dtype: str | None,
 ) -> ConversionOptions:
-    """The options of the conversion; `click.UsageError` if the target can't have them."""
+    """Return the conversion's options; raise `click.UsageError` if they don't suit the target."""
     from oobleck_stream.conversion.planning import ConversionOptions
+    from oobleck_stream.formats.dtypes import code_of
 
     encoder = None if half is None else half == "both"
     if target.kind == "packed":
@@ -132,7 +131,7 @@ def _options(
     return ConversionOptions(
         encoder=encoder,
         weight_norm=weight_norm or "keep",
-        dtype=DTYPES.get(dtype or "keep"),
+        dtype=code_of(dtype or "keep"),
         naming="diffusers" if target.kind == "diffusers" else "stable-audio-tools",
         widen=target.kind == "protobuf",
     )
@@ -149,18 +148,18 @@ def _write(conversion: Conversion, writing: Writing, size: int) -> None:
 
 
 def _facts(conversion: Conversion, writing: Writing) -> dict[str, Any]:
-    """What was converted, for --json."""
-    from oobleck_stream.checkpoints.stored_numbers import DTYPE_BYTES, DTYPE_NAMES
-    from oobleck_stream.conversion.writing import missed_by_others
+    """Return the facts about the conversion for --json."""
+    from oobleck_stream.conversion.writing import missing_for_library
+    from oobleck_stream.formats.dtypes import BITS, FLOATS
 
     packed = writing.target.kind == "packed"
     numbers = {}
     for (before, after), count in conversion.dtypes.items():
         after = "F32" if packed else after
-        rule = DTYPE_NAMES[before]
+        rule = FLOATS[before].name
         if after != before:
-            rounded = DTYPE_BYTES[after] <= DTYPE_BYTES[before]
-            rule += f" -> {DTYPE_NAMES[after]}" + (" (rounded)" if rounded else "")
+            rounded = BITS[after] <= BITS[before]
+            rule += f" -> {FLOATS[after].name}" + (" (rounded)" if rounded else "")
         numbers[rule] = count
     return {
         "target": str(writing.target.path),
@@ -169,7 +168,7 @@ def _facts(conversion: Conversion, writing: Writing) -> dict[str, Any]:
         "numbers": numbers,
         "dropped": conversion.dropped,
         "renamed": () if packed else conversion.renamed,
-        "notes": (*conversion.notes, *missed_by_others(conversion, writing.target)),
+        "notes": (*conversion.notes, *missing_for_library(conversion, writing.target)),
     }
 
 
@@ -188,7 +187,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
 
 
 def _dropped(names: tuple[str, ...]) -> str:
-    """The names of dropped tensors; if there are many, their common prefixes with counts."""
+    """Format the dropped tensors: their names, or counts by prefix if there are many."""
     from collections import Counter
 
     if len(names) <= MAX_SHOWN:

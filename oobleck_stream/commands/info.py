@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from oobleck_stream.commands.options import (
+    convolution_option,
     json_option,
     layout_option,
     look_ahead_option,
@@ -18,17 +19,21 @@ from oobleck_stream.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from oobleck_stream.config import Convolution
     from oobleck_stream.files.axis_order import AxisOrder
     from oobleck_stream.files.sources import Latents
     from oobleck_stream.model import Model
+    from oobleck_stream.network import Layer
 
 Facts = dict[str, Any]
 PUSHES = (1, 4, 16)
-"""Frames of the pushes that are timed."""
+"""The numbers of frames of the pushes that are timed."""
 
 REPETITIONS = 3
 MAX_SECONDS = 3.0
-"""A push is repeated only while the sum is below this; a push estimated to exceed it is skipped."""
+"""The maximum total time of the repetitions of a push. A push that is expected to take longer is
+skipped.
+"""
 
 
 @click.command()
@@ -37,6 +42,7 @@ MAX_SECONDS = 3.0
 @layout_option
 @look_ahead_option
 @threads_option
+@convolution_option
 @json_option
 def info(
     latents: str | None,
@@ -44,19 +50,20 @@ def info(
     layout: AxisOrder | None,
     look_ahead: Callable[[Model], int] | None,
     threads: int | None,
+    convolution: Convolution | None,
     as_json: bool,
 ) -> None:
     """Show the geometry, cost and speed of a network.
 
-    The speed is measured with a few pushes on this machine. With a file LATENTS, also show its
-    length. With --look-ahead, also show what earlier samples cost.
+    The speed is measured with a few pushes on this machine. If a file LATENTS is given, its length
+    is shown too. With --look-ahead, the cost of earlier samples is shown too.
     """
     from oobleck_stream.commands.choice import chosen_model
     from oobleck_stream.commands.compiling import warm_kernels
     from oobleck_stream.files.sources import open_latents
 
     source = open_latents(latents) if latents else None
-    network = chosen_model(model, source)
+    network = chosen_model(model, source, convolution=convolution)
     facts: Facts = {}
     if source is not None:
         facts["latents"] = latents_facts(source, network, layout)
@@ -80,7 +87,7 @@ def info(
 
 
 def latents_facts(source: Latents, model: Model, layout: AxisOrder | None) -> Facts:
-    """The shape and length of latents, as a model reads them."""
+    """The shape and length of latents, when a model reads them."""
     frames = source.count(model.latent_dim, layout)
     return {
         "name": source.name,
@@ -102,7 +109,7 @@ def latents_lines(facts: Facts) -> list[str]:
 
 
 def network_facts(model: Model) -> Facts:
-    """Everything that follows from a model's geometry."""
+    """The facts that follow from a model's geometry."""
     from oobleck_stream.network import multiplications
 
     config, layers = model.config, model.decoder.layers
@@ -114,6 +121,8 @@ def network_facts(model: Model) -> Facts:
         "latent_dim": model.latent_dim,
         "strides": config.strides,
         "widths": config.widths,
+        "convolution": config.convolution,
+        "tiles": [max(layer.tile for layer in level) for level in reversed(_levels(layers))],
         "hop": model.hop,
         "frame_rate": config.frame_rate,
         "latency_samples": model.latency,
@@ -127,6 +136,13 @@ def network_facts(model: Model) -> Facts:
     }
 
 
+def _levels(layers: Sequence[Layer]) -> list[Sequence[Layer]]:
+    """The layers of every level of a decoder, from the latents to the audio."""
+    starts = [index for index, layer in enumerate(layers) if layer.transposed]
+    ends = [*starts[1:], len(layers) - 1]
+    return [layers[start:end] for start, end in zip(starts, ends, strict=True)]
+
+
 def network_lines(facts: Facts) -> list[str]:
     """Format the facts about the network as lines of text."""
     channels = {1: "mono", 2: "stereo"}.get(
@@ -134,11 +150,13 @@ def network_lines(facts: Facts) -> list[str]:
     )
     strides = " ".join(map(str, facts["strides"]))
     widths = " ".join(map(str, facts["widths"]))
+    tiles = " ".join(map(str, facts["tiles"]))
     return [
         f"network    {facts['name']}: {facts['samplerate']} Hz {channels}",
         f"latents    {facts['latent_dim']} numbers per frame, {facts['frame_rate']:.2f} frames "
         f"per second, {facts['hop']} samples each",
         f"levels     strides {strides}; widths {widths}",
+        f"           {facts['convolution']} convolution, in tiles of {tiles} rows",
         f"look-ahead {facts['latency_samples']} samples = "
         f"{1000 * facts['latency_seconds']:.0f} ms; "
         f"context {facts['context_frames']} frames on each side",
@@ -206,7 +224,7 @@ def early_lines(facts: Facts) -> list[str]:
 
 
 def real_time_factor(model: Model, frames: int, threads: int | None) -> float:
-    """Seconds of decoding per second of audio, in pushes of `frames` frames: the best of a few."""
+    """Time a few pushes of `frames` frames; return the lowest real-time factor."""
     import numpy as np
 
     from oobleck_stream.decoder import StreamingDecoder
@@ -231,7 +249,7 @@ def real_time_factor(model: Model, frames: int, threads: int | None) -> float:
 
 
 def peak_memory() -> int | None:
-    """Peak resident memory of this process in bytes; None where the system does not report it."""
+    """The peak resident memory of this process in bytes; None if the system does not report it."""
     import sys
 
     if sys.platform == "win32":

@@ -1,6 +1,6 @@
-"""Parsers of option values, as click callbacks: each returns the parsed value.
+"""Parsers of option values. Each is a click callback that returns the parsed value.
 
-They raise `click.BadParameter` if the value is not valid.
+All of them raise `click.BadParameter` if the value is not valid.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Callback = Callable[[click.Context, click.Parameter, Any], Any]
 
 
 def seconds_or(*words: str) -> Callback:
-    """A parser of a finite number of seconds, at least 0, or one of some words."""
+    """Return a parser that accepts a finite number of seconds of at least 0, or one of `words`."""
 
     def parsed(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
         if value is None or value in words:
@@ -30,7 +30,7 @@ def seconds_or(*words: str) -> Callback:
             seconds = math.nan
         if not 0 <= seconds < math.inf:
             expected = " or ".join(["seconds from 0", *words])
-            raise click.BadParameter(f"{expected} expected, not {value!r}")
+            raise click.BadParameter(f"{expected} were expected, not {value!r}")
         return seconds
 
     return parsed
@@ -72,23 +72,23 @@ def look_ahead(_: click.Context, parameter: click.Parameter, value: str | None) 
 
 
 def finite(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
-    """Require a finite number: click's ranges accept infinities and NaN."""
+    """Require a finite number, because click's ranges accept infinities and NaN."""
     if value is not None and not math.isfinite(value):
-        raise click.BadParameter(f"a finite number expected, not {value}")
+        raise click.BadParameter(f"a finite number was expected, not {value}")
     return value
 
 
 def repetitions(context: click.Context, parameter: click.Parameter, value: str) -> float:
-    """Parse a number of repetitions: a whole number of at least 1, or forever (infinity)."""
+    """Parse a number of repetitions: a whole number of at least 1, or "forever" for infinity."""
     if value == "forever":
         return math.inf
     if not value.isdecimal() or int(value) < 1:
-        raise click.BadParameter(f"a number from 1 or forever expected, not {value!r}")
+        raise click.BadParameter(f"a whole number from 1 or 'forever' was expected, not {value!r}")
     return float(value)
 
 
 def counts(_: click.Context, parameter: click.Parameter, value: str) -> list[int]:
-    """Parse whole numbers of at least 1, separated by commas; sorted, without duplicates."""
+    """Parse whole numbers of at least 1, separated by commas; return them sorted, each once."""
     try:
         numbers = sorted({int(part) for part in value.split(",")})
     except ValueError:

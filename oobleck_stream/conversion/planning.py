@@ -1,4 +1,4 @@
-"""Which tensors a conversion writes, decided before any of them is read."""
+"""Decides which tensors a conversion writes, before any tensor is read."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from oobleck_stream.checkpoints.containers import Container, FloatingArray, Tensor
 from oobleck_stream.checkpoints.description import Description
-from oobleck_stream.checkpoints.names import Half, diffusers_modules, named_half
+from oobleck_stream.checkpoints.names import HalfTensors, diffusers_modules, half_tensors
 from oobleck_stream.checkpoints.weights import check_tensors, expected_tensors
 from oobleck_stream.config import OobleckConfig
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.dtypes import FloatingArray
+from oobleck_stream.formats.tensors import Container, Tensor
 from oobleck_stream.network import Layer, decoder_layers, encoder_layers
 from oobleck_stream.parameters import fold_weight_norm
 
@@ -30,10 +31,11 @@ class ConversionOptions:
     Parameters
     ----------
     encoder : bool or None
-        Whether to convert the encoder; None: if the checkpoint has one.
+        Whether to convert the encoder. With None, the encoder is converted if the checkpoint has
+        one.
     weight_norm : {"keep", "fold"}
     dtype : str or None
-        In safetensors' spelling; None keeps each tensor's dtype.
+        The dtype as named in safetensors, such as ``"F32"``. None keeps each tensor's dtype.
     naming : {"stable-audio-tools", "diffusers"}
     widen : bool
         Whether to convert dtypes narrower than float32 to float32 (which is lossless).
@@ -48,22 +50,22 @@ class ConversionOptions:
 
 @dataclass(frozen=True)
 class Conversion:
-    """The tensors that a conversion writes, and what changes.
+    """The tensors that a conversion writes, and how they differ from the source.
 
     Parameters
     ----------
     source : Container
     found : Description
     tensors : tuple of Tensor
-        With their new names; each reads its source lazily.
+        The tensors with their new names. Each reads its source on demand.
     kept : dict of str to int
-        Number of the source's tensors that are kept, by half.
+        Number of the source's tensors that are kept, for each half.
     dropped : tuple of str
-        The source's names of the other tensors.
+        Names, in the source, of the tensors that are not kept.
     renamed : tuple of str
         The rules by which names and shapes change.
     dtypes : dict of (str, str) to int
-        Number of tensors by old and new dtype.
+        Number of tensors for each pair of old and new dtype.
     notes : tuple of str
         What the user should know about the result.
     """
@@ -97,7 +99,7 @@ def plan_conversion(
     ------
     CheckpointError
         If tensors are missing, unexpected or of another shape, or if the encoder is requested and
-        the checkpoint has none.
+        the checkpoint has no encoder.
     """
     halves = {"decoder": (found.decoder, decoder_layers(found.config))}
     notes = list(found.notes)
@@ -111,12 +113,12 @@ def plan_conversion(
     dtypes: list[str] = []
     used: dict[str, list[str]] = {}
     for half_name, (half, layers) in halves.items():
-        spelling = {}
+        module_names = {}
         if options.naming == "diffusers":
-            spelling = diffusers_modules(half_name, len(found.config.strides))
+            module_names = diffusers_modules(half_name, len(found.config.strides))
         for layer in layers:
             for tensor, name in _layer_tensors(half, layer, options.weight_norm):
-                tensors.append(_converted(tensor, name, options, spelling))
+                tensors.append(_converted(tensor, name, options, module_names))
                 dtypes.append(tensor.dtype)
         used[half_name] = [tensor.name for tensor in half.tensors.values()]
     taken = {name for names in used.values() for name in names}
@@ -134,11 +136,11 @@ def plan_conversion(
 
 def _encoder(
     source: Container, found: Description, requested: bool | None, notes: list[str]
-) -> Half | None:
-    """Return the encoder unless it is missing or not requested; note why it is missing."""
+) -> HalfTensors | None:
+    """Return the encoder, or None if it is missing or not requested; note why it is missing."""
     if requested is False:
         return None
-    half = named_half(source, found.decoder.prefix, "encoder")
+    half = half_tensors(source, found.decoder.prefix, "encoder")
     exists = bool(half.tensors or half.unknown)
     if exists and found.config.has_encoder:
         return half
@@ -150,7 +152,7 @@ def _encoder(
 
 
 def _layer_tensors(
-    half: Half, layer: Layer, weight_norm: WeightNorm
+    half: HalfTensors, layer: Layer, weight_norm: WeightNorm
 ) -> Iterator[tuple[Tensor, str]]:
     """Yield a layer's tensors and their canonical names."""
     names = [name for name, _ in expected_tensors(half, layer)]
@@ -165,29 +167,30 @@ def _layer_tensors(
 
 
 def _converted(
-    tensor: Tensor, name: str, options: ConversionOptions, spelling: dict[str, str]
+    tensor: Tensor, name: str, options: ConversionOptions, module_names: dict[str, str]
 ) -> Tensor:
     """Return a tensor with its new name, shape and dtype."""
     module, _, suffix = name.rpartition(".")
     shape = tensor.shape
     if suffix in ("alpha", "beta"):
         channels = max(shape)
-        shape = (1, channels, 1) if spelling else (channels,)
+        shape = (1, channels, 1) if module_names else (channels,)
     dtype = options.dtype or tensor.dtype
     if options.widen and dtype in ("F16", "BF16"):
         dtype = "F32"
-    return Tensor(f"{spelling.get(module, module)}.{suffix}", shape, dtype, tensor.read)
+    return Tensor(f"{module_names.get(module, module)}.{suffix}", shape, dtype, tensor.read)
 
 
 def _folded(g: Tensor, v: Tensor) -> FloatingArray:
     return fold_weight_norm(g.read(), v.read())
 
 
-def _rules(halves: Sequence[Half], options: ConversionOptions) -> Iterator[str]:
+def _rules(halves: Sequence[HalfTensors], options: ConversionOptions) -> Iterator[str]:
     """Yield the rules by which names and shapes change."""
     names = [name for half in halves for name in half.tensors]
     theirs = [tensor.name for half in halves for tensor in half.tensors.values()]
-    to_diffusers, from_diffusers = options.naming == "diffusers", any(h.spelling for h in halves)
+    to_diffusers = options.naming == "diffusers"
+    from_diffusers = any(half.module_names for half in halves)
     if halves[0].prefix:
         yield f"{halves[0].prefix}* -> *"
     if any(_ORIGINALS in name for name in theirs):

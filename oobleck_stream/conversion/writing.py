@@ -8,14 +8,6 @@ from pathlib import Path
 from oobleck_stream.checkpoints.folding import fold_decoder
 from oobleck_stream.checkpoints.packed_file import write_packed
 from oobleck_stream.checkpoints.protobuf_folder import HIDDEN_CONFIG
-from oobleck_stream.checkpoints.safetensors_writer import (
-    Advance,
-    cut_into_shards,
-    shard_names,
-    write_safetensors,
-    write_shards,
-)
-from oobleck_stream.checkpoints.stored_numbers import stored_bytes
 from oobleck_stream.conversion.config_texts import (
     diffusers_config,
     own_config,
@@ -23,9 +15,11 @@ from oobleck_stream.conversion.config_texts import (
 )
 from oobleck_stream.conversion.planning import Conversion
 from oobleck_stream.conversion.protobuf_writer import require_protobuf, write_libraries
-from oobleck_stream.conversion.targets import FOLDER_FILES, Target, check_target, replaced_shards
+from oobleck_stream.conversion.targets import FOLDER_FILES, Target, atomic_shards, check_target
 from oobleck_stream.errors import CheckpointError
 from oobleck_stream.formats.atomic import atomic_file, atomic_folder, new_file
+from oobleck_stream.formats.safetensors import Advance, write_safetensors
+from oobleck_stream.formats.sharded import cut_into_shards, shard_names, write_shards
 from oobleck_stream.model import Model
 
 SHARD_BYTES = 2_000_000_000
@@ -54,14 +48,14 @@ class Writing:
 
 
 def write_conversion(conversion: Conversion, writing: Writing, advance: Advance) -> None:
-    """Write the tensors of a conversion one by one; the target appears when it is complete.
+    """Write the tensors of a conversion one by one. The target appears when it is complete.
 
     Parameters
     ----------
     conversion : Conversion
     writing : Writing
     advance : callable
-        Called with the number of bytes after each part is written.
+        Called after each part is written, with the number of bytes of the part.
 
     Raises
     ------
@@ -82,7 +76,7 @@ def write_conversion(conversion: Conversion, writing: Writing, advance: Advance)
         config = _config_text(conversion, target)
         check_target(target, names, sources, writing.force)
         if target.kind == "sharded":
-            with replaced_shards(target.path, names, sources) as (folder, index):
+            with atomic_shards(target.path, names, sources) as (folder, index):
                 metadata = _metadata(conversion, config)
                 index.write(write_shards(folder, names, shards, metadata, advance).encode())
         elif target.kind in FOLDER_FILES:
@@ -98,7 +92,7 @@ def write_conversion(conversion: Conversion, writing: Writing, advance: Advance)
         raise CheckpointError(conversion.source.path, str(error)) from None
 
 
-def missed_by_others(conversion: Conversion, target: Target) -> list[str]:
+def missing_for_library(conversion: Conversion, target: Target) -> list[str]:
     """Return what the library that reads such folders expects but will not find, as sentences."""
     if target.kind not in ("diffusers", "stable-audio-tools"):
         return []
@@ -117,7 +111,7 @@ def _write_file(conversion: Conversion, writing: Writing, config: str, advance: 
         packed = fold_decoder(conversion.found, conversion.source.path)
         model = Model(conversion.config, packed, writing.name, conversion.found.notes)
         write_packed(target.path, model)
-        advance(sum(map(stored_bytes, tensors)))
+        advance(sum(tensor.size_in_bytes for tensor in tensors))
     else:
         with atomic_file(target.path) as file:
             write_safetensors(file, tensors, _metadata(conversion, config), advance)
@@ -142,7 +136,7 @@ def _write_folder(
 
 
 def _config_text(conversion: Conversion, target: Target) -> str:
-    """Return the config in the target's format; ``ValueError`` if it can't express the config."""
+    """Return the config in the target's format; raise ``ValueError`` if that can't express it."""
     if target.kind == "diffusers":
         return diffusers_config(conversion.config, conversion.has_encoder)
     if target.kind == "stable-audio-tools":

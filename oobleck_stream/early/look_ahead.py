@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
+from oobleck_stream.engine.arena import joined_layers
 from oobleck_stream.engine.provisional import Blocks, counters_after, layers_read
 from oobleck_stream.model import Model
 
@@ -98,7 +99,8 @@ class LookAhead:
         layers, hop = model.decoder.layers, model.hop
         first = max(0, (frames - 1) * hop - self.samples)
         end = max(0, frames * hop - self.samples + self.fade)
-        return Blocks.of(layers, counters_after(layers, frames), self.held, first, end)
+        counters, joined = counters_after(layers, frames), joined_layers(layers)
+        return Blocks.of(layers, joined, counters, self.held, first, end)
 
     def layers_read(self, model: Model) -> int:
         """Number of layers, from the first, whose final rows the early samples depend on."""

@@ -14,8 +14,8 @@ from oobleck_stream.arrays import FloatArray, IntArray
 from oobleck_stream.engine.arena import ArenaLayout
 from oobleck_stream.engine.packed import PackedNetwork
 from oobleck_stream.engine.program import Program
-from oobleck_stream.engine.warning import warn_once
 from oobleck_stream.errors import CudaUnavailable
+from oobleck_stream.warning import warn_once
 
 BACKENDS = ("cpu", "cuda")
 CHOICES = ("auto", *BACKENDS)
@@ -35,7 +35,7 @@ def default_threads() -> int:
 
 
 def checked_threads(threads: Any, name: str = "threads") -> int:
-    """A number of threads from 1 to `MAX_THREADS`, or ``ValueError``."""
+    """Return the number of threads; raise ``ValueError`` if not from 1 to `MAX_THREADS`."""
     try:
         count = int(threads)
     except (TypeError, ValueError):
@@ -78,9 +78,10 @@ class Sizes:
     Parameters
     ----------
     step_floats : int
-        Maximum floats that a step reads or writes, unless a single block has more.
+        Maximum number of floats that a step reads or writes. A step of a single block may exceed
+        it.
     max_shares : int
-        `step_floats` is divided among at most this many streams.
+        A step's floats are divided by the number of streams, but by no more than this number.
     max_group : int
         Maximum number of streams that one run of a program serves.
     """
@@ -173,7 +174,7 @@ def open_engine(
     if backend != "cpu":
         from oobleck_stream.engine.cuda.engine import CudaEngine
 
-        layout = ArenaLayout.of(network.layers, SIZES["cuda"].floats_each(streams))
+        layout = ArenaLayout.of(network.layers, SIZES["cuda"].floats_each(streams), join=False)
         try:
             checked_backend("cuda")
             floats = layout.floats + spare(layout)
@@ -182,8 +183,7 @@ def open_engine(
             if backend == "cuda":
                 raise
             missing = str(error)
-        # Name the line that constructs the decoder, whose stack opens the engine.
-        warn_once(f"decoding on the CPU: {missing}", stacklevel=4)
+        warn_once(f"decoding on the CPU: {missing}")
     from oobleck_stream.engine.cpu.engine import CpuEngine
 
     layout = ArenaLayout.of(network.layers, SIZES["cpu"].floats_each(streams))

@@ -1,8 +1,8 @@
 """A cache of compiled functions on disk that replaces Numba's own.
 
-Numba's cache unpickles and links its files without checking them, passes every file error on to
-the caller, and depends only on the source file of the function itself, not on those of the
-functions that it calls.
+Numba's own cache unpickles and links its files without checking them, and raises every file error
+in the caller. It notices changes only in the source file of the function itself, not in the source
+files of the functions that it calls.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from oobleck_stream.engine.kernel_entries import (
     read_entry,
     write_entry,
 )
-from oobleck_stream.engine.warning import warn_once
+from oobleck_stream.warning import warn_once
 
 SETTINGS = (
     "OPT",
@@ -62,7 +62,8 @@ class KernelCache:
     Parameters
     ----------
     function : callable
-        The Python function. The `repr` of each value that it closes over is part of the cache key.
+        The Python function. The cache key contains the `repr` of each value that the function
+        closes over.
     """
 
     versions: tuple[str, ...] = (f"numba {numba.__version__}", f"llvmlite {llvmlite.__version__}")
@@ -77,7 +78,7 @@ class KernelCache:
 
     @property
     def cache_path(self) -> str | None:
-        """The folder of the files; None if kernels are not kept on disk."""
+        """The folder in which kernels are kept; None if they are not kept on disk."""
         try:
             folder = kernels_folder()
         except NotKeptError:
@@ -85,11 +86,11 @@ class KernelCache:
         return None if folder is None else str(folder)
 
     def flush(self) -> None:
-        """Ignore the stored kernels from now on (Numba calls this to recompile)."""
+        """Ignore the stored kernels from now on. Numba calls this method to recompile."""
         self._flushed = True
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Load the compiled function for these argument types; None if it isn't stored."""
+        """Load the compiled function for these argument types; return None if it isn't stored."""
         try:
             if self._flushed or kernels_folder() is None:
                 return None
@@ -120,7 +121,7 @@ class KernelCache:
         return CompileResult._rebuild(target_context, *pickle.loads(content))
 
     def _identity(self, sig: Any, codegen: Any) -> tuple[str, str]:
-        """The file name, and the cache key: everything that the compiled code depends on."""
+        """The file name and the cache key, which has all that the compiled code depends on."""
         if not self._sources:
             raise NotKeptError("the kernels' source files are missing")
         settings = [f"{name} {getattr(config, name, None)}" for name in SETTINGS]
@@ -150,7 +151,7 @@ def keep(dispatcher: Any, cache: type[KernelCache] = KernelCache) -> Any:
 
 @functools.cache
 def _digest_of_sources(folder: Path) -> str:
-    """SHA-256 digest of all modules in a folder and its parent; empty if there are none."""
+    """The SHA-256 digest of all modules in a folder and its parent; empty without modules."""
     digest = hashlib.sha256()
     paths = [*sorted(folder.glob("*.py")), *sorted(folder.parent.glob("*.py"))]
     for path in paths:

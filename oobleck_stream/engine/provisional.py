@@ -13,6 +13,7 @@ behind; there nothing is copied, and the rows between are left out.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ from oobleck_stream.arrays import IntArray
 from oobleck_stream.engine import program as table
 from oobleck_stream.engine.arena import ALIASING_PAD, ArenaLayout, Counters
 from oobleck_stream.engine.packed import ParameterOffsets
-from oobleck_stream.engine.planner import Move, plan
+from oobleck_stream.engine.planner import Move, plan, step_row
 from oobleck_stream.engine.program import Program
 from oobleck_stream.network import Layer
 
@@ -42,13 +43,21 @@ class Blocks:
 
     @classmethod
     def of(
-        cls, layers: Sequence[Layer], counters: Counters, held: int, first: int, end: int
+        cls,
+        layers: Sequence[Layer],
+        joined: Sequence[bool],
+        counters: Counters,
+        held: int,
+        first: int,
+        end: int,
     ) -> Blocks:
         """Trace the output rows ``first, ..., end - 1`` back to the input.
 
         Parameters
         ----------
         layers : sequence of Layer
+        joined : sequence of bool
+            Whether each layer is computed together with the one before it.
         counters : Counters
             The stream's; the blocks that it counts are final.
         held : int
@@ -63,12 +72,19 @@ class Blocks:
         for index in range(len(layers) - 1, -1, -1):
             layer, final = layers[index], counters.blocks[index]
             stop = max(final, -(-(min(end, lengths[index + 1]) + layer.trim) // layer.phases))
-            start = min(stop, max(final, (first + layer.trim) // layer.phases))
+            # A row may be in any of the tiles that begin up to `spread` rows before it.
+            begin = (first + layer.trim - layer.spread) // layer.phases
+            start = min(stop, max(final, begin))
             starts.append(start)
             stops.append(stop)
             first = max(0, start * layer.stride_in - layer.left_padding)
             end = (stop - 1) * layer.stride_in - layer.left_padding + layer.reach + 1
-        return cls(tuple(reversed(starts)), tuple(reversed(stops)))
+        starts.reverse()
+        for index, layer in enumerate(layers[:-1]):
+            if joined[index + 1]:
+                # It takes all rows of the layer before it.
+                starts[index + 1] = max(0, starts[index] * layer.phases - layer.trim)
+        return cls(tuple(starts), tuple(reversed(stops)))
 
     def multiplications(self, layers: Sequence[Layer]) -> int:
         """Multiply-adds of these blocks."""
@@ -94,11 +110,14 @@ def layers_read(layers: Sequence[Layer], blocks: Blocks, counters: Counters) -> 
     The layers behind them only have to be computed for the exact output. A layer that adds what the
     one before it was given is not separated from that.
     """
-    ahead = counters_ahead(layers, counters, blocks)
+    # Where a layer begins with the first block that is not final, the next one reads final rows.
     count = max(
-        index
-        for index, layer in enumerate(layers)
-        if counters.received[index] > ahead.origin(index, layer)
+        [
+            index + 1
+            for index in range(len(layers) - 1)
+            if blocks.starts[index] == counters.blocks[index]
+        ],
+        default=0,
     )
     while count < len(layers) and layers[count].residual:
         count += 1
@@ -111,6 +130,7 @@ def without_products(program: Program, depth: int) -> Program:
     left_out = steps[:, table.LAYER] >= depth
     steps[left_out, table.LAYER] = table.MOVES_ALONE
     steps[left_out, table.ROWS] = steps[left_out, table.JOINED] = 0
+    steps[left_out, table.POINTS] = table.NONE
     kept = ~left_out | (steps[:, table.MOVES] > 0)
     return Program(steps[kept], program.moves, program.counts)
 
@@ -125,17 +145,17 @@ def scratch_layout(layout: ArenaLayout) -> ArenaLayout:
     skips: list[int | None] = []
     end, arriving = layout.floats, layout.entry
     for index, layer in enumerate(layout.layers):
-        before = layout.layers[index - 1].phases if index else 0
+        before = sum(one.phases + one.spread for one in layout.layers[max(0, index - 2) : index])
         windows.append(end + _whole_lines(before, layer.inputs))
-        rows = 2 * layer.reach + arriving + layer.stride_in + 2
+        rows = 2 * layer.reach + arriving + layout.early[index] + layer.stride_in + 2
         end = windows[-1] + _whole_lines(rows, layer.inputs)
         skip = None
         if layout.skips[index] is not None:
             skip = end + ALIASING_PAD + _whole_lines(before + layer.left_padding, layer.inputs)
-            end = skip + _whole_lines(2 * layer.reach + arriving + 2, layer.inputs)
+            end = skip + _whole_lines(rows, layer.inputs)
         skips.append(skip)
         arriving = layout.limits[index] * layer.phases
-    return ArenaLayout(layout.layers, layout.limits, tuple(windows), tuple(skips), end)
+    return dataclasses.replace(layout, windows=tuple(windows), skips=tuple(skips), floats=end)
 
 
 def plan_provisional(
@@ -208,14 +228,13 @@ def _copies(
     for index, layer in list(enumerate(layout.layers))[first:]:
         origin, row = counters.origin(index, layer), ahead.origin(index, layer)
         source = layout.windows[index] + (row - origin) * layer.inputs
-        moves.append(
-            (scratch.windows[index], source, (counters.received[index] - row) * layer.inputs)
-        )
+        end = counters.received[index] + layout.early[index]
+        moves.append((scratch.windows[index], source, (end - row) * layer.inputs))
         skip, skip_copy = layout.skips[index], scratch.skips[index]
         if skip is not None and skip_copy is not None:
             row = ahead.produced[index + 1]
             source = skip + (row - counters.produced[index + 1]) * layer.inputs
-            moves.append((skip_copy, source, (counters.received[index] - row) * layer.inputs))
+            moves.append((skip_copy, source, (end - row) * layer.inputs))
     return [(to, source, size) for to, source, size in moves if size > 0]
 
 
@@ -229,10 +248,8 @@ def repeats(layout: ArenaLayout, counters: Counters, received: int, held: int) -
 
 def moves_alone(first: int, count: int) -> IntArray:
     """A step, (1, FIELDS), that makes `count` moves, from number `first` of the table on."""
-    step = np.zeros((1, table.FIELDS), np.int64)
-    step[0, [table.WEIGHTS, table.BIAS, table.RESIDUAL, table.RAW, table.SNAKED]] = table.NONE
-    step[0, [table.LAYER, table.FIRST_MOVE, table.MOVES]] = table.MOVES_ALONE, first, count
-    return step
+    fields = {table.FIRST_MOVE: first, table.MOVES: count}
+    return np.array([step_row(table.MOVES_ALONE, fields)], np.int64)
 
 
 def _preceded(

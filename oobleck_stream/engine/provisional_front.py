@@ -58,7 +58,7 @@ class Push:
             rows = self.blocks.stops[count] - self.before.blocks[count]
             if not (len(own) == 1 and follows and rows <= self.layout.limits[count]):
                 break
-            if own[0, table.JOINED] or own[0, table.TAPS] != layers[count].taps:
+            if own[0, table.JOINED] or layers[count].tile > 1:
                 break
             count += 1
         while count and count < len(layers) and layers[count].residual:

@@ -61,7 +61,7 @@ class ProvisionalStack(Stack):
         if depth is not None:
             self._planner = _ShallowPlanner(network, self._layout, depth=depth)
             self._keys = [self._planner.key(self._counts[0])] * streams
-        self._hop = int(np.prod([layer.phases for layer in network.layers]))
+        self._hop = int(np.prod([layer.phases // layer.tile for layer in network.layers]))
         # Once this many rows were received, no needed row lies before the first.
         self._steady = 2 * context(network.layers) + 4
         self._provisional: dict[tuple[int, Range], Program] = {}
@@ -190,7 +190,8 @@ class ProvisionalStack(Stack):
         now, end = rows * self._hop, output_length(layers, rows + wanted.held)
         if wanted.end is not None:
             end = min(end, now + wanted.end)
-        return Blocks.of(layers, counters, wanted.held, max(0, now + wanted.first), end)
+        first, joined = max(0, now + wanted.first), self._layout.joined
+        return Blocks.of(layers, joined, counters, wanted.held, first, end)
 
     def _plan(
         self, counters: Counters, blocks: Blocks, held: int, front: tuple[int, int] = (0, 0)

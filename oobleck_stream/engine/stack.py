@@ -194,7 +194,8 @@ class Stack:
     def step_times(self) -> list[tuple[int, float]]:
         """Layer and share of the time of every step of the last program.
 
-        A push of few rows is one program; of a longer one this is the end.
+        A push of few rows is one program. For a longer push, these are the times of its last
+        program.
         """
         return self._engine.step_times()
 

@@ -1,6 +1,6 @@
 """A network's parameters for a peer: as the checkpoint stores them, or as the kernels use them.
 
-A peer that reads the stored tensors also checks how they were folded and packed.
+If a peer gets the stored tensors, the comparison also covers how they were folded and packed.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from oobleck_stream.checkpoints.names import Half as StoredHalf
-from oobleck_stream.checkpoints.names import find_prefix, named_half
+from oobleck_stream.checkpoints.names import HalfTensors, find_prefix, half_tensors
 from oobleck_stream.checkpoints.opening import open_container
-from oobleck_stream.checkpoints.packed_file import is_packed
 from oobleck_stream.config import OobleckConfig
 from oobleck_stream.engine.packed import PackedNetwork, unpack_layer
+from oobleck_stream.formats.tensors import is_packed
 from oobleck_stream.loading import find_files, is_random
 from oobleck_stream.model import Model
 from oobleck_stream.network import Layer
@@ -28,7 +27,7 @@ def tensors_for_peer(source: str, model: Model, half: Half) -> tuple[Tensors, bo
     Parameters
     ----------
     source : str
-        What the model was loaded from, as `load` takes it.
+        The source from which the model was loaded, as it was passed to `load`.
     model : Model
     half : {"decoder", "encoder"}
 
@@ -38,7 +37,7 @@ def tensors_for_peer(source: str, model: Model, half: Half) -> tuple[Tensors, bo
         The checkpoint's tensors. If the source has none (random weights, packed files), the
         model's folded parameters.
     stored : bool
-        Whether they are the checkpoint's.
+        Whether the tensors are the checkpoint's.
     """
     network = half_of(model, half)
     found = _stored_half(source, half)
@@ -47,28 +46,28 @@ def tensors_for_peer(source: str, model: Model, half: Half) -> tuple[Tensors, bo
     return stored_tensors(found, network.layers, model.config), True
 
 
-def _stored_half(source: str, half: Half) -> StoredHalf | None:
-    """Open the tensors of a decoder or encoder; None if the source stores none."""
+def _stored_half(source: str, half: Half) -> HalfTensors | None:
+    """Open the tensors of a decoder or encoder; return None if the source stores no tensors."""
     if is_random(source):
         return None
     container = open_container(find_files(source)[0])
     if is_packed(container):
         return None
     prefix, _ = find_prefix(container)
-    return named_half(container, prefix, half)
+    return half_tensors(container, prefix, half)
 
 
 def stored_tensors(
-    half: StoredHalf, layers: Sequence[Layer], config: OobleckConfig
+    half: HalfTensors, layers: Sequence[Layer], config: OobleckConfig
 ) -> Iterator[tuple[Layer, LayerTensors]]:
-    """Yield the tensors of a checkpoint, read layer by layer.
+    """Read and yield the tensors of a checkpoint, layer by layer.
 
     Parameters
     ----------
-    half : StoredHalf
+    half : HalfTensors
         A decoder or an encoder that was loaded without errors.
     layers : sequence of Layer
-        Its layers.
+        The layers of that half.
     config : OobleckConfig
     """
     for index, layer in enumerate(layers):
@@ -102,12 +101,15 @@ def stored_tensors(
 def packed_tensors(
     network: PackedNetwork, config: OobleckConfig
 ) -> Iterator[tuple[Layer, LayerTensors]]:
-    """Yield a network's folded float32 parameters: no weight norm, logarithms or latent scale."""
+    """Yield a network's folded float32 parameters.
+
+    They have no weight norm, no logarithms and no latent scale.
+    """
     for index, layer in enumerate(network.layers):
         weight, bias, alpha, inverse_beta = unpack_layer(network, index)
         beta = None
         if inverse_beta is not None:
-            # Peers add epsilon to beta, so it must not be in there twice.
+            # Peers add epsilon to beta, so it must not be included in beta already.
             with np.errstate(divide="ignore"):
                 beta = 1.0 / inverse_beta.astype(np.float64) - config.snake_epsilon
         yield layer, LayerTensors(weight, None, bias, alpha, beta)

@@ -38,14 +38,16 @@ from oobleck_stream.engine.program import Program
 from oobleck_stream.errors import CudaUnavailable
 
 _uploaded: dict[int, Any] = {}
-"""Parameters on the device, by the `id` of the host's array; removed when that array is freed."""
+"""Parameters on the device, by the `id` of the array on the host. An entry is removed when that
+array is freed.
+"""
 
 _uploading = threading.Lock()
 
 
 @dataclass
 class _Prepared:
-    """The launches of a program for one number of streams, and their CUDA graph once captured."""
+    """The launches of a program for a number of streams, and, once captured, their CUDA graph."""
 
     launches: list[Launch]
     captured: CapturedGraph | None = None
@@ -53,7 +55,7 @@ class _Prepared:
 
 
 class CudaEngine:
-    """The CUDA engine, see `oobleck_stream.engine.backends.Engine`.
+    """The CUDA engine; its methods are described in `oobleck_stream.engine.backends.Engine`.
 
     Parameters
     ----------
@@ -64,12 +66,13 @@ class CudaEngine:
     arena_floats : int
         Length of each stream's arena.
     tiles : tuple of Tile, optional
-        Tiles into which a product may be cut. The results do not depend on them.
+        Tiles into which a product may be cut. The results do not depend on the tiles.
 
     Raises
     ------
     CudaUnavailable
-        If there is no GPU, if the driver or the compiler is missing, or if memory is too small.
+        If there is no GPU, if the driver or the compiler is missing, or if the GPU has too little
+        memory.
     """
 
     def __init__(
@@ -170,7 +173,7 @@ class CudaEngine:
             prepared.captured.replay(self._cuda_stream)
 
     def _prepare(self, program: Program, group: int, size_in: int, size_out: int) -> _Prepared:
-        """The launches of a program for a number of streams, from the cache if possible."""
+        """Return the launches of a program for a number of streams, from the cache if possible."""
         prepared = self._prepared.get(program, {}).get(group)
         if prepared is not None:
             return prepared
@@ -192,7 +195,8 @@ class CudaEngine:
     def _grow(self, size_in: int, size_out: int, sums: int) -> None:
         """Enlarge the buffers for rows and sums if a program needs more.
 
-        All prepared launches are dropped then, because they contain the old buffers' addresses.
+        All prepared launches are then dropped, because they contain the addresses of the old
+        buffers.
         """
         b = self._buffers
         sizes = {"source": size_in, "target": size_out, "sums": sums}
@@ -209,7 +213,7 @@ class CudaEngine:
             self._host_target = pinned(np.float32, size_out)
 
     def step_times(self) -> list[tuple[int, float]]:
-        """Nothing: the times of steps are not measured on a GPU."""
+        """Return an empty list, because the times of steps are not measured on a GPU."""
         return []
 
     def read(self, stream: int, start: int, size: int) -> FloatArray:
@@ -232,7 +236,7 @@ class CudaEngine:
                 self._cuda_stream.synchronize()
 
     def close(self) -> None:
-        """Free all device memory but the parameters, which other engines may share.
+        """Free all device memory except the parameters, which other engines may share.
 
         The engine can't be used afterwards.
         """
@@ -242,7 +246,7 @@ class CudaEngine:
             del self._buffers, self._host_source, self._host_target, self._host_streams
 
     def _smoke_test(self) -> None:
-        """Compile and run a kernel that has no effect: a move of one zero into the zeroed arena."""
+        """Compile and run a kernel without effect: it writes one zero into the zeroed arena."""
         moves = np.array([[0, table.NONE, min(1, self.arena_floats)]], np.int64)
         buffers = replace(
             self._buffers,
@@ -253,7 +257,7 @@ class CudaEngine:
         self._cuda_stream.synchronize()
 
     def _floats(self, stream: int, start: int, size: int) -> Any:
-        """The view of some floats of a stream's arena on the device."""
+        """A view of some floats of a stream's arena on the device."""
         self._check_open()
         if not (0 <= stream < self.streams and 0 <= start <= start + size <= self.arena_floats):
             raise ValueError(
@@ -279,7 +283,7 @@ def _parameters_on_device(parameters: FloatArray, cuda_stream: Any) -> Any:
 
 
 def warm_kernels() -> None:
-    """Compile every kernel or load it from disk, so that no push has to.
+    """Compile every kernel or load it from disk, so that no push has to do it.
 
     Raises
     ------
@@ -299,7 +303,7 @@ def warm_kernels() -> None:
 
 
 def _minimal_step(**fields: int) -> IntArray:
-    """A step of one row and one column, with the given fields and no others."""
+    """A step of one row and one column, in which only the given fields are set."""
     step = np.zeros(table.FIELDS, np.int64)
     step[[table.ROWS, table.PHASES, table.LAST_ROW, table.TAPS, table.COLUMNS]] = 1
     step[[table.WEIGHTS, table.BIAS, table.RESIDUAL, table.RAW, table.SNAKED]] = table.NONE

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from oobleck_stream.engine.arithmetic import Operations, activations
+from oobleck_stream.engine.arithmetic import activations
 from oobleck_stream.engine.cuda.library import (
     add,
     cuda,
@@ -44,6 +44,7 @@ from oobleck_stream.engine.program import (
     TO_TARGET,
     WEIGHTS,
 )
+from oobleck_stream.operations import Operations
 
 NEGATIVE_ZERO = np.float32(-0.0)
 """The exact identity of addition in IEEE 754: adding +0.0 would turn -0.0 into +0.0."""
@@ -66,7 +67,7 @@ snake, tanh = activations(OPERATIONS)
 
 @device
 def output_fields(steps, index):
-    """The fields of a step that say where its rows go: an argument of `store_output`."""
+    """The fields of a step that `store_output` needs: residual, tanh, and where the rows go."""
     return (
         steps[index, RESIDUAL],
         steps[index, RAW],
@@ -78,7 +79,7 @@ def output_fields(steps, index):
 
 @device
 def column_parameters(steps, index, column, parameters):
-    """Bias, alpha and inverse beta of a column, loaded once for all of a thread's rows."""
+    """Load the bias, alpha and inverse beta of a column, which serve all rows of a thread."""
     # As on the CPU, +0 stands for a missing bias: it turns a sum of -0.0 into +0.0.
     bias, alpha, inverse_beta = np.float32(0.0), np.float32(0.0), np.float32(0.0)
     if steps[index, BIAS] != NONE:
@@ -113,7 +114,7 @@ def store_output(
 
 @functools.cache
 def finish_kernel() -> Any:
-    """The kernel for a step that has no sums yet: it adds up split taps, or takes source rows.
+    """The kernel that adds up split taps, or takes the source rows, and applies the epilogue.
 
     One thread computes one element of the output. `sums` has the shape (taps, streams, rows,
     columns).

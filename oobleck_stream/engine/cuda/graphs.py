@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from oobleck_stream.engine.cuda.library import SIMULATED, checked, cuda
-from oobleck_stream.engine.warning import warn_once
+from oobleck_stream.warning import warn_once
 
 
 class CapturedGraph:
@@ -35,12 +35,13 @@ class CapturedGraph:
 def capture(cuda_stream: Any, launch: Callable[[], None]) -> CapturedGraph | None:
     """Record what `launch` enqueues on a CUDA stream, instead of running it.
 
-    All kernels in it must have run before, because loading one can't be captured.
+    All recorded kernels must have run before, because loading a kernel can't be captured.
 
     Returns
     -------
     CapturedGraph or None
-        None under the simulator, and after an error, which is reported as a ``RuntimeWarning``.
+        The recorded sequence. None under the simulator, and after an error, for which a
+        ``RuntimeWarning`` is given.
     """
     if SIMULATED:
         return None
@@ -54,13 +55,13 @@ def capture(cuda_stream: Any, launch: Callable[[], None]) -> CapturedGraph | Non
             driver.cuGraphDestroy(graph)
     except Exception as error:
         # Launching the kernels one by one either works or raises an error of its own.
-        warn_once(f"CUDA launches are slower here, as they can't be recorded: {error}", 2)
+        warn_once(f"CUDA launches are slower here, as they can't be recorded: {error}")
         return None
     return CapturedGraph(executable)
 
 
 def _recorded(handle: int, launch: Callable[[], None]) -> Any:
-    """The driver's graph of what `launch` enqueues on the CUDA stream with this handle."""
+    """Return the driver's graph of what `launch` enqueues on the CUDA stream with this handle."""
     from cuda.bindings import driver
 
     # Relaxed: other threads may allocate and free device memory during the capture.

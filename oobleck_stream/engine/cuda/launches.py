@@ -16,7 +16,7 @@ from oobleck_stream.engine.cuda.product import product_kernel
 from oobleck_stream.engine.cuda.tiles import Cut, Tile, choose
 
 MAX_BLOCKS = 256
-"""Maximum blocks of threads that share one move."""
+"""Maximum number of thread blocks that share one move."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Buffers:
     streams : (group,) int64
         Indices of the audio streams that take part.
     source, target : (n,) float32
-        Input and output rows of the group, stream after stream: `source_floats` and `target_floats`
-        for each.
+        Input and output rows of the group, stream after stream. Each stream has `source_floats`
+        floats of input and `target_floats` floats of output.
     arenas : (n,) float32
-        The arenas of all streams, `arena_floats` for each.
+        The arenas of all streams, one after another; each has `arena_floats` floats.
     parameters : (n,) float32
         The packed parameters.
     sums : (n,) float32
@@ -54,7 +54,7 @@ class Buffers:
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch: the kernel, its grid of blocks, the threads of a block, and the arguments."""
+    """One launch: the kernel, the grid of blocks, the threads per block, and the arguments."""
 
     kernel: Any
     blocks: tuple[int, int, int]
@@ -69,7 +69,7 @@ class Launch:
 def cuts(
     steps: IntArray, group: int, tiles: tuple[Tile, ...], multiprocessors: int
 ) -> list[Cut | None]:
-    """The cut of each step for a group of streams; None for a step without a product."""
+    """The `Cut` of each step for a group of streams; None for a step without a product."""
     found: list[Cut | None] = []
     for step in steps:
         if step[table.LAYER] == table.MOVES_ALONE or step[table.WEIGHTS] == table.NONE:
@@ -107,12 +107,12 @@ def launches(
     ----------
     steps, moves : (steps, FIELDS) and (moves, MOVE_FIELDS) int64
     cut : list of (Cut or None)
-        The cut of each step.
+        The `Cut` of each step.
     group : int
         Number of streams.
     buffers : Buffers
     threads : int
-        Threads of a block, for the kernels that have no tile.
+        Threads per block, for the kernels that have no tile.
     """
     b = buffers
     for index, (step, part) in enumerate(zip(steps, cut, strict=True)):
@@ -133,7 +133,7 @@ def launches(
                     b.sums,
                 ),
             )
-        # The epilogue is a kernel of its own for split taps, and for the copy of the input rows.
+        # The epilogue is a separate kernel for split taps and for the copy of the input rows.
         if step[table.LAYER] != table.MOVES_ALONE and (part is None or part.splits > 1):
             numbers = group * int(step[table.ROWS] * step[table.PHASES] * step[table.COLUMNS])
             yield Launch(

@@ -1,4 +1,4 @@
-"""The product kernel: input rows by weights, tiled in shared memory and in registers.
+"""The kernel that multiplies input rows by weights, in tiles of shared memory and registers.
 
 "The order of arithmetic" in oobleck_stream/README.md applies. A tile may contain rows of several
 streams.
@@ -55,7 +55,7 @@ _weight_panel = device(weight_panel)
 
 @device
 def weights_of(steps, index, phase, column):
-    """Offset of a column's first weight in the packed parameters, and the width of its panel."""
+    """The offset of a column's first weight in the packed parameters, and its panel's width."""
     taps, channels, columns = steps[index, TAPS], steps[index, CHANNELS], steps[index, COLUMNS]
     offset, width = _weight_panel(taps, channels, columns, phase, column)
     return steps[index, WEIGHTS] + offset + column % PANEL, width
@@ -63,11 +63,11 @@ def weights_of(steps, index, phase, column):
 
 @functools.cache
 def product_kernel(tile: Tile) -> Any:
-    """The kernel for one size of tile. A block of threads computes a tile.
+    """Create the kernel for one size of tile. Each block of threads computes one tile.
 
-    Along x, the grid has the tiles of rows; along y, for each phase the tiles of columns; along z
-    the taps, if these are split. Split taps are written to `sums`, with the shape (taps, streams,
-    rows, columns), and a second kernel (`finish_kernel`) adds them up.
+    The grid's x axis selects the tile's rows. The y axis selects the phase and the tile's columns.
+    The z axis selects the tap, if the taps are split. The sums of split taps are written to `sums`,
+    with the shape (taps, streams, rows, columns), and a second kernel (`finish_kernel`) adds them.
     """
     depth, threads = tile.depth, tile.threads
     rows, columns = tile.rows, tile.columns
@@ -115,7 +115,7 @@ def product_kernel(tile: Tile) -> Any:
 
     @device
     def store_chunk(shared, new_inputs, inputs_start, new_weights, weights_start):
-        """Store what was loaded from registers to a buffer of shared memory."""
+        """Store the loaded values, which are in registers, to a buffer of shared memory."""
         for i in range(input_loads):
             shared[unsigned_index(inputs_start + i * input_rows)] = new_inputs[i]
         for i in range(weight_loads):
@@ -140,7 +140,10 @@ def product_kernel(tile: Tile) -> Any:
 
     @device
     def share_part(shared, total, part, first_row, first_column):
-        """Store a thread's sums of one part of the tile to shared memory, (part_rows, columns)."""
+        """Store a thread's sums of one part of the tile to shared memory.
+
+        The shared memory has the shape (part_rows, columns).
+        """
         for i in range(rows_each):
             # After unrolling, constants address the cells: only then is `total` in registers.
             if i // row_run == part:

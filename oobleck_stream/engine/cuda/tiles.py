@@ -1,4 +1,4 @@
-"""The tiles into which a product can be cut, and the choice of one for each step.
+"""The tiles into which a product can be cut, and the choice of a tile for each step.
 
 The results are bit-identical for every tile, so the choice affects only the speed.
 """
@@ -29,7 +29,7 @@ class Tile:
     thread_rows, thread_columns : int
         Rows and columns that one thread computes; powers of two.
     depth : int
-        Channels of a chunk, which is copied to shared memory at once.
+        Number of channels that are copied to shared memory at once.
     """
 
     rows: int
@@ -62,10 +62,10 @@ class Cut:
     row_tiles : int
         Tiles along the rows.
     column_tiles : int
-        Tiles along the columns, all phases together.
+        Tiles along the columns, counted over all phases.
     splits : int
-        1, or the number of taps: then separate blocks compute the taps, and a second kernel adds
-        them up.
+        1 if each block computes all taps. Otherwise the number of taps: separate blocks compute the
+        taps, and a second kernel adds up their sums.
     """
 
     tile: Tile
@@ -95,13 +95,13 @@ def choose(
     columns: int,
     multiprocessors: int,
 ) -> Cut:
-    """Choose the cut of a step that takes the fewest cycles by estimate.
+    """Choose the cut of a step with the smallest estimated number of cycles.
 
     Parameters
     ----------
     tiles : tuple of Tile
     rows : int
-        Blocks of output rows of all streams together.
+        Number of blocks of output rows, counted over all streams.
     phases, taps, channels, columns : int
         Fields of the step.
     multiprocessors : int

@@ -1,8 +1,9 @@
-"""Safetensors files as memory maps: only the requested tensors are read from the disk.
+"""Safetensors files: opened as memory maps, and written one tensor at a time.
 
 The format is described at https://github.com/huggingface/safetensors#format: the length of the
 header (uint64, little-endian), the header (JSON), and the values of the tensors. The safetensors
-library is not used, because its NumPy reader doesn't support bfloat16.
+library is not used, because its NumPy reader doesn't support bfloat16, and its writer needs all
+tensors in memory.
 """
 
 from __future__ import annotations
@@ -10,46 +11,38 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from oobleck_stream.checkpoints.containers import Container, FloatingArray, Tensor, shape_text
-from oobleck_stream.checkpoints.json_text import MAX_JSON_BYTES
 from oobleck_stream.errors import CheckpointError
+from oobleck_stream.formats.dtypes import BITS, FloatingArray, from_stored
+from oobleck_stream.formats.json_text import MAX_JSON_BYTES
+from oobleck_stream.formats.tensors import MAX_DIMENSIONS, Container, Tensor, shape_text
+
+Advance = Callable[[int], object]
+"""A progress callback. It is called with the number of bytes that have just been completed."""
 
 _LENGTH_BYTES = 8
-_MOST_DIMENSIONS = 32  # NumPy's maximum before version 2.
 _GIT_LFS = b"version https://git-lfs"
-# The dtypes that are read. NumPy has no bfloat16, so its bits are read as uint16.
-_NUMPY = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
-# Every dtype of the format: the sizes in the header are checked for tensors that are not read, too.
-_BITS = {
-    **dict.fromkeys(("F4",), 4),
-    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
-    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 8),
-    **dict.fromkeys(("F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
-    **dict.fromkeys(("F16", "BF16", "U16", "I16"), 16),
-    **dict.fromkeys(("F32", "U32", "I32"), 32),
-    **dict.fromkeys(("F64", "U64", "I64", "C64"), 64),
-}
 
 
 def open_safetensors(path: Path) -> Container:
-    """Open a safetensors file; the values of the tensors are read later, on demand.
+    """Open a safetensors file. The values of the tensors are read later, on demand.
 
     Raises
     ------
     CheckpointError
-        If the file can't be read, its header is invalid, or the file is truncated.
+        If the file can't be read, if its header is invalid, or if the file is truncated.
     """
     try:
         size = path.stat().st_size
         if size < _LENGTH_BYTES + len("{}"):
             raise CheckpointError(path, f"not a safetensors file: it has only {size} bytes")
-        # A plain array: slices of an np.memmap are slower. The view keeps the map open.
+        # This is a plain array, because slices of an np.memmap are slower. It keeps the map open.
         data = np.memmap(path, np.uint8, "r").view(np.ndarray)
     except OSError as error:
         raise CheckpointError(path, f"can't be read: {error.strerror or error}") from error
@@ -82,16 +75,11 @@ def open_safetensors(path: Path) -> Container:
 
 
 def _read(data: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> FloatingArray:
-    """Interpret the bytes of a tensor as an array; bfloat16 is converted to float32."""
-    numbers = data.view(_NUMPY[dtype])
-    if dtype == "BF16":
-        # A bfloat16 is the upper half of a float32, so the conversion is exact.
-        numbers = (numbers.astype("<u4") << 16).view("<f4")
-    return numbers.reshape(shape)
+    return from_stored(data, dtype).reshape(shape)
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object for ``json.loads``; ``ValueError`` if it has duplicate keys."""
+    """Make a JSON object for ``json.loads``; raise ``ValueError`` if a key occurs twice."""
     values = dict(pairs)
     if len(values) != len(pairs):
         raise ValueError("a name stands twice in it")
@@ -99,7 +87,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parsed_header(path: Path, text: bytes) -> dict[str, Any]:
-    """The header as a JSON object; raises `CheckpointError` if it is not one."""
+    """Return the header as a JSON object; raise a `CheckpointError` if it is not a JSON object."""
     try:
         header = json.loads(text.decode(), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
@@ -112,7 +100,7 @@ def _parsed_header(path: Path, text: bytes) -> dict[str, Any]:
 
 
 def _checked_entry(path: Path, name: str, entry: Any) -> tuple[tuple[int, ...], str, int, int]:
-    """Shape, dtype, first byte and end (exclusive) of a tensor, from its entry in the header."""
+    """Return a tensor's shape, dtype, first byte and end (exclusive), from its header entry."""
 
     values = entry if isinstance(entry, dict) else {}
     dtype = values.get("dtype")
@@ -124,7 +112,7 @@ def _checked_entry(path: Path, name: str, entry: Any) -> tuple[tuple[int, ...], 
     begin, end = offsets
     if begin > end:
         raise CheckpointError(path, f"damaged: {name} ends before it begins")
-    if dtype in _BITS and math.prod(shape) * _BITS[dtype] != (end - begin) * 8:
+    if dtype in BITS and math.prod(shape) * BITS[dtype] != (end - begin) * 8:
         raise CheckpointError(
             path,
             f"damaged: {name} ({dtype}, {shape_text(shape)}) can't be the {end - begin} bytes "
@@ -134,8 +122,8 @@ def _checked_entry(path: Path, name: str, entry: Any) -> tuple[tuple[int, ...], 
 
 
 def _counts(values: Any) -> tuple[int, ...] | None:
-    """A JSON list as a tuple, if it has at most 32 integers from 0 to 2**63 - 1; else None."""
-    if not isinstance(values, list) or len(values) > _MOST_DIMENSIONS:
+    """Return a JSON list of at most 32 integers from 0 to 2**63 - 1 as a tuple, else None."""
+    if not isinstance(values, list) or len(values) > MAX_DIMENSIONS:
         return None
     if not all(type(value) is int and 0 <= value < 2**63 for value in values):
         return None
@@ -154,3 +142,52 @@ def _check_spans(path: Path, spans: list[tuple[int, int, str]], size: int) -> No
         raise CheckpointError(path, f"cut short: {reached} bytes of tensors expected, {size} there")
     if reached < size:
         raise CheckpointError(path, f"damaged: {size - reached} bytes after the last tensor")
+
+
+def write_header(
+    file: BinaryIO, tensors: Sequence[Tensor], metadata: Mapping[str, str], alignment: int = 8
+) -> None:
+    """Write the length and the header. The values then start at a multiple of `alignment` bytes."""
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for tensor in tensors:
+        begin, end = end, end + tensor.size_in_bytes
+        header[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header).encode()
+    # The format permits spaces after the JSON, as padding.
+    text += b" " * (-(len(text) + 8) % alignment)
+    file.write(len(text).to_bytes(8, "little") + text)
+
+
+def write_safetensors(
+    file: BinaryIO, tensors: Sequence[Tensor], metadata: Mapping[str, str], advance: Advance
+) -> None:
+    """Write a safetensors file.
+
+    Parameters
+    ----------
+    file : BinaryIO
+        An empty, writable file.
+    tensors : sequence of Tensor
+        The tensors to write. Each tensor is read, and rounded to its `dtype`.
+    metadata : mapping of str to str
+    advance : callable
+        Called after each tensor with the tensor's size in bytes.
+
+    Raises
+    ------
+    OSError
+        If the file can't be written.
+    ValueError
+        For the reasons given for `Tensor.read_stored`.
+    """
+    # Widest dtype first, so that every tensor is aligned to the size of its elements.
+    ordered = sorted(tensors, key=lambda tensor: -BITS[tensor.dtype])
+    write_header(file, ordered, metadata)
+    for tensor in ordered:
+        file.write(tensor.read_stored().data)
+        advance(tensor.size_in_bytes)
