@@ -12,7 +12,9 @@ import numpy as np
 
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checks import checked_frames, checked_latents, decoder_overflow
-from oobleck_stream.decoder_streams import DecoderState, DecoderStreams, checked_frame
+from oobleck_stream.decoder_streams import DecoderState, checked_frame
+from oobleck_stream.early.look_ahead import Missing
+from oobleck_stream.early.streams import open_streams
 from oobleck_stream.errors import NonFiniteError
 from oobleck_stream.model import Model
 
@@ -26,6 +28,11 @@ class StreamingDecoder:
     flushed. Many decoders may share one model. Each decoder may be used by only one thread at a
     time; different decoders may push in different threads at once.
 
+    With `look_ahead`, samples are given out earlier than the network allows, from what is known so
+    far: nearly the exact ones, and the sooner the less so. `oobleck_stream look-ahead` measures the
+    difference. The exact samples follow in `exact`. Latents that are known in advance need none of
+    this: push them sooner.
+
     `MultiStreamDecoder` decodes several streams at once.
 
     Parameters
@@ -38,6 +45,18 @@ class StreamingDecoder:
         Where to decode: ``"cpu"`` is the CPU and ``"cuda"`` a GPU. ``"auto"`` is a GPU if one can
         be used; otherwise it is the CPU, and a warning is given. By default the model's backend is
         used.
+    look_ahead : float or int, optional
+        Samples to withhold, at most the network's look-ahead, which is the default: in seconds as a
+        float, or as an int. With fewer, pushes cost more: `oobleck_stream info --look-ahead`.
+    fade : float or int, optional
+        Length of the crossfade from the samples of one frame to those of the next, in seconds or
+        samples; by default an eighth of the hop. It is never longer than what `look_ahead` leaves.
+    missing : {"zeros", "held"}
+        What stands in for frames that are not known yet: zeros in the activations of every layer,
+        as at the end of a piece; or the last frame, repeated, which is worse as a rule.
+    exact : bool
+        Whether the exact stream goes on underneath an earlier one. Without it, a push with a small
+        look-ahead takes little longer than an exact push, and there is no `exact`.
 
     Attributes
     ----------
@@ -45,13 +64,12 @@ class StreamingDecoder:
     backend : str
         The backend in use, ``"cpu"`` or ``"cuda"``.
     latency : int
-        The network's look-ahead: the number of samples that are withheld until later frames are
-        known.
+        Samples withheld until later frames are known.
 
     Raises
     ------
     ValueError
-        If `threads` or `backend` is invalid.
+        If `threads`, `backend`, `look_ahead`, `fade` or `missing` is invalid.
     CudaUnavailable
         If the backend is ``"cuda"`` and can't be used; the message names what is missing. This
         error is a ``RuntimeError``.
@@ -70,14 +88,29 @@ class StreamingDecoder:
     >>> audio = np.concatenate([*chunks, decoder.flush()])
     >>> np.array_equal(audio, model.decode(latents))
     True
+
+    Early samples, with a quarter of the look-ahead:
+
+    >>> early = ob.StreamingDecoder(model, look_ahead=0.006)
+    >>> early.latency, len(early.push(latents[:100])), len(early.exact)
+    (265, 6135, 5344)
     """
 
     def __init__(
-        self, model: Model, threads: int | None = None, backend: str | None = None
+        self,
+        model: Model,
+        threads: int | None = None,
+        backend: str | None = None,
+        *,
+        look_ahead: float | None = None,
+        fade: float | None = None,
+        missing: Missing = "zeros",
+        exact: bool = True,
     ) -> None:
         self.model = model
-        self.latency = model.latency
-        self._streams = DecoderStreams(model, 1, threads, backend)
+        self.latency, self._streams = open_streams(
+            model, 1, threads, backend, look_ahead, fade, missing, exact
+        )
         self.backend = self._streams.stack.backend
 
     @property
@@ -109,6 +142,20 @@ class StreamingDecoder:
         """Index of the first sample of the next chunk, in the whole piece."""
         return self._streams.samples_out(0)
 
+    @property
+    def exact(self) -> FloatArray:
+        """The samples that became final in the last push or flush, (k, channels) float32.
+
+        Put together, they are bit-identical to `Model.decode`, whatever the look-ahead. Without
+        one, they are the samples that the push returned.
+
+        Raises
+        ------
+        RuntimeError
+            If the decoder was made with ``exact=False``.
+        """
+        return self._streams.finals[0]
+
     def reset(self) -> None:
         """Return to the beginning, ready for another piece."""
         self._streams.begin([0])
@@ -125,7 +172,8 @@ class StreamingDecoder:
         -------
         (k, channels) float32, C-contiguous
             After t frames, ``max(0, t * hop - latency)`` samples have been returned in total; k may
-            be 0.
+            be 0. With a smaller look-ahead than the network's, they are early samples: those that
+            n pushes of one frame return, for any n.
 
         Raises
         ------

@@ -36,6 +36,9 @@ class DecoderState:
         Number of samples that are still to be dropped after a `seek`.
     flushed : bool
         Whether the stream was flushed.
+    depth : int
+        Number of layers that the stream has computed: all of them, or with ``exact=False`` those
+        that its early samples need.
 
     Examples
     --------
@@ -57,6 +60,7 @@ class DecoderState:
     start: int
     skip: int
     flushed: bool
+    depth: int
 
 
 class Position(NamedTuple):
@@ -82,19 +86,32 @@ class DecoderStreams:
         Number of streams.
     threads, backend
         As for `oobleck_stream.StreamingDecoder`.
+    stack : Stack, optional
+        Of `count` streams over the model's decoder; by default a new one.
+    depth : int, optional
+        Number of layers that `stack` computes; by default all.
 
     Attributes
     ----------
     model : Model
     stack : Stack
+    depth : int
     """
 
     def __init__(
-        self, model: Model, count: int, threads: int | None = None, backend: str | None = None
+        self,
+        model: Model,
+        count: int,
+        threads: int | None = None,
+        backend: str | None = None,
+        stack: Stack | None = None,
+        depth: int | None = None,
     ) -> None:
         self.model = model
-        self.stack = Stack(model.decoder, threads, count, backend or model.backend)
+        self.depth = len(model.decoder.layers) if depth is None else depth
+        self.stack = stack or Stack(model.decoder, threads, count, backend or model.backend)
         self._positions = [Position()] * count
+        self._finals = [np.empty((0, model.channels), np.float32)] * count
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -127,6 +144,24 @@ class DecoderStreams:
             self.stack.reset(number)
         self._replace(numbers, [position] * len(numbers))
         return start
+
+    @property
+    def exact(self) -> bool:
+        """Whether the streams compute the exact samples."""
+        return self.depth == len(self.model.decoder.layers)
+
+    @property
+    def finals(self) -> list[FloatArray]:
+        """For each stream, the exact samples that became final in the last `advance` of it.
+
+        Raises
+        ------
+        RuntimeError
+            If the streams compute none.
+        """
+        if not self.exact:
+            raise RuntimeError("this decoder was made with exact=False: it has no exact samples")
+        return self._finals
 
     def advance(
         self, rows: FloatArray, numbers: Sequence[int], last: bool
@@ -165,6 +200,7 @@ class DecoderStreams:
                 chunk, status = chunk[:row], "overflowed"
             chunks.append(chunk)
             positions.append(Position(start, skip - dropped, status))
+        self._keep_finals(numbers, chunks)
         self._replace(numbers, positions)
         return chunks, overflowed
 
@@ -173,12 +209,15 @@ class DecoderStreams:
         start, skip, status = self._positions[number]
         require_complete(status, "snapshot")
         state = self.stack.snapshot(number)
-        return DecoderState(self.model.decoder, state, start, skip, status == "flushed")
+        flushed = status == "flushed"
+        return DecoderState(self.model.decoder, state, start, skip, flushed, self.depth)
 
     def restore(self, state: DecoderState, number: int) -> None:
         """Continue a stream from a state; raise ``ValueError`` if the state is of another model."""
         if not isinstance(state, DecoderState) or state.network is not self.model.decoder:
             raise ValueError("the state is not one of a decoder of this model")
+        if state.depth < self.depth:
+            raise ValueError("the state is of a decoder with exact=False: it lacks rows")
         self._interrupt([number])
         self.stack.restore(state.stack, number)
         self._replace([number], [Position(state.start, state.skip, status_of(state.flushed))])
@@ -187,6 +226,12 @@ class DecoderStreams:
         """Mark streams as changing; after an exception they stay marked."""
         marked = [self._positions[number]._replace(status="interrupted") for number in numbers]
         self._replace(numbers, marked)
+
+    def _keep_finals(self, numbers: Sequence[int], chunks: Sequence[FloatArray]) -> None:
+        finals = list(self._finals)
+        for number, chunk in zip(numbers, chunks, strict=True):
+            finals[number] = chunk
+        self._finals = finals
 
     def _replace(self, numbers: Sequence[int], positions: Sequence[Position]) -> None:
         """Replace the positions of streams by one assignment, which no exception can split."""

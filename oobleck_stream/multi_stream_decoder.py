@@ -9,7 +9,9 @@ import numpy as np
 
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checks import checked_batch, decoder_overflow, finite_rows
-from oobleck_stream.decoder_streams import DecoderState, DecoderStreams, checked_frame
+from oobleck_stream.decoder_streams import DecoderState, checked_frame
+from oobleck_stream.early.look_ahead import Missing
+from oobleck_stream.early.streams import open_streams
 from oobleck_stream.errors import NonFiniteError
 from oobleck_stream.model import Model
 
@@ -30,6 +32,8 @@ class MultiStreamDecoder:
         As for `StreamingDecoder`.
     backend : str, optional
         As for `StreamingDecoder`.
+    look_ahead, fade, missing, exact : optional
+        As for `StreamingDecoder`, the same for all streams.
 
     Attributes
     ----------
@@ -44,7 +48,7 @@ class MultiStreamDecoder:
     Raises
     ------
     ValueError
-        If `streams`, `threads` or `backend` is invalid.
+        If `streams`, `threads`, `backend`, `look_ahead`, `fade` or `missing` is invalid.
     CudaUnavailable
         If the backend is ``"cuda"`` and can't be used.
 
@@ -65,15 +69,25 @@ class MultiStreamDecoder:
     """
 
     def __init__(
-        self, model: Model, streams: int, threads: int | None = None, backend: str | None = None
+        self,
+        model: Model,
+        streams: int,
+        threads: int | None = None,
+        backend: str | None = None,
+        *,
+        look_ahead: float | None = None,
+        fade: float | None = None,
+        missing: Missing = "zeros",
+        exact: bool = True,
     ) -> None:
         whole = isinstance(streams, int | np.integer) and not isinstance(streams, bool)
         if not (whole and streams >= 1):
             raise ValueError(f"streams must be a whole number from 1, not {streams!r}")
         self.model = model
         self.streams = int(streams)
-        self.latency = model.latency
-        self._streams = DecoderStreams(model, self.streams, threads, backend)
+        self.latency, self._streams = open_streams(
+            model, self.streams, threads, backend, look_ahead, fade, missing, exact
+        )
         self.backend = self._streams.stack.backend
 
     @property
@@ -100,6 +114,14 @@ class MultiStreamDecoder:
     def samples_out(self) -> list[int]:
         """Index of the first sample of each stream's next chunk, in the whole piece."""
         return [self._streams.samples_out(number) for number in range(self.streams)]
+
+    @property
+    def exact(self) -> list[FloatArray]:
+        """For each stream, the samples that became final in the last push or flush of it.
+
+        Put together, they are bit-identical to `Model.decode`, whatever the look-ahead.
+        """
+        return self._streams.finals
 
     def reset(self, stream: int | None = None) -> None:
         """Return one stream to the beginning, or by default all streams.

@@ -160,7 +160,8 @@ def commands_in(readme):
 def test_commands_exist(readme):
     for words in commands_in(readme):
         assert words[0] in NAMES, words
-        command = getattr(importlib.import_module(f"oobleck_stream.commands.{words[0]}"), words[0])
+        name = words[0].replace("-", "_")
+        command = getattr(importlib.import_module(f"oobleck_stream.commands.{name}"), name)
         rest = words[1:]
         while isinstance(command, click.Group) and not rest[0].startswith("-"):
             assert rest[0] in command.commands, words

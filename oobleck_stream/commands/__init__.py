@@ -16,6 +16,7 @@ NAMES = (
     "roundtrip",
     "validate",
     "info",
+    "look-ahead",
     "convert",
     "bench",
     "warmup",
@@ -45,7 +46,9 @@ class _LazyGroup(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in NAMES:
             return None
-        command: click.Command = getattr(importlib.import_module(f"{__name__}.{name}"), name)
+        function = name.replace("-", "_")
+        module = importlib.import_module(f"{__name__}.{function}")
+        command: click.Command = getattr(module, function)
         return command
 
 

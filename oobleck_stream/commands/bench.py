@@ -13,6 +13,7 @@ import click
 from oobleck_stream.commands.options import (
     backend_option,
     json_option,
+    look_ahead_option,
     plot_option,
     require_matplotlib,
     threads_option,
@@ -250,25 +251,69 @@ def streams(
 @_model_options
 @threads_option
 @backend_option
+@look_ahead_option
 @_seconds_option
 @json_option
 def play(
-    network: _Network, threads: int | None, backend: str, seconds: float, as_json: bool
+    network: _Network,
+    threads: int | None,
+    backend: str,
+    look_ahead: Callable[[Model], int] | None,
+    seconds: float,
+    as_json: bool,
 ) -> None:
     """Play random frames live, and measure delays and gaps.
 
     The frames are played on the default audio device for --seconds. If PulseAudio's parec is
     installed, the time from the request to the first sound is measured too.
+
+    With --look-ahead, plays an instrument instead: measures the time from a change of the latents
+    to the first changed sample that parec records.
     """
     from oobleck_stream.bench.playing import play_facts, play_lines
+    from oobleck_stream.bench.reaction import reaction_facts, reaction_lines
     from oobleck_stream.commands.choice import resolve_backend
     from oobleck_stream.commands.compiling import warm_kernels
     from oobleck_stream.engine.backends import default_threads
 
     backend = resolve_backend(backend)
     warm_kernels(backend=backend)
-    facts = play_facts(network.load(backend), threads or default_threads(), seconds)
-    _print(facts, play_lines, as_json)
+    model, threads = network.load(backend), threads or default_threads()
+    if look_ahead is not None:
+        facts = reaction_facts(model, threads, seconds, look_ahead(model))
+        _print(facts, reaction_lines, as_json)
+        return
+    _print(play_facts(model, threads, seconds), play_lines, as_json)
+
+
+@bench.command("look-ahead")
+@_model_options
+@threads_option
+@look_ahead_option
+@_seconds_option
+@json_option
+def look_ahead(
+    network: _Network,
+    threads: int | None,
+    look_ahead: Callable[[Model], int] | None,
+    seconds: float,
+    as_json: bool,
+) -> None:
+    """Measure pushes of one frame whose samples are early.
+
+    Measures them with 10, 25 and 50 % of the network's look-ahead, or with --look-ahead, beside
+    exact pushes. What the sound loses is measured by `oobleck_stream look-ahead`.
+    """
+    from oobleck_stream.bench.look_ahead import cost_facts, cost_lines
+    from oobleck_stream.commands.compiling import warm_kernels
+    from oobleck_stream.engine.backends import default_threads
+
+    warm_kernels()
+    model = network.load()
+    samples = [round(share * model.latency) for share in (0.1, 0.25, 0.5)]
+    if look_ahead is not None:
+        samples = [look_ahead(model)]
+    _print(cost_facts(model, samples, threads or default_threads(), seconds), cost_lines, as_json)
 
 
 @bench.command()

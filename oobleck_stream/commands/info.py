@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +13,7 @@ from oobleck_stream.commands.options import (
     convolution_option,
     json_option,
     layout_option,
+    look_ahead_option,
     model_for_latents_option,
     threads_option,
 )
@@ -39,6 +40,7 @@ skipped.
 @click.argument("latents", required=False)
 @model_for_latents_option
 @layout_option
+@look_ahead_option
 @threads_option
 @convolution_option
 @json_option
@@ -46,6 +48,7 @@ def info(
     latents: str | None,
     model: str | None,
     layout: AxisOrder | None,
+    look_ahead: Callable[[Model], int] | None,
     threads: int | None,
     convolution: Convolution | None,
     as_json: bool,
@@ -53,7 +56,7 @@ def info(
     """Show the geometry, cost and speed of a network.
 
     The speed is measured with a few pushes on this machine. If a file LATENTS is given, its length
-    is shown too.
+    is shown too. With --look-ahead, the cost of earlier samples is shown too.
     """
     from oobleck_stream.commands.choice import chosen_model
     from oobleck_stream.commands.compiling import warm_kernels
@@ -67,10 +70,17 @@ def info(
     facts["network"] = network_facts(network)
     warm_kernels()
     facts["machine"] = machine_facts(network, threads)
+    if look_ahead is not None:
+        facts["early"] = early_facts(network, look_ahead(network), threads)
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
-    lines = {"latents": latents_lines, "network": network_lines, "machine": machine_lines}
+    lines = {
+        "latents": latents_lines,
+        "network": network_lines,
+        "machine": machine_lines,
+        "early": early_lines,
+    }
     for part, values in facts.items():
         for line in lines[part](values):
             click.echo(line)
@@ -192,6 +202,25 @@ def machine_lines(facts: Facts) -> list[str]:
     if used and there:
         lines.append(f"memory     {used / 1e6:.0f} MB peak, of {there / 1e9:.1f} GB available")
     return lines
+
+
+def early_facts(model: Model, look_ahead: int, threads: int | None) -> Facts:
+    """The cost of samples that are given out early, with a look-ahead in samples."""
+    from oobleck_stream.bench.look_ahead import cost_facts
+    from oobleck_stream.engine.backends import default_threads
+
+    facts = cost_facts(model, [look_ahead], threads or default_threads(), MAX_SECONDS)
+    return {"rtf_exact": facts["rtf_exact"], **facts["rows"][0]}
+
+
+def early_lines(facts: Facts) -> list[str]:
+    """Format the facts about early samples as lines of text."""
+    return [
+        f"early      look-ahead {facts['samples']} samples = {1e3 * facts['seconds']:.0f} ms, fade "
+        f"{facts['fade']} samples: {facts['work']:.2f} times the work of an exact push of 1",
+        f"           real-time factor {facts['rtf_early']:.3f}, without the exact stream "
+        f"{facts['rtf_early_alone']:.3f}, exact push {facts['rtf_exact']:.3f}",
+    ]
 
 
 def real_time_factor(model: Model, frames: int, threads: int | None) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from oobleck_stream.commands.values import look_ahead
 from oobleck_stream.config import PRESETS
 
 _MODELS = (
@@ -58,6 +59,14 @@ convolution_option = click.option(
     help="How wide networks compute: fast needs fewer multiplications, direct has a shorter "
     "look-ahead. The samples differ in their rounding. [default: as the network's config says, "
     "else fast]",
+)
+look_ahead_option = click.option(
+    "--look-ahead",
+    metavar="TIME|%",
+    callback=look_ahead,
+    help="How long to wait for later frames: seconds, milliseconds (80ms), or a share of the "
+    "network's look-ahead (25%). With less than all of it, the sound comes sooner and is not exact "
+    "(see `oobleck_stream look-ahead`). [default: all of it]",
 )
 bits_option = click.option(
     "--bits",

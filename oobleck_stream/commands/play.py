@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -11,6 +12,7 @@ from oobleck_stream.commands.options import (
     backend_option,
     convolution_option,
     layout_option,
+    look_ahead_option,
     model_for_latents_option,
     threads_option,
 )
@@ -77,8 +79,12 @@ POLL_SECONDS = 0.1
     help="Volume in per cent.",
 )
 @click.option(
-    "--record", metavar="FILE", help="Also write the played audio to a .wav, .flac or .ogg file."
+    "--record",
+    metavar="FILE",
+    help="Also write the played audio to a .wav, .flac or .ogg file; with --look-ahead, the exact "
+    "audio.",
 )
+@look_ahead_option
 @click.option(
     "--device",
     metavar="DEVICE",
@@ -88,18 +94,15 @@ POLL_SECONDS = 0.1
 @click.option(
     "--latency",
     metavar="SECONDS|low|high",
-    default="0.1",
-    show_default=True,
     callback=seconds_or("low", "high"),
-    help="Latency of the audio device.",
+    help="Latency of the audio device. [default: 0.1; with --look-ahead 0.02]",
 )
 @click.option(
     "--buffer",
     metavar="SECONDS",
-    default="1",
-    show_default=True,
     callback=seconds_or(),
-    help="Maximum duration of audio that is decoded ahead of playback.",
+    help="Maximum duration of audio that is decoded ahead of playback. [default: 1; with "
+    "--look-ahead 0.02, or one frame]",
 )
 @click.option(
     "--prebuffer",
@@ -125,10 +128,11 @@ def play(
     seam: Literal["restart", "blend"],
     volume: float,
     record: str | None,
+    look_ahead: Callable[[Model], int] | None,
     device: str | None,
     list_devices: bool,
-    latency: float | str,
-    buffer: float,
+    latency: float | str | None,
+    buffer: float | None,
     prebuffer: float | Literal["all"] | None,
     quiet: bool,
     as_json: bool,
@@ -165,6 +169,7 @@ def play(
             tracks,
             network,
             device=device,
+            look_ahead=None if look_ahead is None else look_ahead(network),
             latency=latency,
             buffer=buffer,
             prebuffer=prebuffer,

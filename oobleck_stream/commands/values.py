@@ -6,10 +6,14 @@ All of them raise `click.BadParameter` if the value is not valid.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from oobleck_stream.model import Model
 
 Callback = Callable[[click.Context, click.Parameter, Any], Any]
 
@@ -30,6 +34,41 @@ def seconds_or(*words: str) -> Callback:
         return seconds
 
     return parsed
+
+
+LOOK_AHEAD = re.compile(r"([0-9]*\.?[0-9]+) *(%|ms|s)?")
+
+
+def look_ahead(_: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    """Parse seconds (0.08), milliseconds (80ms) or a share of the network's look-ahead (25%).
+
+    Returns
+    -------
+    callable or None
+        Takes a `Model` and returns samples; it raises `click.BadParameter` for more than the
+        network's look-ahead.
+    """
+    if value is None:
+        return None
+    match = LOOK_AHEAD.fullmatch(value.strip())
+    if match is None:
+        raise click.BadParameter(f"a look-ahead like 80ms, 0.08 or 25% expected, not {value!r}")
+    amount, unit = float(match[1]), match[2]
+
+    def samples(model: Model) -> int:
+        if unit == "%":
+            count = round(amount / 100 * model.latency)
+        else:
+            count = round(amount * model.samplerate / (1000 if unit == "ms" else 1))
+        if count > model.latency:
+            raise click.BadParameter(
+                f"{value} is more than the network's look-ahead, "
+                f"{1000 * model.latency / model.samplerate:.0f} ms",
+                param=parameter,
+            )
+        return count
+
+    return samples
 
 
 def finite(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:

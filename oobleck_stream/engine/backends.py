@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -134,7 +135,11 @@ def what_cuda_lacks() -> str:
 
 
 def open_engine(
-    backend: str, network: PackedNetwork, streams: int, threads: int
+    backend: str,
+    network: PackedNetwork,
+    streams: int,
+    threads: int,
+    spare: Callable[[ArenaLayout], int] = lambda layout: 0,
 ) -> tuple[str, ArenaLayout, Engine]:
     """An engine for some streams of a network.
 
@@ -147,6 +152,8 @@ def open_engine(
         Number of streams.
     threads : int
         Maximum threads of a push, on the CPU.
+    spare : callable, optional
+        Number of floats to add to each stream's arena, behind those of a layout.
 
     Returns
     -------
@@ -170,7 +177,8 @@ def open_engine(
         layout = ArenaLayout.of(network.layers, SIZES["cuda"].floats_each(streams), join=False)
         try:
             checked_backend("cuda")
-            return "cuda", layout, CudaEngine(network.data, streams, layout.floats)
+            floats = layout.floats + spare(layout)
+            return "cuda", layout, CudaEngine(network.data, streams, floats)
         except CudaUnavailable as error:
             if backend == "cuda":
                 raise
@@ -179,4 +187,5 @@ def open_engine(
     from oobleck_stream.engine.cpu.engine import CpuEngine
 
     layout = ArenaLayout.of(network.layers, SIZES["cpu"].floats_each(streams))
-    return "cpu", layout, CpuEngine(network.data, streams, layout.floats, threads)
+    floats = layout.floats + spare(layout)
+    return "cpu", layout, CpuEngine(network.data, streams, floats, threads)

@@ -120,6 +120,7 @@ def plan(
     counters: Counters,
     rows: int,
     last: bool,
+    stops: Sequence[int] | None = None,
 ) -> tuple[IntArray, IntArray]:
     """Plan the steps and moves of a push.
 
@@ -134,13 +135,15 @@ def plan(
         Number of input rows, at most `layout.entry`.
     last : bool
         Whether the input ends with them.
+    stops : sequence of int, optional
+        Blocks at which each layer stops, where not all possible ones are needed.
 
     Returns
     -------
     steps : (steps, FIELDS) int64
     moves : (moves, MOVE_FIELDS) int64
     """
-    push = _Push(layout, offsets, counters)
+    push = _Push(layout, offsets, counters, stops)
     if rows:
         if counters.received[0] == 0:
             push.begin()
@@ -154,11 +157,15 @@ class _Push:
     """The plan of one push while it is made."""
 
     def __init__(
-        self, layout: ArenaLayout, offsets: Sequence[ParameterOffsets], counters: Counters
+        self,
+        layout: ArenaLayout,
+        offsets: Sequence[ParameterOffsets],
+        counters: Counters,
+        stops: Sequence[int] | None = None,
     ) -> None:
         self.tables = _Tables()
         self._layers, self._layout = layout.layers, layout
-        self._offsets, self._counters = offsets, counters
+        self._offsets, self._counters, self._stops = offsets, counters, stops
         self._first_out = counters.produced[-1]
 
     def begin(self) -> None:
@@ -188,6 +195,8 @@ class _Push:
         if ends:
             self._end(index)
         due = layer.last_block(received) if ends else layer.due_blocks(received)
+        if self._stops is not None:
+            due = min(due, self._stops[index])
         following = index + 1
         joined = following < len(self._layers) and self._layout.joined[following]
         while True:
@@ -360,13 +369,13 @@ class _Tables:
         independent = layer > self._waiting_layer or layer + FUSED_REACH < self._waiting_layer
         if self._waiting and not independent:
             self.settle()
-        self._append(_step(layer, fields))
+        self._append(step_row(layer, fields))
         self._added = len(self._steps) - 1
 
     def join(self, layer: int, fields: dict[int, int]) -> None:
         """Insert a step of one tap after the last added step, to be computed together with it."""
         self._steps[self._added][table.JOINED] = 1
-        self._steps.insert(self._added + 1, _step(layer, fields))
+        self._steps.insert(self._added + 1, step_row(layer, fields))
 
     def move(self, layer: int, to: int, origin: int, size: int) -> None:
         """Move `size` floats after the last step, which belongs to `layer`."""
@@ -377,7 +386,7 @@ class _Tables:
     def settle(self) -> None:
         """Make all waiting moves happen before the next step."""
         if self._waiting:
-            self._append(_step(table.MOVES_ALONE, {}))
+            self._append(step_row(table.MOVES_ALONE, {}))
 
     def _append(self, step: list[int]) -> None:
         step[table.FIRST_MOVE] = len(self._moves)
@@ -398,7 +407,8 @@ def _share(blocks: int, limit: int) -> int:
     return -(-blocks // -(-blocks // limit)) if blocks > 0 else 0
 
 
-def _step(layer: int, fields: dict[int, int]) -> list[int]:
+def step_row(layer: int, fields: dict[int, int]) -> list[int]:
+    """A row of the table of steps, of a layer, with some fields and the defaults of all others."""
     step = _EMPTY_STEP.copy()
     step[table.LAYER] = layer
     for name, value in fields.items():

@@ -21,6 +21,12 @@ from oobleck_stream.player.recorder import Recorder
 from oobleck_stream.player.ring import Ring
 from oobleck_stream.player.tracks import tracks_of
 
+LATENCY_SECONDS, BUFFER_SECONDS = 0.1, 1.0
+"""Default latency of the device, and audio decoded ahead."""
+
+LIVE_LATENCY_SECONDS, LIVE_BUFFER_SECONDS = 0.02, 0.02
+"""The same with a look-ahead, where a change of the latents has to be heard soon."""
+
 START_SECONDS = 0.2
 """Seconds of audio that must be in the ring before playing starts, or goes on after a seek."""
 
@@ -55,10 +61,14 @@ class Player:
     model : Model
     device : int or str, optional
         Number of an output device or part of its name; by default the system's default device.
-    latency : float or {"low", "high"}
-        The device's latency in seconds.
-    buffer : float
-        Maximum duration of audio that is decoded ahead, in seconds.
+    look_ahead : float or int, optional
+        Play samples before they are final, as `StreamingDecoder` does, for latents that are made
+        while they are played: a change is heard after the look-ahead, `buffer` and `latency`.
+    latency : float or {"low", "high"}, optional
+        The device's latency in seconds; by default 0.1, with `look_ahead` 0.02.
+    buffer : float, optional
+        Maximum audio decoded ahead, in seconds; by default 1, with `look_ahead` 0.02 and at least
+        one frame.
     prebuffer : float or "all", optional
         Duration of audio that is decoded before playing starts, in seconds. With ``"all"``,
         everything is decoded first. By default, playing starts as soon as possible.
@@ -71,8 +81,9 @@ class Player:
     volume : float
         Factor by which the samples are multiplied. 1.0 leaves them unchanged.
     record : path, optional
-        An audio file (.wav with float samples, .flac or .ogg) into which the played samples are
-        recorded, as they are before the volume is applied.
+        An audio file (.wav with float samples, .flac or .ogg) to record the played samples to,
+        before the volume is applied. With `look_ahead`, the exact samples are recorded, not those
+        that are played.
     threads : int, optional
         As for `StreamingDecoder`.
 
@@ -110,8 +121,9 @@ class Player:
         model: Model,
         *,
         device: int | str | None = None,
-        latency: float | str = 0.1,
-        buffer: float = 1.0,
+        look_ahead: float | None = None,
+        latency: float | str | None = None,
+        buffer: float | None = None,
         prebuffer: float | Literal["all"] | None = None,
         start: float = 0.0,
         length: float | None = None,
@@ -126,6 +138,12 @@ class Player:
         self._playlist = Playlist(self.tracks, model.samplerate, start, length)
         if rounds > 1:
             self._playlist.require_repeatable()
+        live = look_ahead is not None
+        if latency is None:
+            latency = LIVE_LATENCY_SECONDS if live else LATENCY_SECONDS
+        if buffer is None:
+            frame = 1 / model.config.frame_rate
+            buffer = max(LIVE_BUFFER_SECONDS, frame) if live else BUFFER_SECONDS
         self._record = record
         self._prebuffered = prebuffer is not None
         self._target: Position | None = None
@@ -139,7 +157,8 @@ class Player:
         if self.resampled:
             resampler = Resampler(model.samplerate, self.samplerate, model.channels)
 
-        start_level = max(1, self._samples(self._prebuffer_seconds(prebuffer)))
+        start_seconds = self._prebuffer_seconds(prebuffer, buffer if live else START_SECONDS)
+        start_level = max(1, self._samples(start_seconds))
         self._ring = Ring(max(start_level, self._samples(buffer)), model.channels)
         self._stream = DeviceStream(
             self.device, self.samplerate, model.channels, self._finished.set, latency
@@ -150,7 +169,10 @@ class Player:
         self._callback.volume = volume
         self._start_level = start_level
         self._stalls = StallDetector(self._callback)
-        self._decoder = TimedDecoder(model, threads)
+        self._records_exact = record is not None and live
+        self._decoder = TimedDecoder(model, threads, look_ahead, self._records_exact)
+        if live:
+            self._decoder.warm()
         self._producer = Producer(self._playlist, self._decoder, self._ring, rounds, resampler)
 
     def play(self) -> None:
@@ -169,7 +191,10 @@ class Player:
             return
         self._producer.start()
         self._wait_for_start()
-        if self._record is not None:
+        if self._record is not None and self._records_exact:
+            rate = self.model.samplerate
+            self._decoder.recorder = Recorder(self._record, rate, self.model.channels)
+        elif self._record is not None:
             self._callback.recorder = Recorder(self._record, self.samplerate, self.model.channels)
         self._stream.start(self._callback.fill)
 
@@ -214,6 +239,16 @@ class Player:
     def silent_seconds(self) -> float:
         """Seconds of silence inserted because decoding was late."""
         return self._callback.silent_samples / self.samplerate
+
+    @property
+    def device_latency(self) -> float:
+        """The device's latency in seconds, as PortAudio reports it."""
+        return self._stream.latency
+
+    @property
+    def buffer(self) -> float:
+        """Maximum audio decoded ahead, in seconds."""
+        return self._ring.capacity / self.samplerate
 
     @property
     def resampled(self) -> bool:
@@ -339,9 +374,12 @@ class Player:
         self._closed = True
         self._stream.close()
         self._producer.stop()
-        recorder, self._callback.recorder = self._callback.recorder, None
-        if recorder is not None:
-            recorder.close()
+        self._decoder.record()
+        played, self._callback.recorder = self._callback.recorder, None
+        exact, self._decoder.recorder = self._decoder.recorder, None
+        for recorder in (played, exact):
+            if recorder is not None:
+                recorder.close()
 
     def __enter__(self) -> Player:
         return self
@@ -353,9 +391,9 @@ class Player:
         """Convert seconds to a number of samples at the device's sample rate."""
         return round(seconds * self.samplerate)
 
-    def _prebuffer_seconds(self, prebuffer: float | Literal["all"] | None) -> float:
+    def _prebuffer_seconds(self, prebuffer: float | Literal["all"] | None, default: float) -> float:
         if prebuffer is None:
-            return START_SECONDS
+            return default
         if prebuffer != "all":
             return float(prebuffer)
         total = self._playlist.seconds

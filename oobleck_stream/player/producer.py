@@ -9,6 +9,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checks import first_not_finite
 from oobleck_stream.decoder import StreamingDecoder
@@ -17,6 +19,7 @@ from oobleck_stream.files.resampler import Resampler
 from oobleck_stream.files.sources import overflow_named
 from oobleck_stream.model import Model
 from oobleck_stream.player.playlist import Playlist, Position, name_of
+from oobleck_stream.player.recorder import Recorder
 from oobleck_stream.player.ring import Ring
 
 POLL_SECONDS = 0.005
@@ -29,10 +32,33 @@ MEASURED_PUSHES = 9
 
 
 class TimedDecoder(StreamingDecoder):
-    """A `StreamingDecoder` that measures its speed."""
+    """A `StreamingDecoder` that measures its speed.
 
-    def __init__(self, model: Model, threads: int | None = None) -> None:
-        super().__init__(model, threads)
+    Parameters
+    ----------
+    model, threads, look_ahead
+        As for `StreamingDecoder`.
+    exact : bool
+        Whether the exact samples go to `recorder`, all of them in order. Without that, a decoder
+        with a look-ahead computes none.
+
+    Attributes
+    ----------
+    recorder : Recorder or None
+        May be set after the first pushes.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        threads: int | None = None,
+        look_ahead: float | None = None,
+        exact: bool = False,
+    ) -> None:
+        super().__init__(model, threads, look_ahead=look_ahead, exact=exact)
+        self.recorder: Recorder | None = None
+        self._recorded = exact
+        self._waiting: list[FloatArray] = []
         self._factors: deque[float] = deque(maxlen=MEASURED_PUSHES)
         self._factor = 0.0
 
@@ -48,7 +74,29 @@ class TimedDecoder(StreamingDecoder):
         if seconds := (self.frames_in - before) * self.hop / self.samplerate:
             self._factors.append((time.perf_counter() - start) / seconds)
             self._factor = statistics.median(self._factors)
+        self._keep()
         return chunk
+
+    def flush(self) -> FloatArray:
+        """As `StreamingDecoder.flush`."""
+        chunk = super().flush()
+        self._keep()
+        return chunk
+
+    def warm(self) -> None:
+        """Plan the pushes of the beginning, so that none of them is late; then reset."""
+        super().push(np.zeros((2 * self.model.context + 5, self.model.latent_dim), np.float32))
+        self.reset()
+
+    def record(self) -> None:
+        """Pass on the exact samples that wait for the recorder."""
+        while self.recorder is not None and self._waiting:
+            self.recorder.put(self._waiting.pop(0))
+
+    def _keep(self) -> None:
+        if self._recorded:
+            self._waiting.append(self.exact)
+            self.record()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Records the played samples to an audio file."""
+"""Records samples to an audio file while they are played."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POLL_SECONDS = 0.05
 
 
 class Recorder:
-    """Writes, in a separate thread, the samples that the device's thread passes to it.
+    """Writes, in a separate thread, the samples that another thread passes to it.
 
     Parameters
     ----------
@@ -44,6 +44,13 @@ class Recorder:
     def take(self, samples: FloatArray) -> None:
         """Add samples. This never blocks."""
         self.lost += len(samples) - self._ring.write(samples)
+
+    def put(self, samples: FloatArray) -> None:
+        """Add samples; waits for a slow disk."""
+        while len(samples) and self._thread.is_alive():
+            samples = samples[self._ring.write(samples) :]
+            if len(samples):
+                time.sleep(POLL_SECONDS)
 
     def close(self) -> None:
         """Write the remaining samples and complete the file.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import naive
 import numpy as np
 import pytest
+from early_sound import early_sound
 from networks import model_of, random_latents, random_tensors, signal_to_noise, small
 
 import oobleck_stream as ob
@@ -67,6 +70,22 @@ def test_fast_convolutions(tile, dilations, monkeypatch):
     for rows in (latents[:1], latents[1:3], latents[3:]):
         np.testing.assert_array_equal(decoder.push(rows), beside.push(rows))
     np.testing.assert_array_equal(decoder.flush(), beside.flush())
+
+
+def test_early_samples():
+    """Those of the definition, with all samples computed by the same backend."""
+    model = dataclasses.replace(model_of(CONFIGS["even"]), backend="cuda")
+    latents, look_ahead = random_latents(CONFIGS["even"], 5), model.latency // 3
+    decoder, exact = ob.StreamingDecoder(model, look_ahead=look_ahead, fade=1), []
+    early = []
+    for piece in (latents[:1], latents[1:]):
+        early.append(decoder.push(piece))
+        exact.append(decoder.exact)
+    early.append(decoder.flush())
+    exact.append(decoder.exact)
+    expected = early_sound(model, latents, look_ahead, 1)
+    np.testing.assert_array_equal(np.concatenate(early), expected)
+    np.testing.assert_array_equal(np.concatenate(exact), model.decode(latents))
 
 
 def test_streams_end_start_and_copy_apart():
