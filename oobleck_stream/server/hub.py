@@ -301,7 +301,7 @@ class Hub:
             if isinstance(source, Pushed):
                 source.clear()
             session.discard_unsent()
-            await self._begin(session, source, start)
+            await self._begin(session, source, start, jump=True)
         self.wake()
 
     async def snapshot(self, session: Session) -> str:
@@ -349,7 +349,7 @@ class Hub:
             assert session.slot is not None
             session.discard_unsent()
             session.pushed.clear()
-            await self._begin(session, session.pushed, 0)
+            await self._begin(session, session.pushed, 0, jump=True)
             if kept.state is not None:
                 await self._call(self.decoder.restore, kept.state, session.slot)
                 session.flushed = kept.state.flushed
@@ -416,7 +416,9 @@ class Hub:
         frame = int(seconds * self.model.config.frame_rate)
         return min(frame, len(self.pieces[source.name]) - 1)
 
-    async def _begin(self, session: Session, source: Source, frame: int) -> None:
+    async def _begin(
+        self, session: Session, source: Source, frame: int, jump: bool = False
+    ) -> None:
         """Let a session's stream begin at a frame of a source."""
         assert session.slot is not None
         first = await self._call(self.decoder.seek, frame, session.slot)
@@ -424,7 +426,7 @@ class Hub:
             source.position = first
         session.source = source
         seconds = frame / self.model.config.frame_rate
-        epoch = Epoch(session.made, session.fed, source.name, seconds, first)
+        epoch = Epoch(session.made, session.fed, source.name, seconds, first, jump)
         skipped = (frame - first) * self.model.hop
         session.begin(epoch, self.model.latency + skipped, self.model.hop)
         session.tell(epoch.as_message())

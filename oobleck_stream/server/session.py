@@ -42,6 +42,8 @@ class Epoch:
         The moment of the piece that its first sample belongs to.
     decoded : int
         The frame of the piece that is decoded first: `Model.context` frames before, after a seek.
+    jump : bool
+        Whether samples before it that were not heard yet are to be dropped.
     """
 
     sample: int = 0
@@ -49,6 +51,7 @@ class Epoch:
     source: str = ""
     seconds: float = 0.0
     decoded: int = 0
+    jump: bool = False
 
     def as_message(self) -> dict[str, Any]:
         """Return it as a message to the client."""
