@@ -13,7 +13,8 @@ let got = 0; // number of the next sample to come
 let heard = { read: 0, written: 0, underruns: 0 };
 let turn = 0; // counts restarts, since the player's reports may be older
 let marks = []; // epochs, by their first sample
-let wanted = null; // a seek that was not answered yet
+let wanted = null; // the latest seek, until it is answered
+let unanswered = 0; // seeks; until they are, no frames are sent, as they would belong to an older one
 let frames = { next: 0, until: 0, offset: 0, ended: false }; // of a file, as they are sent
 let paused = false;
 let controls = null; // the instrument's settings
@@ -86,23 +87,24 @@ function fromServer(message) {
 }
 
 function ready(message) {
+  unanswered = 0;
   const again = session === message.session;
   attempt = 0;
   ({ session, info } = message);
   frames.until = message.frames_until;
   if (!again) {
     marks = [];
-    file = wanted && wanted.source !== "push" ? null : file;
     restart(message.epoch.sample);
     marks.push(message.epoch);
     frames = { next: 0, until: message.frames_until, offset: 0, ended: false };
     if (paused) send({ type: "pause" });
     if (controls && settings.open.source === "instrument") send(controls);
   } else if (message.epoch.jump && message.epoch.sample > marks[marks.length - 1].sample) {
-    began({ ...message.epoch, answer: true });
+    began(message.epoch);
   } else if (message.resumed_at > got) restart(message.resumed_at);
   tell({ type: "marks", marks });
-  if (file && !wanted) { frames.next = message.frames_in; frames.ended = false; pump(); }
+  const pushing = marks[marks.length - 1].source === "push";
+  if (file && pushing && !wanted) { frames.next = message.frames_in; frames.ended = false; pump(); }
   if (wanted) seek(wanted);
 }
 
@@ -116,6 +118,8 @@ function began(epoch) {
   marks = [...marks.filter((mark) => mark.sample < epoch.sample), epoch].slice(-50);
   if (epoch.jump) {
     restart(epoch.sample);
+    if (--unanswered > 0) return;
+    unanswered = 0;
     wanted = null;
     if (epoch.source === "push" && file) {
       frames.offset = frames.next - epoch.decoded;
@@ -141,6 +145,7 @@ function seek({ source, seconds }) {
   wanted = { source, seconds };
   if (source) settings.open = { ...settings.open, source, seconds: source === "push" ? 0 : seconds };
   if (!session || !socket || socket.readyState !== WebSocket.OPEN) return;
+  unanswered++;
   if (source !== "push") return send({ type: "seek", source, seconds });
   const frame = Math.min(Math.floor(seconds * info.frame_rate), Math.max(0, file.count - 1));
   send({ type: "seek", source, frame });
@@ -148,7 +153,7 @@ function seek({ source, seconds }) {
 
 // Sends frames of the file as far as the server allows.
 function pump() {
-  if (!file || frames.ended || !socket || !session) return;
+  if (!file || frames.ended || unanswered || !socket || !session) return;
   const width = info.latent_dim;
   const most = Math.floor((info.max_message - HEADER) / (4 * width));
   for (;;) {
