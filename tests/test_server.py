@@ -153,32 +153,34 @@ def test_decoding_stops_when_the_client_leaves(server):
 
 
 def test_a_full_house(model):
-    with BackgroundServer(model, {"keys": LATENTS}, slots=1) as server:
-        with LiveClient(server.url) as first:
-            first.open("keys")
-            with pytest.raises(InvalidStatus) as refused:
-                LiveClient(server.url, "/v1/session")
-            assert refused.value.response.status_code == 503
-            assert refused.value.response.headers["Retry-After"]
-            with LiveClient(server.url, "/v1/session", origin=server.url) as browser:
-                browser.send("open", source="keys")
-                assert browser.close_code() == 1013
-                assert browser.told["error"]["code"] == "busy"
-            answer = httpx.post(server.url + "/v1/decode", content=b"x")
-            assert answer.status_code == 503
-            with pytest.raises(ob.RemoteError, match="try later") as error:
-                ob.RemoteDecoder(server.url)
-            assert error.value.code == "busy"
-            first.send("pause")
-            # Who pauses may lose the place, but not the session.
-            eventually(lambda: session_of(server, first).paused)
-            with LiveClient(server.url) as second:
-                second.open("keys")
-                second.wait_samples(3000)
-                second.send("close")
-                second.close_code()
-            first.send("play")
-            first.wait_samples(30_000)
+    with (
+        BackgroundServer(model, {"keys": LATENTS}, slots=1) as server,
+        LiveClient(server.url) as first,
+    ):
+        first.open("keys")
+        with pytest.raises(InvalidStatus) as refused:
+            LiveClient(server.url, "/v1/session")
+        assert refused.value.response.status_code == 503
+        assert refused.value.response.headers["Retry-After"]
+        with LiveClient(server.url, "/v1/session", origin=server.url) as browser:
+            browser.send("open", source="keys")
+            assert browser.close_code() == 1013
+            assert browser.told["error"]["code"] == "busy"
+        answer = httpx.post(server.url + "/v1/decode", content=b"x")
+        assert answer.status_code == 503
+        with pytest.raises(ob.RemoteError, match="try later") as error:
+            ob.RemoteDecoder(server.url)
+        assert error.value.code == "busy"
+        first.send("pause")
+        # Who pauses may lose the place, but not the session.
+        eventually(lambda: session_of(server, first).paused)
+        with LiveClient(server.url) as second:
+            second.open("keys")
+            second.wait_samples(3000)
+            second.send("close")
+            second.close_code()
+        first.send("play")
+        first.wait_samples(30_000)
 
 
 def test_the_latents_that_were_played(server, client, model):

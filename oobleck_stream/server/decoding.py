@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from starlette.responses import JSONResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.errors import InputError
@@ -30,6 +30,7 @@ from oobleck_stream.server.encoding import HEADER_BYTES, WIDTHS, sample_bytes, w
 from oobleck_stream.server.hub import Hub
 from oobleck_stream.server.protocol import PUSH, ProtocolError
 from oobleck_stream.server.session import Session
+from oobleck_stream.server.waiting import within
 
 AHEAD_SECONDS = 2.0
 """Sound that is decoded before the client has taken what precedes it."""
@@ -43,6 +44,10 @@ MAX_WHOLE = 64 << 20
 
 BODY_SECONDS = 300.0
 """How long a body may pause."""
+
+
+async def _received(receive: Receive) -> Message:
+    return await receive()
 
 
 class BodyReader:
@@ -219,8 +224,8 @@ class _Request:
         """Feed the body to its reader; notice when the client has left."""
         while True:
             try:
-                message = await asyncio.wait_for(receive(), BODY_SECONDS)
-            except asyncio.TimeoutError:
+                message = await within(BODY_SECONDS, _received(receive))
+            except TimeoutError:
                 self._body.end(f"nothing came for {BODY_SECONDS:.0f} s")
                 return
             if message["type"] == "http.disconnect":

@@ -14,7 +14,6 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -41,6 +40,7 @@ from oobleck_stream.server.protocol import (
 )
 from oobleck_stream.server.session import Epoch, Session
 from oobleck_stream.server.sources import Pushed, Source, Stored
+from oobleck_stream.server.waiting import wait_until_set
 
 PARKED_SECONDS = 30.0
 """How long a session waits for a client that was lost."""
@@ -312,11 +312,11 @@ class Hub:
         str
             The copy's name, for `restore`. It is kept while the session lives.
         """
-        while session.source is session.pushed and session.pushed.available and session.ready:
+        end = self.clock() + SNAPSHOT_SECONDS
+        while session.ready and session.source is session.pushed and session.pushed.available:
             session.room.clear()
-            try:
-                await asyncio.wait_for(session.room.wait(), SNAPSHOT_SECONDS)
-            except asyncio.TimeoutError:
+            await wait_until_set(session.room, SNAPSHOT_SECONDS)
+            if self.clock() >= end:
                 break
         async with self._turn:
             if session.pushed.available and session.source is session.pushed:
@@ -438,8 +438,7 @@ class Hub:
         while True:
             self._wake.clear()
             if not await self.tick():
-                with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
+                await wait_until_set(self._wake, POLL_SECONDS)
             await self._keep_house()
 
     async def tick(self) -> bool:

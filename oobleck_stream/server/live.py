@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from starlette.responses import JSONResponse
+from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from oobleck_stream.server.hub import Hub
@@ -29,6 +30,7 @@ from oobleck_stream.server.protocol import (
     parse_text,
 )
 from oobleck_stream.server.session import Session
+from oobleck_stream.server.waiting import wait_until_set, within
 
 OPEN_SECONDS = 10.0
 """How long a connection may exist without a session."""
@@ -113,8 +115,8 @@ class _Connection:
     async def _receive(self, seconds: float) -> str | bytes | int:
         """The next message, or the code with which the client has closed."""
         try:
-            message = await asyncio.wait_for(self._websocket.receive(), seconds)
-        except asyncio.TimeoutError:
+            message = await within(seconds, _received(self._websocket))
+        except TimeoutError:
             raise ProtocolError("silent", f"nothing came for {seconds:.0f} s", SILENT) from None
         if message["type"] == "websocket.disconnect":
             return int(message.get("code") or NORMAL)
@@ -230,7 +232,7 @@ class _Connection:
                 if not session.paused:
                     await self._send_text(status_message(self._hub, session))
             if not await self._write_numbers(session):
-                await _wait(session.awake, STATUS_SECONDS)
+                await wait_until_set(session.awake, STATUS_SECONDS)
         return True
 
     async def _write_progress(self, session: Session) -> None:
@@ -263,9 +265,5 @@ class _Connection:
         await self._websocket.send_text(json.dumps(message))
 
 
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    """Wait for an event, but not for long."""
-    try:
-        await asyncio.wait_for(event.wait(), seconds)
-    except asyncio.TimeoutError:
-        return
+async def _received(websocket: WebSocket) -> Message:
+    return await websocket.receive()

@@ -128,6 +128,7 @@ class RemoteDecoder:
         self._sent = self._until = self._got = self._heard = 0
         self._first, self._unproven = 0, np.empty((0, 0), np.float32)
         self._chunks: list[FloatArray] = []
+        self._waiting = 0  # samples in them
         self._connect()
 
     @property
@@ -324,11 +325,6 @@ class RemoteDecoder:
     # The connection
 
     @property
-    def _waiting(self) -> int:
-        """Samples that have come and were not returned."""
-        return sum(map(len, self._chunks))
-
-    @property
     def _piece(self) -> int:
         """Frames of a message."""
         return max(1, (int(self.info["max_message"]) - HEADER.size) // (4 * self.latent_dim))
@@ -337,6 +333,7 @@ class RemoteDecoder:
         """Remove the first `count` samples of those that wait."""
         whole = np.concatenate([np.empty((0, self.channels), np.float32), *self._chunks])
         self._chunks = [whole[count:]] if len(whole) > count else []
+        self._waiting -= count
         return np.ascontiguousarray(whole[:count])
 
     def _receive(self) -> None:
@@ -345,7 +342,9 @@ class RemoteDecoder:
         if isinstance(message, bytes):
             kind, first, numbers = parse_numbers(message, self.channels)
             if kind == SAMPLES and first + len(numbers) > self._got:
-                self._chunks.append(numbers[max(0, self._got - first) :])
+                new = numbers[max(0, self._got - first) :]
+                self._chunks.append(new)
+                self._waiting += len(new)
                 self._got = first + len(numbers)
                 if self._got - self._heard > MAX_AHEAD * self.samplerate / 4:
                     self._heard = self._got
@@ -356,7 +355,7 @@ class RemoteDecoder:
         if told["type"] == "more":
             self._until = told["frames_until"]
         elif told["type"] == "epoch":
-            self._got, self._chunks = told["sample"], []
+            self._got, self._chunks, self._waiting = told["sample"], [], 0
         elif told["type"] == "error":
             raise RemoteError(told["code"], told["message"])
 
