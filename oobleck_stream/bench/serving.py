@@ -20,6 +20,7 @@ from oobleck_stream.bench.start import random_latents
 from oobleck_stream.model import Model
 from oobleck_stream.multi_stream_decoder import MultiStreamDecoder
 from oobleck_stream.server.admission import block_frames
+from oobleck_stream.server.protocol import SUBPROTOCOL
 
 Facts = dict[str, Any]
 
@@ -56,16 +57,23 @@ class Listener:
     async def play(self, address: str, source: str, seconds: float) -> None:
         """Open a session and hear it for some seconds."""
         from websockets.asyncio.client import connect
+        from websockets.typing import Subprotocol
 
         start = time.perf_counter()
         async with connect(
-            address, subprotocols=["oobleck.1"], compression=None, max_size=None, open_timeout=60
-        ) as socket:  # type: ignore[list-item]
+            address,
+            subprotocols=[Subprotocol(SUBPROTOCOL)],
+            compression=None,
+            max_size=None,
+            open_timeout=60,
+        ) as socket:
             opening = {"type": "open", "source": source, "ahead": self.ahead, "loop": True}
             await socket.send(json.dumps(opening))
             clock = asyncio.create_task(self._hear(socket, start, seconds))
             try:
                 async for message in socket:
+                    if clock.done():
+                        break
                     if isinstance(message, str):
                         told = json.loads(message)
                         self.ready = told if told["type"] == "ready" else self.ready
@@ -74,8 +82,6 @@ class Listener:
                     count = int.from_bytes(message[4:8], "little")
                     self.got = int.from_bytes(message[8:16], "little") + count
                     self.first_sound = self.first_sound or time.perf_counter() - start
-                    if clock.done():
-                        break
             finally:
                 clock.cancel()
 
@@ -246,10 +252,8 @@ def serve_facts(
 
 def serve_lines(facts: Facts) -> list[str]:
     """Format the figures for people."""
-    refused = facts["refusal_worst"]
-    knocks = (
-        "not tried, as the house was not full" if refused is None else f"{1e3 * refused:.0f} ms"
-    )
+    refused, plain = facts["refusal_worst"], 1e3 * facts["plain_tick"]
+    knocks = "- (the server was not full)" if refused is None else f"{1e3 * refused:.0f} ms"
     return [
         f"network    {facts['network']}; {facts['sessions']} sessions of the {facts['slots']} that "
         f"are admitted, for {facts['seconds']:g} s, buffer {facts['ahead']:g} s",
@@ -257,7 +261,7 @@ def serve_lines(facts: Facts) -> list[str]:
         f"{facts['first_sound_worst']:.2f} s for the last of all at once",
         f"gaps       {facts['gaps']}, the longest {1e3 * facts['longest_gap']:.0f} ms",
         f"ticks      {facts['ticks']}, mean {1e3 * facts['tick']:.2f} ms, of a block of "
-        f"{1e3 * facts['block_seconds']:.1f} ms; without a server {1e3 * facts['plain_tick']:.2f} ms",
+        f"{1e3 * facts['block_seconds']:.1f} ms; without a server {plain:.2f} ms",
         f"refusal    of one more within {knocks}",
         f"listeners  {facts['listeners_whole']} of {facts['listeners']} had all sound",
     ]

@@ -50,9 +50,9 @@ def bench() -> None:
 
     Without COMMAND, `run` is used: `bench --seconds 10` is `bench run --seconds 10`.
 
-    Every command except `play` and `serve` measures its cases in turns, in at least three rounds, so that other
-    load on the machine affects all of them alike. RTF, the real-time factor, is seconds of decoding
-    per second of audio.
+    Every command except `play` and `serve` measures its cases in turns, in at least three rounds,
+    so that other load on the machine affects all of them alike. RTF, the real-time factor, is
+    seconds of decoding per second of audio.
     """
 
 
