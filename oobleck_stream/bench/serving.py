@@ -44,6 +44,8 @@ class Listener:
         How often there were no samples when they were due.
     missing : float
         The longest of these, in seconds.
+    refused : bool
+        Whether the server refused it, or parked it because of overload.
     """
 
     ahead: float
@@ -57,6 +59,7 @@ class Listener:
     async def play(self, address: str, source: str, seconds: float) -> None:
         """Open a session and hear it for some seconds."""
         from websockets.asyncio.client import connect
+        from websockets.exceptions import ConnectionClosed
         from websockets.typing import Subprotocol
 
         start = time.perf_counter()
@@ -82,6 +85,8 @@ class Listener:
                     count = int.from_bytes(message[4:8], "little")
                     self.got = int.from_bytes(message[8:16], "little") + count
                     self.first_sound = self.first_sound or time.perf_counter() - start
+            except ConnectionClosed:
+                self.refused = True
             finally:
                 clock.cancel()
 
@@ -201,6 +206,7 @@ async def _measure(
             "ahead": ahead,
             "first_sound_alone": alone.first_sound,
             "first_sound_worst": max(one.first_sound for one in crowd),
+            "parked": sum(one.refused for one in crowd),
             "gaps": sum(one.gaps for one in crowd),
             "longest_gap": max(one.missing for one in crowd),
             "tick": (after[0] - before[0]) / max(1, after[1] - before[1]),
@@ -259,7 +265,8 @@ def serve_lines(facts: Facts) -> list[str]:
         f"are admitted, for {facts['seconds']:g} s, buffer {facts['ahead']:g} s",
         f"first      sound after {facts['first_sound_alone']:.2f} s alone, "
         f"{facts['first_sound_worst']:.2f} s for the last of all at once",
-        f"gaps       {facts['gaps']}, the longest {1e3 * facts['longest_gap']:.0f} ms",
+        f"gaps       {facts['gaps']}, the longest {1e3 * facts['longest_gap']:.0f} ms; "
+        f"{facts['parked']} sessions parked because of overload",
         f"ticks      {facts['ticks']}, mean {1e3 * facts['tick']:.2f} ms, of a block of "
         f"{1e3 * facts['block_seconds']:.1f} ms; without a server {plain:.2f} ms",
         f"refusal    of one more within {knocks}",
