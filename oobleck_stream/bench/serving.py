@@ -127,15 +127,15 @@ async def running_server(arguments: Sequence[str]) -> AsyncIterator[dict[str, An
         await asyncio.to_thread(process.wait)
 
 
-async def _knock(address: str) -> float:
-    """Try to connect to a full server; the seconds until it has refused."""
+async def _knock(address: str) -> float | None:
+    """Try to connect to a full server; the seconds until it has refused, None if it has not."""
     from websockets.asyncio.client import connect
     from websockets.exceptions import InvalidStatus
 
     start = time.perf_counter()
     try:
         async with connect(address):
-            return float("nan")
+            return None
     except InvalidStatus:
         return time.perf_counter() - start
 
@@ -191,9 +191,10 @@ async def _measure(
         crowd = [Listener(ahead) for _ in range(count)]
         playing = [asyncio.create_task(one.play(address, "piece", seconds)) for one in crowd]
         await asyncio.sleep(min(2.0, seconds / 2))
-        knocks = []
+        knocks: list[float] = []
         if count == server["slots"]:
-            knocks = [await _knock(address) for _ in range(KNOCKS)]
+            tried = [await _knock(address) for _ in range(KNOCKS)]
+            knocks = [taken for taken in tried if taken is not None]
         await asyncio.gather(*playing)
         after = _tick_seconds(url)
         heard = await asyncio.gather(*[_listen(url, min(5.0, seconds)) for _ in range(listeners)])

@@ -49,6 +49,15 @@ class RemoteError(RuntimeError):
     ----------
     code : str
         The protocol's word, as ``busy``; ``unreachable`` if there was no answer.
+
+    Examples
+    --------
+    >>> import oobleck_stream as ob
+    >>> try:
+    ...     ob.RemoteDecoder("http://127.0.0.1:9")
+    ... except ob.RemoteError as error:
+    ...     print(error.code)
+    unreachable
     """
 
     def __init__(self, code: str, message: str) -> None:
