@@ -96,18 +96,23 @@ def recordable_server(model, pieces, **options) -> Iterator[BackgroundServer]:
 
 
 @contextmanager
-def running_browser(**options) -> Iterator:
-    """Run the browser during the block."""
+def running_driver() -> Iterator:
+    """Run Playwright during the block; there can be only one at a time."""
     require_chromium()
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        arguments = [*ARGUMENTS, *options.pop("args", [])]
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=arguments, **options)
-        try:
-            yield browser
-        finally:
-            browser.close()
+        yield driver
+
+
+@contextmanager
+def running_browser(driver, **options) -> Iterator:
+    """Run a browser during the block."""
+    browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, **options)
+    try:
+        yield browser
+    finally:
+        browser.close()
 
 
 class Page:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from browser import BLOCK, Page, digest, recordable_server, running_browser
+from browser import BLOCK, Page, digest, recordable_server, running_browser, running_driver
+from sound_server import SoundServer
 from tcp_proxy import Proxy
 
 import oobleck_stream as ob
 
-FRAMES = 1900
+FRAMES = 1300
 SAMPLES = FRAMES * 64 // BLOCK * BLOCK
 pytestmark = pytest.mark.browser
 
@@ -31,8 +32,14 @@ def server(model, pieces):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with running_browser() as browser:
+def driver():
+    with running_driver() as driver:
+        yield driver
+
+
+@pytest.fixture(scope="module")
+def browser(driver):
+    with running_browser(driver) as browser:
         yield browser
 
 
@@ -122,12 +129,12 @@ def test_seek(page, model, pieces):
     page.play()
     page.wait(4 * BLOCK)
     page.page.locator("#seek").evaluate(
-        "(slider) => { slider.value = 1.2; slider.dispatchEvent(new Event('change')); }"
+        "(slider) => { slider.value = 0.9; slider.dispatchEvent(new Event('change')); }"
     )
     page.until("document.querySelector('#status').textContent === 'The end'")
     page.page.wait_for_timeout(200)
     whole = model.decode(pieces["keys"])
-    first = int(1.2 * model.config.frame_rate) * model.hop
+    first = int(0.9 * model.config.frame_rate) * model.hop
     heard, after = page.audio(), whole[first:]
     start = len(heard) - -(-len(after) // BLOCK) * BLOCK
     np.testing.assert_array_equal(heard[start : start + len(after)], after)
@@ -262,3 +269,26 @@ def test_size_of_the_page():
 
     files = {name: file for name, file in page_files().items() if not name.endswith(".json")}
     assert sum(len(file.body) for file in files.values()) <= 64_000
+
+
+@pytest.mark.sound
+def test_through_the_sound_system(driver, model, pieces, tmp_path):
+    """What the browser gives to a real sound server is the decoded sound."""
+    with (
+        SoundServer.running(tmp_path) as sound,
+        recordable_server(model, pieces, slots=1) as server,
+        running_browser(
+            driver, env=sound.environment, ignore_default_args=["--mute-audio"]
+        ) as browser,
+    ):
+        page = Page(browser, server.url)
+        page.page.get_by_label("Buffer").select_option("1")
+        with sound.recording() as recording:
+            page.play()
+            page.until("document.querySelector('#status').textContent === 'The end'")
+        data = recording.samples.tobytes()
+        whole = model.decode(pieces["keys"])
+        parts = [whole[at : at + 256] for at in range(0, len(whole) - 256, 256)]
+        found = sum(part.tobytes() in data for part in parts)
+        # Bit for bit; where the device was late on a busy machine, a part is not whole.
+        assert found > len(parts) / 3, (found, len(parts))
