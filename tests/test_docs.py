@@ -26,6 +26,11 @@ ROOT = HERE.parent
 READMES = {
     "README.md": [ROOT],
     "oobleck_stream/README.md": [ROOT / "oobleck_stream", ROOT],
+    "oobleck_stream/server/README.md": [
+        ROOT / "oobleck_stream/server",
+        ROOT / "oobleck_stream",
+        ROOT,
+    ],
     "tests/README.md": [HERE, ROOT],
     "demos/README.md": [ROOT / "demos", ROOT],
 }

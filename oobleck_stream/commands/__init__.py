@@ -11,6 +11,7 @@ from oobleck_stream.version import __version__
 NAMES = (
     "demo",
     "play",
+    "serve",
     "decode",
     "encode",
     "roundtrip",

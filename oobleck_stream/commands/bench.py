@@ -51,9 +51,9 @@ def bench() -> None:
 
     Without COMMAND, `run` is used: `bench --seconds 10` means `bench run --seconds 10`.
 
-    Every command except `play` measures its cases in turn, in at least three rounds, so that other
-    load on the machine affects all cases alike. RTF, the real-time factor, is seconds of decoding
-    per second of audio.
+    Every command except `play` and `serve` measures its cases in turn, in at least three rounds,
+    so that other load on the machine affects all cases alike. RTF, the real-time factor, is
+    seconds of decoding per second of audio.
     """
 
 
@@ -314,6 +314,86 @@ def look_ahead(
     if look_ahead is not None:
         samples = [look_ahead(model)]
     _print(cost_facts(model, samples, threads or default_threads(), seconds), cost_lines, as_json)
+
+
+@bench.command()
+@click.option(
+    "--model",
+    metavar="MODEL",
+    default="tiny",
+    show_default=True,
+    help="Network, as for `decode`.",
+)
+@click.option(
+    "--sessions",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Number of clients that play at once. [default: as many as the server admits]",
+)
+@click.option(
+    "--slots",
+    metavar="N",
+    type=click.IntRange(1),
+    help="As for `serve`. [default: as many as this machine can decode in real time]",
+)
+@click.option(
+    "--listeners",
+    metavar="N",
+    type=click.IntRange(0),
+    default=100,
+    show_default=True,
+    help="Number of clients that then listen to one decode.",
+)
+@click.option(
+    "--buffer",
+    metavar="SECONDS",
+    type=click.FloatRange(0.05, 5.0),
+    default=0.3,
+    show_default=True,
+    help="Sound that a client has on its way.",
+)
+@threads_option
+@_seconds_option
+@json_option
+def serve(
+    model: str,
+    sessions: int | None,
+    slots: int | None,
+    listeners: int,
+    buffer: float,
+    threads: int | None,
+    seconds: float,
+    as_json: bool,
+) -> None:
+    """Measure the server with real clients on this machine (needs the extra web).
+
+    Starts `oobleck_stream serve` in a process of its own. Measures the time to the first sound,
+    gaps, the time of its pushes compared with the same pushes without a server, and how quickly a
+    full server refuses.
+    """
+    import tempfile
+    from pathlib import Path
+
+    import numpy as np
+
+    from oobleck_stream.bench.serving import PIECE_SECONDS, serve_facts, serve_lines
+    from oobleck_stream.commands.compiling import warm_kernels
+    from oobleck_stream.commands.serve import require_extras
+    from oobleck_stream.loading import load
+
+    require_extras(None)
+    warm_kernels()
+    network = load(model)
+    frames = round(PIECE_SECONDS * network.config.frame_rate)
+    with tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder) / "piece.npy")
+        noise = np.random.default_rng(0).standard_normal((frames, network.latent_dim), np.float32)
+        np.save(file, noise)
+        arguments = [file, "--model", model, "--layout", "tc"]
+        for name, value in (("--slots", slots), ("--threads", threads)):
+            arguments += [] if value is None else [name, str(value)]
+        facts = serve_facts(network, arguments, sessions, listeners, buffer, seconds, threads)
+    _print(facts, serve_lines, as_json)
 
 
 @bench.command()
