@@ -36,7 +36,7 @@ def facts() -> dict:
     return json.loads(done.stdout)
 
 
-def test_json_says_what_was_asked(facts):
+def test_json_has_what_was_requested(facts):
     assert facts["threads"] == 2
     assert [row["frames"] for row in facts["pushes"]] == [1, 2]
     assert facts["batch"]["frames"] == 5

@@ -286,7 +286,7 @@ LYING_NPZ = {
 
 
 @pytest.mark.parametrize("name", LYING_NPZ)
-def test_an_archive_that_lies_about_sizes_is_refused(tmp_path, name):
+def test_an_archive_with_wrong_sizes_is_refused(tmp_path, name):
     file = tmp_path / "a.npz"
     file.write_bytes(LYING_NPZ[name])
     with bounded(FIXED_BYTES), pytest.raises(InputError, match=r"a\.npz: "):

@@ -85,7 +85,7 @@ def test_metadata_names_the_model(tmp_path, folder):
     assert (tmp_path / "a.wav").exists()
 
 
-def test_clipped_samples_are_told(tmp_path, folder, model):
+def test_clipped_samples_are_reported(tmp_path, folder, model):
     latents = 40 * random_latents(CONFIG, 30)
     expected = model.decode(latents)
     clipped = np.count_nonzero(np.abs(expected) > 1)
@@ -251,7 +251,7 @@ def wait_until(condition) -> None:
 # info
 
 
-def test_info_tells_what_a_network_is(tmp_path, folder, model):
+def test_info_describes_a_network(tmp_path, folder, model):
     path = save(tmp_path / "a.npy", random_latents(CONFIG, 50))
     done = run_command("info", path, "--model", folder, "--json")
     assert done.returncode == 0, done.stderr

@@ -124,7 +124,7 @@ def test_table_fits_a_terminal(facts):
 
 @pytest.mark.parametrize("value", [2e-5, math.nan])
 @pytest.mark.parametrize("table", ["components", "layers"])
-def test_table_names_what_is_off(facts, table, value):
+def test_the_table_names_inaccurate_components(facts, table, value):
     wrong = copy.deepcopy(facts)
     wrong[table][2]["deviation"] = value
     lines = component_lines(wrong)
@@ -132,7 +132,7 @@ def test_table_names_what_is_off(facts, table, value):
     assert line.endswith(f"NOT within 1e-05 of the peak: {wrong[table][2]['name']}")
 
 
-def test_drawn_snakes_are_no_logarithms():
+def test_drawn_snakes_are_stored_without_logarithms():
     layer = Layer("c", 4000, 1, 1, snake="s")
     tensors = component_tensors.draw_tensors([layer])
     for part in ("alpha", "beta"):

@@ -53,7 +53,7 @@ def folder(tmp_path):
     ],
 )
 @pytest.mark.parametrize("kind", TARGETS)
-def test_there_and_back_loses_nothing(tmp_path, kind, dtype, norm):
+def test_converting_there_and_back_loses_nothing(tmp_path, kind, dtype, norm):
     tensors = {"kept": dict, "folded": folded, "parametrized": parametrized}[norm](TENSORS)
     source = written(tmp_path / "source.safetensors", tensors, dtype=dtype)
     name, *options = TARGETS[kind]

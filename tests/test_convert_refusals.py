@@ -134,7 +134,7 @@ def test_the_source_is_never_written_over(tmp_path, folder):
     assert file.read_bytes() == before
 
 
-def test_what_a_form_has_no_place_for_is_named(tmp_path):
+def test_what_a_container_can_not_express_is_named(tmp_path):
     def message(form, **changes):
         config = CONFIG.replace(**changes)
         tensors = random_tensors(config) | random_tensors(config, half="encoder")

@@ -196,7 +196,7 @@ def test_a_failed_capture_gives_one_warning_and_leaves_no_graph(fails, monkeypat
     assert driver.graphs == 0
 
 
-def test_room_that_waits_to_be_freed_counts(monkeypatch):
+def test_memory_that_waits_to_be_freed_is_available(monkeypatch):
     from oobleck_stream.engine.cuda import library
 
     free = [1000]
@@ -213,7 +213,7 @@ def test_room_that_waits_to_be_freed_counts(monkeypatch):
         library._check_free_memory(6000)
 
 
-def test_few_blocks_are_no_reason_to_warn():
+def test_launches_with_few_blocks_give_no_warning():
     from numba.cuda.dispatcher import _LaunchConfiguration
 
     from oobleck_stream.engine.cuda.moves import moves_kernel

@@ -468,7 +468,7 @@ def faulty(tensors, fault):
         ("not finite", ["encoder.layers.0.bias holds", "encoder.layers.6.bias holds"]),
     ],
 )
-def test_a_faulty_encoder_is_told_at_the_first_encode(tmp_path, fault, words):
+def test_a_faulty_encoder_is_reported_at_the_first_encode(tmp_path, fault, words):
     config = small("ezaudio")
     path = tmp_path / "some.safetensors"
     path.write_bytes(safetensors_bytes(faulty(both_halves(config), fault)))

@@ -107,7 +107,7 @@ def test_rows_written_in_pieces_come_channels_first(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
 
 
-def test_a_writer_left_by_an_error_leaves_nothing(tmp_path, monkeypatch):
+def test_a_writer_that_raises_leaves_nothing(tmp_path, monkeypatch):
     def interrupted():
         with FlatWriter(tmp_path / "a.bin", 2) as writer:
             writer.write(np.zeros((3, 2), np.float32))

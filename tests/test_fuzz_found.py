@@ -110,7 +110,7 @@ def test_npz(tmp_path, name):
     assert use(tmp_path, {"a.npz": FOUND_NPZ[name]}, read_all) == "refused"
 
 
-def test_what_they_were_made_from_is_read(tmp_path):
+def test_the_stored_model_of_latents_is_read(tmp_path):
     """Else the faults above would be refused for nothing."""
     for number, files in enumerate(
         (packed(config=fields("kernel", "7")), own("samplerate", "8000"))

@@ -69,7 +69,7 @@ def stop_and_go(process, draw, end):
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_attack(attack):
+def test_short_attack(attack):
     counts = hammer(attack, seconds=1, seed=1)
     assert counts.get("samples", 0) + counts.get("frames encoded", 0) > 0
 

@@ -200,14 +200,14 @@ def test_only_the_autoencoder_is_fetched_and_kept(hub, tmp_path, digest, reposit
     assert not hub.fetched
 
 
-def test_a_gated_repository_says_how_to_get_in(hub, tmp_path):
+def test_a_gated_repository_is_refused_with_instructions(hub, tmp_path):
     message = load("someone/gated", hub, tmp_path)["error"]
     for word in ("licence", "https://huggingface.co/someone/gated", "hf auth login"):
         assert word in message
     assert "\n" not in message
 
 
-def test_an_unknown_repository_is_one_clear_line(hub, tmp_path):
+def test_an_unknown_repository_is_refused_in_one_line(hub, tmp_path):
     message = load("someone/nothing", hub, tmp_path)["error"]
     assert "neither a file or folder here nor a model on the hub" in message
     assert "\n" not in message
@@ -218,7 +218,7 @@ def test_a_repository_of_pickles_gets_the_hint(hub, tmp_path):
     assert not hub.fetched
 
 
-def test_no_network_is_one_clear_line(hub, tmp_path):
+def test_without_a_network_the_error_is_one_line(hub, tmp_path):
     for settings in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
         message = load("someone/plain", hub, tmp_path, **settings)["error"]
         assert "can't be fetched from the hub" in message
@@ -231,7 +231,7 @@ def test_without_the_client_the_package_is_named(monkeypatch):
         ob.load("someone/plain")
 
 
-def test_what_can_be_no_repository_is_not_asked_for(monkeypatch):
+def test_names_that_are_no_repository_are_not_requested(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     for source in ("a/b/c", "./a", "../a", "a/b.safetensors", "a/b.ckpt", "/a/b"):
         with pytest.raises(ob.CheckpointError, match="no such file or folder"):

@@ -315,7 +315,7 @@ def test_the_cache_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("asked", ["off", "~no-such-user/cache", ""])
-def test_compiling_once_is_said_only_where_kernels_are_kept(monkeypatch, capsys, asked):
+def test_compiling_once_is_reported_only_where_kernels_are_kept(monkeypatch, capsys, asked):
     monkeypatch.setattr(config, "CACHE_DIR", "")
     monkeypatch.setenv("OOBLECK_STREAM_CACHE", asked)
     with report_compiling():

@@ -32,7 +32,7 @@ def sound(source):
     return model.decode(random_latents(model.config, 12))
 
 
-def test_same_bits(folder, packed, monkeypatch):
+def test_a_cached_network_has_the_same_bits(folder, packed, monkeypatch):
     first, second = sound(folder), sound(folder)
     assert isinstance(ob.load(folder).decoder.data.base, np.ndarray)
     monkeypatch.setenv("OOBLECK_STREAM_CACHE", "off")
@@ -44,14 +44,14 @@ def test_same_bits(folder, packed, monkeypatch):
     assert not data.flags.writeable
 
 
-def test_used_again(folder, packed):
+def test_an_unchanged_checkpoint_is_not_packed_again(folder, packed):
     expected = sound(folder)
     before = packed().stat()
     np.testing.assert_array_equal(sound(folder), expected)
     assert packed().stat() == before
 
 
-def test_stale(folder, packed):
+def test_a_changed_checkpoint_is_packed_again(folder, packed):
     sound(folder)
     config = small("ezaudio", 8)
     write_folder(folder, config, random_tensors(config, 2))
@@ -64,7 +64,7 @@ def test_stale(folder, packed):
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text", "header"])
-def test_damaged(folder, packed, damage):
+def test_a_damaged_packed_network_is_packed_again(folder, packed, damage):
     expected, path = sound(folder), packed()
     content = bytearray(path.read_bytes())
     if damage == "cut":
@@ -84,7 +84,7 @@ def test_damaged(folder, packed, damage):
     np.testing.assert_array_equal(sound(path), expected)
 
 
-def test_another_version(folder, packed):
+def test_a_packed_network_of_another_version_is_packed_again(folder, packed):
     expected, path = sound(folder), packed()
     path.write_bytes(path.read_bytes().replace(b"packed 3", b"packed 2"))
     with pytest.raises(ob.CheckpointError, match="packed by another version"):

@@ -227,7 +227,7 @@ def test_a_damaged_file_changes_nothing(folder, kept, cases):
     assert found["made again"] > cases // 2
 
 
-def test_a_header_that_says_another_network_is_not_believed(folder, kept):
+def test_a_header_of_another_network_is_refused(folder, kept):
     expected, path = digest(folder), packed(kept)
     whole = path.read_bytes()
     for old, new in [

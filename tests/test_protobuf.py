@@ -102,7 +102,7 @@ def test_no_more_than_one_file_is_held(tmp_path, monkeypatch):
     assert set(alive) == {1}
 
 
-def test_doubles_count_before_floats_and_other_spellings_are_known(tmp_path):
+def test_doubles_are_preferred_to_floats_and_other_names_are_mapped(tmp_path):
     made = CollectionLibraryData.FromString(library(parametrized(TENSORS), True))
     for entry in made.collections:
         entry.collection.data_32.extend([9.0] * len(entry.collection.data))
@@ -122,7 +122,7 @@ def test_numbers_that_are_not_packed_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("name", [".config.json", "model_config.json", "config.json"])
-def test_a_config_may_lie_there(tmp_path, name):
+def test_a_folder_of_libraries_may_have_a_config(tmp_path, name):
     config = CONFIG.replace(samplerate=32000, final_tanh=True)
     folder = folder_of(tmp_path, library(TENSORS))
     (folder / name).write_text(json.dumps(stable_audio_config(config)))
@@ -133,7 +133,7 @@ def test_a_config_may_lie_there(tmp_path, name):
     )
 
 
-def test_the_documents_geometry_is_loaded_when_named(tmp_path, monkeypatch):
+def test_the_65536x_geometry_is_loaded_with_its_config(tmp_path, monkeypatch):
     config = ob.PRESETS["document"].replace(channels=4, latent_dim=3, strides=(2, 3, 4, 2, 4))
     monkeypatch.setitem(ob.PRESETS, "document", config)
     tensors = random_tensors(config) | random_tensors(config, half="encoder")
@@ -145,7 +145,7 @@ def test_the_documents_geometry_is_loaded_when_named(tmp_path, monkeypatch):
     assert "kernel" in refusal(folder)
 
 
-def test_what_else_lies_in_the_folder(tmp_path):
+def test_other_files_in_a_folder_of_libraries(tmp_path):
     """Beside .pb files anything may; without them all must begin like libraries."""
     folder = folder_of(tmp_path / "a", library(TENSORS))
     (folder / "README.md").write_text("# weights")

@@ -43,7 +43,7 @@ def test_every_interleaving(runs):
         assert shared.words[OPEN // 8] == shared.words[INSIDE // 8] == 0
 
 
-def test_the_leader_needs_nobody():
+def test_the_leader_finishes_without_followers():
     """While no follower is inside, the leader alone comes to its end."""
     found = search(RUNS["products and moves"])
     leader, ends = 0, set()
@@ -174,7 +174,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize(("variant", "message"), ERRORS.values(), ids=ERRORS)
-def test_the_search_finds(variant, message):
+def test_the_search_finds_known_faults(variant, message):
     runs = [[Step(2, joined=True), Step(2), Step(1)], [Step(1, 1), Step(2)]]
     with pytest.raises(InterleavingError, match=message):
         search(runs, variant=variant)

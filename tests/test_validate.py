@@ -207,7 +207,7 @@ def test_some_layers_may_be_missing(tmp_path, validate, inputs):
     assert_refused(validate(inputs["decoder"], saved), "output as .npy or .bin was expected")
 
 
-def test_nan_is_over_and_null_in_json(tmp_path, validate, model, inputs):
+def test_nan_exceeds_the_tolerance_and_is_null_in_json(tmp_path, validate, model, inputs):
     expected = model.decode(np.load(inputs["decoder"]))
     expected[77, 0] = np.nan
     path = write(tmp_path / "ref", expected, "bin")
@@ -235,7 +235,7 @@ def test_another_length_is_refused(tmp_path, validate, model, inputs, kind):
     assert_refused(validate(inputs["decoder"], path), str(path), str(rows), found[kind])
 
 
-def test_a_square_needs_a_layout(tmp_path, validate, model):
+def test_square_rows_need_a_layout(tmp_path, validate, model):
     latents = random_latents(CONFIG, 64)
     np.save(tmp_path / "in.npy", latents)
     first = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
@@ -319,6 +319,6 @@ def test_a_peer_that_is_not_there(validate, inputs, missing, monkeypatch):
         (["in.npy", "--config", "ezaudio"], ["latent_dim is 128 in the config, 8"]),
     ],
 )
-def test_usage(validate, inputs, options, words, monkeypatch):
+def test_wrong_options_are_refused(validate, inputs, options, words, monkeypatch):
     monkeypatch.chdir(inputs["decoder"].parent)
     assert_refused(validate("in.npy", *options), *words)

@@ -65,7 +65,7 @@ def test_equal_and_silent():
 
 @pytest.mark.parametrize("side", [0, 1])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_is_over(side, value):
+def test_a_value_that_is_not_finite_exceeds_any_tolerance(side, value):
     pair = [np.zeros((200_000, 3)), np.zeros((200_000, 3))]
     pair[side][150_000, 2] = value
     pair[1][10, 0] = 7.0
@@ -76,7 +76,7 @@ def test_what_is_not_finite_is_over(side, value):
     assert not np.isfinite(found.rmse)
 
 
-def test_blocks_do_not_matter():
+def test_the_size_of_blocks_changes_nothing():
     generator = np.random.default_rng(0)
     reference = generator.standard_normal((3001, 301))
     ours = (reference + 1e-3 * generator.standard_normal((3001, 301))).astype(np.float32)
@@ -109,7 +109,7 @@ def test_other_shapes_are_refused(shape):
         compare(np.zeros((4, 2)), np.zeros(shape), 1)
 
 
-def test_nothing_is_refused():
+def test_an_empty_comparison_is_refused():
     with pytest.raises(ValueError, match="nothing to compare"):
         compare(np.zeros((0, 2)), np.zeros((0, 2)), 1)
 
@@ -197,5 +197,5 @@ def test_another_shape_ends_it():
     assert verdict == "FAILED: b: our shape is (4, 2), the reference's is (5, 2)"
 
 
-def test_nothing_compared_is_not_passed():
+def test_comparing_nothing_does_not_pass():
     assert not check_stages(stages_of("a"), lambda visit: None, 1).passed

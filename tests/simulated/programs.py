@@ -111,9 +111,9 @@ def test_rows_out_of_order_at_both_ends():
     check(draw_tiles(random, 2, 2, 5, columns=3, FIRST_ROW=2, LAST_ROW=6), no_moves(), [1])
 
 
-@pytest.mark.parametrize("splits", [9, 18])
+@pytest.mark.parametrize("splits", [9, 27])
 def test_chains_of_a_fast_convolution_are_cut(splits, monkeypatch):
-    """Each of the nine points has two chains: they are one part, or two."""
+    """Each of the nine points has three chains: they are one part, or three."""
 
     def split(*arguments, plain=launches.choose):
         return replace(plain(*arguments), splits=splits)
