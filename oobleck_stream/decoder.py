@@ -47,7 +47,7 @@ class StreamingDecoder:
         used.
     look_ahead : float or int, optional
         Samples to withhold, at most the network's look-ahead, which is the default: in seconds as a
-        float, or as an int. With fewer, pushes cost more: `oobleck_stream info --look-ahead`.
+        float, or as an int. With fewer, pushes cost more: `oobleck_stream bench look-ahead`.
     fade : float or int, optional
         Length of the crossfade from the samples of one frame to those of the next, in seconds or
         samples; by default an eighth of the hop. It is never longer than what `look_ahead` leaves.
@@ -55,8 +55,8 @@ class StreamingDecoder:
         What stands in for frames that are not known yet: zeros in the activations of every layer,
         as at the end of a piece; or the last frame, repeated, which is worse as a rule.
     exact : bool
-        Whether the exact stream goes on underneath an earlier one. Without it, a push with a small
-        look-ahead takes little longer than an exact push, and there is no `exact`.
+        Whether the exact stream goes on underneath an earlier one. Without it, pushes with a small
+        look-ahead are about a third cheaper, and there is no `exact`.
 
     Attributes
     ----------
