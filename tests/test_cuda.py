@@ -237,8 +237,8 @@ def test_without_the_package():
 @pytest.mark.parametrize(
     ("rows", "phases", "taps", "channels", "columns", "tile_rows", "splits"),
     [
-        (1, 8, 2, 2048, 1024, 8, 1),  # one frame, widest level: many columns already
-        (8, 1, 7, 1024, 1024, 8, 56),  # few columns: the chains side by side
+        (1, 8, 2, 2048, 1024, 8, 64),  # one frame, widest level: many columns already
+        (8, 1, 7, 1024, 1024, 8, 112),  # few columns: the chains side by side
         (262144, 1, 7, 128, 128, 128, 1),  # a long piece
         (262144, 1, 7, 128, 2, 128, 1),  # the last layer
     ],

@@ -106,16 +106,14 @@ def operations_of(name: str) -> dict[str, int]:
     return {f"{kind}.rn.f32": count for kind, count in found.items() if count}
 
 
-@pytest.mark.parametrize("name", [name for name in PARTS if name.startswith("transform")])
+@combinations([name for name in PARTS if name.startswith("transform")])
 def test_a_transform_has_the_operations_of_its_scheme(name, capability):
     text, _ = compiled(name, capability)
     assert ptx.float_operations(text) == operations_of(name)
     assert "approx" not in text
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in NAMES if name != "moves" and not name.startswith("transform")]
-)
+@combinations([name for name in NAMES if name != "moves" and not name.startswith("transform")])
 def test_only_explicit_fused_multiply_adds_are_fused(name, capability):
     """No multiplication and addition is contracted, and every operation is in float32.
 

@@ -175,6 +175,7 @@ def test_a_wrong_file(page, tmp_path, content, message):
 
 
 def test_keys(page):
+    expect = pytest.importorskip("playwright.sync_api").expect
     keyboard = page.page.keyboard
     keyboard.press("Space")
     page.wait(4 * BLOCK)
@@ -186,8 +187,9 @@ def test_keys(page):
     assert page.page.locator("#loop").get_attribute("aria-pressed") == "true"
     assert page.page.locator("#help").is_visible()
     keyboard.press("Escape")
+    expect(page.page.locator("#help")).to_be_hidden()
     keyboard.press("Space")
-    assert page.page.get_by_role("button", name="Play", exact=True).is_visible()
+    expect(page.page.get_by_role("button", name="Play", exact=True)).to_be_visible()
 
 
 def test_the_instrument(page, server, model, tmp_path):
