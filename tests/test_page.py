@@ -177,10 +177,11 @@ def test_a_wrong_file(page, tmp_path, content, message):
 def test_keys(page):
     expect = pytest.importorskip("playwright.sync_api").expect
     keyboard = page.page.keyboard
+    keyboard.press("l")  # first, so that the piece does not end before the last key
     keyboard.press("Space")
     page.wait(4 * BLOCK)
     keyboard.press("ArrowLeft")
-    for key in ("9", "9", "m", "l", "?"):
+    for key in ("9", "9", "m", "?"):
         keyboard.press(key)
     assert page.page.locator("#volume").input_value() == "90"
     assert page.page.locator("#mute").get_attribute("aria-pressed") == "true"
