@@ -36,9 +36,11 @@ if TYPE_CHECKING:
     from oobleck_stream.pieces import piece as piece
     from oobleck_stream.player.player import Player as Player
     from oobleck_stream.player.player import play as play
+    from oobleck_stream.server.remote_decoder import RemoteDecoder as RemoteDecoder
+    from oobleck_stream.server.remote_decoder import RemoteError as RemoteError
 
-# The module of every public name. Modules are imported at first use, since importing Numba takes a
-# quarter of a second.
+# The module of every public name. Modules are imported at first use, because importing Numba takes
+# a quarter of a second.
 _EXPORTS = {
     "PIECES": "pieces",
     "PRESETS": "config",
@@ -54,6 +56,8 @@ _EXPORTS = {
     "OutputError": "errors",
     "PlaybackError": "errors",
     "Player": "player.player",
+    "RemoteDecoder": "server.remote_decoder",
+    "RemoteError": "server.remote_decoder",
     "StreamingDecoder": "decoder",
     "StreamingEncoder": "encoder",
     "load": "loading",

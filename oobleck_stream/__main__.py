@@ -1,6 +1,7 @@
 """The command `oobleck_stream`: error messages, and exit codes.
 
-0: success. 1: failure. 2: wrong usage or bad input. 128 + N: terminated by signal N (130: Ctrl-C).
+The exit code is 0 after success, 1 after a failure, 2 after wrong usage or bad input, and 128 + N
+after termination by signal N (130 after Ctrl-C).
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _report_expected(error: Exception) -> int:
-    """Report an error that the library raises on purpose; raise any other again, as a bug."""
+    """Report an error that the library raises on purpose; raise any other error again, as a bug."""
     if isinstance(error, InputError | CheckpointError | CudaUnavailable):
         return _report(str(error), BAD_INPUT)
     if isinstance(error, PlaybackError):
@@ -81,7 +82,7 @@ def _one_line(message: str) -> str:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    """Exit by an exception, as after Ctrl-C, so that open files are cleaned up."""
+    """Raise an exception that ends the process, as Ctrl-C does: open files are cleaned up."""
     sys.exit(SIGNALLED + number)
 
 

@@ -18,10 +18,11 @@ HUGE_PAGES_FROM = 2**22
 
 
 def aligned_zeros(*shape: int) -> FloatArray:
-    """Zeros in pages of their own, which go back to the system when the array is freed.
+    """An array of zeros in separate pages, which go back to the system when the array is freed.
 
-    Memory from `malloc` may stay with the allocator after hundreds of arrays were freed. The start
-    of a page is also the start of a cache line, so no vector of sixteen floats spans two lines.
+    Memory from `malloc` may stay with the allocator even after hundreds of arrays have been freed.
+    The start of a page is also the start of a cache line, so no vector of sixteen floats spans two
+    lines.
     """
     count = math.prod(shape)
     pages = _anonymous_pages(max(1, 4 * count))
@@ -31,7 +32,7 @@ def aligned_zeros(*shape: int) -> FloatArray:
 def _anonymous_pages(size: int) -> mmap.mmap:
     if not hasattr(mmap, "MAP_ANONYMOUS"):
         return mmap.mmap(-1, size)
-    # The default is MAP_SHARED: a forked child would write into its parent's memory.
+    # With the default, MAP_SHARED, a forked child would write into its parent's memory.
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     advice: Any = getattr(mmap, "MADV_HUGEPAGE", None)
     if advice is not None and size >= HUGE_PAGES_FROM:

@@ -16,14 +16,15 @@ def cache_folder() -> Path | None:
     Returns
     -------
     pathlib.Path or None
-        ``$OOBLECK_STREAM_CACHE`` if it is set, else ``oobleck_stream`` in ``$XDG_CACHE_HOME``
-        (https://specifications.freedesktop.org/basedir-spec/latest/), or in ``~/.cache`` if that
-        isn't set. None if ``$OOBLECK_STREAM_CACHE`` is ``off``, ``0``, ``no`` or ``false``.
+        ``$OOBLECK_STREAM_CACHE`` if this variable is set. Otherwise ``oobleck_stream`` in
+        ``$XDG_CACHE_HOME`` (https://specifications.freedesktop.org/basedir-spec/latest/), or, if
+        ``$XDG_CACHE_HOME`` isn't set either, in ``~/.cache``. None if ``$OOBLECK_STREAM_CACHE`` is
+        ``off``, ``0``, ``no`` or ``false``.
 
     Raises
     ------
     OSError
-        If the path depends on the home folder and that is unknown.
+        If the path depends on the home folder and the home folder is unknown.
     """
     asked = os.environ.get(VARIABLE, "").strip()
     if asked.lower() in ("off", "0", "no", "false"):
@@ -38,16 +39,17 @@ def cache_folder() -> Path | None:
 
 
 def why_not_trusted(found: os.stat_result, writable: int = stat.S_IWGRP | stat.S_IWOTH) -> str:
-    """The reason why another user may have written to a file or folder; empty if none can have.
+    """Why another user may have written to a file or folder; empty if no other user can have.
 
-    Files that belong to root are trusted. On Windows, everything is: it has no such permissions.
+    Files that belong to root are trusted. On Windows all files are trusted, because Windows has no
+    such permissions.
 
     Parameters
     ----------
     found : os.stat_result
         The status of the file or folder.
     writable : int
-        The permission bits that permit another user to write.
+        The mode bits that allow another user to write.
     """
     if not hasattr(os, "geteuid"):
         return ""

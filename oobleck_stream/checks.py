@@ -1,7 +1,7 @@
-"""Checks of latents and audio: shape, dtype and finiteness; and the messages when they fail.
+"""Checks of the shape, dtype and finiteness of latents and audio, and their error messages.
 
-A check of the shape returns an array of any real dtype, often a memory map. The conversion to
-float32 is separate, so that callers can do it in blocks.
+A function that checks the shape returns an array of any real dtype, often a memory map. The
+conversion to float32 is a separate function, so that callers can convert in blocks.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy.typing as npt
 from oobleck_stream.arrays import FloatArray
 
 CHECK_FRAMES = 4096
-"""Latent frames that are converted to float32 at once to check a long array."""
+"""Number of latent frames converted to float32 at a time, when a long array is checked."""
 
 CHECK_SAMPLES = 2**17
-"""Samples that are converted to float32 at once to check a long array."""
+"""Number of samples converted to float32 at a time, when a long array is checked."""
 
 
 def checked_latents(latents: Any, latent_dim: int) -> npt.NDArray[Any]:
@@ -88,7 +88,7 @@ def checked_audio(audio: Any, channels: int) -> npt.NDArray[Any]:
     Parameters
     ----------
     audio : array_like
-        (samples, channels); for one channel also (samples,).
+        The shape is (samples, channels). For one channel, (samples,) is accepted too.
     channels : int
         Audio channels of the network.
 
@@ -126,9 +126,9 @@ def finite_rows(array: npt.NDArray[Any], first: int, name: str, row: str) -> Flo
     ----------
     array : (n, m) array of real numbers
     first : int
-        Index of its first row, for the message.
+        Index of the array's first row, for the message.
     name, row : str
-        What the array and a row of it are called in the message.
+        The words for the array and for one of its rows in the message.
 
     Returns
     -------
@@ -137,7 +137,7 @@ def finite_rows(array: npt.NDArray[Any], first: int, name: str, row: str) -> Flo
     Raises
     ------
     ValueError
-        If a value is not finite as float32; names the first such row.
+        If a value is not finite as float32. The message names the first such row.
     """
     with np.errstate(over="ignore"):
         rows: FloatArray = np.ascontiguousarray(array, np.float32)
@@ -171,7 +171,7 @@ def first_not_finite(rows: npt.NDArray[Any]) -> int | None:
 
 
 def decoder_overflow(frame: int, context: int, frames: int) -> str:
-    """The message when finite latents decode to samples that are not finite.
+    """The error message for finite latents that decode to samples that are not finite.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ def decoder_overflow(frame: int, context: int, frames: int) -> str:
     context : int
         Frames on each side that a frame's samples depend on.
     frames : int
-        Number of frames so far.
+        Number of frames pushed so far.
     """
     first, last = max(0, frame - context), min(frame + context, frames - 1)
     return (
@@ -190,7 +190,7 @@ def decoder_overflow(frame: int, context: int, frames: int) -> str:
 
 
 def encoder_overflow(frame: int, hop: int) -> str:
-    """The message when finite audio is encoded to a latent frame that is not finite.
+    """The error message for finite audio that encodes to a latent frame that is not finite.
 
     Parameters
     ----------

@@ -9,6 +9,7 @@ from typing import Literal
 
 TransposePadding = Literal["ceil(s/2)", "(k-1)//2"]
 OutputPadding = Literal["0", "s%2", "s-1"]
+Convolution = Literal["fast", "direct"]
 
 MAX_LEVELS = 32
 """Maximum number of levels of a network, and of residual units of a block."""
@@ -52,7 +53,7 @@ class OobleckConfig:
     snake_log_scale : bool
         Whether alpha and beta of Snake are stored as logarithms.
     snake_epsilon : float
-        Added to beta (after exp) before the division.
+        Number that is added to beta (after exp) before the division.
     bias : bool
         Whether the convolutions other than the decoder's last have a bias.
     output_bias : bool
@@ -63,11 +64,15 @@ class OobleckConfig:
         Latents are multiplied by this before decoding and divided by it after encoding.
     has_encoder : bool
         Whether the network has an encoder of the same family.
+    convolution : str
+        How the decoder computes its dilated convolutions: ``"fast"``, with fewer multiplications
+        where that pays (`oobleck_stream.network.tile_rows`), or ``"direct"``, which has a shorter
+        look-ahead. The samples differ in their rounding.
 
     Raises
     ------
     ValueError
-        If the fields don't describe a network; names the field.
+        If the fields don't describe a network. The message names the field.
 
     Examples
     --------
@@ -99,6 +104,7 @@ class OobleckConfig:
     final_tanh: bool = False
     latent_scale: float = 1.0
     has_encoder: bool = True
+    convolution: Convolution = "fast"
 
     def __post_init__(self) -> None:
         for name in ("multiples", "strides", "dilations"):
@@ -127,6 +133,8 @@ class OobleckConfig:
             raise ValueError(f"unknown transpose_padding: {self.transpose_padding!r}")
         if self.output_padding not in ("0", "s%2", "s-1"):
             raise ValueError(f"unknown output_padding: {self.output_padding!r}")
+        if self.convolution not in ("fast", "direct"):
+            raise ValueError(f"convolution must be 'fast' or 'direct', not {self.convolution!r}")
         for stride in self.strides:
             end = self.stride_kernel(stride) + self.stride_output_padding(stride)
             needed = stride + self.stride_padding(stride)
@@ -170,7 +178,7 @@ class OobleckConfig:
         return {"0": 0, "s%2": stride % 2, "s-1": stride - 1}[self.output_padding]
 
     def replace(self, **changes: object) -> OobleckConfig:
-        """Return a copy with some fields changed; raises as the constructor does."""
+        """Return a copy with some fields changed. The errors are those of the constructor."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
 
@@ -237,7 +245,7 @@ def preset(name: str) -> OobleckConfig:
     Raises
     ------
     ValueError
-        If there is no such preset; lists the names.
+        If there is no such preset. The message lists the names of all presets.
 
     Examples
     --------

@@ -12,7 +12,9 @@ import numpy as np
 
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checks import checked_frames, checked_latents, decoder_overflow
-from oobleck_stream.decoder_streams import DecoderState, DecoderStreams, checked_frame
+from oobleck_stream.decoder_streams import DecoderState, checked_frame
+from oobleck_stream.early.look_ahead import Missing
+from oobleck_stream.early.streams import open_streams
 from oobleck_stream.errors import NonFiniteError
 from oobleck_stream.model import Model
 
@@ -26,6 +28,11 @@ class StreamingDecoder:
     flushed. Many decoders may share one model. Each decoder may be used by only one thread at a
     time; different decoders may push in different threads at once.
 
+    With `look_ahead`, samples are given out earlier than the network allows, from what is known so
+    far: nearly the exact ones, and the sooner the less so. `oobleck_stream look-ahead` measures the
+    difference. The exact samples follow in `exact`. Latents that are known in advance need none of
+    this: push them sooner.
+
     `MultiStreamDecoder` decodes several streams at once.
 
     Parameters
@@ -35,8 +42,21 @@ class StreamingDecoder:
         Maximum number of threads of a push on the CPU; by default ``$OOBLECK_STREAM_THREADS``, or
         the number of available cores. The result does not depend on it.
     backend : str, optional
-        Where to decode: ``"cpu"``; ``"cuda"``, a GPU; or ``"auto"``, a GPU if one can be used, and
-        otherwise the CPU, with a warning. By default the model's backend.
+        Where to decode: ``"cpu"`` is the CPU and ``"cuda"`` a GPU. ``"auto"`` is a GPU if one can
+        be used; otherwise it is the CPU, and a warning is given. By default the model's backend is
+        used.
+    look_ahead : float or int, optional
+        Samples to withhold, at most the network's look-ahead, which is the default: in seconds as a
+        float, or as an int. With fewer, pushes cost more: `oobleck_stream bench look-ahead`.
+    fade : float or int, optional
+        Length of the crossfade from the samples of one frame to those of the next, in seconds or
+        samples; by default an eighth of the hop. It is never longer than what `look_ahead` leaves.
+    missing : {"zeros", "held"}
+        What stands in for frames that are not known yet: zeros in the activations of every layer,
+        as at the end of a piece; or the last frame, repeated, which is worse as a rule.
+    exact : bool
+        Whether the exact stream goes on underneath an earlier one. Without it, pushes with a small
+        look-ahead are about a third cheaper, and there is no `exact`.
 
     Attributes
     ----------
@@ -44,15 +64,15 @@ class StreamingDecoder:
     backend : str
         The backend in use, ``"cpu"`` or ``"cuda"``.
     latency : int
-        Samples withheld until later frames are known, the network's look-ahead.
+        Samples withheld until later frames are known.
 
     Raises
     ------
     ValueError
-        If `threads` or `backend` is invalid.
+        If `threads`, `backend`, `look_ahead`, `fade` or `missing` is invalid.
     CudaUnavailable
-        If the backend is ``"cuda"`` and can't be used; the message names what is missing. It is a
-        ``RuntimeError``.
+        If the backend is ``"cuda"`` and can't be used; the message names what is missing. This
+        error is a ``RuntimeError``.
 
     Examples
     --------
@@ -68,14 +88,29 @@ class StreamingDecoder:
     >>> audio = np.concatenate([*chunks, decoder.flush()])
     >>> np.array_equal(audio, model.decode(latents))
     True
+
+    Early samples, with a quarter of the look-ahead:
+
+    >>> early = ob.StreamingDecoder(model, look_ahead=0.006)
+    >>> early.latency, len(early.push(latents[:100])), len(early.exact)
+    (265, 6135, 5344)
     """
 
     def __init__(
-        self, model: Model, threads: int | None = None, backend: str | None = None
+        self,
+        model: Model,
+        threads: int | None = None,
+        backend: str | None = None,
+        *,
+        look_ahead: float | None = None,
+        fade: float | None = None,
+        missing: Missing = "zeros",
+        exact: bool = True,
     ) -> None:
         self.model = model
-        self.latency = model.latency
-        self._streams = DecoderStreams(model, 1, threads, backend)
+        self.latency, self._streams = open_streams(
+            model, 1, threads, backend, look_ahead, fade, missing, exact
+        )
         self.backend = self._streams.stack.backend
 
     @property
@@ -97,8 +132,8 @@ class StreamingDecoder:
     def frames_in(self) -> int:
         """Index of the next frame to push, in the whole piece.
 
-        The number of frames pushed since the beginning; after a `seek`, counted from the frame that
-        `seek` returned.
+        Without a `seek`, this is the number of frames pushed since the beginning. After a `seek`,
+        counting goes on from the frame that `seek` returned.
         """
         return self._streams.frames_in(0)
 
@@ -106,6 +141,20 @@ class StreamingDecoder:
     def samples_out(self) -> int:
         """Index of the first sample of the next chunk, in the whole piece."""
         return self._streams.samples_out(0)
+
+    @property
+    def exact(self) -> FloatArray:
+        """The samples that became final in the last push or flush, (k, channels) float32.
+
+        Put together, they are bit-identical to `Model.decode`, whatever the look-ahead. Without
+        one, they are the samples that the push returned.
+
+        Raises
+        ------
+        RuntimeError
+            If the decoder was made with ``exact=False``.
+        """
+        return self._streams.finals[0]
 
     def reset(self) -> None:
         """Return to the beginning, ready for another piece."""
@@ -117,13 +166,14 @@ class StreamingDecoder:
         Parameters
         ----------
         frames : (latent_dim,) or (n, latent_dim) array_like of real numbers
-            One frame, or several; n may be 0.
+            One frame or several frames; n may be 0.
 
         Returns
         -------
         (k, channels) float32, C-contiguous
             After t frames, ``max(0, t * hop - latency)`` samples have been returned in total; k may
-            be 0.
+            be 0. With a smaller look-ahead than the network's, they are early samples: those that
+            n pushes of one frame return, for any n.
 
         Raises
         ------
@@ -136,8 +186,9 @@ class StreamingDecoder:
             samples before that frame. The decoder refuses further pushes until `reset`, `restore`
             or `seek`.
         RuntimeError
-            If the stream was flushed; if an earlier operation was interrupted by an exception or
-            raised `NonFiniteError`, until `reset`; or if another thread is using this decoder.
+            If the stream was flushed, or if an earlier operation was interrupted by an exception or
+            raised `NonFiniteError`; after `reset`, `restore` or `seek`, frames can be pushed again.
+            Also if another thread is using this decoder.
         """
         with self._streams.stack.exclusive():
             self._streams.require_open(0, "push")
@@ -156,7 +207,7 @@ class StreamingDecoder:
         NonFiniteError
             As for `push`.
         RuntimeError
-            If the stream was already flushed, or as for `push`.
+            If the stream was already flushed. Also for the reasons given for `push`.
         """
         with self._streams.stack.exclusive():
             self._streams.require_open(0, "flush")
@@ -173,7 +224,7 @@ class StreamingDecoder:
         Yields
         ------
         (k, channels) float32
-            Never empty. The last chunk is what `flush` returns.
+            The chunks that `push` and `flush` return, except empty ones.
 
         Raises
         ------
@@ -189,7 +240,7 @@ class StreamingDecoder:
 
         The decoder keeps no latents, so the caller has to push again from the returned frame, which
         is up to ``model.context`` frames before `frame`. Samples before ``frame * hop`` are
-        dropped; the later ones are bit-identical to those of the whole piece.
+        dropped; later samples are bit-identical to those of the whole piece.
 
         Parameters
         ----------
@@ -214,28 +265,28 @@ class StreamingDecoder:
         Raises
         ------
         RuntimeError
-            If an earlier operation was interrupted by an exception or raised `NonFiniteError`,
-            until `reset`.
+            If an earlier operation was interrupted by an exception or raised `NonFiniteError`.
+            After `reset`, `restore` or `seek`, a snapshot is possible again.
         """
         return self._streams.snapshot(0)
 
     def restore(self, state: DecoderState) -> None:
-        """Continue from a state, which may be restored any number of times.
+        """Continue from a state. The same state may be restored any number of times.
 
         Parameters
         ----------
         state : DecoderState
-            From any stream of any decoder of the same model.
+            A snapshot of any stream of any decoder of the same model.
 
         Raises
         ------
         ValueError
-            If it is not a state of a decoder of this model; nothing has changed.
+            If `state` is not a state of a decoder of this model; nothing has changed.
         """
         self._streams.restore(state, 0)
 
     def _nonempty(self, step: Callable[..., FloatArray], *frames: Any) -> Iterator[FloatArray]:
-        """Yield the result of a push or flush unless it is empty, also before an overflow."""
+        """Yield the result of a push or flush, or the samples before an overflow, unless empty."""
         try:
             chunk = step(*frames)
         except NonFiniteError as error:

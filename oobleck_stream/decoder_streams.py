@@ -1,4 +1,4 @@
-"""The streams of a decoder: a stack of layers, and for each stream its position and its status."""
+"""The streams of a decoder: a stack of layers, and the position and the status of each stream."""
 
 from __future__ import annotations
 
@@ -33,9 +33,12 @@ class DecoderState:
     start : int
         The frame at which the stream began: 0, or the frame that `seek` returned.
     skip : int
-        Samples still to be dropped after a `seek`.
+        Number of samples that are still to be dropped after a `seek`.
     flushed : bool
         Whether the stream was flushed.
+    depth : int
+        Number of layers that the stream has computed: all of them, or with ``exact=False`` those
+        that its early samples need.
 
     Examples
     --------
@@ -57,6 +60,7 @@ class DecoderState:
     start: int
     skip: int
     flushed: bool
+    depth: int
 
 
 class Position(NamedTuple):
@@ -71,8 +75,9 @@ class DecoderStreams:
     """One or more streams of a model's decoder.
 
     Every operation first marks the streams that it changes as interrupted, and replaces their
-    positions by one assignment when it is complete. So an exception at any point, even one raised
-    by a signal handler, leaves a stream as it was, or changed, or refused until `begin`.
+    positions by one assignment when it is complete. So after an exception at any point, even one
+    raised by a signal handler, each stream is in one of three states: unchanged, completely
+    changed, or marked as interrupted. An interrupted stream is refused until `begin` or `restore`.
 
     Parameters
     ----------
@@ -81,19 +86,32 @@ class DecoderStreams:
         Number of streams.
     threads, backend
         As for `oobleck_stream.StreamingDecoder`.
+    stack : Stack, optional
+        Of `count` streams over the model's decoder; by default a new one.
+    depth : int, optional
+        Number of layers that `stack` computes; by default all.
 
     Attributes
     ----------
     model : Model
     stack : Stack
+    depth : int
     """
 
     def __init__(
-        self, model: Model, count: int, threads: int | None = None, backend: str | None = None
+        self,
+        model: Model,
+        count: int,
+        threads: int | None = None,
+        backend: str | None = None,
+        stack: Stack | None = None,
+        depth: int | None = None,
     ) -> None:
         self.model = model
-        self.stack = Stack(model.decoder, threads, count, backend or model.backend)
+        self.depth = len(model.decoder.layers) if depth is None else depth
+        self.stack = stack or Stack(model.decoder, threads, count, backend or model.backend)
         self._positions = [Position()] * count
+        self._finals = [np.empty((0, model.channels), np.float32)] * count
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -108,11 +126,11 @@ class DecoderStreams:
         return start * self.model.hop + self.stack.rows_out(number) + skip
 
     def require_open(self, number: int, action: str) -> None:
-        """Raise ``RuntimeError``, which names the action, unless the stream can be pushed."""
+        """Raise a ``RuntimeError`` that names the action, unless the stream takes input."""
         require_open(self._positions[number].status, action)
 
     def begin(self, numbers: Sequence[int], frame: int = 0) -> int:
-        """Clear some streams so that their output begins at a frame.
+        """Clear some streams, so that their output begins at the first sample of a frame.
 
         Returns
         -------
@@ -127,6 +145,24 @@ class DecoderStreams:
         self._replace(numbers, [position] * len(numbers))
         return start
 
+    @property
+    def exact(self) -> bool:
+        """Whether the streams compute the exact samples."""
+        return self.depth == len(self.model.decoder.layers)
+
+    @property
+    def finals(self) -> list[FloatArray]:
+        """For each stream, the exact samples that became final in the last `advance` of it.
+
+        Raises
+        ------
+        RuntimeError
+            If the streams compute none.
+        """
+        if not self.exact:
+            raise RuntimeError("this decoder was made with exact=False: it has no exact samples")
+        return self._finals
+
     def advance(
         self, rows: FloatArray, numbers: Sequence[int], last: bool
     ) -> tuple[list[FloatArray], dict[int, int]]:
@@ -139,15 +175,15 @@ class DecoderStreams:
         numbers : sequence of int
             Indices of the streams, all different and open.
         last : bool
-            Whether the input of all of them ends with these frames.
+            Whether the input of all these streams ends with these frames.
 
         Returns
         -------
         chunks : list of (k, channels) float32
-            The finite samples of each of `numbers`: all of them, or those before the first that
-            overflowed.
+            The finite samples of each stream in `numbers`. If a stream overflowed, these are the
+            samples before its first sample that is not finite.
         overflowed : dict
-            For each stream whose output is not finite, the first frame concerned.
+            Maps each stream whose output is not finite to the first frame with such samples.
         """
         self._interrupt(numbers)
         chunks: list[FloatArray] = []
@@ -164,28 +200,38 @@ class DecoderStreams:
                 chunk, status = chunk[:row], "overflowed"
             chunks.append(chunk)
             positions.append(Position(start, skip - dropped, status))
+        self._keep_finals(numbers, chunks)
         self._replace(numbers, positions)
         return chunks, overflowed
 
     def snapshot(self, number: int) -> DecoderState:
-        """A deep copy of a stream's state; ``RuntimeError`` if it is not complete."""
+        """A deep copy of a stream's state; raises ``RuntimeError`` if the state is inconsistent."""
         start, skip, status = self._positions[number]
         require_complete(status, "snapshot")
         state = self.stack.snapshot(number)
-        return DecoderState(self.model.decoder, state, start, skip, status == "flushed")
+        flushed = status == "flushed"
+        return DecoderState(self.model.decoder, state, start, skip, flushed, self.depth)
 
     def restore(self, state: DecoderState, number: int) -> None:
-        """Continue a stream from a state; ``ValueError`` if it is of another model."""
+        """Continue a stream from a state; raise ``ValueError`` if the state is of another model."""
         if not isinstance(state, DecoderState) or state.network is not self.model.decoder:
             raise ValueError("the state is not one of a decoder of this model")
+        if state.depth < self.depth:
+            raise ValueError("the state is of a decoder with exact=False: it lacks rows")
         self._interrupt([number])
         self.stack.restore(state.stack, number)
         self._replace([number], [Position(state.start, state.skip, status_of(state.flushed))])
 
     def _interrupt(self, numbers: Sequence[int]) -> None:
-        """Mark streams as changing. If an exception follows, they stay marked until `begin`."""
+        """Mark streams as changing; after an exception they stay marked."""
         marked = [self._positions[number]._replace(status="interrupted") for number in numbers]
         self._replace(numbers, marked)
+
+    def _keep_finals(self, numbers: Sequence[int], chunks: Sequence[FloatArray]) -> None:
+        finals = list(self._finals)
+        for number, chunk in zip(numbers, chunks, strict=True):
+            finals[number] = chunk
+        self._finals = finals
 
     def _replace(self, numbers: Sequence[int], positions: Sequence[Position]) -> None:
         """Replace the positions of streams by one assignment, which no exception can split."""
@@ -196,7 +242,7 @@ class DecoderStreams:
 
 
 def checked_frame(frame: object) -> int:
-    """The index of a frame, or ``ValueError``."""
+    """Return the index of a frame; raise ``ValueError`` unless it is a whole number from 0."""
     if isinstance(frame, bool) or not isinstance(frame, int | np.integer) or frame < 0:
         raise ValueError(f"frame must be a whole number from 0, not {frame!r}")
     return int(frame)

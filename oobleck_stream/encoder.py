@@ -91,12 +91,13 @@ class StreamingEncoder:
     pad : bool
         Whether `flush` fills the last frame with zeros.
     latency : int
-        Look-ahead: a frame is returned once this many samples after its own `hop` are known.
+        The look-ahead in samples. Frame n is returned once ``(n + 1) * hop + latency`` samples have
+        been pushed.
 
     Raises
     ------
     CheckpointError
-        If the model can't encode. It is a ``ValueError``.
+        If the model can't encode. This error is a ``ValueError``.
     ValueError
         If `threads` is invalid.
 
@@ -171,7 +172,8 @@ class StreamingEncoder:
         Parameters
         ----------
         audio : (n, channels) array_like of real numbers
-            For a mono network also (n,). Any number of samples; n may be 0. Full scale is 1.0.
+            For a mono network, the shape (n,) is accepted too. n may be any number, also 0. Full
+            scale is 1.0.
 
         Returns
         -------
@@ -189,8 +191,9 @@ class StreamingEncoder:
             be finite. The error names the first such frame, and its `output` holds the finite
             frames before it. The encoder refuses further pushes until `reset` or `restore`.
         RuntimeError
-            If the stream was flushed; if an earlier operation was interrupted by an exception or
-            raised `NonFiniteError`, until `reset`; or if another thread is using this encoder.
+            If the stream was flushed, or if an earlier operation was interrupted by an exception or
+            raised `NonFiniteError`; after `reset` or `restore`, audio can be pushed again. Also if
+            another thread is using this encoder.
         """
         with self._stack.exclusive():
             require_open(self._stream.status, "push")
@@ -201,7 +204,7 @@ class StreamingEncoder:
     def flush(self) -> FloatArray:
         """End the stream; return the frames that were withheld.
 
-        With `pad`, zeros fill the last frame if it is not complete.
+        If `pad` is true and the last frame is not complete, zeros fill it.
 
         Returns
         -------
@@ -212,7 +215,7 @@ class StreamingEncoder:
         NonFiniteError
             As for `push`.
         RuntimeError
-            If the stream was already flushed, or as for `push`.
+            If the stream was already flushed. Also for the reasons given for `push`.
         """
         with self._stack.exclusive():
             require_open(self._stream.status, "flush")
@@ -229,8 +232,8 @@ class StreamingEncoder:
         Raises
         ------
         RuntimeError
-            If an earlier operation was interrupted by an exception or raised `NonFiniteError`,
-            until `reset`.
+            If an earlier operation was interrupted by an exception or raised `NonFiniteError`.
+            After `reset` or `restore`, a snapshot is possible again.
         """
         samples_in, status = self._stream
         require_complete(status, "snapshot")
@@ -243,18 +246,18 @@ class StreamingEncoder:
         )
 
     def restore(self, state: EncoderState) -> None:
-        """Continue from a state, which may be restored any number of times.
+        """Continue from a state. The same state may be restored any number of times.
 
         Parameters
         ----------
         state : EncoderState
-            From any encoder of the same model that has the same value of `sample`.
+            A snapshot of any encoder of the same model that has the same value of `sample`.
 
         Raises
         ------
         ValueError
-            If it is not a state of an encoder of this model, or one of the two encoders samples and
-            the other does not; nothing has changed.
+            If `state` is not a state of an encoder of this model, or if that encoder had another
+            value of `sample`; nothing has changed.
         """
         if not isinstance(state, EncoderState) or state.network is not self.model.encoder:
             raise ValueError("the state is not one of an encoder of this model")
@@ -266,14 +269,14 @@ class StreamingEncoder:
         self._stream = _Stream(state.samples_in, status_of(state.flushed))
 
     def _interrupt(self) -> None:
-        """Mark the stream as changing. If an exception follows, it stays marked until a reset."""
+        """Mark the stream as changing; after an exception it stays marked."""
         self._stream = self._stream._replace(status="interrupted")
 
     def _advance(self, samples: FloatArray, count: int, last: bool) -> FloatArray:
-        """Push through the stack and the bottleneck, and detect overflow.
+        """Push rows through the stack and the bottleneck, and detect overflow.
 
-        `count` is the number of samples that the caller pushed: `flush` adds zeros, which do not
-        count.
+        `count` is the number of samples that the caller pushed. It does not include the zeros that
+        `flush` adds.
         """
         samples_in = self.samples_in + count
         self._interrupt()

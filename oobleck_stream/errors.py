@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 MAX_SHOWN = 6
-"""Problems that the message of a `CheckpointError` lists."""
+"""Maximum number of problems that the message of a `CheckpointError` lists."""
 
 MAX_LENGTH = 240
-"""Characters of a problem or a name in that message."""
+"""Maximum length of a problem or a name in that message, in characters."""
 
 
 def _printable(text: str) -> str:
-    """Text without line breaks and control characters, since names come from files."""
+    """A text without line breaks and control characters, which names from files may contain."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
@@ -40,7 +40,7 @@ class InputError(ValueError):
 
 
 class OutputError(InputError):
-    """Sound can't be played here: no PortAudio, no audio device, or not one that fits.
+    """Sound can't be played here: there is no PortAudio, no audio device, or no suitable device.
 
     Examples
     --------
@@ -54,7 +54,7 @@ class OutputError(InputError):
 
 
 class PlaybackError(RuntimeError):
-    """Playback can't go on: the audio device has gone, or the machine is too slow.
+    """Playback can't continue: the audio device was disconnected, or the machine is too slow.
 
     Examples
     --------
@@ -74,13 +74,14 @@ class CheckpointError(ValueError):
     source : object
         The file, folder or name that was requested.
     *problems : str
-        Each names a tensor or an option, and says what was expected.
+        Each problem names a tensor or an option, and says what was expected.
 
     Attributes
     ----------
     source : str
     problems : tuple of str
-        All problems; the message shows the first few and their number.
+        All problems. The message shows only the first `MAX_SHOWN` of them, and how many more there
+        are.
 
     Examples
     --------
@@ -104,8 +105,9 @@ class CheckpointError(ValueError):
 class NonFiniteError(FloatingPointError):
     """The input was finite, but float32 overflowed inside the network.
 
-    It is not a ``ValueError``: the input was taken in. A stream whose output is not finite refuses
-    further calls until it is reset, restored or (a decoder) sent elsewhere by `seek`.
+    This error is not a ``ValueError``, because the stream has consumed the input. A stream whose
+    output is not finite refuses further input until `reset` or `restore` is called, or, for a
+    decoder, `seek`.
 
     Parameters
     ----------
@@ -116,11 +118,12 @@ class NonFiniteError(FloatingPointError):
     Attributes
     ----------
     frames : dict of int to int
-        For each stream whose output is not finite, the first frame concerned. The only stream of a
-        decoder or encoder has number 0.
+        Maps the index of each stream whose output is not finite to the index of the first frame
+        that is not. A `StreamingDecoder` or `StreamingEncoder` has only one stream, with index 0.
     output : as the call that failed would have returned
-        What is finite: the rows before the first that is not. In a decoder with `streams`, all
-        samples of the other streams are there.
+        The finite part of that result: the rows before the first row that is not finite. From a
+        `MultiStreamDecoder`, this list also contains all samples of the streams that did not
+        overflow.
 
     Examples
     --------

@@ -18,7 +18,7 @@ from oobleck_stream.checkpoints.names import find_prefix, half_tensors
 from oobleck_stream.checkpoints.opening import PICKLE_SUFFIXES, open_container
 from oobleck_stream.checkpoints.packed_file import read_packed
 from oobleck_stream.checkpoints.protobuf_folder import is_library_folder, library_config
-from oobleck_stream.config import OobleckConfig, preset
+from oobleck_stream.config import Convolution, OobleckConfig, preset
 from oobleck_stream.engine.backends import checked_backend
 from oobleck_stream.engine.packed import PackedNetwork
 from oobleck_stream.errors import CheckpointError
@@ -38,54 +38,61 @@ def load(
     *,
     config: OobleckConfig | str | None = None,
     backend: str = "cpu",
+    convolution: Convolution | None = None,
 ) -> Model:
     """Load a model.
 
     Parameters
     ----------
     source : str or path
-        A folder as published (stable-audio-tools', diffusers', or a whole diffusers pipeline with
-        ``vae/``); a ``.safetensors`` file, or the index of a sharded one; a folder of protobuf
-        weight libraries; the id of a model on the Hugging Face hub, ``"organisation/name"``;
-        ``"tiny"`` for the bundled network; ``"random:PRESET"`` or ``"random:PRESET:SEED"`` for
-        random weights.
+        What to load. This is one of: a folder as published by stable-audio-tools or diffusers,
+        which may be a whole diffusers pipeline with ``vae/``; a ``.safetensors`` file; the index of
+        a sharded checkpoint; a folder of protobuf weight libraries; ``"organisation/name"``, the id
+        of a model on the Hugging Face hub; ``"tiny"``, the bundled network; ``"random:PRESET"`` or
+        ``"random:PRESET:SEED"``, a network with random weights.
     config : OobleckConfig or name of a preset, optional
-        The network's geometry; overrides any config in the checkpoint. By default it is taken from
-        the file's metadata, else from a config file beside it, else from the shapes of the
-        tensors. Packed and random networks have their own, which can't be overridden.
+        The network's geometry, which overrides any config in the checkpoint. By default the
+        geometry is taken from the file's metadata; if there is none, from a config file beside the
+        weights; otherwise from the shapes of the tensors. The geometry of a packed or a random
+        network can't be overridden.
     backend : str
-        Where the model decodes: ``"cpu"``; ``"cuda"``, a GPU; ``"auto"``, a GPU if one can be used,
-        and otherwise the CPU, with a warning.
+        Where the model decodes. ``"cpu"`` is the CPU and ``"cuda"`` a GPU. ``"auto"`` is a GPU if
+        one can be used; otherwise it is the CPU, and a warning is given.
+    convolution : str, optional
+        ``"fast"`` or ``"direct"``, which has a shorter look-ahead and takes longer. The default is
+        that of the config: fast, unless a packed network or `config` says otherwise.
 
     Returns
     -------
     Model
-        Its `notes` list what had to be chosen or assumed.
+        The model's `notes` list what had to be chosen or assumed.
 
     Raises
     ------
     CheckpointError
-        If the source is missing or damaged, an option of its config is not supported, or tensors
-        are missing, unexpected, of the wrong shape or not finite; names all of them. Also if the
-        network takes too much memory or work (see Notes). It is a ``ValueError``.
+        If the source is missing or damaged, if an option of its config is not supported, or if
+        tensors are missing, unexpected, of the wrong shape or not finite. The attribute `problems`
+        lists every such option or tensor, and the message lists the first few. Also if the network
+        takes too much memory or work (see Notes). This error is a ``ValueError``.
     ValueError
-        If `config` is not the name of a preset, or `backend` is unknown.
+        If `config` is not the name of a preset, or `backend` or `convolution` is unknown.
     CudaUnavailable
-        If the backend is ``"cuda"`` and can't be used; the message names what is missing. It is a
-        ``RuntimeError``.
+        If the backend is ``"cuda"`` and can't be used; the message names what is missing. This
+        error is a ``RuntimeError``.
 
     Notes
     -----
-    A large checkpoint is folded and packed once. The packed network is kept in the user's cache
-    folder (``$OOBLECK_STREAM_CACHE``; ``off`` disables it) and memory-mapped from then on.
+    A large checkpoint is folded and packed only once. The packed network is kept in the user's
+    cache folder, and later loads memory-map it. ``$OOBLECK_STREAM_CACHE`` names another folder, or
+    disables the cache if it is ``off``.
 
     A small file can describe a huge network, so the cost is computed from the shapes first. The
     parameters, the state of one stream and the audio of one frame must fit into this machine's
-    memory, and the first frame may take 1e12 multiply-adds, eight times as many as the largest
-    published network. ``$OOBLECK_STREAM_LIMITS`` set to ``off`` lifts both limits.
+    memory, and the first frame may take at most 1e12 multiply-adds. The largest published decoder
+    needs 3.1e10. Setting ``$OOBLECK_STREAM_LIMITS`` to ``off`` lifts both limits.
 
     Only the decoder's tensors are read, so the checkpoint of a whole diffusion model needs no more
-    memory than its decoder. The encoder's tensors are read, and checked, at the first encoding.
+    memory than its decoder. The encoder's tensors are read and checked at the first encoding.
 
     Examples
     --------
@@ -108,6 +115,8 @@ def load(
         _require_config(source, model, config)
     else:
         model = _load_files(os.fspath(source), *find_files(source), config)
+    if convolution is not None:
+        model = model.with_convolution(convolution)
     return dataclasses.replace(model, backend=backend)
 
 
@@ -117,7 +126,7 @@ def find_files(source: str | os.PathLike[str]) -> tuple[Path, Path | None]:
     Parameters
     ----------
     source : str or path
-        As for `load`, except random weights. A model on the hub is downloaded.
+        One of the sources of `load`, except random weights. A model on the hub is downloaded.
 
     Returns
     -------
@@ -164,7 +173,7 @@ def is_random(source: str | os.PathLike[str]) -> bool:
 
 
 def random_weights(source: str) -> Model:
-    """The model of ``random:PRESET`` or ``random:PRESET:SEED``."""
+    """Return the model that ``random:PRESET`` or ``random:PRESET:SEED`` names."""
     match = re.fullmatch(r"random:([^:]+)(?::(\d+))?", source)
     if match is None:
         raise CheckpointError(source, "random:PRESET or random:PRESET:SEED was expected")
@@ -233,20 +242,23 @@ def open_checkpoint(
     Parameters
     ----------
     source : str or path
-        As for `load`; or a ``.ckpt``, ``.pt``, ``.pth`` or ``.bin`` file written by torch.
+        One of the sources of `load`, or a ``.ckpt``, ``.pt``, ``.pth`` or ``.bin`` file written by
+        torch.
     config : OobleckConfig, optional
         As for `load`.
 
     Returns
     -------
     container : Container
-        For a packed or a random network, a container of equivalent tensors.
+        The checkpoint's tensors. If the source is a packed or a random network, these are tensors
+        that fold to the same parameters.
     description : Description
 
     Raises
     ------
     CheckpointError
-        As `load`, except that the tensors are not checked yet.
+        For the reasons given for `load`, except those that concern tensors, which are not checked
+        yet.
     """
     if is_random(source):
         return _unpacked(Path(source), random_weights(os.fspath(source)), config)

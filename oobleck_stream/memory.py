@@ -28,21 +28,21 @@ def limits_lifted() -> bool:
 
 
 def machine_memory() -> int | None:
-    """Maximum memory that this process can use, in bytes.
+    """The maximum memory that this process can use, in bytes.
 
     Returns
     -------
     int or None
-        The smallest of the physical memory, the container's limit and the process's resource
-        limits (``ulimit -v`` and ``ulimit -d``). None where the system reports none of them.
+        The smallest of the physical memory, the container's limit and the process's resource limits
+        (``ulimit -v`` and ``ulimit -d``). None if the system reports none of these.
     """
     return min(_limits(), default=None)
 
 
 def memory_shortage(size: int) -> str:
-    """The problem with taking `size` bytes of memory; an empty string if there is none.
+    """Why `size` bytes of memory can't be taken; an empty string if they can.
 
-    It is a problem if `machine_memory` is less than `size` and the limits are not lifted.
+    They can't if `machine_memory` is less than `size` and the limits are not lifted.
     """
     there = machine_memory()
     if there is None or size <= there or limits_lifted():
@@ -54,25 +54,25 @@ def capped_trial(extra: int, trial: Callable[[], str]) -> str:
     """Call a function in a forked process in which allocating too much memory fails.
 
     This protects against libraries that allocate whatever size a file claims. Resource limits apply
-    to a whole process, so that of the caller is not limited.
+    to a whole process, so a separate process is needed.
 
     Parameters
     ----------
     extra : int
         Bytes that the function may allocate.
     trial : callable
-        Returns a text.
+        A function that returns a text.
 
     Returns
     -------
     str
-        The function's text. Without a trial, on systems other than Linux or if the limits are
-        lifted, an empty text.
+        The text that the function returned. The text is empty if the function was not called: on
+        systems other than Linux, and if the limits are lifted.
 
     Raises
     ------
     MemoryError
-        If the process ended before the function returned.
+        If the forked process ended before the function returned.
     """
     if sys.platform != "linux" or limits_lifted():
         return ""
@@ -96,7 +96,7 @@ def capped_trial(extra: int, trial: Callable[[], str]) -> str:
 
 
 def _cap_memory(extra: int) -> None:
-    """Limit this process to `extra` bytes of data memory more than it has."""
+    """Limit this process's data memory to `extra` bytes more than it has now."""
     import resource
 
     # Field 6 of statm is the size of data and stack, in pages. Since Linux 4.7, RLIMIT_DATA also

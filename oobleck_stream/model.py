@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,16 +25,17 @@ from oobleck_stream.checks import (
     encoder_overflow,
     first_not_finite,
 )
-from oobleck_stream.config import OobleckConfig, preset
+from oobleck_stream.config import Convolution, OobleckConfig, preset
 from oobleck_stream.engine.needs import require_affordable
-from oobleck_stream.engine.packed import PackedNetwork
+from oobleck_stream.engine.packed import PackedNetwork, repacked
 from oobleck_stream.engine.stack import Stack
 from oobleck_stream.errors import CheckpointError, NonFiniteError
 from oobleck_stream.parameters import RandomParameters, pack_network
 
 DECODE_FRAMES = 256
-"""Frames that `Model.decode` checks and pushes at a time, so that no copy of a long memory map is
-held."""
+"""Number of frames that `Model.decode` checks and pushes at a time. So it never copies a whole
+memory map.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +53,10 @@ class Model:
     name : str
         Where the model came from, for messages.
     notes : tuple of str
-        What was inferred or chosen while loading, one sentence each.
+        What was inferred or chosen while loading: one sentence for each choice.
     load_encoder : callable, optional
-        Returns the encoder's layers and packed parameters; called when they are first needed.
+        A function that returns the encoder's layers and packed parameters. It is called when these
+        are first needed.
     backend : str
         The default backend of `decode` and of `StreamingDecoder`: ``"cpu"``, ``"cuda"`` or
         ``"auto"``. Encoding always runs on the CPU.
@@ -87,8 +90,8 @@ class Model:
         Raises
         ------
         CheckpointError
-            If the network has no encoder of this family, or its checkpoint holds none or a faulty
-            one (the message names every fault). It is a ``ValueError``.
+            If the network has no encoder of this family, if its checkpoint contains none, or if the
+            encoder's tensors have faults, which the message names. This error is a ``ValueError``.
         """
         # Threads that race here each pack the encoder, and the first result is kept. A lock would
         # stay locked forever in a process that is forked while it is held.
@@ -106,6 +109,38 @@ class Model:
         if self.load_encoder is None:
             raise CheckpointError(name, "can't encode: it has only a decoder")
         return self.load_encoder()
+
+    def with_convolution(self, convolution: Convolution) -> Model:
+        """Return this model with fast or with direct convolution.
+
+        The packed parameters are shared if they have what is needed: those of a fast network serve
+        both.
+
+        Parameters
+        ----------
+        convolution : str
+            ``"fast"`` or ``"direct"``, as in `OobleckConfig`.
+
+        Raises
+        ------
+        ValueError
+            If it is neither of them.
+
+        Examples
+        --------
+        >>> import oobleck_stream as ob
+        >>> model = ob.random_model("ezaudio")
+        >>> model.latency, model.with_convolution("direct").latency
+        (4183, 4013)
+        """
+        config = self.config.replace(convolution=convolution)
+        layers = network.decoder_layers(config)
+        pairs = zip(layers, self.decoder.layers, strict=True)
+        if all(layer.tile in (1, old.tile) for layer, old in pairs):
+            decoder = dataclasses.replace(self.decoder, layers=tuple(layers))
+        else:
+            decoder = repacked(self.decoder, layers)
+        return dataclasses.replace(self, config=config, decoder=decoder)
 
     @property
     def latent_dim(self) -> int:
@@ -129,7 +164,7 @@ class Model:
 
     @property
     def latency(self) -> int:
-        """Look-ahead in samples: a stream withholds this many until later frames are known."""
+        """The look-ahead: how many samples a stream withholds until later frames are known."""
         return network.latency(self.decoder.layers)
 
     @property
@@ -150,7 +185,7 @@ class Model:
     ) -> FloatArray:
         """Decode a whole piece.
 
-        Works in blocks, so apart from the returned array, memory does not grow with the piece.
+        The piece is decoded in blocks, so only the returned array grows with its length.
 
         Parameters
         ----------
@@ -165,19 +200,19 @@ class Model:
         Returns
         -------
         (samples, channels) float32, C-contiguous
-            `out` if it was passed. Full scale is 1.0; nothing is clipped.
+            The audio; this is `out` if it was passed. Full scale is 1.0; nothing is clipped.
 
         Raises
         ------
         ValueError
             If the shape or dtype of `latents` or `out` is wrong, or a frame is not finite as
-            float32 (the message names it).
+            float32 (the message names the frame).
         NonFiniteError
             If the latents are so large that float32 overflows inside the network and samples would
             not be finite. The error names the first such frame, and its `output` holds the samples
-            before it; `out` is partly written.
+            before that frame; `out` is partly written.
         CudaUnavailable
-            If the backend is ``"cuda"`` and can't be used. It is a ``RuntimeError``.
+            If the backend is ``"cuda"`` and can't be used. This error is a ``RuntimeError``.
         """
         array = checked_latents(latents, self.latent_dim)
         for first in range(0, len(array), CHECK_FRAMES):
@@ -202,7 +237,7 @@ class Model:
         return out
 
     def encoded_length(self, samples: int, pad: bool = True) -> int:
-        """Number of latent frames that `samples` samples encode to; `pad` as for `encode`."""
+        """Number of latent frames that `samples` samples encode to, with `pad` as in `encode`."""
         if pad:
             samples += -samples % self.hop
         return network.output_length(self.encoder.layers, samples)
@@ -217,38 +252,39 @@ class Model:
     ) -> FloatArray:
         """Encode a whole piece.
 
-        Works in blocks, so apart from the returned array, memory does not grow with the piece.
+        The piece is encoded in blocks, so only the returned array grows with its length.
 
         Parameters
         ----------
         audio : (samples, channels) array_like of real numbers
-            Full scale is 1.0; may be a memory map. For a mono network also (samples,).
+            Full scale is 1.0. It may be a memory map. For a mono network, the shape (samples,) is
+            accepted too.
         sample : bool
             Whether to draw the latents from the encoder's normal distributions instead of
             returning their means.
         seed : int, optional
-            Seed of these draws. The same seed gives the same latents; without one, every call
-            differs.
+            Seed of these draws. The same seed gives the same latents. Without a seed, every call
+            draws different latents.
         pad : bool
             Whether to fill the last frame with zeros if the length is not a multiple of `hop`.
-            Otherwise the remaining samples make no frame of their own.
+            Otherwise the samples after the last whole frame do not become a frame.
         threads : int, optional
             As for `StreamingEncoder`; the result does not depend on it.
 
         Returns
         -------
         (frames, latent_dim) float32, C-contiguous
-            With `pad`, ``ceil(samples / hop)`` frames.
+            If `pad` is true, there are ``ceil(samples / hop)`` frames.
 
         Raises
         ------
         ValueError
-            If the shape or dtype is wrong, a sample is not finite as float32 (the message names
-            it), or the model can't encode (`CheckpointError`).
+            If the shape or dtype is wrong, or a sample is not finite as float32 (the message names
+            the sample). If the model can't encode, the error is a `CheckpointError`.
         NonFiniteError
             If the audio is so large that float32 overflows inside the network and latents would not
             be finite. The error names the first such frame, and its `output` holds the frames
-            before it.
+            before that frame.
         """
         array = self._checked_audio(audio)
         latents = np.empty((self.encoded_length(len(array), pad), self.latent_dim), np.float32)
@@ -294,11 +330,11 @@ class Model:
         return mean, deviation
 
     def _overflow(self, frame: int, output: Any) -> NonFiniteError:
-        """The error for an encoded frame that is not finite; `output` is what precedes it."""
+        """The error for an encoded frame that is not finite; `output` has the frames before it."""
         return NonFiniteError(encoder_overflow(frame, self.hop), {0: frame}, output)
 
     def _checked_audio(self, audio: Any) -> npt.NDArray[Any]:
-        """Audio of the right shape and finite, or ``ValueError``."""
+        """Return audio as (samples, channels); raise ``ValueError`` if it is invalid."""
         array = checked_audio(audio, self.channels)
         for first in range(0, len(array), CHECK_SAMPLES):
             checked_samples(array[first : first + CHECK_SAMPLES], first)
@@ -334,10 +370,10 @@ def random_model(name: str | OobleckConfig, seed: int = 0, backend: str = "cpu")
     Raises
     ------
     ValueError
-        If there is no preset of that name.
+        If there is no preset with this name.
     CheckpointError
-        If the network takes too much memory or work; the encoder raises it at its first use. It is
-        a ``ValueError``.
+        If the decoder takes too much memory or work. The encoder is checked at its first use. This
+        error is a ``ValueError``.
 
     Examples
     --------

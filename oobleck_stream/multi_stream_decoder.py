@@ -1,4 +1,4 @@
-"""The streaming decoder for several streams, which reads the weights once for all of them."""
+"""The streaming decoder for several streams: one read of the weights serves all streams."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import numpy as np
 
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checks import checked_batch, decoder_overflow, finite_rows
-from oobleck_stream.decoder_streams import DecoderState, DecoderStreams, checked_frame
+from oobleck_stream.decoder_streams import DecoderState, checked_frame
+from oobleck_stream.early.look_ahead import Missing
+from oobleck_stream.early.streams import open_streams
 from oobleck_stream.errors import NonFiniteError
 from oobleck_stream.model import Model
 
@@ -30,6 +32,8 @@ class MultiStreamDecoder:
         As for `StreamingDecoder`.
     backend : str, optional
         As for `StreamingDecoder`.
+    look_ahead, fade, missing, exact : optional
+        As for `StreamingDecoder`, the same for all streams.
 
     Attributes
     ----------
@@ -44,7 +48,7 @@ class MultiStreamDecoder:
     Raises
     ------
     ValueError
-        If `streams`, `threads` or `backend` is invalid.
+        If `streams`, `threads`, `backend`, `look_ahead`, `fade` or `missing` is invalid.
     CudaUnavailable
         If the backend is ``"cuda"`` and can't be used.
 
@@ -65,15 +69,25 @@ class MultiStreamDecoder:
     """
 
     def __init__(
-        self, model: Model, streams: int, threads: int | None = None, backend: str | None = None
+        self,
+        model: Model,
+        streams: int,
+        threads: int | None = None,
+        backend: str | None = None,
+        *,
+        look_ahead: float | None = None,
+        fade: float | None = None,
+        missing: Missing = "zeros",
+        exact: bool = True,
     ) -> None:
         whole = isinstance(streams, int | np.integer) and not isinstance(streams, bool)
         if not (whole and streams >= 1):
             raise ValueError(f"streams must be a whole number from 1, not {streams!r}")
         self.model = model
         self.streams = int(streams)
-        self.latency = model.latency
-        self._streams = DecoderStreams(model, self.streams, threads, backend)
+        self.latency, self._streams = open_streams(
+            model, self.streams, threads, backend, look_ahead, fade, missing, exact
+        )
         self.backend = self._streams.stack.backend
 
     @property
@@ -93,16 +107,24 @@ class MultiStreamDecoder:
 
     @property
     def frames_in(self) -> list[int]:
-        """For each stream the index of the next frame to push, in the whole piece."""
+        """Index of the next frame to push into each stream, in the whole piece."""
         return [self._streams.frames_in(number) for number in range(self.streams)]
 
     @property
     def samples_out(self) -> list[int]:
-        """For each stream the index of the first sample of its next chunk, in the whole piece."""
+        """Index of the first sample of each stream's next chunk, in the whole piece."""
         return [self._streams.samples_out(number) for number in range(self.streams)]
 
+    @property
+    def exact(self) -> list[FloatArray]:
+        """For each stream, the samples that became final in the last push or flush of it.
+
+        Put together, they are bit-identical to `Model.decode`, whatever the look-ahead.
+        """
+        return self._streams.finals
+
     def reset(self, stream: int | None = None) -> None:
-        """Return one stream, or by default all of them, to the beginning.
+        """Return one stream to the beginning, or by default all streams.
 
         Raises
         ------
@@ -117,7 +139,7 @@ class MultiStreamDecoder:
         Parameters
         ----------
         frames : (streams, latent_dim) or (streams, n, latent_dim) array_like of real numbers
-            One frame for each stream, or several; n may be 0.
+            One frame or several frames for each stream; n may be 0.
         active : (streams,) array_like of bool, optional
             The streams to push into, by default all of them. The other streams stay as they are,
             and their rows of `frames` are ignored.
@@ -136,14 +158,14 @@ class MultiStreamDecoder:
             stream has changed.
         NonFiniteError
             If latents are so large that float32 overflows inside the network and samples would not
-            be finite. The error names the streams and the first such frames; its `output` holds
-            their finite samples before those frames, and all samples of the other streams, which
-            are not affected. A stream that overflowed refuses further pushes until `reset`,
-            `restore` or `seek`.
+            be finite. The error names these streams, and the first such frame of each. Its `output`
+            holds the samples of these streams before those frames, and all samples of the other
+            streams, which are not affected. A stream that overflowed refuses further pushes until
+            `reset`, `restore` or `seek`.
         RuntimeError
-            If an active stream was flushed; if an earlier operation on it was interrupted by an
-            exception or raised `NonFiniteError`, until `reset`; or if another thread is using this
-            decoder.
+            If an active stream was flushed, or if an earlier operation on it was interrupted by an
+            exception or raised `NonFiniteError`; after `reset`, `restore` or `seek`, the stream can
+            be pushed again. Also if another thread is using this decoder.
         """
         with self._streams.stack.exclusive():
             numbers = self._open_numbers(active, "push")
@@ -169,7 +191,7 @@ class MultiStreamDecoder:
         NonFiniteError
             As for `push`.
         RuntimeError
-            If an active stream was already flushed, or as for `push`.
+            If an active stream was already flushed. Also for the reasons given for `push`.
         """
         with self._streams.stack.exclusive():
             numbers = self._open_numbers(active, "flush")
@@ -187,7 +209,7 @@ class MultiStreamDecoder:
         Yields
         ------
         list of (k, channels) float32
-            As `push` and `flush` return them, unless all arrays in it are empty.
+            The lists that `push` and `flush` return, except those in which all arrays are empty.
 
         Raises
         ------
@@ -229,33 +251,36 @@ class MultiStreamDecoder:
         ValueError
             If there is no such stream.
         RuntimeError
-            If an earlier operation on it was interrupted by an exception or raised
-            `NonFiniteError`, until `reset`.
+            If an earlier operation on the stream was interrupted by an exception or raised
+            `NonFiniteError`. After `reset`, `restore` or `seek`, a snapshot is possible again.
         """
         return self._streams.snapshot(self._number(stream))
 
     def restore(self, state: DecoderState, stream: int) -> None:
-        """Continue a stream from a state, which may be restored any number of times.
+        """Continue a stream from a state. The same state may be restored any number of times.
 
         Parameters
         ----------
         state : DecoderState
-            From any stream of any decoder of the same model.
+            A snapshot of any stream of any decoder of the same model.
         stream : int
             Index of the stream to replace.
 
         Raises
         ------
         ValueError
-            If it is not a state of a decoder of this model, or there is no such stream; nothing
-            has changed.
+            If `state` is not a state of a decoder of this model, or there is no such stream;
+            nothing has changed.
         """
         self._streams.restore(state, self._number(stream))
 
     def _nonempty(
         self, step: Callable[..., list[FloatArray]], *frames: Any
     ) -> Iterator[list[FloatArray]]:
-        """Yield the result of a push or flush unless it is empty, also before an overflow."""
+        """Yield the result of a push or flush, or the samples before an overflow.
+
+        Results in which all arrays are empty are not yielded.
+        """
         try:
             chunks = step(*frames)
         except NonFiniteError as error:
@@ -266,14 +291,14 @@ class MultiStreamDecoder:
             yield chunks
 
     def _number(self, stream: Any) -> int:
-        """A valid stream index, or ``ValueError``."""
+        """Return the index of a stream; raise ``ValueError`` unless there is such a stream."""
         whole = isinstance(stream, int | np.integer) and not isinstance(stream, bool)
         if not (whole and 0 <= stream < self.streams):
             raise ValueError(f"stream must be below {self.streams}, not {stream!r}")
         return int(stream)
 
     def _open_numbers(self, active: Any, action: str) -> list[int]:
-        """Indices of the active streams; ``RuntimeError`` if one of them is not open."""
+        """Return the indices of the active streams; raise ``RuntimeError`` unless all are open."""
         mask = np.ones(self.streams, bool) if active is None else np.asarray(active)
         if mask.dtype != bool or mask.shape != (self.streams,):
             raise ValueError(
@@ -286,7 +311,7 @@ class MultiStreamDecoder:
         return numbers
 
     def _checked(self, frames: Any, numbers: list[int]) -> FloatArray:
-        """The frames of some streams, (numbers, n, latent_dim) float32, or ``ValueError``."""
+        """Check the frames of some streams; return them as (numbers, n, latent_dim) float32."""
         array = checked_batch(frames, self.streams, self.model.latent_dim)
         rows = np.empty((len(numbers), *array.shape[1:]), np.float32)
         for index, number in enumerate(numbers):

@@ -6,19 +6,36 @@ in blocks of `phases` rows. Block ``b`` depends on the input rows
 the whole output are dropped. For a transposed convolution, block ``b`` is the `stride` output rows
 from ``b * stride`` on: they depend on the same `taps` input rows, with different weights.
 
+A fast convolution computes tiles: block ``b`` is the rows ``b * tile + phase * dilation`` (see
+`oobleck_stream.fast_convolution`). As the dilation is odd and the tile is a power of two, every row
+is in exactly one tile, and every push of `tile` rows completes one; but a tile ends before rows
+between its own are known. These early rows lie up to `spread` rows beyond the first unknown one.
+
 Snake is ``x + sin(alpha * x)**2 / (beta + epsilon)``: https://arxiv.org/abs/2006.08195, with the
 separate `beta` of BigVGAN, https://arxiv.org/abs/2206.04658.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from oobleck_stream.config import OobleckConfig
+from oobleck_stream.fast_convolution import KERNEL, SCHEMES, Scheme
 
 ENCODER_LAST_KERNEL = 3
 """Kernel length of the encoder's last convolution, the same in every network of the family."""
+
+MIN_FAST_CHANNELS = 64
+"""The channels of a fast convolution are a multiple of this: with fewer, its transforms cost more
+than they save."""
+
+MIN_TILED_ROWS = {4: 128, 2: 32}
+"""Fewest rows per latent frame of a level whose tiles have four rows, or two. A tile waits for its
+last row, and the deeper the level, the longer a row lasts: these limits add less than 16 ms to the
+look-ahead of the published models. The deepest levels are bound by reading weights, not by
+multiplications, and fast convolution has more weights."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +60,12 @@ class Layer:
         Whether the previous layer's input (before that layer's Snake) is added to the output.
     tanh : bool
         Whether the output goes through a tanh.
+    tile : int
+        1 for direct convolution; else the rows of a tile of fast convolution, with a kernel of
+        seven, no stride and an odd dilation.
+    grid : int
+        Rows by which the tiles are shifted: the first begins `grid` rows before the first that
+        contains row 0. It decides the look-ahead.
     """
 
     name: str
@@ -58,6 +81,13 @@ class Layer:
     snake: str | None = None
     residual: bool = False
     tanh: bool = False
+    tile: int = 1
+    grid: int = 0
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """The scheme of a fast convolution; None for a direct one."""
+        return SCHEMES[self.tile] if self.tile > 1 else None
 
     @property
     def taps(self) -> int:
@@ -67,27 +97,37 @@ class Layer:
     @property
     def phases(self) -> int:
         """Number of output rows in a block."""
-        return self.stride if self.transposed else 1
+        return self.stride if self.transposed else self.tile
+
+    @property
+    def spread(self) -> int:
+        """Distance from the first to the last row of a tile, less 1 in `tile`; else 0.
+
+        How many rows from the first unknown output row on may be known already.
+        """
+        return (self.tile - 1) * self.dilation
 
     @property
     def stride_in(self) -> int:
         """Distance between consecutive blocks, in input rows."""
-        return 1 if self.transposed else self.stride
+        return self.tile if self.tile > 1 or self.transposed else self.stride
 
     @property
     def left_padding(self) -> int:
         """Number of rows of zeros before the first input row."""
-        return self.taps - 1 if self.transposed else self.padding
+        if self.transposed:
+            return self.taps - 1
+        return self.padding + self.trim
 
     @property
     def reach(self) -> int:
         """Distance from the oldest to the newest input row that a block depends on."""
-        return (self.taps - 1) * (1 if self.transposed else self.dilation)
+        return (self.taps + self.tile - 2) * (1 if self.transposed else self.dilation)
 
     @property
     def trim(self) -> int:
         """Number of output rows dropped at the start of the whole output."""
-        return self.padding if self.transposed else 0
+        return self.padding if self.transposed else self.spread + self.grid
 
     def output_length(self, rows: int) -> int:
         """Output rows of a complete input of `rows` rows, as in torch; 0 for an empty input."""
@@ -96,7 +136,8 @@ class Layer:
         if self.transposed:
             whole = (rows - 1) * self.stride + self.kernel - 2 * self.padding
             return max(0, whole + self.output_padding)
-        return max(0, (rows + 2 * self.padding - self.reach - 1) // self.stride + 1)
+        reach = (self.kernel - 1) * self.dilation
+        return max(0, (rows + 2 * self.padding - reach - 1) // self.stride + 1)
 
     def due_blocks(self, rows: int) -> int:
         """Number of blocks that are final once `rows` input rows are known."""
@@ -107,16 +148,45 @@ class Layer:
         return -(-(self.output_length(rows) + self.trim) // self.phases) if rows else 0
 
     def due_rows(self, rows: int) -> int:
-        """Number of output rows that are final once `rows` input rows are known."""
+        """Number of output rows before the first that is not final yet, once `rows` are known."""
         return max(0, self.due_blocks(rows) * self.phases - self.trim)
+
+    @property
+    def products(self) -> int:
+        """Matrix products per block: of a tap with a phase, or of a point of a tile."""
+        return self.scheme.points if self.scheme else self.taps * self.phases
 
     @property
     def multiplications(self) -> int:
         """Multiply-adds per block."""
-        return self.taps * self.inputs * self.phases * self.outputs
+        return self.products * self.inputs * self.outputs
 
 
-def _residual_units(name: str, first: int, width: int, config: OobleckConfig) -> list[Layer]:
+def tile_rows(config: OobleckConfig, width: int, rows: int) -> int:
+    """Rows of the tiles in which a level's dilated convolutions are computed; 1 if directly.
+
+    Parameters
+    ----------
+    config : OobleckConfig
+    width : int
+        Channels of the level.
+    rows : int
+        Its rows per latent frame.
+    """
+    possible = config.kernel == KERNEL and all(dilation % 2 for dilation in config.dilations)
+    if config.convolution == "direct" or not possible:
+        return 1
+    if width % MIN_FAST_CHANNELS:
+        return 1
+    for tile, fewest in MIN_TILED_ROWS.items():
+        if rows >= fewest and rows % tile == 0:
+            return tile
+    return 1
+
+
+def _residual_units(
+    name: str, first: int, width: int, config: OobleckConfig, tile: int = 1
+) -> list[Layer]:
     """The residual units of a block; `first` is the number of its first unit in the names."""
     layers = []
     for number, dilation in enumerate(config.dilations, start=first):
@@ -131,6 +201,7 @@ def _residual_units(name: str, first: int, width: int, config: OobleckConfig) ->
                 padding=(config.kernel - 1) * dilation // 2,
                 bias=config.bias,
                 snake=f"{unit}.0",
+                tile=tile,
             )
         )
         layers.append(
@@ -141,7 +212,7 @@ def _residual_units(name: str, first: int, width: int, config: OobleckConfig) ->
 
 def decoder_layers(config: OobleckConfig) -> list[Layer]:
     """The decoder's layers: rows of latents in, rows of samples out."""
-    widths, depth = config.widths, len(config.strides)
+    widths, depth, rows = config.widths, len(config.strides), 1
     same = (config.kernel - 1) // 2
     layers = [
         Layer(
@@ -170,7 +241,10 @@ def decoder_layers(config: OobleckConfig) -> list[Layer]:
                 snake=f"{block}.layers.0",
             )
         )
-        layers += _residual_units(block, 2, widths[level - 1], config)
+        rows *= stride
+        tile = tile_rows(config, widths[level - 1], rows)
+        for layer in _residual_units(block, 2, widths[level - 1], config, tile):
+            layers.append(_shifted(layer, latency(layers)))
     layers.append(
         Layer(
             f"decoder.layers.{depth + 2}",
@@ -184,6 +258,16 @@ def decoder_layers(config: OobleckConfig) -> list[Layer]:
         )
     )
     return layers
+
+
+def _shifted(layer: Layer, withheld: int) -> Layer:
+    """The layer with the grid of tiles that has the shortest look-ahead.
+
+    Rows arrive in multiples of a tile, of which the layers before have withheld `withheld`: a tile
+    should end with the last row that has arrived.
+    """
+    newest = layer.reach - layer.spread - layer.padding
+    return dataclasses.replace(layer, grid=(newest + withheld + 1) % layer.tile)
 
 
 def encoder_layers(config: OobleckConfig) -> list[Layer]:
@@ -252,34 +336,39 @@ def rows_needed(layers: Sequence[Layer], row: int) -> int:
 
 
 def latency(layers: Sequence[Layer]) -> int:
-    """Look-ahead in output rows: how many are withheld until later input rows are known.
+    """The look-ahead: the number of output rows withheld until later input rows are known.
 
     Raises
     ------
     ValueError
         If a layer shortens its input, as an encoder's do.
     """
-    rows = 0
+    ahead = 0
     for layer in layers:
-        if layer.stride_in != 1:
+        if layer.stride != 1 and not layer.transposed:
             raise ValueError(f"{layer.name} shortens its input: no look-ahead in output rows")
-        ahead = layer.trim if layer.transposed else layer.reach - layer.left_padding
-        rows = rows * layer.phases + ahead
-    return rows
+        # Rows arrive in multiples of a tile, so the look-ahead is the same after every one.
+        rows = ahead + layer.reach + layer.trim
+        rows += -rows % layer.tile
+        growth = layer.phases // layer.stride_in
+        ahead = rows * growth - layer.due_rows(rows - ahead)
+    return ahead
 
 
 def context(layers: Sequence[Layer]) -> int:
-    """Receptive field in input rows, on each side (the larger of the two).
+    """The receptive field in input rows: the larger of its two sides.
 
-    How many neighbours of input row `n` affect the output rows ``[n * hop, (n + 1) * hop)``.
+    It is the number of neighbours of input row n that affect the output rows
+    ``[n * hop, (n + 1) * hop)``.
     """
     hop = 1
     for layer in layers:
-        hop *= layer.phases
+        hop *= layer.phases // layer.tile
     # Trace the output rows of input row 0 back to the input rows that they depend on.
     first, last = 0, hop - 1
     for layer in reversed(layers):
-        first = (first + layer.trim) // layer.phases * layer.stride_in - layer.left_padding
+        block = (first + layer.trim - layer.spread) // layer.phases
+        first = block * layer.stride_in - layer.left_padding
         last = (
             (last + layer.trim) // layer.phases * layer.stride_in - layer.left_padding + layer.reach
         )
@@ -290,6 +379,6 @@ def multiplications(layers: Sequence[Layer]) -> int:
     """Multiply-adds per input row, if no layer shortens its input."""
     total, rate = 0, 1
     for layer in layers:
-        total += rate * layer.multiplications
-        rate *= layer.phases
+        total += rate * layer.multiplications // layer.tile
+        rate *= layer.phases // layer.tile
     return total

@@ -1,4 +1,4 @@
-"""Sources of a network's parameters, and the conversion of stored parameters to packed ones."""
+"""Sources of a network's parameters, and the conversion from stored to packed parameters."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ from oobleck_stream.network import Layer
 
 
 class Parameters(Protocol):
-    """A source of parameters, folded in float64 and rounded once to float32."""
+    """A source of parameters that are folded in float64 and rounded once to float32."""
 
     def weight(self, layer: Layer) -> FloatArray:
-        """The weight without weight norm: (outputs, inputs, kernel); (inputs, outputs, kernel) if
-        the layer is transposed.
+        """The weight without weight norm, in torch's order.
+
+        Its shape is (outputs, inputs, kernel), or (inputs, outputs, kernel) if the layer is
+        transposed.
         """
 
     def bias(self, layer: Layer) -> FloatArray:
-        """The bias, (outputs,); called only if the layer has one."""
+        """The bias, (outputs,); called only for a layer with a bias."""
 
     def snake(self, layer: Layer) -> tuple[FloatArray, FloatArray]:
-        """Alpha and 1 / (beta + epsilon), both (inputs,), not as logarithms; called only if the
-        layer has a Snake.
+        """Alpha and 1 / (beta + epsilon), both (inputs,); called only for a layer with a Snake.
+
+        Neither is a logarithm.
         """
 
 
@@ -41,7 +44,8 @@ def pack_network(
     layers : sequence of Layer
     parameters : Parameters
     input_scale : float
-        Factor for the network's input. It is multiplied into the first layer's weights, in float64.
+        Factor for the network's input. The first layer's weights are multiplied by it in float64,
+        and rounded to float32 again.
     """
     network = PackedNetwork.empty(layers)
     for index, layer in enumerate(layers):
@@ -59,7 +63,7 @@ def pack_network(
 def fold_weight_norm(
     magnitude: npt.NDArray[np.floating], direction: npt.NDArray[np.floating]
 ) -> FloatArray:
-    """Fold weight norm: ``g * v / ||v||``, in float64, rounded once to float32.
+    """Fold weight norm: compute ``g * v / ||v||`` in float64 and round once to float32.
 
     The norm is over all axes but the first (https://arxiv.org/abs/1602.07868).
 
@@ -76,8 +80,8 @@ def fold_weight_norm(
     """
     folded = np.empty(direction.shape, np.float32)
     for row in range(len(direction)):
-        # Row by row: NumPy's summation order then depends only on the row's length, and no float64
-        # copy of the whole tensor is made.
+        # Fold row by row, so that NumPy's summation order depends only on the row's length and no
+        # float64 copy of the whole tensor is made.
         v = direction[row].astype(np.float64)
         folded[row] = v * (np.float64(magnitude[row, 0, 0]) / np.sqrt(np.sum(v * v)))
     return folded
@@ -91,13 +95,13 @@ def fold_snake(
     Parameters
     ----------
     alpha, beta : float arrays of one size
-        As stored: logarithms if `config.snake_log_scale`.
+        The values as stored: logarithms if `config.snake_log_scale` is true.
     config : OobleckConfig
 
     Returns
     -------
     alpha, inverse_beta : (n,) float32
-        Computed in float64 and rounded once.
+        Both are computed in float64 and rounded once.
     """
     a, b = alpha.astype(np.float64).ravel(), beta.astype(np.float64).ravel()
     if config.snake_log_scale:
@@ -106,7 +110,7 @@ def fold_snake(
 
 
 class RandomParameters:
-    """Random parameters that keep activations at a constant scale: for tests and benchmarks.
+    """Random parameters for tests and benchmarks, which keep activations at a constant scale.
 
     Parameters
     ----------
@@ -123,7 +127,10 @@ class RandomParameters:
         return np.random.default_rng([self._seed, *f"{layer.name}.{part}".encode()])
 
     def weight(self, layer: Layer) -> FloatArray:
-        """Uniform around 0, scaled by the fan-in so that activations neither grow nor vanish."""
+        """Draw from a uniform distribution around 0.
+
+        Its width is scaled by the fan-in, so that activations neither grow nor vanish.
+        """
         first, second = layer.outputs, layer.inputs
         if layer.transposed:
             first, second = second, first
@@ -134,12 +141,12 @@ class RandomParameters:
         return weight
 
     def bias(self, layer: Layer) -> FloatArray:
-        """Normal, with a standard deviation of 0.1."""
+        """Draw from a normal distribution with a standard deviation of 0.1."""
         generator = self._generator(layer, "bias")
         return np.float32(0.1) * generator.standard_normal(layer.outputs, np.float32)
 
     def snake(self, layer: Layer) -> tuple[FloatArray, FloatArray]:
-        """Log-normal: the logarithms have a standard deviation of 0.3."""
+        """Draw from log-normal distributions; the logarithms have a standard deviation of 0.3."""
         generator = self._generator(layer, "snake")
         alpha, beta = 0.3 * generator.standard_normal((2, layer.inputs))
         if not self._config.snake_log_scale:

@@ -16,7 +16,7 @@ PIECES = {
     "groove": "drums and bass",
     "pads": "strings and choir",
 }
-"""Name of each bundled piece, and its instruments."""
+"""The name of each bundled piece, and its instruments."""
 
 
 def piece(name: str) -> npt.NDArray[Any]:
@@ -34,7 +34,7 @@ def piece(name: str) -> npt.NDArray[Any]:
     Raises
     ------
     ValueError
-        If there is no such piece; lists the names.
+        If there is no such piece. The message lists the names of all pieces.
 
     Examples
     --------

@@ -1,9 +1,9 @@
-"""The network in its plainest form: a whole piece at once, nothing streamed and nothing packed.
+"""The network in its plainest form, which computes a whole piece at once from unpacked weights.
 
-`apply` is the definition of a layer; the rest converts parameters and supplies the operations,
-with NumPy in float64 (slow, needs nothing else) or with PyTorch. Validation, the benchmark and the
-tests compare the streaming kernels with it. It shares only `Layer` with them: it starts at the
-tensors of a checkpoint, before weight norm is folded.
+`apply` is the definition of a layer. The rest of this module converts parameters and supplies the
+operations, either with NumPy in float64, which is slow, or with PyTorch. Validation, the benchmark
+and the tests compare the streaming kernels with this reference. The reference shares only `Layer`
+with the kernels, because it starts at the tensors of a checkpoint, before weight norm is folded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FloatingArray = npt.NDArray[np.floating[Any]]
 DoubleArray = npt.NDArray[np.float64]
 
 BLOCK_ROWS = 4096
-"""Rows that `NumPyOperations` processes at a time, so that they stay in the CPU's cache."""
+"""Number of rows that `NumPyOperations` processes at a time, so that they fit the CPU's cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +31,12 @@ class LayerTensors:
     Parameters
     ----------
     weight : float array
-        In torch's order. With weight norm, the direction `v`.
+        The weight in torch's order. If the layer has weight norm, this is the direction `v`.
     magnitude : (n, 1, 1) float array or None
-        The `g` of weight norm. None without weight norm.
+        The magnitude `g` of weight norm; None if the layer has no weight norm.
     bias : (outputs,) float array or None
     alpha, beta : (inputs,) float array or None
-        Parameters of the Snake before the layer; logarithms if `log_scale`.
+        Parameters of the Snake before the layer; they are logarithms if `log_scale` is true.
     log_scale : bool
     scale : float
         Factor applied to the layer's input.
@@ -56,7 +56,7 @@ Tensors = Iterable[tuple[Layer, LayerTensors]]
 
 
 class Operations(Protocol):
-    """Array operations of one library. `Any` is that library's array type."""
+    """The array operations of one library. In the signatures, `Any` stands for its array type."""
 
     def array(self, values: DoubleArray) -> Any:
         """Convert a weight or a bias."""
@@ -82,7 +82,7 @@ class Operations(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class PlainLayer:
-    """A layer with parameters that are ready to use: weight norm folded, no logarithms."""
+    """A layer whose parameters are ready to use: neither weight norm nor logarithms are left."""
 
     layer: Layer
     weight: Any
@@ -99,7 +99,7 @@ def prepare(tensors: Tensors, operations: Operations, epsilon: float = 0.0) -> l
     tensors : iterable of (Layer, LayerTensors)
     operations : Operations
     epsilon : float
-        Added to Snake's beta, after exp.
+        Number that is added to Snake's beta, after exp if beta is stored as a logarithm.
     """
     network = []
     for layer, given in tensors:
@@ -134,7 +134,7 @@ def apply(part: PlainLayer, x: Any, skipped: Any, operations: Operations) -> Any
 
 
 def outputs(network: Sequence[PlainLayer], x: Any, operations: Operations) -> Iterator[Any]:
-    """Yield the output of every layer for a whole input, all in the layout of `operations`."""
+    """Yield the output of every layer for a whole input, in the layout of `operations`."""
     skipped = x
     for part in network:
         x, skipped = apply(part, x, skipped, operations), x
@@ -142,7 +142,7 @@ def outputs(network: Sequence[PlainLayer], x: Any, operations: Operations) -> It
 
 
 def output(network: Sequence[PlainLayer], x: Any, operations: Operations) -> Any:
-    """Return the output of the last layer, holding no more than three at a time."""
+    """Return the output of the last layer; keep at most three outputs in memory at a time."""
     last = x
     for y in outputs(network, x, operations):
         last = y
@@ -150,10 +150,10 @@ def output(network: Sequence[PlainLayer], x: Any, operations: Operations) -> Any
 
 
 class NumPyOperations:
-    """Float64 arrays of shape (rows, channels)."""
+    """Operations on float64 NumPy arrays of shape (rows, channels)."""
 
     def array(self, values: DoubleArray) -> DoubleArray:
-        """Return the values."""
+        """Return the values unchanged."""
         return values
 
     per_channel = array
@@ -163,11 +163,11 @@ class NumPyOperations:
         return rows.astype(np.float64)
 
     def to_rows(self, x: DoubleArray) -> DoubleArray:
-        """Return the array."""
+        """Return the array unchanged."""
         return x
 
     def snake(self, x: DoubleArray, alpha: DoubleArray, inverse_beta: DoubleArray) -> DoubleArray:
-        """Compute it block by block."""
+        """Compute Snake block by block."""
         y = np.empty_like(x)
         for first in range(0, len(x), BLOCK_ROWS):
             block = x[first : first + BLOCK_ROWS]
@@ -182,7 +182,7 @@ class NumPyOperations:
         return y if bias is None else y + bias
 
     def tanh(self, x: DoubleArray) -> DoubleArray:
-        """Compute it with NumPy."""
+        """Compute tanh with NumPy."""
         return np.tanh(x)
 
 
@@ -209,13 +209,13 @@ def _transposed(x: DoubleArray, weight: DoubleArray, layer: Layer) -> DoubleArra
 
 
 class TorchOperations:
-    """Tensors of shape (1, channels, rows).
+    """Operations on torch tensors of shape (1, channels, rows).
 
     Parameters
     ----------
     device : str
     dtype : torch.dtype, optional
-        Default: float64.
+        The dtype of all tensors; by default float64.
 
     Raises
     ------
@@ -248,16 +248,16 @@ class TorchOperations:
         return rows
 
     def snake(self, x: Any, alpha: Any, inverse_beta: Any) -> Any:
-        """Compute it elementwise."""
+        """Compute Snake elementwise."""
         return x + self._torch.sin(alpha * x) ** 2 * inverse_beta
 
     def convolution(self, x: Any, weight: Any, bias: Any, layer: Layer) -> Any:
-        """Compute it with torch.nn.functional."""
+        """Compute the convolution with torch.nn.functional."""
         functional, shape = self._torch.nn.functional, (layer.stride, layer.padding)
         if layer.transposed:
             return functional.conv_transpose1d(x, weight, bias, *shape, layer.output_padding)
         return functional.conv1d(x, weight, bias, *shape, layer.dilation)
 
     def tanh(self, x: Any) -> Any:
-        """Compute it elementwise."""
+        """Compute tanh elementwise."""
         return self._torch.tanh(x)

@@ -1,4 +1,4 @@
-"""Warnings that name the line of the caller's code, however deep in the package they arise."""
+"""Warnings that name the line of code that called the package, wherever they are raised in it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import warnings
 
 _SKIPPED = ("oobleck_stream", "numba")
-"""Packages whose frames are not the caller's; Numba calls the kernel cache when it compiles."""
+"""Packages whose stack frames are skipped. Numba is one, because it calls the kernel cache."""
 
 
 def warn(message: str) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from oobleck_stream.engine.arithmetic import Operations
 from oobleck_stream.engine.cpu.product import finish
+from oobleck_stream.operations import Operations
 
 LANES = 16
 ALPHA = np.linspace(0.2, 30.0, LANES).astype(np.float32)

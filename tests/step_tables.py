@@ -1,4 +1,4 @@
-"""Random programs for tests: steps with every kind of epilogue, and moves."""
+"""Random programs for tests: steps with every kind of epilogue, fast convolutions, and moves."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from oobleck_stream.engine import program as table
+from oobleck_stream.fast_convolution import SCHEMES
 
 ARENA = 700
 """Floats of an arena: inputs and residuals below 300, outputs from there on, the rest for moves."""
@@ -25,8 +26,10 @@ def step(**fields: int) -> np.ndarray:
         table.SNAKED,
         table.ALPHA,
         table.INVERSE_BETA,
+        table.POINTS,
     ):
         row[field] = table.NONE
+    row[[table.TILE, table.PHASE_STRIDE]] = 1
     fields.setdefault("PHASES", 1)
     fields.setdefault("LAST_ROW", fields.get("ROWS", 0) * fields["PHASES"])
     for name, value in fields.items():
@@ -46,11 +49,12 @@ def program(steps: np.ndarray, moves: np.ndarray) -> table.Program:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A program of one product, its parameters, and the number of floats that it outputs."""
+    """A program of one product, its parameters, and the floats of its output and of an arena."""
 
     steps: np.ndarray
     parameters: np.ndarray
     target_floats: int
+    arena: int = ARENA
 
 
 def draw_product(random: np.random.Generator, **given: int) -> Drawn:
@@ -94,3 +98,62 @@ def draw_product(random: np.random.Generator, **given: int) -> Drawn:
     parameters = random.standard_normal(weights + 3 * padded).astype(np.float32)
     parameters[:weights] /= np.float32(np.sqrt(taps * channels))
     return Drawn(step(**fields | given)[None], parameters, whole * columns if leaves else 0)
+
+
+def draw_tiles(
+    random: np.random.Generator,
+    tile: int,
+    blocks: int = 3,
+    dilation: int = 3,
+    channels: int = 16,
+    columns: int = 17,
+    **given: int,
+) -> Drawn:
+    """A random fast convolution, as two steps: the transform and the product; `given` as above.
+
+    The first rows are dropped at the front, the last at the end. `channels` must be a multiple of
+    LANES for the CPU.
+    """
+    points, padded = SCHEMES[tile].points, -(-columns // 16) * 16
+    weights = points * channels * padded
+    inputs = (blocks * tile + (tile + 5) * dilation) * channels
+    stride = blocks * channels + table.POINT_PAD
+    outputs = (blocks * tile + (tile - 1) * dilation) * columns
+    raw_at = inputs + points * stride + outputs
+    last = blocks * tile + (tile - 1) * dilation
+    leaves = given.get("TO_TARGET", 0)
+    transform = {
+        "ROWS": blocks,
+        "CHANNELS": channels,
+        "INPUT_STRIDE": tile * channels,
+        "TAP_STRIDE": dilation * channels,
+        "TILE": tile,
+        "POINTS": inputs,
+        "POINT_STRIDE": stride,
+    }
+    product = {
+        "ROWS": blocks,
+        "PHASES": tile,
+        "PHASE_STRIDE": dilation,
+        "FIRST_ROW": int(random.integers(0, tile)),
+        "LAST_ROW": last - int(random.integers(0, tile)),
+        "TAPS": points,
+        "CHANNELS": channels,
+        "COLUMNS": columns,
+        "INPUT": inputs,
+        "INPUT_STRIDE": channels,
+        "TAP_STRIDE": stride,
+        "WEIGHTS": 0,
+        "BIAS": weights,
+        "RESIDUAL": inputs + points * stride,
+        "RAW": 0 if leaves else raw_at,
+        "OUTPUT_STRIDE": columns,
+        "TILE": tile,
+    }
+    if not leaves:
+        product |= {"SNAKED": raw_at + outputs, "ALPHA": weights + padded}
+        product["INVERSE_BETA"] = weights + 2 * padded
+    parameters = random.standard_normal(weights + 3 * padded).astype(np.float32)
+    parameters[:weights] /= np.float32(np.sqrt(points * channels))
+    steps = np.stack([step(**transform), step(**product | given)])
+    return Drawn(steps, parameters, outputs if leaves else 0, raw_at + 2 * outputs)

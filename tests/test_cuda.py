@@ -237,8 +237,8 @@ def test_without_the_package():
 @pytest.mark.parametrize(
     ("rows", "phases", "taps", "channels", "columns", "tile_rows", "splits"),
     [
-        (1, 8, 2, 2048, 1024, 8, 1),  # one frame, widest level: many columns already
-        (8, 1, 7, 1024, 1024, 8, 7),  # few columns: the taps side by side
+        (1, 8, 2, 2048, 1024, 8, 64),  # one frame, widest level: many columns already
+        (8, 1, 7, 1024, 1024, 8, 112),  # few columns: the chains side by side
         (262144, 1, 7, 128, 128, 128, 1),  # a long piece
         (262144, 1, 7, 128, 2, 128, 1),  # the last layer
     ],
@@ -248,3 +248,10 @@ def test_the_tile_follows_the_shape(rows, phases, taps, channels, columns, tile_
     assert (cut.tile.rows, cut.splits) == (tile_rows, splits)
     assert cut.row_tiles * cut.tile.rows >= rows
     assert cut.column_tiles * cut.tile.columns >= phases * columns
+
+
+@pytest.mark.parametrize(("rows", "channels"), [(1, 128), (8, 1024), (65536, 128), (65536, 512)])
+def test_each_point_has_parts_of_its_own(rows, channels):
+    cut = choose(TILES, rows, 1, 9, channels, channels, multiprocessors=132, points=True)
+    assert cut.splits in (9, 9 * (channels // 128))
+    assert cut.column_tiles * cut.tile.columns >= channels

@@ -10,16 +10,19 @@ pytest.importorskip("numba_cuda", reason="numba-cuda is not installed (extra `cu
 
 import ptx
 
-from oobleck_stream.engine.cuda import epilogue, library, moves, product
+from oobleck_stream.engine.cuda import epilogue, library, moves, product, schemes
 from oobleck_stream.engine.cuda.library import has_compiler
 from oobleck_stream.engine.cuda.tiles import TILES
+from oobleck_stream.fast_convolution import SCHEMES
+from oobleck_stream.operations import Operations
 
 if not has_compiler():
     pytest.skip("CUDA's compiler is missing (extra `cuda13`)", allow_module_level=True)
 
 CAPABILITIES = [(7, 5), (8, 0), (8, 9), (9, 0), (12, 0)]
 REGISTERS, MOST_REGISTERS, STATIC_SHARED = 65536, 255, 48 * 1024
-NAMES = [f"{tile.rows}x{tile.columns}" for tile in TILES] + ["finish", "moves"]
+PARTS = [f"{part} {rows}" for rows in SCHEMES for part in ("transform", "combine")]
+NAMES = [f"{tile.rows}x{tile.columns}" for tile in TILES] + ["finish", "moves", *PARTS]
 
 # Float operations of one Snake and one tanh together. A contraction would change the counts.
 FUSED, PRODUCTS, DIFFERENCES, QUOTIENTS = 23, 8, 3, 1
@@ -36,6 +39,9 @@ def compiled(name: str, capability: tuple[int, int]) -> tuple[str, int]:
         kernel = epilogue.finish_kernel()
     elif name == "moves":
         kernel = moves.moves_kernel()
+    elif name in PARTS:
+        part, rows = name.split()
+        kernel = getattr(schemes, f"{part}_kernel")(int(rows))
     else:
         tile = TILES[NAMES.index(name)]
         kernel, threads = product.product_kernel(tile), tile.threads
@@ -78,7 +84,36 @@ def test_assembles_without_spills(name, capability, tmp_path, record_property):
     assert usage.shared <= STATIC_SHARED
 
 
-@combinations([name for name in NAMES if name != "moves"])
+def operations_of(name: str) -> dict[str, int]:
+    """How often a part of a scheme uses each operation; those with the same operands count once."""
+    part, rows = name.split()
+    scheme, used = SCHEMES[int(rows)], set()
+
+    def counted(operation):
+        def use(*operands):
+            used.add((operation, *operands))
+            return operation, *operands
+
+        return use
+
+    names = ("fma", "multiply", "add", "subtract", "divide", "less", "select", "power_of_two")
+    operations = Operations(constant=float, **{each: counted(each) for each in names})
+    getattr(scheme, part)(
+        range(scheme.inputs if part == "transform" else scheme.points), operations
+    )
+    kinds = {"fma": "fma", "mul": "multiply", "add": "add", "sub": "subtract"}
+    found = {kind: sum(each == of for of, *_ in used) for kind, each in kinds.items()}
+    return {f"{kind}.rn.f32": count for kind, count in found.items() if count}
+
+
+@combinations([name for name in PARTS if name.startswith("transform")])
+def test_a_transform_has_the_operations_of_its_scheme(name, capability):
+    text, _ = compiled(name, capability)
+    assert ptx.float_operations(text) == operations_of(name)
+    assert "approx" not in text
+
+
+@combinations([name for name in NAMES if name != "moves" and not name.startswith("transform")])
 def test_only_explicit_fused_multiply_adds_are_fused(name, capability):
     """No multiplication and addition is contracted, and every operation is in float32.
 
@@ -89,10 +124,11 @@ def test_only_explicit_fused_multiply_adds_are_fused(name, capability):
     assert set(found) == {f"{kind}.rn.f32" for kind in ("add", "sub", "mul", "div", "fma")}
     assert "approx" not in text
     copies = found["div.rn.f32"] // QUOTIENTS
-    assert found["sub.rn.f32"] == DIFFERENCES * copies
-    assert found["mul.rn.f32"] >= PRODUCTS * copies
-    chains = found["fma.rn.f32"] - FUSED * copies
-    if name == "finish":
+    scheme = operations_of(name) if name in PARTS else {}
+    assert found["sub.rn.f32"] == DIFFERENCES * copies + scheme.get("sub.rn.f32", 0)
+    assert found["mul.rn.f32"] >= PRODUCTS * copies + scheme.get("mul.rn.f32", 0)
+    chains = found["fma.rn.f32"] - FUSED * copies - scheme.get("fma.rn.f32", 0)
+    if name == "finish" or name in PARTS:
         assert chains == 0
     else:
         tile = TILES[NAMES.index(name)]
@@ -120,6 +156,15 @@ def test_kept_on_disk(tmp_path, monkeypatch):
     misses = [sum(kernel.stats.cache_misses.values()) for kernel in kernels]
     hits = [sum(kernel.stats.cache_hits.values()) for kernel in kernels]
     assert (misses, hits) == ([1, 0, 1, 1], [0, 1, 0, 0])
+
+
+def test_a_kernel_of_other_functions_is_found_by_what_they_close_over(tmp_path, monkeypatch):
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path))
+    make = schemes.transform_kernel.__wrapped__
+    kernels = [make(rows) for rows in (2, 2, 4)]
+    for kernel in kernels:
+        ptx.bound(kernel, (9, 0))
+    assert [sum(kernel.stats.cache_hits.values()) for kernel in kernels] == [0, 1, 0]
 
 
 def test_compilation_is_reported():

@@ -26,6 +26,11 @@ ROOT = HERE.parent
 READMES = {
     "README.md": [ROOT],
     "oobleck_stream/README.md": [ROOT / "oobleck_stream", ROOT],
+    "oobleck_stream/server/README.md": [
+        ROOT / "oobleck_stream/server",
+        ROOT / "oobleck_stream",
+        ROOT,
+    ],
     "tests/README.md": [HERE, ROOT],
     "demos/README.md": [ROOT / "demos", ROOT],
 }
@@ -160,7 +165,8 @@ def commands_in(readme):
 def test_commands_exist(readme):
     for words in commands_in(readme):
         assert words[0] in NAMES, words
-        command = getattr(importlib.import_module(f"oobleck_stream.commands.{words[0]}"), words[0])
+        name = words[0].replace("-", "_")
+        command = getattr(importlib.import_module(f"oobleck_stream.commands.{name}"), name)
         rest = words[1:]
         while isinstance(command, click.Group) and not rest[0].startswith("-"):
             assert rest[0] in command.commands, words
@@ -226,7 +232,7 @@ def test_links_lead_somewhere(readme):
 def test_size(readme):
     lines = text_of(readme).splitlines()
     assert [line for line in lines if len(line) > MAX_WIDTH] == []
-    assert len(lines) <= MAX_LINES.get(readme, 250)
+    assert len(lines) <= MAX_LINES.get(readme, 310)
 
 
 def test_every_test_file_is_listed():

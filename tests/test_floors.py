@@ -10,7 +10,16 @@ from pathlib import Path
 import oobleck_stream
 
 PACKAGE = Path(oobleck_stream.__file__).parent
-GROUND = {"arrays", "checks", "errors", "formats", "memory", "warning"}
+GROUND = {
+    "arrays",
+    "checks",
+    "errors",
+    "fast_convolution",
+    "formats",
+    "memory",
+    "operations",
+    "warning",
+}
 
 
 def module_name(path: Path) -> str:

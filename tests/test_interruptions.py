@@ -91,6 +91,23 @@ class Decoder:
         return [stream.push(FRAMES[:9]), stream.flush()]
 
 
+class EarlyDecoder(Decoder):
+    """A decoder with a small look-ahead, and its exact samples."""
+
+    def prepare(self):
+        stream = ob.StreamingDecoder(MODEL, threads=2, look_ahead=MODEL.latency // 4)
+        for first in range(0, 18, 3):
+            stream.push(FRAMES[first : first + 3])
+        return stream
+
+    def go_on(self, stream, number):
+        position = (stream.frames_in, stream.samples_out)
+        chunks = [np.array(position)]
+        for first in range(30, 39, 3):
+            chunks += [stream.push(FRAMES[first : first + 3]), stream.exact]
+        return [*chunks, stream.flush(), stream.exact]
+
+
 class Encoder(Decoder):
     """An encoder that draws samples, so that its noise is part of the state."""
 
@@ -160,7 +177,12 @@ class ManyStreams(Decoder):
         return [chunk, stream.flush(active=only)[number]]
 
 
-SUBJECTS = {"decoder": Decoder(), "encoder": Encoder(), "streams": ManyStreams()}
+SUBJECTS = {
+    "decoder": Decoder(),
+    "early": EarlyDecoder(),
+    "encoder": Encoder(),
+    "streams": ManyStreams(),
+}
 CASES = [(name, action) for name, subject in SUBJECTS.items() for action in subject.actions]
 
 

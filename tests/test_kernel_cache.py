@@ -215,7 +215,8 @@ def test_of_another_processor(copied):
     assert call_in_process(cache) == (COMPILED, expected)
 
 
-def test_another_version_of_the_package(copied, tmp_path):
+@pytest.mark.parametrize("changed", ["engine/cpu/simd.py", "fast_convolution.py"])
+def test_another_version_of_the_package(copied, tmp_path, changed):
     """Both versions store separate kernels in the same folder."""
     cache, expected = copied
     other = tmp_path / "other"
@@ -224,7 +225,7 @@ def test_another_version_of_the_package(copied, tmp_path):
         other / "oobleck_stream",
         ignore=shutil.ignore_patterns("__pycache__", "data"),
     )
-    with (other / "oobleck_stream" / "engine" / "cpu" / "simd.py").open("a") as file:
+    with (other / "oobleck_stream" / changed).open("a") as file:
         file.write("# changed\n")
     assert call_in_process(cache, PYTHONPATH=str(other)) == (COMPILED, expected)
     assert call_in_process(cache, PYTHONPATH=str(other)) == (FOUND, expected)

@@ -29,6 +29,17 @@ UNIT = [
     Layer("u.1", 5, 5, 7, dilation=3, padding=9, snake="u.0"),
     Layer("u.3", 5, 5, 1, snake="u.2", residual=True),
 ]
+
+
+def unit_in_tiles(width, dilation, tile, grid):
+    """A residual unit with a fast convolution."""
+    same = {"dilation": dilation, "padding": 3 * dilation}
+    return [
+        Layer("u.1", width, width, 7, snake="u.0", tile=tile, grid=grid, **same),
+        Layer("u.3", width, width, 1, snake="u.2", residual=True),
+    ]
+
+
 STACKS = {
     "conv": [Layer("c", 6, 4, 7, padding=3)],
     "conv without bias, one channel": [Layer("c", 1, 1, 3, padding=1, bias=False)],
@@ -67,6 +78,22 @@ STACKS = {
         Layer("u.1", 5, 5, 1, snake="u.0"),
         Layer("u.3", 5, 5, 1, snake="u.2", residual=True),
         Layer("v", 5, 5, 1, snake="v.0", residual=True),
+    ],
+    "long chains": [Layer("c", 300, 5, 3, padding=1)],
+    "tiles of two": [*unit_in_tiles(16, 3, 2, 1), Layer("o", 16, 2, 1)],
+    "tiles of four": [*unit_in_tiles(48, 1, 4, 2), Layer("o", 48, 2, 7, padding=3, snake="o")],
+    "wide tiles of two": [*unit_in_tiles(144, 1, 2, 0), Layer("o", 144, 2, 3, padding=1)],
+    "wide tiles of four": [*unit_in_tiles(272, 9, 4, 3), Layer("o", 272, 2, 1, snake="o")],
+    "tiles without a unit": [
+        Layer("c", 16, 5, 7, dilation=3, padding=9, tile=4, grid=1, snake="s"),
+        Layer("o", 5, 2, 3, padding=1, snake="o"),
+    ],
+    "up, tiles, up": [
+        Layer("t", 6, 16, 8, stride=4, padding=2, transposed=True, snake="s"),
+        *unit_in_tiles(16, 1, 4, 3),
+        *unit_in_tiles(16, 3, 4, 0),
+        *unit_in_tiles(16, 9, 2, 1),
+        Layer("t", 16, 3, 4, stride=2, padding=1, transposed=True, snake="s"),
     ],
     "unit, down": [*UNIT, Layer("d", 5, 8, 6, stride=3, padding=2, snake="s")],
 }
@@ -185,8 +212,12 @@ def test_nothing_from_the_future(subject, at):
     check_future(subject, 70, at, np.nan)
 
 
+@pytest.mark.parametrize("subject", [name for name in STACKS if "tile" not in name], indirect=True)
 def test_every_due_row_is_due(subject):
-    """A row more of input reaches the first row withheld: none comes later than it must."""
+    """A row more of input reaches the first row withheld: none comes later than it must.
+
+    Tiles withhold rows that are known, until all rows of the tile are.
+    """
     rows, length = subject.rows, 60
     stream = subject.make(1)
     early = len(stream.push(rows[:length]))

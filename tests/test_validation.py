@@ -99,7 +99,7 @@ def test_memory_does_not_grow_with_the_piece():
 
 @pytest.mark.parametrize("shape", [(4, 3), (5, 2), (4, 2, 1)])
 def test_other_shapes_are_refused(shape):
-    with pytest.raises(ValueError, match=r"\(4, 2\).*, the reference \("):
+    with pytest.raises(ValueError, match=r"\(4, 2\).*, the reference's is \("):
         compare(np.zeros((4, 2)), np.zeros(shape), 1)
 
 
@@ -188,7 +188,7 @@ def test_another_shape_ends_it():
     assert list(result.stages) == ["a"]
     assert not result.passed
     verdict = report_lines(result, 0.05)[-1]
-    assert verdict == "FAILED: b: ours is (4, 2), the reference (5, 2)"
+    assert verdict == "FAILED: b: our shape is (4, 2), the reference's is (5, 2)"
 
 
 def test_comparing_nothing_does_not_pass():

@@ -1,1 +1,1 @@
-"""The benchmark: the machine's limits, and the decoder and its peers relative to them."""
+"""The benchmark: the limits of the machine, and the speed of the decoder and its peers."""

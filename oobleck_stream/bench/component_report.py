@@ -9,7 +9,7 @@ from oobleck_stream.bench.report import limit_lines
 Facts = dict[str, Any]
 
 TOLERANCE = 1e-5
-"""Maximum deviation of a component, relative to the reference's peak."""
+"""Maximum difference between a component and the reference, relative to the reference's peak."""
 
 NAMES_A_LINE = 4
 
@@ -71,7 +71,7 @@ def _sound_lines(facts: Facts) -> list[str]:
 
 def _accuracy_lines(facts: Facts) -> list[str]:
     rows, layers = facts["components"], facts["layers"]
-    # Written so that NaN counts as too far off.
+    # Written so that NaN counts as outside the tolerance.
     far = [row["name"] for row in [*rows, *layers] if not row["deviation"] <= TOLERANCE]
     names = [f"{layer['name']} {layer['deviation']:.0e}" for layer in layers]
     lines = [f"accuracy   within {TOLERANCE:.0e} of the peak of a float64 reference everywhere"]
@@ -94,6 +94,6 @@ def _component_line(row: Facts) -> str:
 
 
 def _minutes(row: Facts) -> str:
-    """Format the earlier implementation's time."""
+    """Format the time of an earlier implementation of this geometry; "-" if it is unknown."""
     seconds = row["earlier_seconds"]
     return "-" if seconds is None else f"{seconds / 60:.0f} min"

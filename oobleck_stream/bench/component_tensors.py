@@ -1,4 +1,4 @@
-"""Random tensors for the components, as a checkpoint stores them."""
+"""Random tensors for the components, in the form in which a checkpoint stores them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ NamedTensors = dict[str, FloatArray]
 def draw_tensors(layers: Sequence[Layer], seed: int = 0) -> NamedTensors:
     """Draw the tensors of some layers, under stable-audio-tools' names.
 
-    Weights and biases have the scale of `RandomParameters`, with which activations neither grow
-    nor vanish in a deep network; the norms of the weights are up to 10 % larger or smaller. Alpha
-    and beta are exp(N(0, 0.3)): the geometry stores no logarithms.
+    `RandomParameters` draws the weights and biases, so activations neither grow nor vanish in a
+    deep network. The magnitudes of weight norm then change each weight's norm by up to 10 %. Alpha
+    and beta are drawn as exp(N(0, 0.3)), because this geometry does not store them as logarithms.
     """
     parameters = RandomParameters(GEOMETRY, seed)
     generator = np.random.default_rng(seed)
@@ -43,7 +43,7 @@ def draw_tensors(layers: Sequence[Layer], seed: int = 0) -> NamedTensors:
 
 
 class DrawnParameters:
-    """`Parameters` from `draw_tensors`, for packing.
+    """Supplies tensors from `draw_tensors` as `Parameters`, for packing.
 
     Parameters
     ----------

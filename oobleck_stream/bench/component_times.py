@@ -1,4 +1,4 @@
-"""The components built, compared with the plain reference, and timed."""
+"""Builds the components, compares them with the plain reference, and times them."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ Facts = dict[str, Any]
 EARLIER_COMPILE_SECONDS = (83.0, 96.0)
 EARLIER_DECODER_SECONDS = 17 * 60.0
 EARLIER_SAMPLE = 0.278
-"""Its decoder was wrong: every sample had this value."""
+"""The value of every sample of that implementation, whose decoder was wrong."""
 
 
 class BuiltComponent:
-    """A component with parameters, ready to be timed.
+    """A component that has parameters and is ready to be timed.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class BuiltComponent:
     Attributes
     ----------
     case : Case
-        A whole forward pass over the input as one piece, into an allocated output.
+        A forward pass over the whole input as one piece. The output array is allocated beforehand.
     output : (m, outputs) float32
         Result of the last call.
     deviation : float
@@ -113,7 +113,7 @@ class BuiltComponent:
 
 
 def deviation(result: FloatArray, expected: FloatingArray) -> float:
-    """Return the largest difference, relative to the reference's peak.
+    """Return the largest absolute difference, divided by the reference's peak.
 
     Raises
     ------
@@ -141,13 +141,13 @@ def run_components(
     seconds : float
         Approximate duration of the rounds.
     width : int, optional
-        Channels of the narrowest level. Default: the geometry's 128.
+        Channels of the narrowest level. By default 128, as in the geometry.
 
     Returns
     -------
     dict
         ``machine``, ``threads``, ``rounds``, ``compile``, ``components``, ``layers``, ``sound``;
-        times in seconds, deviations relative to the reference's peak.
+        times are in seconds, and deviations relative to the reference's peak.
     """
     config = GEOMETRY if width is None else GEOMETRY.replace(channels=width)
     compiled = compile_facts()
@@ -206,14 +206,14 @@ def check_decoder(
     Returns
     -------
     built : list of BuiltComponent
-        The parts, then the whole. Each part processes the output of the previous one, so its
-        deviation is that of all layers so far.
+        The parts, then the whole decoder. Each part processes the output of the previous part, so
+        its deviation is the accumulated deviation of all layers up to its end.
     layers : list of dict
         ``name`` and ``deviation`` after the input convolution, each block, the final Snake, and
         the output.
     sound : dict
-        Length, peak and standard deviation of the whole's output, and whether the output of the
-        last part is bit-identical to it.
+        Length, peak and standard deviation of the whole decoder's output, and whether the last
+        part's output is bit-identical to it.
     """
     layers = decoder_layers(config)
     snake = snake_alone(config.channels, key=str(layers[-1].snake))

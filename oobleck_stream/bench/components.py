@@ -1,8 +1,9 @@
-"""The components that are timed by themselves: which layers, and how many rows they process.
+"""The components that are timed separately: their layers, and how many rows they process.
 
-They belong to the deepest geometry that is supported: 65,536 samples a latent frame. Its decoder
-upsamples by 16, 16, 8, 8 and 4 with kernels as long as the strides; it is 2048, 1024, 512, 256, 128
-and 128 channels wide, and nothing in it is dilated. Two latent frames become 135,461 samples.
+They belong to the preset with the largest hop, 65,536 samples per latent frame. Its decoder
+upsamples by 16, 16, 8, 8 and 4, with kernels as long as the strides. Its levels are 2048, 1024,
+512, 256, 128 and 128 channels wide, and no convolution is dilated. Two latent frames become 135,461
+samples.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from oobleck_stream.network import Layer, decoder_layers, output_length
 GEOMETRY = PRESETS["oobleck-65536x"]
 
 IDENTITY = "identity"
-"""Name of an identity product, whose output is that of its Snake."""
+"""The name of an identity product, whose output is the output of the Snake before it."""
 
 LATENTS = 2
 WHOLE = "full decoder"
@@ -42,7 +43,7 @@ class Component:
 
     @property
     def size(self) -> str:
-        """Channels, kernel and length, abbreviated."""
+        """The channels, kernel and length as a short text."""
         first, last = self.layers[0], self.layers[-1]
         length = f"{self.rows:,}"
         if first.name == IDENTITY:
@@ -53,7 +54,7 @@ class Component:
 
     @property
     def operations(self) -> int | None:
-        """Floating-point operations of the products; None for a Snake alone."""
+        """The number of floating-point operations of the products; None for a separate Snake."""
         if self.layers[0].name == IDENTITY:
             return None
         total, rows = 0, self.rows
@@ -67,7 +68,7 @@ class Component:
 
     @property
     def bytes(self) -> int:
-        """Minimum memory traffic: input and output rows, and the parameters, once each."""
+        """The minimum memory traffic in bytes: input, output and parameters are each moved once."""
         first, last = self.layers[0], self.layers[-1]
         if first.name == IDENTITY:
             return 4 * 2 * self.rows * first.inputs
@@ -82,7 +83,7 @@ class Component:
 
 
 def single_components(config: OobleckConfig) -> list[Component]:
-    """Return Snakes, convolutions and residual blocks in the geometry's sizes."""
+    """Return Snakes, convolutions and residual blocks with sizes that occur in the geometry."""
     width, whole = config.channels, output_length(decoder_layers(config), LATENTS)
     components = [
         Component("Snake", [snake_alone(width, every=width)], rows) for rows in (32, 4096, whole)
@@ -123,15 +124,15 @@ def _blocks(config: OobleckConfig) -> list[list[Layer]]:
 
 
 def snake_alone(width: int, every: int = 1, key: str = "snake") -> Layer:
-    """Return a Snake of all rows, and an identity product of every `every`-th row.
+    """Return a Snake over all rows, followed by an identity product with a stride of `every` rows.
 
-    The kernels have no Snake without a product; the product makes its result visible.
+    The kernels have no Snake without a product. The product also makes the Snake's result visible.
     """
     return Layer(IDENTITY, width, width, 1, stride=every, bias=False, snake=key)
 
 
 def _up(name: str, width: int, stride: int, config: OobleckConfig) -> Layer:
-    """Return a transposed convolution to half the channels, padded by the geometry's rules."""
+    """Return a transposed convolution that halves the channels, with the geometry's padding."""
     return Layer(
         name,
         width,

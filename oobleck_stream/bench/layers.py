@@ -18,7 +18,9 @@ Facts = dict[str, Any]
 PUSH_SECONDS = 1.0
 BATCHES = 3
 MAX_BLOCK = 32
-"""Frames that every preset decodes in one program: a stack keeps the times of its last program."""
+"""Frames per push. Every preset decodes them in one program, as only the last program's times are
+kept.
+"""
 
 
 def layer_facts(model: Model, batch: int, threads: int, peak: float) -> list[Facts]:
@@ -28,16 +30,17 @@ def layer_facts(model: Model, batch: int, threads: int, peak: float) -> list[Fac
     ----------
     model : Model
     batch : int
-        Frames of the batch, which is pushed in blocks of up to `MAX_BLOCK`.
+        Number of frames of the batch, which is pushed in blocks of up to `MAX_BLOCK` frames.
     threads : int
     peak : float
-        Operations per second.
+        The machine's peak rate in floating-point operations per second.
 
     Returns
     -------
     list of dict
-        ``push`` and ``batch`` have milliseconds, GFLOP/s, the share of the peak, and the GB/s of
-        weights if every step reads them once.
+        One dict for each layer. Its entries ``push`` and ``batch`` contain the time in
+        milliseconds, GFLOP/s, the share of the peak, and the GB/s at which weights are read,
+        counting one read of a layer's weights per step.
     """
     push = LayerTimes(model, threads)
     push.run(model.context + 1, 1, record=False)
@@ -50,7 +53,7 @@ def layer_facts(model: Model, batch: int, threads: int, peak: float) -> list[Fac
         whole.run(batch, MAX_BLOCK)
     facts, rate = [], 1
     for index, layer in enumerate(model.decoder.layers):
-        operations = 2 * rate * layer.multiplications
+        operations = 2 * rate * layer.multiplications // layer.tile
         facts.append(
             {
                 "name": layer.name,
@@ -59,12 +62,12 @@ def layer_facts(model: Model, batch: int, threads: int, peak: float) -> list[Fac
                 "batch": whole.facts(index, operations * batch, peak),
             }
         )
-        rate *= layer.phases
+        rate *= layer.phases // layer.tile
     return facts
 
 
 class LayerTimes:
-    """Decodes, and records the times of the layers.
+    """Decodes random frames and records the time of each layer.
 
     Parameters
     ----------
@@ -79,7 +82,7 @@ class LayerTimes:
         self._steps: Counter[int] = Counter()
 
     def run(self, frames: int, block: int, record: bool = True) -> None:
-        """Push `frames` frames in blocks of up to `block`; their total times are one record."""
+        """Push `frames` frames in blocks of up to `block`; record the total time of each layer."""
         latents = random_latents(self._model, frames)
         seconds: defaultdict[int, float] = defaultdict(float)
         steps: Counter[int] = Counter()
@@ -95,7 +98,7 @@ class LayerTimes:
             self._steps = steps
 
     def facts(self, index: int, operations: int, peak: float) -> Facts:
-        """Return the medians of a layer that takes `operations` operations per record."""
+        """Return a layer's figures from its median time; one record has `operations` operations."""
         layer = self._model.decoder.layers[index]
         seconds = float(np.median([record.get(index, 0.0) for record in self._seconds]))
         seconds = max(seconds, 1e-9)
@@ -109,7 +112,7 @@ class LayerTimes:
 
 
 def shape_of(layer: Layer) -> str:
-    """Format channels in and out, kernel, and stride or dilation."""
+    """Format a layer's input and output channels, kernel, and stride or dilation."""
     text = f"{layer.inputs}>{layer.outputs} k{layer.kernel}"
     if layer.transposed:
         text += f" s{layer.stride}"

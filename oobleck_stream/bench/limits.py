@@ -1,4 +1,4 @@
-"""The machine's limits: peak rate of fused multiply-adds, and read bandwidth of memory."""
+"""The machine's limits: the peak rate of fused multiply-adds, and the memory's read bandwidth."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from oobleck_stream.bench.rounds import Case
 Facts = dict[str, Any]
 
 READ_BYTES = 2**29
-"""Much larger than any last-level cache."""
+"""Bytes that a measurement of the bandwidth reads: many times the size of any last-level cache."""
 
 JOBS = 64
-"""Parts of a measurement, claimed by the threads one by one: a slow thread delays no other."""
+"""Jobs of a measurement. Threads claim them one by one, so that a slow thread delays no other."""
 
 TURNS = 2**18
 """Iterations of the multiply-add loop per job: about a millisecond."""
@@ -45,11 +45,11 @@ class Limits:
 
     @property
     def cases(self) -> list[Case]:
-        """Everything that is timed."""
+        """All cases, in the order in which they are timed."""
         return [*self.peaks.values(), *self.reads.values()]
 
     def peak(self, threads: int) -> float:
-        """Peak floating-point operations per second, the median of all rounds."""
+        """The peak rate in floating-point operations per second: the median of all rounds."""
         return self._operations / self.peaks[threads].median
 
     def facts(self) -> Facts:

@@ -1,4 +1,4 @@
-"""The cases of this decoder: pushes, full batches, and the same without epilogues."""
+"""The cases of this decoder: pushes and full batches, each with and without epilogues."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Facts = dict[str, Any]
 
 @dataclass(frozen=True)
 class Work:
-    """A number of frames to decode: in a push of a running stream, or as a whole piece.
+    """A number of frames to decode, either in a push of a running stream or as a whole piece.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class Work:
     frames : int
     threads : int
     whole : bool
-        Whether to time `Model.decode`, not a push.
+        Whether to time `Model.decode` instead of a push.
     """
 
     model: Model
@@ -49,7 +49,7 @@ class Work:
         return Case.of(lambda: decoder.push(latents))
 
     def facts(self, case: Case, peak: float) -> Facts:
-        """Return the figures of its case, with the machine's peak in operations per second."""
+        """Return the figures of a case; `peak` is the machine's peak in operations per second."""
         operations = 2 * multiplications(self.model.decoder.layers) * self.frames
         budget = self.frames / self.model.config.frame_rate
         rate = operations / case.median
@@ -93,13 +93,13 @@ class Ours:
 
     @property
     def cases(self) -> list[Case]:
-        """Everything that is timed."""
+        """All cases, in the order in which they are timed."""
         cases = [case for _, whole, bare in self._timed for case in (whole, bare)]
         return cases + ([self._single_case] if self._single_case else [])
 
     @property
     def push_medians(self) -> dict[int, float]:
-        """Median seconds of a push, by its number of frames."""
+        """The median seconds of a push, by the push's number of frames."""
         return {work.frames: case.median for work, case, _ in self._timed[:-1]}
 
     @property
@@ -123,11 +123,11 @@ class Ours:
 
 
 def products_only(model: Model) -> Model:
-    """Return a model with identity epilogues: no Snake, no residual addition, no tanh.
+    """Return a model with identity epilogues: it has no Snake, no residual addition and no tanh.
 
     The layers are otherwise unchanged and read the same packed weights, so each product has the
-    same size, order and memory traffic. The bias stays: it is one addition in a register that is
-    stored anyway. The samples are meaningless; only the time is of interest.
+    same size, order and memory traffic. The bias stays, because it is only one addition to a
+    register that is stored anyway. The samples are meaningless; only the time is of interest.
     """
     network = model.decoder
     layers = tuple(

@@ -1,9 +1,9 @@
-"""A peer's own process: ``python -m oobleck_stream.bench.peer NAME``.
+"""The process in which a peer runs: ``python -m oobleck_stream.bench.peer NAME``.
 
 It reads one JSON object per line from standard input and writes one per line to standard output.
 The first request describes what to build (``config``, ``weights``, ``latents``, ``threads``). Each
-later one selects ``frames`` of the latents from ``first`` on, and requests their samples in a file
-(``output``), the times of some calls (``seconds``), or both.
+later request selects ``frames`` frames of the latents, from frame ``first`` on. It asks the peer to
+write their samples to a file (``output``), to time calls for some ``seconds``, or both.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Answer the requests on standard input until it ends."""
+    """Answer requests from standard input until the input ends."""
     _die_with_parent()
     answers = _own_output()
     about, decode, latents = _build(sys.argv[1], json.loads(sys.stdin.readline()))
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def _build(name: str, setup: dict[str, Any]) -> tuple[dict[str, str], Any, Any]:
-    """Return the answer to the first request, the decoding function, and the latents."""
+    """Answer the first request; return the answer, the decoding function, and the latents."""
     from oobleck_stream.bench.peer_networks import NETWORKS
 
     try:
@@ -59,14 +59,14 @@ def _build(name: str, setup: dict[str, Any]) -> tuple[dict[str, str], Any, Any]:
 
 
 def _own_output() -> TextIO:
-    """Reserve standard output for the answers; redirect what runtimes print to standard error."""
+    """Reserve standard output for the answers: the output of runtimes goes to standard error."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return answers
 
 
 def _die_with_parent() -> None:
-    """End with the parent, even if it is killed: a stopped process would stay forever (Linux)."""
+    """On Linux, end this process when its parent ends; a stopped process would stay forever."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

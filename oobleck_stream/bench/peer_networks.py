@@ -1,4 +1,4 @@
-"""The decoder in other runtimes. Imported only by a peer's process."""
+"""The decoder in other runtimes. Only the process of a peer imports this module."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from oobleck_stream.reference import LayerTensors
 
 Weights = Mapping[str, FloatArray]
 Decode = Callable[[FloatArray], FloatArray]
-"""From (1, latent_dim, frames) to (1, channels, samples): the layout of all these runtimes."""
+"""A function from (1, latent_dim, frames) to (1, channels, samples), the layout of all these
+runtimes.
+"""
 
 
 def diffusers(config: OobleckConfig, weights: Weights, threads: int) -> tuple[Decode, str]:
-    """Return diffusers' decoder on PyTorch, without weight norm, and its title."""
+    """Return diffusers' decoder, which runs on PyTorch without weight norm, and a title for it."""
     import torch
 
     torch.set_num_threads(threads)
@@ -65,8 +67,8 @@ def onnxruntime(config: OobleckConfig, weights: Weights, threads: int) -> tuple[
 def openvino(config: OobleckConfig, weights: Weights, threads: int) -> tuple[Decode, str]:
     """Convert diffusers' decoder with OpenVINO, in float32 on the CPU.
 
-    It is compiled once for each number of frames, which runs a little faster than a model with a
-    dynamic shape.
+    The model is compiled once for each number of frames, because that runs a little faster than a
+    model with a dynamic shape.
     """
     import openvino as runtime
     import torch

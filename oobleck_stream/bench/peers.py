@@ -1,7 +1,8 @@
 """Other runtimes on the same network, each in a process that is stopped between its turns.
 
-Their worker threads spin for a while after a call and would slow down the next measurement. In a
-stopped process they can't, and within its turn each runtime keeps its default settings.
+The worker threads of these runtimes spin for a while after a call, which would slow down the next
+measurement. They can't spin while their process is stopped. So each runtime can keep its default
+settings.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ Facts = dict[str, Any]
 
 NAMES = ("diffusers", "onnxruntime", "openvino")
 MIN_NOISE = np.finfo(np.float64).tiny
-"""Power of a difference, at least: JSON has no infinite signal-to-noise ratio."""
+"""The smallest power of a difference, because JSON can't hold an infinite signal-to-noise ratio."""
 
 
 def refusal(config: OobleckConfig) -> str | None:
-    """Return why the peers can't be measured with this network here; None if they can."""
+    """Return why the peers can't be measured with this network on this system; None if they can."""
     if not hasattr(signal, "SIGSTOP"):
         return "this system can't stop a process between its turns"
     if config.output_padding != OobleckConfig().output_padding:
@@ -52,8 +53,9 @@ class PeerCase:
     Parameters
     ----------
     mode : str
-        ``"batch"``: a whole piece. ``"recompute"``: exact streaming, for which the context is
-        decoded again in every push. ``"no context"``: the new frames alone, which is not exact.
+        ``"batch"`` decodes a whole piece. ``"recompute"`` streams exactly, and for this decodes the
+        context again in every push. ``"no context"`` decodes only the new frames, which is not
+        exact.
     frames : int
         New frames per call.
     first : int
@@ -121,7 +123,7 @@ class Peer:
         return samples
 
     def _ask(self, request: Facts) -> Facts:
-        """Let the process run until it has answered a request.
+        """Let the process run until it has answered one request.
 
         Raises
         ------
@@ -153,7 +155,7 @@ class Peer:
 def open_peers(
     model: Model, threads: int, pushes: Sequence[int], batch: int
 ) -> Iterator[PeerComparison]:
-    """Start all peers, one after the other; their processes end with the block.
+    """Start all peers one after the other, and end their processes at the end of the block.
 
     Parameters
     ----------
@@ -191,7 +193,7 @@ def open_peers(
 
 @dataclass(frozen=True)
 class PeerComparison:
-    """Running peers, and what they are compared with.
+    """Running peers, and the model and latents with which they are compared.
 
     Parameters
     ----------
@@ -209,7 +211,7 @@ class PeerComparison:
 
     @property
     def cases(self) -> list[Case]:
-        """Everything that is timed."""
+        """All cases, in the order in which they are timed."""
         return [case.case for peer in self.peers for case in peer.cases]
 
     def facts(self, pushes: dict[int, float], batch: float) -> list[Facts]:
@@ -220,12 +222,13 @@ class PeerComparison:
         pushes : dict of int to float
             Median seconds of this decoder's pushes, by number of frames.
         batch : float
-            Median seconds of its full batch.
+            Median seconds of this decoder's full batch.
 
         Returns
         -------
         list of dict
-            ``ratio`` is the peer's median over this decoder's.
+            One dict for each case; its entry ``ratio`` is the peer's median divided by this
+            decoder's median.
         """
         facts: list[Facts] = []
         for peer in self.peers:
@@ -250,7 +253,7 @@ class PeerComparison:
         }
 
     def _signal_to_noise(self, peer: Peer, one: PeerCase) -> float:
-        """Return the power of our samples over that of the peer's difference, in dB."""
+        """Return, in dB, the power of our samples divided by the power of the peer's difference."""
         hop, first = self.model.hop, one.first + one.context
         given = peer.decode(one.first, one.computed, self.file)[one.context * hop :]
         piece = self.latents[: one.frames] if one.mode == "batch" else self.latents

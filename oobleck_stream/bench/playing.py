@@ -1,4 +1,4 @@
-"""The player timed: live frames through the sound system, and the delay of the first sound."""
+"""Times the player with live frames on the audio device, and the delay of the first sound."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class Listener:
     Attributes
     ----------
     heard : float or None
-        In the clock of `time.perf_counter`. None without ``parec``, or before any sound.
+        The time of the first sound, on the clock of `time.perf_counter`. None before any sound, and
+        if ``parec`` is missing.
     """
 
     def __init__(self, model: Model) -> None:
@@ -62,13 +63,13 @@ def live_frames(model: Model, seconds: float) -> Iterator[FloatArray]:
 
 
 def play_facts(model: Model, threads: int, seconds: float) -> dict[str, Any]:
-    """Play live frames in pushes of one, through the default device.
+    """Play live frames in pushes of one frame, on the default device.
 
     Returns
     -------
     dict
-        Times in seconds. ``first_sound`` is the delay from the request to play to the first sound
-        that ``parec`` records.
+        Times are in seconds. ``first_sound`` is the delay between the request to play and the first
+        sound that ``parec`` records.
     """
     listener = Listener(model)
     try:
@@ -97,7 +98,7 @@ def play_facts(model: Model, threads: int, seconds: float) -> dict[str, Any]:
 
 
 def play_lines(facts: dict[str, Any]) -> list[str]:
-    """Format the figures for people."""
+    """Format the figures as lines of text."""
     heard = facts["first_sound"]
     first = "not recorded (parec is not installed)" if heard is None else f"{heard:.2f} s, by parec"
     return [

@@ -11,14 +11,14 @@ Facts = dict[str, Any]
 
 
 def write_plot(facts: Facts, path: str) -> None:
-    """Plot the real-time factors of this decoder and its peers, and the share of the peak.
+    """Plot the real-time factors of this decoder and its peers, and its share of the peak.
 
     Parameters
     ----------
     facts : dict
         The result of `oobleck_stream.bench.run.run_benchmark`.
     path : str
-        Its suffix determines the format; ``.png`` is appended to a name without one.
+        The name's suffix determines the format. ``.png`` is appended to a name without a suffix.
 
     Raises
     ------

@@ -39,7 +39,7 @@ def _machine_lines(facts: Facts) -> list[str]:
 
 
 def limit_lines(facts: Facts) -> list[str]:
-    """Return the machine and its limits, as every report begins."""
+    """Return the lines about the machine and its limits."""
     machine = facts["machine"]
     lines = [
         f"machine    {machine['name']}, {machine['cores']} cores; medians of {facts['rounds']} "

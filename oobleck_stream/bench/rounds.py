@@ -1,4 +1,4 @@
-"""Interleaved timing: every case has a turn in every round, so drift of a busy machine hits all."""
+"""Interleaved timing: every case has a turn in every round, so other load affects all alike."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Turn = Callable[[float], list[float]]
 
 
 def take_turn(call: Callable[[], object], seconds: float) -> list[float]:
-    """Time consecutive calls until they have taken `seconds` in total; at least one.
+    """Time consecutive calls, at least one, until they have taken `seconds` in total.
 
-    A first call shorter than the turn is not counted: it runs with caches that another measurement
-    has filled.
+    If the first call is shorter than the turn, it is not counted, because it runs with caches that
+    another measurement has filled.
     """
     first = _timed(call)
     if first >= seconds:
@@ -46,8 +46,8 @@ class Case:
     Parameters
     ----------
     turn : callable
-        Takes a duration in seconds, makes calls for about that long, and returns the seconds of
-        each.
+        A function that takes a duration in seconds, makes calls for about that long, and returns
+        the seconds of each call.
     times : list of float
         Seconds of all calls so far.
     """
@@ -57,7 +57,7 @@ class Case:
 
     @classmethod
     def of(cls, call: Callable[[], object]) -> Case:
-        """Return a case for a function of this process."""
+        """Return a case for a function that runs in this process."""
         return cls(partial(take_turn, call))
 
     @property
@@ -66,7 +66,7 @@ class Case:
         return self.quantile(0.5)
 
     def quantile(self, share: float) -> float:
-        """Return the quantile of the calls' seconds, with `share` from 0 to 1."""
+        """Return a quantile of the seconds of all calls; `share` is from 0 to 1."""
         return float(np.quantile(self.times, share))
 
 
@@ -77,7 +77,7 @@ def run_rounds(cases: Sequence[Case], seconds: float) -> int:
     ----------
     cases : sequence of Case
     seconds : float
-        No round begins later than this, except for the first `MIN_ROUNDS`.
+        No round begins later than this, except that there are always `MIN_ROUNDS` rounds.
     """
     turn = min(MAX_TURN_SECONDS, seconds / MIN_ROUNDS / len(cases))
     start, rounds = time.perf_counter(), 0

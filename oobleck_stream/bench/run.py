@@ -1,4 +1,4 @@
-"""One run of the benchmark, from loading the model to its figures."""
+"""One run of the benchmark, from loading the model to the figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from oobleck_stream.network import multiplications
 Facts = dict[str, Any]
 
 START_SHARE = 0.1
-"""Share of the duration for the frames that show whether the memory grows."""
+"""The share of the duration that is spent on frames that show whether the memory grows."""
 
 
 def run_benchmark(
@@ -51,7 +51,8 @@ def run_benchmark(
     -------
     dict
         ``network``, ``start``, ``machine``, ``pushes``, ``batch``, ``one_thread``,
-        ``threads_ratio``, ``layers``, ``peers``; times in seconds, shares and factors as ratios.
+        ``threads_ratio``, ``layers``, ``peers``; times are in seconds, and shares and factors are
+        ratios.
     """
     model, start = measure_start(make_model, warm_kernels, threads, START_SHARE * seconds)
     limits = Limits(threads)

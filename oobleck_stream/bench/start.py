@@ -27,7 +27,7 @@ SMAPS_ROLLUP = Path("/proc/self/smaps_rollup")
 
 @dataclass(frozen=True)
 class Memory:
-    """Resident bytes of this process: anonymous, and of mapped files (libraries included)."""
+    """Resident memory of this process in bytes: anonymous memory, and mapped files."""
 
     anonymous: int
     mapped: int
@@ -42,7 +42,7 @@ def random_latents(model: Model, frames: int) -> FloatArray:
 def measure_start(
     make_model: Callable[[], Model], warm_kernels: Callable[[], None], threads: int, seconds: float
 ) -> tuple[Model, Facts]:
-    """Create the model, warm the kernels, decode the first sample, then some more frames.
+    """Create the model, load the kernels, decode up to the first sample, then some more frames.
 
     Parameters
     ----------
@@ -52,13 +52,14 @@ def measure_start(
         Compiles all kernels or loads them from their cache.
     threads : int
     seconds : float
-        Maximum duration of the frames after the first sample, which also end at `MAX_FRAMES`.
+        Maximum duration of the frames after the first sample. There are at most `MAX_FRAMES` of
+        them.
 
     Returns
     -------
     model : Model
     facts : dict
-        Seconds of each part, and bytes of memory.
+        The seconds that each part took, and the memory in bytes.
     """
     before = since_process_start()
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Many streams in one decoder: the time of a push of one frame each, and how many keep up."""
+"""Many streams in one decoder: the time to push a frame into each, and how many keep up."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def stream_facts(model: Model, threads: int, counts: Sequence[int], seconds: flo
     Returns
     -------
     dict
-        With ``rows``, one for each of `counts`; times in seconds.
+        Its entry ``rows`` has a dict for each of `counts`. Times are in seconds.
     """
     cases = {count: _case(model, threads, count) for count in counts}
     rounds = run_rounds(list(cases.values()), seconds)
@@ -60,7 +60,7 @@ def stream_facts(model: Model, threads: int, counts: Sequence[int], seconds: flo
 
 
 def _case(model: Model, threads: int, count: int) -> Case:
-    """Return pushes of one frame, after all streams have started to emit a full hop per push."""
+    """Return a case that pushes one frame, with streams that already return a hop per push."""
     decoder = MultiStreamDecoder(model, count, threads)
     latents = random_latents(model, count)[:, None]
     for _ in range(model.context + 2):
@@ -69,7 +69,7 @@ def _case(model: Model, threads: int, count: int) -> Case:
 
 
 def stream_lines(facts: Facts) -> list[str]:
-    """Format the figures for people."""
+    """Format the figures as lines of text."""
     place = f"{facts['threads']} threads on {facts['cores']} cores"
     if facts["backend"] != "cpu":
         place = f"backend {facts['backend']}"

@@ -1,5 +1,5 @@
-"""Checkpoint loading, in steps that each validate their input.
+"""Loads checkpoints in steps, each of which validates its input.
 
-A container of named tensors is opened (`opening`), its tensors are mapped to canonical names
-(`names`), and these are folded into packed parameters (`folding`).
+`opening` opens a container (a file or a folder) of named tensors. `names` maps the names to
+canonical names. `folding` folds the tensors into packed parameters.
 """

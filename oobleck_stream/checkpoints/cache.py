@@ -17,7 +17,7 @@ from oobleck_stream.version import __version__
 from oobleck_stream.warning import warn
 
 MIN_CACHED_BYTES = 32_000_000
-"""Smaller checkpoints are not cached: packing them takes hardly any time."""
+"""Smaller checkpoints are not cached, because packing them takes hardly any time."""
 
 HASHED_PREFIX_BYTES = 2**20
 """Bytes at the start of a source file that are part of its identity."""
@@ -27,7 +27,7 @@ HASHED_PAGES, PAGE_BYTES = 64, 4096
 
 
 def cached_model(files: Sequence[Path], options: str, build: Callable[[], Model]) -> Model:
-    """Return a model from the cache; if it is not there, build it and add it to the cache.
+    """Return a model from the cache. If it is not there, build it and add it to the cache.
 
     A cached network is valid only if this version of the package packed it, and every source file
     still has the same path, size, modification time (mtime), status change time (ctime) and sampled
@@ -41,10 +41,10 @@ def cached_model(files: Sequence[Path], options: str, build: Callable[[], Model]
     packing. Inode and device numbers are not part of the identity, because they change on some file
     systems although the file has not changed.
 
-    The checksum of a cached network is verified at every read, and a truncated or corrupt one is
+    The checksum of a cached network is verified at every read. A truncated or corrupt file is
     replaced. Networks that another user may have written are ignored. Several processes may use the
-    same cache at once. If the cache can't be written (a full disk, for instance), the built model
-    is returned all the same.
+    same cache at once. If the cache can't be written, for instance because the disk is full, the
+    built model is returned nevertheless.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def cached_model(files: Sequence[Path], options: str, build: Callable[[], Model]
 
 
 def _cached(path: Path, identity: str) -> Model | None:
-    """The cached network in a file; None if it is missing, invalid or not trusted."""
+    """The cached network in a file; None if the file is missing, invalid or not trusted."""
     try:
         if _exposed(path.parent) or _exposed(path):
             return None
@@ -102,10 +102,10 @@ def _cached(path: Path, identity: str) -> Model | None:
 
 
 def _exposed(path: Path) -> str:
-    """The reason why another user may have written to a file or folder; empty if none can have.
+    """Why another user may have written to a file or folder; empty if no other user can have.
 
-    Write permission for the user's group is accepted: the group often has one member, and the files
-    contain weights, not code.
+    Write permission for the user's group is accepted, because the group often has only one member,
+    and because the files contain weights rather than code.
     """
     return why_not_trusted(path.stat(), stat.S_IWOTH)
 
@@ -133,7 +133,7 @@ def _identity(sources: Sequence[Path], options: str) -> str:
 
 
 def _digest(parts: Sequence[str | bytes]) -> str:
-    """The hexadecimal SHA-256 of a sequence; each part is preceded by its length."""
+    """The hexadecimal SHA-256 digest of some parts, each of which is preceded by its length."""
     digest = hashlib.sha256()
     for part in parts:
         # The length prefix distinguishes ("ab", "c") from ("a", "bc").

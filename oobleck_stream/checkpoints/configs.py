@@ -1,6 +1,6 @@
-"""Conversion of the config files of published checkpoints to `OobleckConfig`.
+"""Conversion from the config files of published checkpoints to `OobleckConfig`.
 
-An unsupported option that would change the sound is an error that names the option.
+An unsupported option that would change the sound raises an error that names the option.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from oobleck_stream.errors import CheckpointError
 from oobleck_stream.formats.json_text import parse_json
 
 CONFIG_NAMES = ("model_config.json", "config.json")
-"""Names of a config file beside the weights: in stable-audio-tools and in diffusers."""
+"""The names of the config file beside the weights, in stable-audio-tools and in diffusers."""
 
 OWN = "oobleck_stream"
 """The top-level key of this package's own config format."""
@@ -31,26 +31,26 @@ def config_from_json(source: object, text: bytes | str) -> OobleckConfig | None:
     Parameters
     ----------
     source : object
-        Where the text was read, for error messages.
+        The file that contains the text, for error messages.
     text : bytes or str
-        JSON: a model_config.json of stable-audio-tools, a config.json of diffusers or Cosmos3, or
-        this package's own format.
+        The JSON text: a model_config.json of stable-audio-tools, a config.json of diffusers or
+        Cosmos3, or a config in this package's own format.
 
     Returns
     -------
     OobleckConfig or None
-        None if it is the config of an unrelated model.
+        The config. None if the text is the config of an unrelated model.
 
     Raises
     ------
     CheckpointError
-        If the text is not JSON, or describes a network that is not supported; names every option
-        that is wrong or unsupported.
+        If the text is not JSON, or describes a network that is not supported. The message names
+        every option that is wrong or unsupported.
     """
     values = parse_json(source, text)
     read = _reader(values) if isinstance(values, dict) else None
     if read is None:
-        # Searching the repr of bytes is enough: it keeps ASCII text as it is.
+        # It is enough to search the repr of bytes, which leaves ASCII text unchanged.
         if _FAMILY.search(str(text)):
             raise CheckpointError(source, "describes such a network in a form not known here")
         return None
@@ -63,7 +63,7 @@ def config_from_fields(source: object, text: bytes | str) -> OobleckConfig:
     Raises
     ------
     CheckpointError
-        If the text is not such an object; names every field that is wrong.
+        If the text is not such an object. The message names every field that is wrong.
     """
     values = parse_json(source, text)
     if not isinstance(values, dict):
@@ -74,7 +74,7 @@ def config_from_fields(source: object, text: bytes | str) -> OobleckConfig:
 def _config(
     source: object, values: dict[str, Any], read: Callable[[Options], _Fields]
 ) -> OobleckConfig:
-    """The config whose fields `read` extracts; raises one `CheckpointError` for all problems."""
+    """Return the config whose fields `read` extracts; raise one error for all problems."""
     problems: list[str] = []
     fields = read(Options(values, "", problems))
     if not problems:
@@ -86,7 +86,7 @@ def _config(
 
 
 def _reader(values: dict[str, Any]) -> Callable[[Options], _Fields] | None:
-    """The reader for the format of a config; None if the format is unknown."""
+    """Return the function that reads a config's format; None if the format is unknown."""
     if OWN in values:
         return _own
     if "model" in values:
@@ -99,12 +99,12 @@ def _reader(values: dict[str, Any]) -> Callable[[Options], _Fields] | None:
 
 
 def _own(options: Options) -> _Fields:
-    """This package's own format, as written by `oobleck_stream.conversion.config_texts`."""
+    """Read this package's own format, which `oobleck_stream.conversion.config_texts` writes."""
     return _every_field(options.section(OWN))
 
 
 def _every_field(options: Options) -> _Fields:
-    """All fields of an `OobleckConfig` by name; a missing one has its default."""
+    """Read all fields of an `OobleckConfig`. A missing field has its default."""
     found: _Fields = {}
     for field in dataclasses.fields(OobleckConfig):
         value: Any = field.default
@@ -125,7 +125,7 @@ def _every_field(options: Options) -> _Fields:
 
 
 def _stable_audio_tools(options: Options) -> _Fields:
-    """stable-audio-tools' config: an autoencoder, or a diffusion model with it as pretransform."""
+    """Read stable-audio-tools' config of an autoencoder or of a diffusion model with one."""
     samplerate = options.integer("sample_rate")
     model, scale = options.section("model"), 1.0
     if "pretransform" in model and "decoder" not in model:
@@ -135,7 +135,7 @@ def _stable_audio_tools(options: Options) -> _Fields:
         scale = pretransform.number("scale", 1.0)
         model = pretransform.section("config")
     if "pretransform" in model:
-        # Wavelet, PQMF or patched: the decoder's output would have to be transformed to audio.
+        # With wavelet, PQMF or patched, the decoder's output would have to be transformed to audio.
         inner = model.section("pretransform")
         kind = inner.text("type", "unknown")
         inner.problems.append(f"{inner.name('type')} = {kind!r} inside it is not supported")
@@ -146,7 +146,8 @@ def _stable_audio_tools(options: Options) -> _Fields:
         # Don't report the options of another type of decoder: their meanings differ.
         return {}
     decoder = outer.section("config")
-    # The defaults here are those of stable-audio-tools: without `use_snake` the network has ELUs.
+    # The defaults here are those of stable-audio-tools, where networks without `use_snake` have
+    # ELUs.
     decoder.require("use_snake", True, False)
     decoder.require("antialias_activation", False, False)
     decoder.require("use_nearest_upsample", False, False)
@@ -178,7 +179,7 @@ def _stable_audio_tools(options: Options) -> _Fields:
 
 
 def _diffusers(options: Options) -> _Fields:
-    """diffusers' AutoencoderOobleck, which always has Snakes and never a final tanh."""
+    """Read diffusers' config of an AutoencoderOobleck, which has Snakes and no final tanh."""
     options.require("_class_name", "AutoencoderOobleck", "AutoencoderOobleck")
     return {
         "samplerate": options.integer("sampling_rate", 44100),
@@ -191,7 +192,7 @@ def _diffusers(options: Options) -> _Fields:
 
 
 def _cosmos(options: Options) -> _Fields:
-    """Cosmos3's audio tokenizer: an Oobleck decoder, and an encoder of another architecture."""
+    """Read Cosmos3's config: an Oobleck decoder, and an encoder of another architecture."""
     options.require("dec_type", "oobleck", "oobleck")
     options.require("bottleneck_type", "vae", "vae")
     if "bottleneck" in options:

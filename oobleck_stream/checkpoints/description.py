@@ -1,4 +1,4 @@
-"""The network in a container: the decoder's tensors, the config, and the assumptions made."""
+"""The network in a container: its decoder's tensors, its config, and the assumptions about it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class Description:
     ----------
     config : OobleckConfig
     decoder : HalfTensors
-        The tensors, of which only those that show the geometry have been compared with the config.
+        The decoder's tensors. Only the tensors that show the geometry have been compared with the
+        config.
     notes : tuple of str
         One sentence for each choice or assumption.
     """
@@ -46,13 +47,14 @@ def describe(
     config_file : Path or None
         The config file beside the container.
     config : OobleckConfig, optional
-        Takes precedence over the config in the container's metadata, which takes precedence over
-        `config_file`. Without any of them the config is inferred from the shapes of the tensors.
+        The config. It takes precedence over the config in the container's metadata, which takes
+        precedence over `config_file`. If there is none of these, the config is inferred from the
+        shapes of the tensors.
 
     Raises
     ------
     CheckpointError
-        If there is no decoder, or the config is not supported or doesn't match the tensors.
+        If there is no decoder, if the config is not supported, or if it doesn't match the tensors.
     """
     prefix, notes = find_prefix(container)
     half = half_tensors(container, prefix, "decoder")
@@ -68,7 +70,7 @@ def describe(
 def _found_config(
     container: Container, config_file: Path | None, notes: list[str]
 ) -> OobleckConfig | None:
-    """The config in the container's metadata or in the file beside it; None if neither has one."""
+    """Return the config in the container's metadata or in the file beside it; None without both."""
     if "config" in container.metadata:
         source = f"{container.path} (config in its metadata)"
         found = config_from_json(source, container.metadata["config"])
@@ -100,9 +102,11 @@ def _inferred_config(container: Container, half: HalfTensors, notes: list[str]) 
 
 
 def _check_geometry(container: Container, half: HalfTensors, config: OobleckConfig) -> None:
-    """Raise a `CheckpointError` with one problem for each field that differs from the config.
+    """Raise a `CheckpointError` if the tensors show another geometry than the config.
 
-    Without this check, a wrong config would be reported as a wrong shape of every tensor.
+    The error has one problem for each field that differs.
+
+    Without this check, a wrong config would be reported as many tensors with wrong shapes.
     """
     # Problems in the shapes themselves are dropped here: `check_tensors` reports them later.
     geometry = read_geometry(half, config.kernel_per_stride, [])

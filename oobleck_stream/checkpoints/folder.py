@@ -1,4 +1,4 @@
-"""The choice of a checkpoint's files from a folder or a repository on the hub."""
+"""Chooses a checkpoint's files from a folder, or from a repository on the hub."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class CheckpointFiles:
     Parameters
     ----------
     weights : str
-        The weights, or the index of a sharded checkpoint.
+        The file with the weights, or the index of a sharded checkpoint.
     config : str or None
-        The config beside the weights; None if there is none.
+        The config file beside the weights; None if there is no config file.
     """
 
     weights: str
@@ -58,7 +58,7 @@ def choose_files(source: object, names: Collection[str]) -> CheckpointFiles:
     Raises
     ------
     CheckpointError
-        If there are no weights, or several files between which no rule decides.
+        If there are no weights, or if there are several files and no rule decides between them.
     """
     for folder in AUTOENCODER_FOLDERS:
         inside = {PurePosixPath(name).name: name for name in names if _folder(name) == folder}
@@ -77,7 +77,7 @@ def _folder(name: str) -> str:
 
 
 def _choose_weights(source: object, names: list[str]) -> str | None:
-    """A file with a usual name; else the only index; else the only .safetensors; else None."""
+    """Choose a file with a usual name, else the only index, else the only .safetensors file."""
     for name in _USUAL_NAMES:
         for usual in (name, name.replace(".safetensors", INDEX_SUFFIX)):
             if usual in names:
@@ -92,7 +92,7 @@ def _choose_weights(source: object, names: list[str]) -> str | None:
 
 
 def list_files(folder: Path) -> list[str]:
-    """The files from which `choose_files` can choose, relative to `folder`."""
+    """Return the paths, relative to `folder`, from which `choose_files` can choose."""
     found = []
     try:
         for name in AUTOENCODER_FOLDERS:

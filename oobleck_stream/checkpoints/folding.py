@@ -1,4 +1,4 @@
-"""Conversion of the tensors of a decoder or an encoder to a packed network."""
+"""Converts the tensors of a decoder or an encoder to a packed network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from oobleck_stream.parameters import pack_network
 
 
 def fold_decoder(found: Description, source: Path) -> PackedNetwork:
-    """Fold and pack the decoder of a description; raises as `fold_half` does."""
+    """Fold and pack the decoder of a description. The errors are those of `fold_half`."""
     config = found.config
     return fold_half(source, found.decoder, decoder_layers(config), config, config.latent_scale)
 
@@ -31,7 +31,7 @@ def fold_half(
     config: OobleckConfig,
     input_scale: float = 1.0,
 ) -> PackedNetwork:
-    """Check the tensors of a half, fold the weight norm and the Snakes, and pack the result.
+    """Check the tensors of a decoder or an encoder, fold weight norm and Snakes, pack the result.
 
     Parameters
     ----------
@@ -41,20 +41,20 @@ def fold_half(
     layers : sequence of Layer
     config : OobleckConfig
     input_scale : float
-        Multiplied into the weights of the first layer.
+        The factor by which the weights of the first layer are multiplied.
 
     Raises
     ------
     CheckpointError
-        If tensors are missing, unexpected, or of the wrong shape or dtype, or have non-finite
-        values; names every such tensor. If only the scaled weights of the first layer are not
-        finite; names the layer. If the network takes too much memory or work, according to
-        `require_affordable`.
+        If tensors are missing or unexpected, if they have the wrong shape or dtype, or if they have
+        values that are not finite (the error names every such tensor). Also if only the scaled
+        weights of the first layer are not finite (the error names the layer), or if the network
+        takes too much memory or work (see `require_affordable`).
     """
     problems = check_tensors(half, layers)
     if problems:
         raise CheckpointError(source, *problems)
-    # Before any tensor is read, since shapes in a small file can describe a huge network.
+    # Checked before any tensor is read, because shapes in a small file can describe a huge network.
     require_affordable(source, layers)
     parameters = StoredParameters(half, config)
     packed = pack_network(layers, parameters, input_scale)

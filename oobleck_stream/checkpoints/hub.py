@@ -1,4 +1,4 @@
-"""Download of models from the Hugging Face hub, restricted to the files of the autoencoder."""
+"""Downloads models from the Hugging Face hub, but only the files of the autoencoder."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def fetch(repository: str) -> Path:
     Raises
     ------
     CheckpointError
-        If huggingface_hub is not installed, the repository is unknown, its licence has not been
-        accepted, it has no weights in a supported format, or the hub can't be reached and there is
-        no earlier download.
+        If huggingface_hub is not installed; if the repository is unknown, its licence has not been
+        accepted, or it has no weights in a supported format; or if the hub can't be reached and
+        there is no earlier download.
     """
     try:
         import huggingface_hub
@@ -45,7 +45,7 @@ def fetch(repository: str) -> Path:
             "pip install 'oobleck_stream[hub]'",
         ) from None
     try:
-        # Not list_repo_files, which takes half a minute to fail without a network.
+        # list_repo_files is not used, because it takes half a minute to fail without a network.
         info = huggingface_hub.HfApi().model_info(repository, timeout=_TIMEOUT)
         choice = choose_files(repository, [file.rfilename for file in info.siblings or ()])
         folder = huggingface_hub.snapshot_download(repository, allow_patterns=choice.patterns)
@@ -78,7 +78,7 @@ def fetch(repository: str) -> Path:
 
 
 def _cached(huggingface_hub: Any, repository: str) -> Path | None:
-    """The folder of an earlier download, recognised by its config; None if there is none."""
+    """The folder of an earlier download with a config; None if there is no such download."""
     for folder in AUTOENCODER_FOLDERS:
         for name in CONFIG_NAMES:
             relative = name if folder == "." else f"{folder}/{name}"

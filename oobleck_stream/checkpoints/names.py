@@ -1,8 +1,8 @@
-"""Mapping of tensor names to canonical names, which are those of stable-audio-tools.
+"""Maps tensor names to canonical names, which are the names that stable-audio-tools uses.
 
-The other supported naming is that of diffusers. In both, a weight is either stored as it is, or as
-the magnitude g and the direction v of weight norm (https://arxiv.org/abs/1602.07868), under the
-names of either of torch's two implementations.
+The names that diffusers uses are supported too. With both, a weight is either stored as it is or as
+the magnitude g and the direction v of weight norm (https://arxiv.org/abs/1602.07868). The names of
+g and v are those of either of torch's two implementations of weight norm.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from oobleck_stream.errors import CheckpointError
 from oobleck_stream.formats.tensors import Container, Tensor
 
 KNOWN_PREFIXES = ("pretransform.model.", "model.pretransform.model.", "autoencoder.", "")
-"""Known prefixes of ``decoder.``, in order of preference: they decide if a checkpoint has several
-decoders, and not exactly one of them has averaged weights (EMA)."""
+"""Known prefixes of ``decoder.``, in order of preference. If a checkpoint has several decoders and
+exactly one of them has averaged weights (EMA), this one is taken; otherwise the order decides."""
 
 # Suffix in the container -> canonical suffix. The first two are those of
 # torch.nn.utils.parametrizations.weight_norm, the next two of torch.nn.utils.weight_norm.
@@ -59,8 +59,8 @@ class HalfTensors:
     duplicates : tuple of str
         Names in the container whose canonical name another tensor already has.
     module_names : mapping of str to str
-        Canonical name -> name in the container of each module; empty if the container has the
-        canonical names.
+        Maps the canonical name of each module to its name in the container. Empty if the container
+        uses the canonical names.
     """
 
     prefix: str
@@ -75,7 +75,7 @@ class HalfTensors:
         return len({match[1] for match in map(_BLOCK.match, self.tensors) if match})
 
     def stored_name(self, name: str) -> str:
-        """The container's name of a tensor, for messages; the expected name if it is missing."""
+        """A tensor's name in the container, for messages; the expected name if it is missing."""
         if name in self.tensors:
             return self.tensors[name].name
         module, _, suffix = name.rpartition(".")
@@ -83,7 +83,10 @@ class HalfTensors:
 
 
 def diffusers_modules(half: str, depth: int) -> dict[str, str]:
-    """Canonical name -> diffusers' name of each module of the ``"decoder"`` or ``"encoder"``."""
+    """Map each module's canonical name to diffusers' name, for the decoder or the encoder.
+
+    `half` is ``"decoder"`` or ``"encoder"``.
+    """
     modules = {"layers.0": "conv1"}
     for block in range(depth):
         for place, name in enumerate(_BLOCKS[half]):
@@ -98,18 +101,18 @@ def diffusers_modules(half: str, depth: int) -> dict[str, str]:
 
 
 def find_prefix(container: Container) -> tuple[str, list[str]]:
-    """Choose a decoder in a container, by the prefix of its tensors.
+    """Choose a decoder in a container; return the prefix of its tensors' names.
 
     Returns
     -------
     prefix : str
     notes : list of str
-        A sentence about the choice, if there were several decoders.
+        If there were several decoders, a sentence about the choice.
 
     Raises
     ------
     CheckpointError
-        If there is no Oobleck decoder, or several between which no rule decides.
+        If there is no Oobleck decoder, or if there are several and no rule decides between them.
     """
     matches = (_IN_A_BLOCK.match(name) for name in container.tensors)
     found = sorted({match["prefix"] for match in matches if match})
@@ -134,7 +137,10 @@ def find_prefix(container: Container) -> tuple[str, list[str]]:
 
 
 def half_tensors(container: Container, prefix: str, half: str) -> HalfTensors:
-    """The tensors under ``prefix + half``, renamed; `half` is ``"decoder"`` or ``"encoder"``."""
+    """Return the tensors under ``prefix + half`` with canonical names.
+
+    `half` is ``"decoder"`` or ``"encoder"``.
+    """
     start = f"{prefix}{half}."
     mine = [name for name in container.tensors if name.startswith(start)]
     module_names = _module_names(half, (name[len(prefix) :] for name in mine))
@@ -155,13 +161,16 @@ def half_tensors(container: Container, prefix: str, half: str) -> HalfTensors:
 
 
 def _module_names(half: str, names: Iterable[str]) -> dict[str, str]:
-    """Diffusers' name of each module if `names` are diffusers' (with ``block``), else empty."""
+    """Map each module to diffusers' name, if `names` are diffusers' names.
+
+    Diffusers' names contain ``block``. For other names, the result is empty.
+    """
     blocks = {name.split(".")[2] for name in names if name.startswith(f"{half}.block.")}
     return diffusers_modules(half, len(blocks)) if blocks else {}
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Split a name into module and canonical suffix; the suffix is empty if it is unknown."""
+    """Split a name into the module and the canonical suffix, which is empty if it is unknown."""
     for suffix, canonical in _SUFFIXES.items():
         if name.endswith(f".{suffix}"):
             return name[: -len(suffix) - 1], canonical

@@ -1,4 +1,4 @@
-"""Opening a container of any supported format, which the name of the file determines."""
+"""Opens a container. The name of the file determines the format."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def open_container(path: Path) -> Container:
     Raises
     ------
     CheckpointError
-        If the format is not supported, or the file is damaged.
+        If the format is not supported, or if the file is damaged.
     """
     if path.is_dir():
         return open_libraries(path)
@@ -39,7 +39,7 @@ def open_container(path: Path) -> Container:
 
 
 def pickle_hint(name: str) -> str:
-    """The message for a pickle file: how to convert it to safetensors."""
+    """The error message for a pickle file, which says how to convert it to safetensors."""
     return (
         f"{Path(name).suffix} files can hold programs and are not opened here; make it a "
         f".safetensors first: oobleck_stream convert {name} {Path(name).stem}.safetensors"

@@ -1,4 +1,4 @@
-"""Typed access to the options of a JSON object; problems are collected instead of raised."""
+"""Typed access to the options of a JSON object. Problems are collected instead of raised."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Options:
     where : str
         The path of the object in the file, for messages; empty for the whole file.
     problems : list of str
-        Receives a sentence for each problem.
+        The list to which a sentence is appended for each problem.
     """
 
     def __init__(self, values: Mapping[str, Any], where: str, problems: list[str]) -> None:
@@ -43,7 +43,7 @@ class Options:
         self.problems.append(f"{self.name(option)} is {shown}, {expected} was expected")
 
     def section(self, option: str) -> Options:
-        """A nested object; empty, with a problem, if it is missing or not an object."""
+        """Return a nested object. If there is none, report a problem and return an empty one."""
         values = self._values.get(option)
         if not isinstance(values, dict):
             self._report(option, "an object")
@@ -51,7 +51,7 @@ class Options:
         return Options(values, self.name(option), self.problems)
 
     def text(self, option: str, default: str) -> str:
-        """A string; `default` if the option is missing."""
+        """Return a string, or `default` if the option is missing."""
         value = self._values.get(option, default)
         if not isinstance(value, str):
             self._report(option, "a text")
@@ -59,7 +59,10 @@ class Options:
         return value
 
     def integer(self, option: str, default: int | None = None) -> int:
-        """A whole number from 1 to 2**31 - 1 (also as 2.0); without a default it is required."""
+        """Return a whole number from 1 to 2**31 - 1, or the default. 2.0 counts as a whole number.
+
+        Without a default, the option is required.
+        """
         value = self._values.get(option, default)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
@@ -70,7 +73,7 @@ class Options:
         return value
 
     def integers(self, option: str, default: tuple[int, ...]) -> tuple[int, ...]:
-        """A non-empty list of whole numbers from 1; `default` if the option is missing."""
+        """Return a non-empty list of whole numbers from 1; `default` if the option is missing."""
         values = self._values.get(option, default)
         if not isinstance(values, (list, tuple)) or not values:
             self._report(option, "a list of whole numbers")
@@ -81,7 +84,10 @@ class Options:
         return tuple(values)
 
     def number(self, option: str, default: float, zero: bool = False) -> float:
-        """A number below 1e30 in magnitude, 0 only if `zero` is true; `default` if missing."""
+        """Return a number below 1e30 in magnitude, or `default` if the option is missing.
+
+        0 is accepted only if `zero` is true.
+        """
         value = self._values.get(option, default)
         real = type(value) in (int, float)
         if not real or not (0 < abs(value) < MAX_NUMBER or (zero and value == 0)):
@@ -90,7 +96,7 @@ class Options:
         return float(value)
 
     def flag(self, option: str, default: bool) -> bool:
-        """A Boolean; `default` if the option is missing."""
+        """Return a Boolean, or `default` if the option is missing."""
         value = self._values.get(option, default)
         if not isinstance(value, bool):
             self._report(option, "true or false")
@@ -98,7 +104,7 @@ class Options:
         return value
 
     def require(self, option: str, supported: object, default: object) -> bool:
-        """Whether an option has its only supported value; if not, report a problem.
+        """Return whether an option has its only supported value. If not, report a problem.
 
         Parameters
         ----------
@@ -106,7 +112,7 @@ class Options:
         supported : object
             The only supported value.
         default : object
-            The value of a missing option in the format that is read; None if it has no default.
+            The value that the format gives to a missing option; None if the format gives none.
         """
         value = self._values.get(option, default)
         if value == supported and type(value) is type(supported):

@@ -1,9 +1,9 @@
-"""Packed files: a network with folded, packed parameters, which loads as a memory map.
+"""Packed files. Each contains a network with folded, packed parameters, and loads as a memory map.
 
 A packed file is a safetensors file with one tensor. The tensor starts at a multiple of 4096 bytes
 in the file, so it is page-aligned in memory and no vector load of the kernels crosses a cache line.
 The metadata contain the config, the name and notes of the model, the identity of its source, and a
-checksum of these and the tensor.
+checksum of all of these and the tensor.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from oobleck_stream.formats.tensors import PACKED, Container, Tensor
 from oobleck_stream.model import Model
 from oobleck_stream.network import decoder_layers
 
-FORMAT = f"{PACKED} 2"
-"""The version of the format; changes with the order of the parameters or with the metadata."""
+FORMAT = f"{PACKED} 3"
+"""The version of the format. It must change with the order of the parameters or the metadata."""
 
 PACKED_SUFFIX = ".packed.safetensors"
 
@@ -43,10 +43,11 @@ def write_packed(path: Path, model: Model, source: str = "") -> None:
     Parameters
     ----------
     path : Path
-        Replaced atomically when the new file is complete; unchanged after an error.
+        The file to write. It is replaced atomically when the new file is complete, and unchanged
+        after an error.
     model : Model
     source : str
-        The identity of the model's source, which `read_packed` can compare.
+        The identity of the model's source, with which `read_packed` can compare another identity.
 
     Raises
     ------
@@ -69,20 +70,20 @@ def write_packed(path: Path, model: Model, source: str = "") -> None:
 
 
 def read_packed(container: Container, source: str | None = None) -> Model:
-    """Return the model in a packed file; its parameters are a read-only memory map.
+    """Return the model in a packed file. The model's parameters are a read-only memory map.
 
     Parameters
     ----------
     container : Container
         An opened file for which `is_packed` returns true.
     source : str, optional
-        The expected identity of the model's source; not compared by default.
+        The expected identity of the model's source. By default, the identity is not compared.
 
     Raises
     ------
     CheckpointError
-        If the file is damaged, of another version, or packed from another source, or if the network
-        takes too much memory or work.
+        If the file is damaged, if its format has another version, if it was packed from another
+        source, or if the network takes too much memory or work.
     """
     path, metadata = container.path, container.metadata
     if metadata.get("format") != FORMAT:
@@ -109,6 +110,6 @@ def read_packed(container: Container, source: str | None = None) -> Model:
 
 
 def _checksum(metadata: Mapping[str, str], data: FloatArray) -> str:
-    """CRC-32 of the config, name, notes, source and parameters; detects damage, not tampering."""
+    """The CRC-32 of config, name, notes, source and parameters, which detects only damage."""
     texts = json.dumps([metadata[name] for name in ("config", "name", "notes", "source")])
     return f"{zlib.crc32(data.data, zlib.crc32(texts.encode())):08x}"

@@ -1,8 +1,8 @@
 """Folders of protobuf files, each of which is a library of tensors (see ``weights.proto``).
 
-The libraries are the `.pb` files. In a folder without any, they are all files that are neither
-hidden nor configs. Opening a folder parses every file once for the names and shapes. To read a
-tensor, its file is parsed again, and only the file parsed last stays in memory.
+The libraries are the `.pb` files. In a folder without `.pb` files, every file that is neither
+hidden nor a config is a library. Opening a folder parses every file once for the names and shapes.
+To read a tensor, its file is parsed again, and only the file parsed last stays in memory.
 
 The wire format is described at https://protobuf.dev/programming-guides/encoding/.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from oobleck_stream.checkpoints.weights_pb2 import CollectionData, CollectionLibraryData
 
 HIDDEN_CONFIG = ".config.json"
-"""The name of the config, hidden because any visible file may be a library."""
+"""The name of the config. It is hidden, because any visible file may be a library."""
 
 SUFFIX = ".pb"
 """The suffix of the libraries that this package writes; other programs may use any name."""
@@ -46,10 +46,10 @@ and the tag of the key (0x0a) or of the tensor (0x12)."""
 
 
 def is_library_folder(folder: Path, names: Collection[str]) -> bool:
-    """Whether a folder contains protobuf libraries, and none of its `names` is of safetensors.
+    """Whether a folder contains protobuf libraries, and no safetensors file is among `names`.
 
-    Without any `.pb` file, every file must start like a library. A single match proves nothing,
-    since a text can start that way too.
+    If there is no `.pb` file, every file must start like a library. One such file proves nothing,
+    because a text can start in the same way.
     """
     if any(".safetensors" in name for name in names):
         return False
@@ -64,14 +64,14 @@ def library_config(folder: Path) -> Path | None:
 
 
 def open_libraries(folder: Path) -> Container:
-    """Open a folder of libraries; the values of the tensors are read later, on demand.
+    """Open a folder of libraries. The values of the tensors are read later, on demand.
 
     Raises
     ------
     CheckpointError
-        If protobuf is not installed, a file is damaged or not a library, the number of values of a
-        tensor doesn't match its shape, or two tensors have the same name. Names the file, or the
-        folder if protobuf is missing.
+        If protobuf is not installed, if a file is damaged or not a library, if the number of values
+        of a tensor doesn't match its shape, or if two tensors have the same name. The message names
+        the file, or the folder if protobuf is missing.
     """
     parser, files = _Parser(folder), _files(folder)
     tensors: dict[str, Tensor] = {}
@@ -88,7 +88,7 @@ def open_libraries(folder: Path) -> Container:
 
 
 def _files(folder: Path) -> tuple[Path, ...]:
-    """The files of a folder that are expected to be libraries, sorted."""
+    """The sorted paths of the files in a folder that are expected to be libraries."""
     try:
         files = sorted(
             path
@@ -110,7 +110,7 @@ def _begins_like_one(path: Path) -> bool:
 
 
 class _Parser:
-    """Parses libraries and caches the last one, since tensors are read file by file."""
+    """Parses libraries and keeps the library parsed last, because tensors are read file by file."""
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -124,7 +124,7 @@ class _Parser:
         self._library: CollectionLibraryData | None = None
 
     def parsed(self, path: Path) -> CollectionLibraryData:
-        """The parsed library in a file; raises `CheckpointError` if it is damaged."""
+        """Return the parsed library in a file; raise a `CheckpointError` if it is damaged."""
         if self._library is None or self._path != path:
             self._library = None  # Free the last library before the next is parsed.
             try:
@@ -145,7 +145,7 @@ class _Parser:
 def _has_more_fields(data: bytes, count: int) -> bool:
     """Whether a serialized message has more than `count` top-level fields.
 
-    Malformed data may be miscounted; the parser rejects them afterwards.
+    The count may be wrong for malformed data, which the parser rejects afterwards.
     """
     position = fields = 0
     while position < len(data) and fields <= count:
@@ -163,10 +163,10 @@ def _has_more_fields(data: bytes, count: int) -> bool:
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """Decode the varint at an offset; returns its value and the offset after it.
+    """Decode the varint at an offset; return its value and the offset after it.
 
-    A varint has 7 bits of the value in each byte, low bits first; the high bit of a byte is set if
-    another byte follows. Truncated data yield an offset past the end.
+    Each byte of a varint has 7 bits of the value, and the low bits come first. The high bit of a
+    byte is set if another byte follows. Truncated data yield an offset past the end.
     """
     value = 0
     for shift, byte in enumerate(data[position : position + _VARINT_BYTES]):
@@ -179,7 +179,7 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
 def _index(
     path: Path, library: CollectionLibraryData
 ) -> Iterator[tuple[str, tuple[int, ...], str]]:
-    """Name, shape and dtype of each tensor in a library, in order; raises if one is damaged."""
+    """Return name, shape and dtype of each tensor in a library; raise if a tensor is damaged."""
     if not library.collections:
         raise CheckpointError(path, "not a protobuf library of weights: no tensors in it")
     for position, entry in enumerate(library.collections):
@@ -201,7 +201,10 @@ def _index(
 
 
 def _numbers_of(collection: CollectionData) -> tuple[str, int]:
-    """Dtype and number of a tensor's values: `data` unless it is empty, else `data_32`."""
+    """Return the dtype and the number of a tensor's values.
+
+    The values are in `data`, or, if `data` is empty, in `data_32`.
+    """
     doubles = len(collection.data)
     return ("F64", doubles) if doubles else ("F32", len(collection.data_32))
 
@@ -209,7 +212,7 @@ def _numbers_of(collection: CollectionData) -> tuple[str, int]:
 def _read(
     parser: _Parser, path: Path, position: int, name: str, shape: tuple[int, ...]
 ) -> FloatingArray:
-    """The values of a tensor; the file must still match the index from `open_libraries`."""
+    """Return the values of a tensor. The file must still match the index from `open_libraries`."""
     entries = parser.parsed(path).collections
     if position >= len(entries) or entries[position].key != name:
         raise CheckpointError(path, "was changed while it was read")

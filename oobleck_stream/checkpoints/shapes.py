@@ -1,4 +1,4 @@
-"""Inference of the config from the shapes of a decoder's tensors."""
+"""Infers the config from the shapes of a decoder's tensors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from oobleck_stream.config import PRESETS, OobleckConfig
 from oobleck_stream.formats.tensors import shape_text
 
 ASSUMED_SAMPLERATE = 44100
-"""Sample rate in Hz if neither a config nor a preset supplies one."""
+"""Sample rate in hertz that is assumed if neither a config nor a preset states one."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Geometry:
 
     @classmethod
     def of_config(cls, config: OobleckConfig) -> Geometry:
-        """The geometry of a config."""
+        """Return the geometry of a config."""
         return cls(*(getattr(config, field.name) for field in fields(cls)))
 
     def differences(self, config: OobleckConfig) -> list[str]:
-        """A sentence for each field that differs from a config's."""
+        """Return a sentence for each field that differs from the config."""
         found = []
         for field in fields(self):
             here, there = getattr(self, field.name), getattr(config, field.name)
@@ -40,16 +40,17 @@ class Geometry:
 def read_geometry(
     half: HalfTensors, kernel_per_stride: int, problems: list[str]
 ) -> Geometry | None:
-    """Infer the geometry of a decoder; None if its shapes are not those of an Oobleck decoder.
+    """Infer the geometry of a decoder; return None if the shapes don't fit an Oobleck decoder.
 
     Parameters
     ----------
     half : HalfTensors
         The decoder's tensors.
     kernel_per_stride : int
-        Kernel of a transposed convolution as a multiple of its stride.
+        Kernel length of a transposed convolution as a multiple of its stride.
     problems : list of str
-        Receives a sentence for each tensor that is missing or has a wrong shape.
+        The list to which a sentence is appended for each tensor that is missing or has a wrong
+        shape.
     """
     first = _weight_shape(half, "decoder.layers.0", problems)
     blocks = [
@@ -81,7 +82,10 @@ def read_geometry(
 def _weight_shape(
     half: HalfTensors, module: str, problems: list[str]
 ) -> tuple[int, int, int] | None:
-    """The shape of a convolution's weight, with or without weight norm; None after a problem."""
+    """Return the shape of a convolution's weight, with or without weight norm.
+
+    If the weight has a problem, report the problem and return None.
+    """
     for suffix in ("weight_v", "weight"):
         tensor = half.tensors.get(f"{module}.{suffix}")
         if tensor is None:
@@ -102,7 +106,8 @@ def _weight_shape(
 def config_from_geometry(geometry: Geometry) -> tuple[OobleckConfig, list[str]]:
     """Complete a geometry to a config.
 
-    If presets of the same geometry exist and agree on the sample rate, the first of them is used.
+    If there are presets with the same geometry and all of them have the same sample rate, the first
+    of these presets is used.
     The presets with ``kernel_per_stride == 1`` (`oobleck-65536x`) are excluded, because `geometry`
     must have been read with a value of 2.
 

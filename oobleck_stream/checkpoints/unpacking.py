@@ -1,6 +1,6 @@
-"""Reconstruction of a checkpoint's tensors from packed networks.
+"""Reconstructs a checkpoint's tensors from packed networks.
 
-Folding can't be undone, but these tensors fold to the same packed network.
+Folding can't be undone, but the reconstructed tensors fold to the same packed network.
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ NOTES = (
 )
 
 _TINY, _HUGE = 1e-60, 1e60
-"""Finite stand-ins for 0 and infinity in float64, whose logarithms are finite: float32 rounds the
-first to 0 and the second to infinity."""
+"""Finite float64 numbers that stand for 0 and infinity. Their logarithms are finite. When they are
+rounded to float32, the first becomes 0 and the second infinity."""
 
 
 def unpacked(path: Path, config: OobleckConfig, *networks: PackedNetwork) -> Container:
-    """A container of the tensors of packed networks, under the names of stable-audio-tools.
+    """Return a container of the tensors of packed networks, with stable-audio-tools' names.
 
     Parameters
     ----------
     path : Path
         The source of the networks, for messages.
     config : OobleckConfig
-        Determines how Snakes are stored. A latent scale is already part of the first weights.
+        The config, which determines how Snakes are stored. The first layer's weights already
+        include the latent scale.
     *networks : PackedNetwork
     """
     tensors = {
@@ -49,7 +50,7 @@ def unpacked(path: Path, config: OobleckConfig, *networks: PackedNetwork) -> Con
 
 
 def _layer_tensors(network: PackedNetwork, index: int, config: OobleckConfig) -> Iterator[Tensor]:
-    """The tensors of a layer; each unpacks its values when it is read."""
+    """Yield the tensors of a layer. Each tensor unpacks its values when it is read."""
     layer = network.layers[index]
     shape = (layer.outputs, layer.inputs, layer.kernel)
     if layer.transposed:
@@ -67,20 +68,20 @@ def _layer_tensors(network: PackedNetwork, index: int, config: OobleckConfig) ->
 
 
 def _part(network: PackedNetwork, index: int, number: int) -> FloatArray:
-    """A parameter of a layer by number: weight, bias, alpha, 1 / (beta + epsilon)."""
+    """Return a layer's parameter by its number: weight, bias, alpha, 1 / (beta + epsilon)."""
     part = unpack_layer(network, index)[number]
     assert part is not None
     return part
 
 
 def _alpha(read: Callable[[], FloatArray], config: OobleckConfig) -> FloatingArray:
-    """Alpha, or its logarithm, as float64 that `fold_snake` rounds to the packed float32."""
+    """Return alpha or its logarithm in float64, so that `fold_snake` gives the packed float32."""
     alpha = read().astype(np.float64)
     return np.log(np.maximum(alpha, _TINY)) if config.snake_log_scale else alpha
 
 
 def _beta(read: Callable[[], FloatArray], config: OobleckConfig) -> FloatingArray:
-    """Beta, or its logarithm, as float64 that `fold_snake` rounds to the packed float32."""
+    """Return beta or its logarithm in float64, so that `fold_snake` gives the packed float32."""
     inverse = read().astype(np.float64)
     beta = np.divide(1.0, inverse, out=np.full_like(inverse, _HUGE), where=inverse != 0)
     beta -= config.snake_epsilon

@@ -1,4 +1,4 @@
-"""The tensors of a half: validation against the layers, then reading and folding by layer."""
+"""Compares the tensors of a decoder or an encoder with its layers, then reads and folds them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Shapes = tuple[tuple[int, ...], ...]
 
 
 def check_tensors(half: HalfTensors, layers: Sequence[Layer]) -> list[str]:
-    """A sentence for each tensor that is missing or unexpected, or has a wrong shape or dtype.
+    """Return a sentence for each tensor that is missing, unexpected, or of a wrong shape or dtype.
 
     No values are read.
     """
@@ -42,7 +42,7 @@ def check_tensors(half: HalfTensors, layers: Sequence[Layer]) -> list[str]:
 
 
 def expected_tensors(half: HalfTensors, layer: Layer) -> Iterator[tuple[str, _Shapes]]:
-    """Canonical name and permitted shapes of each tensor of a layer.
+    """Yield the canonical name and the permitted shapes of each tensor of a layer.
 
     A weight is expected either as it is or as the magnitude and direction of weight norm
     (https://arxiv.org/abs/1602.07868), depending on the tensors in `half`.
@@ -50,7 +50,7 @@ def expected_tensors(half: HalfTensors, layer: Layer) -> Iterator[tuple[str, _Sh
     first, second = layer.outputs, layer.inputs
     if layer.transposed:
         first, second = second, first
-    # torch computes the norm over all axes but the first, which is the inputs' if transposed.
+    # torch computes the norm over all axes but the first. If transposed, that is the inputs' axis.
     whole = (first, second, layer.kernel)
     normed = any(f"{layer.name}.weight_{part}" in half.tensors for part in "gv")
     if normed or f"{layer.name}.weight" not in half.tensors:
@@ -61,14 +61,14 @@ def expected_tensors(half: HalfTensors, layer: Layer) -> Iterator[tuple[str, _Sh
     if layer.bias:
         yield f"{layer.name}.bias", ((layer.outputs,),)
     if layer.snake:
-        # diffusers stores them with the axes of (batch, channels, time).
+        # diffusers stores alpha and beta with the axes (batch, channels, time).
         shapes = ((layer.inputs,), (1, layer.inputs, 1))
         yield f"{layer.snake}.alpha", shapes
         yield f"{layer.snake}.beta", shapes
 
 
 class StoredParameters:
-    """The `Parameters` of a half in a container; each tensor is read on demand.
+    """The `Parameters` of a decoder or an encoder in a container. Each tensor is read on demand.
 
     Parameters
     ----------
@@ -79,7 +79,8 @@ class StoredParameters:
     Attributes
     ----------
     problems : list of str
-        A sentence for each tensor read so far that has non-finite values, or folds to such.
+        A sentence for each tensor read so far whose values, as stored or after folding, are not all
+        finite.
     """
 
     def __init__(self, half: HalfTensors, config: OobleckConfig) -> None:
@@ -88,7 +89,7 @@ class StoredParameters:
         self.problems: list[str] = []
 
     def weight(self, layer: Layer) -> FloatArray:
-        """The weight, with weight norm folded in."""
+        """Return the weight, into which weight norm is folded."""
         folded = self._half.tensors.get(f"{layer.name}.weight")
         if folded is not None:
             return self._single(folded)
@@ -100,11 +101,11 @@ class StoredParameters:
         return weight
 
     def bias(self, layer: Layer) -> FloatArray:
-        """The bias."""
+        """Return the bias."""
         return self._single(self._half.tensors[f"{layer.name}.bias"])
 
     def snake(self, layer: Layer) -> tuple[FloatArray, FloatArray]:
-        """Alpha and 1 / (beta + epsilon)."""
+        """Return alpha and 1 / (beta + epsilon)."""
         a, b = (self._half.tensors[f"{layer.snake}.{part}"] for part in ("alpha", "beta"))
         alpha, beta = a.read(), b.read()
         with np.errstate(all="ignore"):
@@ -113,7 +114,7 @@ class StoredParameters:
         return folded
 
     def _single(self, tensor: Tensor) -> FloatArray:
-        """A tensor that needs no folding, rounded to float32."""
+        """Read a tensor that needs no folding, and round it to float32."""
         stored = tensor.read()
         with np.errstate(all="ignore"):
             values = stored.astype(np.float32, copy=False)
@@ -121,7 +122,7 @@ class StoredParameters:
         return values
 
     def _check(self, results: Sequence[FloatArray], stored: dict[str, FloatingArray]) -> None:
-        """Append the tensors with non-finite values to `problems`, else those that fold to such."""
+        """Report stored values that are not finite; if all are finite, report folded values."""
         guilty = [name for name, values in stored.items() if not np.isfinite(values).all()]
         self.problems += [f"{name} holds values that are not finite" for name in guilty]
         if not guilty and not all(np.isfinite(result).all() for result in results):

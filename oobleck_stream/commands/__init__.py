@@ -1,4 +1,4 @@
-"""The command line. Each command is a function in the module of the same name in this package."""
+"""The command line. Each command is a function in a module; both have the command's name."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from oobleck_stream.version import __version__
 NAMES = (
     "demo",
     "play",
+    "serve",
     "decode",
     "encode",
     "roundtrip",
     "validate",
     "info",
+    "look-ahead",
     "convert",
     "bench",
     "warmup",
@@ -45,7 +47,9 @@ class _LazyGroup(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in NAMES:
             return None
-        command: click.Command = getattr(importlib.import_module(f"{__name__}.{name}"), name)
+        function = name.replace("-", "_")
+        module = importlib.import_module(f"{__name__}.{function}")
+        command: click.Command = getattr(module, function)
         return command
 
 
@@ -60,8 +64,8 @@ class _LazyGroup(click.Group):
 def commands(context: click.Context) -> None:
     """Decode the latents of Oobleck audio autoencoders as an exact stream.
 
-    The audio is bit-identical to that of decoding the whole piece at once. Run `oobleck_stream
-    COMMAND --help` for the options of a command.
+    The audio is bit-identical to the audio from decoding the whole piece at once. Run
+    `oobleck_stream COMMAND --help` for the options of a command.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())

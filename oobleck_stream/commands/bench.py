@@ -13,6 +13,7 @@ import click
 from oobleck_stream.commands.options import (
     backend_option,
     json_option,
+    look_ahead_option,
     plot_option,
     require_matplotlib,
     threads_option,
@@ -28,7 +29,7 @@ DEFAULT_COMMAND = "run"
 
 
 class _DefaultGroup(click.Group):
-    """A group that runs `DEFAULT_COMMAND` if its first argument is missing or an option."""
+    """A group that runs `DEFAULT_COMMAND` if the first argument is missing or is an option."""
 
     def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
         asks_for_help = arguments[:1] and arguments[0] in self.get_help_option_names(context)
@@ -48,16 +49,16 @@ class _DefaultGroup(click.Group):
 def bench() -> None:
     """Measure how fast this machine decodes.
 
-    Without COMMAND, `run` is used: `bench --seconds 10` is `bench run --seconds 10`.
+    Without COMMAND, `run` is used: `bench --seconds 10` means `bench run --seconds 10`.
 
-    Every command except `play` measures its cases in turns, in at least three rounds, so that other
-    load on the machine affects all of them alike. RTF, the real-time factor, is seconds of decoding
-    per second of audio.
+    Every command except `play` and `serve` measures its cases in turn, in at least three rounds,
+    so that other load on the machine affects all cases alike. RTF, the real-time factor, is
+    seconds of decoding per second of audio.
     """
 
 
 def _model_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add --preset, --model and --width, and pass what they choose as `network`."""
+    """Add --preset, --model and --width, and pass the chosen model as `network`."""
 
     @click.option(
         "--preset",
@@ -65,7 +66,7 @@ def _model_options(command: Callable[..., None]) -> Callable[..., None]:
         metavar="PRESET",
         help=f"Use this geometry, with random weights. [default: {DEFAULT_PRESET}]",
     )
-    @click.option("--model", metavar="MODEL", help="Use this model, as for `decode`.")
+    @click.option("--model", metavar="MODEL", help="Use this model, named as for `decode`.")
     @click.option(
         "--width",
         metavar="N",
@@ -118,7 +119,7 @@ _pushes_option = click.option(
     callback=counts,
     default="1,4,16",
     show_default=True,
-    help="Numbers of frames per push.",
+    help="Measure pushes of these numbers of frames.",
 )
 _batch_option = click.option(
     "--batch",
@@ -126,7 +127,7 @@ _batch_option = click.option(
     type=click.IntRange(1),
     default=64,
     show_default=True,
-    help="Number of frames that are decoded at once.",
+    help="Number of frames in the batch, which is decoded at once.",
 )
 
 
@@ -144,8 +145,7 @@ def _rounds_options(command: Callable[..., None]) -> Callable[..., None]:
 def run(backend: str, plot: str | None, **options: Any) -> None:
     """Measure pushes and batches, and this machine's limits.
 
-    The limits are those of its cores and its memory: the peak of fused multiply-adds, and the
-    bandwidth of reading.
+    The limits are the cores' peak rate of fused multiply-adds and the memory's read bandwidth.
     """
     if backend != "cpu" and plot:
         raise click.UsageError(f"--plot needs --backend cpu, not {backend}")
@@ -155,16 +155,17 @@ def run(backend: str, plot: str | None, **options: Any) -> None:
 @bench.command()
 @_rounds_options
 def layers(**options: Any) -> None:
-    """Measure the same as `run`, and each layer's time."""
+    """Measure everything that `run` measures, and the time of each layer."""
     _measure_rounds(layers=True, **options)
 
 
 @bench.command()
 @_rounds_options
 def peers(**options: Any) -> None:
-    """Measure the same as `run`, and other runtimes (needs the extra peers).
+    """Measure everything that `run` measures, and other runtimes (needs the extra peers).
 
-    Measures those of PyTorch (diffusers), ONNX Runtime and OpenVINO that are installed.
+    The other runtimes are PyTorch (with diffusers), ONNX Runtime and OpenVINO. Those that are not
+    installed are skipped.
     """
     _measure_rounds(peers=True, **options)
 
@@ -215,7 +216,7 @@ def _measure_rounds(
     callback=counts,
     default="1,4,16",
     show_default=True,
-    help="Numbers of streams.",
+    help="Measure these numbers of streams.",
 )
 @_model_options
 @threads_option
@@ -230,7 +231,7 @@ def streams(
     seconds: float,
     as_json: bool,
 ) -> None:
-    """Measure how many streams one decoder carries in real time.
+    """Measure how many streams one decoder can decode in real time.
 
     Each push has one frame for every stream.
     """
@@ -250,25 +251,149 @@ def streams(
 @_model_options
 @threads_option
 @backend_option
+@look_ahead_option
 @_seconds_option
 @json_option
 def play(
-    network: _Network, threads: int | None, backend: str, seconds: float, as_json: bool
+    network: _Network,
+    threads: int | None,
+    backend: str,
+    look_ahead: Callable[[Model], int] | None,
+    seconds: float,
+    as_json: bool,
 ) -> None:
     """Play random frames live, and measure delays and gaps.
 
-    Plays on the default audio device for --seconds. With PulseAudio's parec, the time from the
-    request to the first sound is measured too.
+    The frames are played on the default audio device for --seconds. If PulseAudio's parec is
+    installed, the time from the request to the first sound is measured too.
+
+    With --look-ahead, plays an instrument instead: measures the time from a change of the latents
+    to the first changed sample that parec records.
     """
     from oobleck_stream.bench.playing import play_facts, play_lines
+    from oobleck_stream.bench.reaction import reaction_facts, reaction_lines
     from oobleck_stream.commands.choice import resolve_backend
     from oobleck_stream.commands.compiling import warm_kernels
     from oobleck_stream.engine.backends import default_threads
 
     backend = resolve_backend(backend)
     warm_kernels(backend=backend)
-    facts = play_facts(network.load(backend), threads or default_threads(), seconds)
-    _print(facts, play_lines, as_json)
+    model, threads = network.load(backend), threads or default_threads()
+    if look_ahead is not None:
+        facts = reaction_facts(model, threads, seconds, look_ahead(model))
+        _print(facts, reaction_lines, as_json)
+        return
+    _print(play_facts(model, threads, seconds), play_lines, as_json)
+
+
+@bench.command("look-ahead")
+@_model_options
+@threads_option
+@look_ahead_option
+@_seconds_option
+@json_option
+def look_ahead(
+    network: _Network,
+    threads: int | None,
+    look_ahead: Callable[[Model], int] | None,
+    seconds: float,
+    as_json: bool,
+) -> None:
+    """Measure pushes of one frame whose samples are early.
+
+    Measures them with 10, 25 and 50 % of the network's look-ahead, or with --look-ahead, beside
+    exact pushes. What the sound loses is measured by `oobleck_stream look-ahead`.
+    """
+    from oobleck_stream.bench.look_ahead import cost_facts, cost_lines
+    from oobleck_stream.commands.compiling import warm_kernels
+    from oobleck_stream.engine.backends import default_threads
+
+    warm_kernels()
+    model = network.load()
+    samples = [round(share * model.latency) for share in (0.1, 0.25, 0.5)]
+    if look_ahead is not None:
+        samples = [look_ahead(model)]
+    _print(cost_facts(model, samples, threads or default_threads(), seconds), cost_lines, as_json)
+
+
+@bench.command()
+@click.option(
+    "--model",
+    metavar="MODEL",
+    default="tiny",
+    show_default=True,
+    help="Network, as for `decode`.",
+)
+@click.option(
+    "--sessions",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Number of clients that play at once. [default: as many as the server admits]",
+)
+@click.option(
+    "--slots",
+    metavar="N",
+    type=click.IntRange(1),
+    help="As for `serve`. [default: as many as this machine can decode in real time]",
+)
+@click.option(
+    "--listeners",
+    metavar="N",
+    type=click.IntRange(0),
+    default=100,
+    show_default=True,
+    help="Number of clients that then listen to one decode.",
+)
+@click.option(
+    "--buffer",
+    metavar="SECONDS",
+    type=click.FloatRange(0.05, 5.0),
+    default=0.3,
+    show_default=True,
+    help="Sound that a client has on its way.",
+)
+@threads_option
+@_seconds_option
+@json_option
+def serve(
+    model: str,
+    sessions: int | None,
+    slots: int | None,
+    listeners: int,
+    buffer: float,
+    threads: int | None,
+    seconds: float,
+    as_json: bool,
+) -> None:
+    """Measure the server with real clients on this machine (needs the extra web).
+
+    Starts `oobleck_stream serve` in a process of its own. Measures the time to the first sound,
+    gaps, the time of its pushes compared with the same pushes without a server, and how quickly a
+    full server refuses.
+    """
+    import tempfile
+    from pathlib import Path
+
+    import numpy as np
+
+    from oobleck_stream.bench.serving import PIECE_SECONDS, serve_facts, serve_lines
+    from oobleck_stream.commands.compiling import warm_kernels
+    from oobleck_stream.commands.serve import require_extras
+    from oobleck_stream.loading import load
+
+    require_extras(None)
+    warm_kernels()
+    network = load(model)
+    frames = round(PIECE_SECONDS * network.config.frame_rate)
+    with tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder) / "piece.npy")
+        noise = np.random.default_rng(0).standard_normal((frames, network.latent_dim), np.float32)
+        np.save(file, noise)
+        arguments = [file, "--model", model, "--layout", "tc"]
+        for name, value in (("--slots", slots), ("--threads", threads)):
+            arguments += [] if value is None else [name, str(value)]
+        facts = serve_facts(network, arguments, sessions, listeners, buffer, seconds, threads)
+    _print(facts, serve_lines, as_json)
 
 
 @bench.command()
@@ -284,9 +409,9 @@ def play(
 def components(width: int | None, threads: int | None, seconds: float, as_json: bool) -> None:
     """Check and measure each component of oobleck-65536x.
 
-    Builds the layers and blocks of the preset oobleck-65536x, in which a latent frame becomes
-    65,536 samples, with random weights; compares each with a plain float64 implementation; and
-    measures it.
+    The components are the layers and blocks of the preset oobleck-65536x, in which a latent frame
+    becomes 65,536 samples. They have random weights. Each component is compared with a plain
+    float64 implementation, and then measured.
     """
     from oobleck_stream.bench.component_report import component_lines
     from oobleck_stream.bench.component_times import run_components

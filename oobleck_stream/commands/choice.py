@@ -1,4 +1,4 @@
-"""Choose the backend and the model of a command."""
+"""The choice of a command's backend and model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from oobleck_stream.config import Convolution
     from oobleck_stream.files.sources import Latents
     from oobleck_stream.model import Model
 
@@ -16,8 +17,8 @@ BUNDLED = "tiny"
 def resolve_backend(name: str) -> str:
     """Check a backend; resolve ``auto`` to ``cpu``, with a message, if CUDA can't be used.
 
-    Otherwise ``auto`` is returned as it is: whether the GPU has enough memory is known only when a
-    decoder is created.
+    If CUDA can be used, ``auto`` is returned unchanged, because it is known only when a decoder is
+    created whether the GPU has enough memory.
 
     Raises
     ------
@@ -32,19 +33,27 @@ def resolve_backend(name: str) -> str:
     return checked_backend(name)
 
 
-def chosen_model(option: str | None, latents: Latents | None = None, backend: str = "cpu") -> Model:
-    """Load the requested model, else the one that the latents name, else the bundled one.
+def chosen_model(
+    option: str | None,
+    latents: Latents | None = None,
+    backend: str = "cpu",
+    convolution: Convolution | None = None,
+) -> Model:
+    """Load the requested model. Without a request, load the model that the latents name.
 
-    The bundled model is chosen only if the latents fit no other known network.
+    If they name none, the bundled model is loaded, but only if the latents fit it and no other
+    known network.
 
     Parameters
     ----------
     option : str or None
         The value of ``--model`` or $OOBLECK_STREAM_MODEL.
     latents : Latents, optional
-        The latents to decode. Without them the default is the bundled model.
+        The latents to decode. Without latents, the default is the bundled model.
     backend : str
         The value of ``--backend``.
+    convolution : str, optional
+        The value of ``--convolution``.
 
     Raises
     ------
@@ -60,10 +69,10 @@ def chosen_model(option: str | None, latents: Latents | None = None, backend: st
     backend = resolve_backend(backend)
     source = option or (latents and latents.metadata.get("model"))
     if source or latents is None:
-        return load(source or BUNDLED, backend=backend)
+        return load(source or BUNDLED, backend=backend, convolution=convolution)
     if latents.shape is None:
         raise click.UsageError(
-            f"{latents.name}: raw frames have no shape: --model must name the network"
+            f"{latents.name}: raw frames have no shape, so --model must name the network"
         )
     presets = fitting_presets(latents)
     bundled = load(BUNDLED, backend=backend) if TINY.is_file() else None
@@ -78,13 +87,13 @@ def chosen_model(option: str | None, latents: Latents | None = None, backend: st
             f"{', '.join(candidates)}"
         )
     raise click.UsageError(
-        f"{latents.name}: no known network has latents of shape {latents.shape}: "
-        "--model must name the network"
+        f"{latents.name}: no known network has latents of shape {latents.shape}, "
+        "so --model must name the network"
     )
 
 
 def fitting_presets(latents: Latents) -> list[str]:
-    """The presets whose latent frames have a size that fits the shape of these latents."""
+    """The names of the presets whose latent size fits the shape of these latents."""
     from oobleck_stream.config import PRESETS
 
     return [name for name, config in PRESETS.items() if latents.fits(config.latent_dim)]

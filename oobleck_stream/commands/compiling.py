@@ -1,4 +1,4 @@
-"""Compile the kernels, with a message: the first time on a machine takes seconds."""
+"""Compile the kernels, and report it, because compiling takes seconds."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import click
 
 @contextmanager
 def report_compiling(backend: str = "cpu") -> Iterator[None]:
-    """Print a line on standard error if a kernel is compiled in the block, rather than loaded.
+    """Print a line on standard error if the block compiles a kernel instead of loading it.
 
     Parameters
     ----------
     backend : str
-        With another backend than ``cpu``, CUDA kernels are reported too.
+        If the backend is not ``cpu``, CUDA kernels are reported too.
     """
     from numba.core import event
 
@@ -32,7 +32,7 @@ def report_compiling(backend: str = "cpu") -> Iterator[None]:
             report()
 
         def on_end(self, _: Any) -> None:
-            """Required by the interface."""
+            """Do nothing; Numba's interface requires this method."""
 
     with ExitStack() as listeners:
         listeners.enter_context(event.install_listener("numba:compile", Listener()))
@@ -62,7 +62,8 @@ def warm_kernels(quiet: bool = False, backend: str = "cpu") -> None:
     quiet : bool
         Whether to compile without a message.
     backend : str
-        ``"cpu"``, ``"cuda"``, or ``"auto"`` for CUDA if it can be used.
+        ``"cpu"``, ``"cuda"``, or ``"auto"``. With ``"auto"``, CUDA's kernels are compiled if CUDA
+        can be used.
     """
     from oobleck_stream.config import OobleckConfig
     from oobleck_stream.engine.backends import what_cuda_lacks

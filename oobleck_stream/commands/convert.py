@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from oobleck_stream.conversion.writing import Writing
 
 MAX_SHOWN = 8
-"""Maximum number of dropped tensors that are listed by name; more are listed by group."""
+"""Maximum number of dropped tensors that are listed by name. More tensors are listed by group."""
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
@@ -48,7 +48,7 @@ def _size(context: click.Context, parameter: click.Parameter, value: str | None)
 @click.option(
     "--weight-norm",
     type=click.Choice(["keep", "fold"]),
-    help="Keep weight norm as stored, or fold it into the weights. [default: keep]",
+    help="Keep weight norm as it is stored, or fold it into the weights. [default: keep]",
 )
 @click.option(
     "--dtype",
@@ -57,9 +57,9 @@ def _size(context: click.Context, parameter: click.Parameter, value: str | None)
 )
 @config_option
 @click.option(
-    "--shard-size", metavar="BYTES", callback=_size, help="Maximum shard size. [default: 2GB]"
+    "--shard-size", metavar="BYTES", callback=_size, help="Maximum size of a shard. [default: 2GB]"
 )
-@click.option("--force", is_flag=True, help="Replace TARGET if it exists.")
+@click.option("--force", is_flag=True, help="Replace TARGET if it already exists.")
 @json_option
 def convert(
     source: str,
@@ -75,19 +75,19 @@ def convert(
 ) -> None:
     """Convert the checkpoint SOURCE to TARGET.
 
-    SOURCE is anything that --model accepts in other commands, or a .ckpt, .pt, .pth or .bin file
-    of PyTorch (which must be installed).
+    SOURCE is anything that --model accepts in other commands, or a .ckpt, .pt, .pth or .bin file of
+    PyTorch, if PyTorch is installed.
 
     TARGET is one of
 
     \b
       NAME.safetensors             all tensors, with the config in the metadata
-      NAME.packed.safetensors      the decoder only, as the kernels use it
-      NAME.safetensors.index.json  an index, with its shards beside it
+      NAME.packed.safetensors      only the decoder, packed for the kernels
+      NAME.safetensors.index.json  an index, and shards beside it
       FOLDER                       a folder in the format of --to
 
-    Prints which tensors were kept, dropped and renamed. Without options, the audio that TARGET
-    decodes to is bit-identical to that of SOURCE.
+    The command prints which tensors were kept, dropped and renamed. Without options, TARGET and
+    SOURCE decode latents to bit-identical audio.
     """
     from oobleck_stream.config import PRESETS
     from oobleck_stream.conversion.planning import plan_conversion
@@ -113,7 +113,7 @@ def _options(
     weight_norm: WeightNorm | None,
     dtype: str | None,
 ) -> ConversionOptions:
-    """The options of the conversion; `click.UsageError` if the target can't have them."""
+    """Return the conversion's options; raise `click.UsageError` if they don't suit the target."""
     from oobleck_stream.conversion.planning import ConversionOptions
     from oobleck_stream.formats.dtypes import code_of
 
@@ -148,7 +148,7 @@ def _write(conversion: Conversion, writing: Writing, size: int) -> None:
 
 
 def _facts(conversion: Conversion, writing: Writing) -> dict[str, Any]:
-    """What was converted, for --json."""
+    """Return the facts about the conversion for --json."""
     from oobleck_stream.conversion.writing import missing_for_library
     from oobleck_stream.formats.dtypes import BITS, FLOATS
 
@@ -187,7 +187,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
 
 
 def _dropped(names: tuple[str, ...]) -> str:
-    """The names of dropped tensors; if there are many, their common prefixes with counts."""
+    """Format the dropped tensors: their names, or counts by prefix if there are many."""
     from collections import Counter
 
     if len(names) <= MAX_SHOWN:

@@ -9,12 +9,14 @@ import click
 from oobleck_stream.commands.options import (
     backend_option,
     bits_option,
+    convolution_option,
     layout_option,
     model_for_latents_option,
     threads_option,
 )
 
 if TYPE_CHECKING:
+    from oobleck_stream.config import Convolution
     from oobleck_stream.files.audio_writer import AudioWriter, Bits
     from oobleck_stream.files.axis_order import AxisOrder
     from oobleck_stream.formats.flat_writer import FlatWriter
@@ -27,12 +29,13 @@ if TYPE_CHECKING:
     "--output",
     required=True,
     metavar="FILE",
-    help="Audio file to write: .wav, .flac, .ogg or .bin.",
+    help="Write this audio file: .wav, .flac, .ogg or .bin.",
 )
 @model_for_latents_option
 @layout_option
 @threads_option
 @backend_option
+@convolution_option
 @bits_option
 def decode(
     latents: str,
@@ -41,13 +44,14 @@ def decode(
     layout: AxisOrder | None,
     threads: int | None,
     backend: str,
+    convolution: Convolution | None,
     bits: Bits | None,
 ) -> None:
     """Decode LATENTS to an audio file.
 
-    LATENTS is a .npy, .npz, .safetensors or .bin file, or - for standard input (an .npy stream, or
-    raw float32 frames). A .bin file holds the number of values (int32), then the values (float32),
-    with the axes in the order (channels, time); --layout tc reads LATENTS as (time, channels).
+    LATENTS is a .npy, .npz, .safetensors or .bin file, or - for standard input, which may be an
+    .npy stream or raw float32 frames. A .bin file contains the number of values (int32), then the
+    values (float32) in the order (channels, time). --layout tc reads LATENTS as (time, channels).
     """
     from oobleck_stream.commands.choice import chosen_model
     from oobleck_stream.commands.compiling import warm_kernels
@@ -58,7 +62,7 @@ def decode(
 
     source = open_latents(latents)
     refuse_input(output, latents)
-    network = chosen_model(model, source, backend)
+    network = chosen_model(model, source, backend, convolution)
     blocks = source.blocks(network.latent_dim, layout)
     frames = source.count(network.latent_dim, layout)
     samples = None if frames is None else network.decoded_length(frames)
@@ -78,7 +82,7 @@ def report_audio(writer: AudioWriter | FlatWriter, samplerate: int, speed: float
     Parameters
     ----------
     writer : AudioWriter or FlatWriter
-        Already closed.
+        The writer, which is already closed.
     samplerate : int
     speed : float
         Seconds of audio per second.

@@ -29,8 +29,8 @@ DEFAULT = "keys"
 def demo(name: str, list_pieces: bool, output: str | None, threads: int | None) -> None:
     """Play a bundled PIECE, and show that streaming is exact.
 
-    Without an audio device, the piece is written to a .wav file instead. Afterwards it is decoded
-    frame by frame and at once, and the samples are compared.
+    Without an audio device, the piece is written to a .wav file instead. Afterwards the piece is
+    decoded twice, frame by frame and as a whole, and the samples are compared.
     """
     from oobleck_stream.commands.compiling import warm_kernels
     from oobleck_stream.errors import OutputError
@@ -79,7 +79,7 @@ def write(model: Model, latents: npt.NDArray[Any], output: str, threads: int | N
 
 
 def compare(model: Model, latents: npt.NDArray[Any], threads: int | None) -> None:
-    """Decode a piece frame by frame and at once; exit with 1 if any sample differs."""
+    """Decode a piece frame by frame and as a whole; exit with 1 if any sample differs."""
     import numpy as np
 
     from oobleck_stream.decoder import StreamingDecoder

@@ -20,20 +20,22 @@ if TYPE_CHECKING:
 @click.argument("latents")
 @model_option
 @click.option(
-    "--sample", is_flag=True, help="Draw the latents from their distributions, not their means."
+    "--sample",
+    is_flag=True,
+    help="Draw the latents from their distributions instead of taking the means.",
 )
 @click.option(
     "--seed",
     metavar="N",
     type=click.IntRange(0),
-    help="Random seed for --sample. [default: a new one]",
+    help="Random seed for --sample. [default: a new seed each time]",
 )
 @click.option(
     "--dtype",
     type=click.Choice(["float16", "float32"]),
     default="float32",
     show_default=True,
-    help="dtype of the stored latents; .bin is always float32.",
+    help="dtype of the stored latents. A .bin file is always float32.",
 )
 @threads_option
 def encode(
@@ -47,12 +49,12 @@ def encode(
 ) -> None:
     """Encode the file AUDIO to the file LATENTS.
 
-    AUDIO may be WAV, FLAC, Ogg, MP3, or any other format that libsndfile reads, or .bin. LATENTS is
-    a .npy of shape (frames, latent size), or a .bin.
+    AUDIO may be a WAV, FLAC, Ogg or MP3 file, a file in any other format that libsndfile reads, or
+    a .bin file. LATENTS is an .npy file of shape (frames, latent size), or a .bin file.
 
-    AUDIO is resampled to the sample rate of the network. Mono is copied to all channels of the
-    network, and stereo is averaged to mono; other numbers of channels are refused. The last frame
-    is padded with zeros.
+    AUDIO is resampled to the network's sample rate. If the numbers of channels differ, mono is
+    copied to all channels of the network, and stereo is averaged to mono. Other differences are
+    refused. The last frame is padded with zeros.
     """
     from oobleck_stream.commands.choice import chosen_model
     from oobleck_stream.commands.compiling import warm_kernels
@@ -93,7 +95,7 @@ def audio_blocks(model: Model, source: AudioFile | FlatAudio) -> Iterator[FloatA
     Raises
     ------
     InputError
-        If the audio can't be converted; while reading, also if the file is damaged.
+        If the audio can't be converted. While the blocks are read, also if the file is damaged.
     """
     blocks = source.blocks(model.samplerate, model.channels)
     changes = source.changes(model.samplerate, model.channels)

@@ -4,72 +4,90 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from oobleck_stream.commands.options import (
+    convolution_option,
     json_option,
     layout_option,
+    look_ahead_option,
     model_for_latents_option,
     threads_option,
 )
 
 if TYPE_CHECKING:
+    from oobleck_stream.config import Convolution
     from oobleck_stream.files.axis_order import AxisOrder
     from oobleck_stream.files.sources import Latents
     from oobleck_stream.model import Model
+    from oobleck_stream.network import Layer
 
 Facts = dict[str, Any]
 PUSHES = (1, 4, 16)
-"""Frames of the pushes that are timed."""
+"""The numbers of frames of the pushes that are timed."""
 
 REPETITIONS = 3
 MAX_SECONDS = 3.0
-"""A push is repeated only while the sum is below this; a push estimated to exceed it is skipped."""
+"""The maximum total time of the repetitions of a push. A push that is expected to take longer is
+skipped.
+"""
 
 
 @click.command()
 @click.argument("latents", required=False)
 @model_for_latents_option
 @layout_option
+@look_ahead_option
 @threads_option
+@convolution_option
 @json_option
 def info(
     latents: str | None,
     model: str | None,
     layout: AxisOrder | None,
+    look_ahead: Callable[[Model], int] | None,
     threads: int | None,
+    convolution: Convolution | None,
     as_json: bool,
 ) -> None:
     """Show the geometry, cost and speed of a network.
 
-    The speed is measured with a few pushes on this machine. With a file LATENTS, also show its
-    length.
+    The speed is measured with a few pushes on this machine. If a file LATENTS is given, its length
+    is shown too. With --look-ahead, the cost of earlier samples is shown too.
     """
     from oobleck_stream.commands.choice import chosen_model
     from oobleck_stream.commands.compiling import warm_kernels
     from oobleck_stream.files.sources import open_latents
 
     source = open_latents(latents) if latents else None
-    network = chosen_model(model, source)
+    network = chosen_model(model, source, convolution=convolution)
     facts: Facts = {}
     if source is not None:
         facts["latents"] = latents_facts(source, network, layout)
     facts["network"] = network_facts(network)
     warm_kernels()
     facts["machine"] = machine_facts(network, threads)
+    if look_ahead is not None:
+        facts["early"] = early_facts(network, look_ahead(network), threads)
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
-    lines = {"latents": latents_lines, "network": network_lines, "machine": machine_lines}
+    lines = {
+        "latents": latents_lines,
+        "network": network_lines,
+        "machine": machine_lines,
+        "early": early_lines,
+    }
     for part, values in facts.items():
         for line in lines[part](values):
             click.echo(line)
 
 
 def latents_facts(source: Latents, model: Model, layout: AxisOrder | None) -> Facts:
-    """The shape and length of latents, as a model reads them."""
+    """The shape and length of latents, when a model reads them."""
     frames = source.count(model.latent_dim, layout)
     return {
         "name": source.name,
@@ -91,7 +109,7 @@ def latents_lines(facts: Facts) -> list[str]:
 
 
 def network_facts(model: Model) -> Facts:
-    """Everything that follows from a model's geometry."""
+    """The facts that follow from a model's geometry."""
     from oobleck_stream.network import multiplications
 
     config, layers = model.config, model.decoder.layers
@@ -103,6 +121,8 @@ def network_facts(model: Model) -> Facts:
         "latent_dim": model.latent_dim,
         "strides": config.strides,
         "widths": config.widths,
+        "convolution": config.convolution,
+        "tiles": [max(layer.tile for layer in level) for level in reversed(_levels(layers))],
         "hop": model.hop,
         "frame_rate": config.frame_rate,
         "latency_samples": model.latency,
@@ -116,6 +136,13 @@ def network_facts(model: Model) -> Facts:
     }
 
 
+def _levels(layers: Sequence[Layer]) -> list[Sequence[Layer]]:
+    """The layers of every level of a decoder, from the latents to the audio."""
+    starts = [index for index, layer in enumerate(layers) if layer.transposed]
+    ends = [*starts[1:], len(layers) - 1]
+    return [layers[start:end] for start, end in zip(starts, ends, strict=True)]
+
+
 def network_lines(facts: Facts) -> list[str]:
     """Format the facts about the network as lines of text."""
     channels = {1: "mono", 2: "stereo"}.get(
@@ -123,11 +150,13 @@ def network_lines(facts: Facts) -> list[str]:
     )
     strides = " ".join(map(str, facts["strides"]))
     widths = " ".join(map(str, facts["widths"]))
+    tiles = " ".join(map(str, facts["tiles"]))
     return [
         f"network    {facts['name']}: {facts['samplerate']} Hz {channels}",
         f"latents    {facts['latent_dim']} numbers per frame, {facts['frame_rate']:.2f} frames "
         f"per second, {facts['hop']} samples each",
         f"levels     strides {strides}; widths {widths}",
+        f"           {facts['convolution']} convolution, in tiles of {tiles} rows",
         f"look-ahead {facts['latency_samples']} samples = "
         f"{1000 * facts['latency_seconds']:.0f} ms; "
         f"context {facts['context_frames']} frames on each side",
@@ -175,8 +204,27 @@ def machine_lines(facts: Facts) -> list[str]:
     return lines
 
 
+def early_facts(model: Model, look_ahead: int, threads: int | None) -> Facts:
+    """The cost of samples that are given out early, with a look-ahead in samples."""
+    from oobleck_stream.bench.look_ahead import cost_facts
+    from oobleck_stream.engine.backends import default_threads
+
+    facts = cost_facts(model, [look_ahead], threads or default_threads(), MAX_SECONDS)
+    return {"rtf_exact": facts["rtf_exact"], **facts["rows"][0]}
+
+
+def early_lines(facts: Facts) -> list[str]:
+    """Format the facts about early samples as lines of text."""
+    return [
+        f"early      look-ahead {facts['samples']} samples = {1e3 * facts['seconds']:.0f} ms, fade "
+        f"{facts['fade']} samples: {facts['work']:.2f} times the work of an exact push of 1",
+        f"           real-time factor {facts['rtf_early']:.3f}, without the exact stream "
+        f"{facts['rtf_early_alone']:.3f}, exact push {facts['rtf_exact']:.3f}",
+    ]
+
+
 def real_time_factor(model: Model, frames: int, threads: int | None) -> float:
-    """Seconds of decoding per second of audio, in pushes of `frames` frames: the best of a few."""
+    """Time a few pushes of `frames` frames; return the lowest real-time factor."""
     import numpy as np
 
     from oobleck_stream.decoder import StreamingDecoder
@@ -201,7 +249,7 @@ def real_time_factor(model: Model, frames: int, threads: int | None) -> float:
 
 
 def peak_memory() -> int | None:
-    """Peak resident memory of this process in bytes; None where the system does not report it."""
+    """The peak resident memory of this process in bytes; None if the system does not report it."""
     import sys
 
     if sys.platform == "win32":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from oobleck_stream.commands.values import look_ahead
 from oobleck_stream.config import PRESETS
 
 _MODELS = (
@@ -11,7 +12,7 @@ _MODELS = (
     "or random:PRESET for random weights."
 )
 
-# For commands that read latents, which may name the model that they were made with.
+# For commands that read latents. A file of latents may name the model that encoded them.
 model_for_latents_option = click.option(
     "--model",
     envvar="OOBLECK_STREAM_MODEL",
@@ -34,8 +35,8 @@ config_option = click.option(
 layout_option = click.option(
     "--layout",
     type=click.Choice(["tc", "ct"]),
-    help="Order of the axes of the latents, if the shape fits both: tc is (frames, latent size), "
-    "ct is (latent size, frames).",
+    help="Order of the axes of the latents, needed if the shape fits both orders: tc is (frames, "
+    "latent size), ct is (latent size, frames).",
 )
 threads_option = click.option(
     "--threads",
@@ -49,13 +50,28 @@ backend_option = click.option(
     type=click.Choice(["auto", "cpu", "cuda"]),
     envvar="OOBLECK_STREAM_BACKEND",
     default="cpu",
-    help="Decode on the CPU or on a GPU (needs the extra cuda12 or cuda13); auto uses a GPU if "
-    "possible, else the CPU. [default: $OOBLECK_STREAM_BACKEND, else cpu]",
+    help="Where to decode: cpu, cuda (a GPU; needs the extra cuda12 or cuda13), or auto (a GPU if "
+    "possible, else the CPU). [default: $OOBLECK_STREAM_BACKEND, else cpu]",
+)
+convolution_option = click.option(
+    "--convolution",
+    type=click.Choice(["fast", "direct"]),
+    help="How wide networks compute: fast needs fewer multiplications, direct has a shorter "
+    "look-ahead. The samples differ in their rounding. [default: as the network's config says, "
+    "else fast]",
+)
+look_ahead_option = click.option(
+    "--look-ahead",
+    metavar="TIME|%",
+    callback=look_ahead,
+    help="How long to wait for later frames: seconds, milliseconds (80ms), or a share of the "
+    "network's look-ahead (25%). With less than all of it, the sound comes sooner and is not exact "
+    "(see `oobleck_stream look-ahead`). [default: all of it]",
 )
 bits_option = click.option(
     "--bits",
     type=click.Choice(["16", "24", "float"]),
-    help="Sample format of the audio file; float (.wav only) is exact and never clips. "
+    help="Sample format of the audio file. The format float (only .wav) is exact and never clips. "
     "[default: 16]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -65,7 +81,7 @@ plot_option = click.option(
 
 
 def require_matplotlib() -> None:
-    """Refuse --plot without matplotlib, before minutes of work.
+    """Refuse --plot if matplotlib is missing, before work that may take minutes.
 
     Raises
     ------

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import click
 
 from oobleck_stream.commands.options import (
     backend_option,
+    convolution_option,
     layout_option,
+    look_ahead_option,
     model_for_latents_option,
     threads_option,
 )
 from oobleck_stream.commands.values import finite, repetitions, seconds_or
 
 if TYPE_CHECKING:
+    from oobleck_stream.config import Convolution
     from oobleck_stream.files.axis_order import AxisOrder
     from oobleck_stream.files.sources import Latents
     from oobleck_stream.model import Model
@@ -34,6 +38,7 @@ POLL_SECONDS = 0.1
 @layout_option
 @threads_option
 @backend_option
+@convolution_option
 @click.option(
     "--start",
     metavar="SECONDS",
@@ -46,7 +51,7 @@ POLL_SECONDS = 0.1
     "--length",
     metavar="SECONDS",
     callback=seconds_or(),
-    help="Maximum duration of each piece. [default: to its end]",
+    help="Maximum duration of each piece. [default: the whole piece]",
 )
 @click.option(
     "--loop",
@@ -62,8 +67,8 @@ POLL_SECONDS = 0.1
     type=click.Choice(["restart", "blend"]),
     default="restart",
     show_default=True,
-    help="With --loop, decode each repetition separately (restart), or all of them as one "
-    "continuous piece (blend; one file only).",
+    help="With --loop, decode each repetition separately (restart), or decode all repetitions as "
+    "one continuous piece (blend; only for one file).",
 )
 @click.option(
     "--volume",
@@ -74,36 +79,37 @@ POLL_SECONDS = 0.1
     help="Volume in per cent.",
 )
 @click.option(
-    "--record", metavar="FILE", help="Also write the played audio to a .wav, .flac or .ogg file."
+    "--record",
+    metavar="FILE",
+    help="Also write the played audio to a .wav, .flac or .ogg file; with --look-ahead, the exact "
+    "audio.",
 )
+@look_ahead_option
 @click.option(
     "--device",
     metavar="DEVICE",
-    help="Output device: its number, or part of its name. [default: the system's]",
+    help="Number of the output device, or part of its name. [default: the system's device]",
 )
 @click.option("--list-devices", is_flag=True, help="List the output devices and exit.")
 @click.option(
     "--latency",
     metavar="SECONDS|low|high",
-    default="0.1",
-    show_default=True,
     callback=seconds_or("low", "high"),
-    help="Latency of the audio device.",
+    help="Latency of the audio device. [default: 0.1; with --look-ahead 0.02]",
 )
 @click.option(
     "--buffer",
     metavar="SECONDS",
-    default="1",
-    show_default=True,
     callback=seconds_or(),
-    help="How far ahead of playback to decode.",
+    help="Maximum duration of audio that is decoded ahead of playback. [default: 1; with "
+    "--look-ahead 0.02, or one frame]",
 )
 @click.option(
     "--prebuffer",
     metavar="SECONDS|all",
     callback=seconds_or("all"),
-    help="How much to decode before playback starts. A machine too slow to decode in real time "
-    "needs all.",
+    help="Duration of audio to decode before playback starts. Use all if the machine is too slow "
+    "to decode in real time.",
 )
 @click.option("--quiet", is_flag=True, help="Print only errors.")
 @click.option(
@@ -115,24 +121,26 @@ def play(
     layout: AxisOrder | None,
     threads: int | None,
     backend: str,
+    convolution: Convolution | None,
     start: float,
     length: float | None,
     rounds: float,
     seam: Literal["restart", "blend"],
     volume: float,
     record: str | None,
+    look_ahead: Callable[[Model], int] | None,
     device: str | None,
     list_devices: bool,
-    latency: float | str,
-    buffer: float,
+    latency: float | str | None,
+    buffer: float | None,
     prebuffer: float | Literal["all"] | None,
     quiet: bool,
     as_json: bool,
 ) -> None:
     """Play LATENTS while decoding them.
 
-    LATENTS are .npy, .npz, .safetensors or .bin files, or - for standard input (an .npy stream, or
-    raw float32 frames).
+    LATENTS are .npy, .npz, .safetensors or .bin files, or - for standard input, which may be an
+    .npy stream or raw float32 frames.
 
     Keys: space pause, left/right 5 s, down/up 60 s, 9/0 volume, m mute, l loop, q quit, ? help.
     """
@@ -151,7 +159,7 @@ def play(
         raise click.UsageError("nothing to play: LATENTS were expected, or - for standard input")
     sources = [open_latents(name) for name in latents]
     find_device(device)
-    network = chosen_model(model, sources[0], backend)
+    network = chosen_model(model, sources[0], backend, convolution)
     tracks = [track_of(source, network, layout, prebuffer == "all") for source in sources]
     if seam == "blend" and rounds > 1:
         tracks, rounds = [blended(sources, network, layout, rounds)], 1
@@ -161,6 +169,7 @@ def play(
             tracks,
             network,
             device=device,
+            look_ahead=None if look_ahead is None else look_ahead(network),
             latency=latency,
             buffer=buffer,
             prebuffer=prebuffer,
@@ -191,7 +200,7 @@ def show_devices() -> None:
 
 
 def track_of(source: Latents, model: Model, layout: AxisOrder | None, read_all: bool) -> Track:
-    """A track that plays a file or standard input.
+    """Return a track that plays a file or standard input.
 
     Parameters
     ----------
@@ -200,7 +209,8 @@ def track_of(source: Latents, model: Model, layout: AxisOrder | None, read_all: 
     layout : str or None
         Order of the axes of the latents.
     read_all : bool
-        Whether to read standard input to its end first, instead of playing frames as they arrive.
+        Whether to read standard input to its end before playing, instead of playing frames as they
+        arrive.
     """
     import numpy as np
 
@@ -217,7 +227,7 @@ def track_of(source: Latents, model: Model, layout: AxisOrder | None, read_all: 
 
 
 def blended(sources: list[Latents], model: Model, layout: AxisOrder | None, rounds: float) -> Track:
-    """A track that repeats the latents of one file as one continuous piece."""
+    """Return a track that repeats the latents of one file as one continuous piece."""
     from oobleck_stream.files.latents_reader import LatentFile
     from oobleck_stream.player.tracks import Repeated, StoredTrack
 

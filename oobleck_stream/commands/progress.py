@@ -11,7 +11,7 @@ WITHOUT_TOTAL = "{n:.1f} s [{elapsed}{postfix}]"
 
 
 class Progress:
-    """A progress bar on standard error, if that is a terminal.
+    """A progress bar on standard error; nothing is displayed if that is not a terminal.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class Progress:
         self._samples = 0
         self._total = samples
         self._start = time.perf_counter()
-        # It counts samples and displays seconds: sums of fractions would miss the total.
+        # Counts samples and displays seconds, because sums of fractions would miss the total.
         self._bar = tqdm(
             total=samples,
             unit_scale=1 / samplerate,

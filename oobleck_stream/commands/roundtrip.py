@@ -28,9 +28,9 @@ def roundtrip(
 ) -> None:
     """Encode AUDIO and decode it again to OUTPUT.
 
-    Prints the scale-invariant signal-to-distortion ratio (SI-SDR) of the result. AUDIO is converted
-    to the sample rate and channels of the network as by `encode`; OUTPUT, a .wav, .flac, .ogg or
-    .bin file, has the same sample rate, channels and length as the converted audio.
+    The command prints the scale-invariant signal-to-distortion ratio (SI-SDR) of the result. AUDIO
+    is converted to the sample rate and channels of the network, as `encode` does. OUTPUT is a .wav,
+    .flac, .ogg or .bin file with the sample rate, channels and length of the converted audio.
     """
     from oobleck_stream.commands.choice import chosen_model
     from oobleck_stream.commands.compiling import warm_kernels
@@ -69,8 +69,8 @@ def roundtrip_blocks(
     Yields
     ------
     before, after : (n, channels) float32
-        The next samples of the input, and the same samples of the output. All of them,
-        concatenated, are as long as the input.
+        The next samples of the input, and the corresponding samples of the output. All blocks of
+        the output, concatenated, are as long as the input.
     """
     import numpy as np
 
@@ -96,7 +96,7 @@ class SiSdr:
         self._before = self._after = self._both = 0.0
 
     def add(self, before: FloatArray, after: FloatArray) -> None:
-        """Add the next samples of the original, and the same samples of the result.
+        """Add the next samples of the original, and the corresponding samples of the result.
 
         Parameters
         ----------

@@ -66,15 +66,15 @@ FAILED = 1
     type=click.Choice(PEERS),
     help="Run this implementation in float64 as the reference (needs the extra peers).",
 )
-@click.option("--layers", is_flag=True, help="Compare stage by stage; REFERENCE is then a folder.")
+@click.option("--layers", is_flag=True, help="Compare each stage. REFERENCE is then a folder.")
 @click.option(
     "--tolerance",
     type=click.FloatRange(0),
     callback=finite,
-    help="Maximum absolute difference. [default: 0.05; 0.01 for the encoder]",
+    help="Maximum absolute difference. [default: 0.05 for the decoder, 0.01 for the encoder]",
 )
 @layout_option
-@click.option("--no-pad", is_flag=True, help="Do not pad the encoder's input to whole frames.")
+@click.option("--no-pad", is_flag=True, help="Do not pad the audio to a whole number of frames.")
 @click.option(
     "--save", metavar="FOLDER", help="Write the output to FOLDER, one file for each stage."
 )
@@ -84,7 +84,7 @@ FAILED = 1
     type=click.Choice(["npy", "bin"]),
     default="npy",
     show_default=True,
-    help="File format of --save.",
+    help="Format of the files that --save writes.",
 )
 @json_option
 @plot_option
@@ -106,19 +106,20 @@ def validate(
     plot: str | None,
     threads: int | None,
 ) -> None:
-    """Compare the output for INPUT with REFERENCE.
+    """Compare a network's output for INPUT with REFERENCE.
 
-    The exit status is 1 if they differ by more than the tolerance.
+    The exit status is 1 if the two differ by more than the tolerance.
 
-    INPUT is a file of latents for the decoder, or audio for the encoder (with --half encoder also
-    .npy or .bin). REFERENCE is the expected output: an .npy with either order of axes, a .bin, or
-    an audio file. For the encoder it is the means and scales, or only the means (the latents).
-    Instead of REFERENCE, --peer runs another implementation.
+    For the decoder, INPUT is a file of latents. For the encoder, INPUT is an audio file, or, with
+    --half encoder, an .npy or .bin file of samples. REFERENCE is the expected output: an .npy file
+    with either order of axes, a .bin file, or an audio file. For the encoder, REFERENCE contains
+    the means and scales, or only the means (the latents). --peer runs another implementation, whose
+    output takes the place of REFERENCE.
 
     With --layers, the activations after the input convolution, after each block, after the last
-    Snake, and at the output are compared. REFERENCE is then a folder with any of input_conv,
-    block_1, block_2, ..., final_snake and output, as .npy or .bin. --save writes such a folder, and
-    needs no reference.
+    Snake, and at the output are compared. REFERENCE is then a folder of .npy or .bin files. Their
+    names are input_conv, block_1, block_2, ..., final_snake and output; not all have to be there.
+    --save writes such a folder, and needs no reference.
     """
     half = half or ("encoder" if Path(piece).suffix.lower() in AUDIO_SUFFIXES else "decoder")
     if reference and peer:
@@ -184,7 +185,7 @@ def _opened(
     layout: AxisOrder | None,
     no_pad: bool,
 ) -> tuple[Model, str, FloatArray]:
-    """The model, the source that it was loaded from, and the whole input.
+    """Return the model, the source from which it was loaded, and the whole input.
 
     The input is latents (frames, latent_dim) or audio (samples, channels), float32.
     """
@@ -207,15 +208,16 @@ def _opened(
 
 
 def _no_reference(visit: object) -> None:
-    """A reference without any stages: nothing is compared."""
+    """A reference without stages, with which nothing is compared."""
 
 
 def _peer(
     peer: str, source: str, network: Model, half: Half, rows: FloatArray, layers: bool
 ) -> Reference:
-    """Another implementation as the reference.
+    """Return another implementation as the reference.
 
-    It gets the parameters as stored, or else, with a message, the folded ones of `network`.
+    The other implementation gets the parameters as they are stored. If `network` does not come from
+    stored parameters, it gets the network's folded parameters, and a message says so.
     """
     from oobleck_stream.validation.peers import peer_reference
     from oobleck_stream.validation.tensors import tensors_for_peer
@@ -229,7 +231,7 @@ def _peer(
 def _files(
     path: Path, network: Model, half: Half, rows: int, layers: bool, layout: AxisOrder | None
 ) -> tuple[Reference, bool]:
-    """A stored reference, and whether its encoder output is only the means."""
+    """Return a stored reference, and whether its encoder output contains only the means."""
     from oobleck_stream.validation.folder import read_references, visiting
     from oobleck_stream.validation.stages import OUTPUT, half_of, stage_shapes
 
@@ -251,7 +253,7 @@ def _report(result: Validation, tolerance: float, about: dict[str, str], as_json
 
 
 def _check_plot(path: str, compared: bool) -> None:
-    """Refuse a plot that can't be drawn, before minutes of work."""
+    """Refuse a plot that can't be drawn, before work that may take minutes."""
     from oobleck_stream.validation.plot import SUFFIXES
 
     if not compared:

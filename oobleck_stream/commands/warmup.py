@@ -1,4 +1,4 @@
-"""`oobleck_stream warmup`: do now what would otherwise be done at the first start."""
+"""`oobleck_stream warmup`: does now the work that the first start would otherwise do."""
 
 from __future__ import annotations
 

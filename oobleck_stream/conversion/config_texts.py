@@ -1,4 +1,4 @@
-"""`OobleckConfig` as the config files of checkpoints."""
+"""Converts an `OobleckConfig` to the config files of checkpoints."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FIXED = (
 
 
 def own_config(config: OobleckConfig) -> str:
-    """Return the config in this project's own format, which has every field."""
+    """Return the config in this package's own format, which has every field."""
     return json.dumps({OWN: dataclasses.asdict(config)})
 
 
@@ -35,7 +35,7 @@ def stable_audio_tools_config(config: OobleckConfig) -> str:
     Raises
     ------
     ValueError
-        If it can't express the config. The message names every such field.
+        If the format can't express the config. The message names every field that it can't express.
     """
     problems = _inexpressible(config)
     if config.latent_scale != 1.0:
@@ -79,7 +79,7 @@ def diffusers_config(config: OobleckConfig, with_encoder: bool) -> str:
     Raises
     ------
     ValueError
-        If it can't express the config. The message names every such field.
+        If the format can't express the config. The message names every field that it can't express.
     """
     problems = _inexpressible(config)
     if config.final_tanh:

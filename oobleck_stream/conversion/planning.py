@@ -1,4 +1,4 @@
-"""Which tensors a conversion writes, decided before any of them is read."""
+"""Decides which tensors a conversion writes, before any tensor is read."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ class ConversionOptions:
     Parameters
     ----------
     encoder : bool or None
-        Whether to convert the encoder; None: if the checkpoint has one.
+        Whether to convert the encoder. With None, the encoder is converted if the checkpoint has
+        one.
     weight_norm : {"keep", "fold"}
     dtype : str or None
-        As named in safetensors (``"F32"``); None keeps each tensor's dtype.
+        The dtype as named in safetensors, such as ``"F32"``. None keeps each tensor's dtype.
     naming : {"stable-audio-tools", "diffusers"}
     widen : bool
         Whether to convert dtypes narrower than float32 to float32 (which is lossless).
@@ -49,22 +50,22 @@ class ConversionOptions:
 
 @dataclass(frozen=True)
 class Conversion:
-    """The tensors that a conversion writes, and what changes.
+    """The tensors that a conversion writes, and how they differ from the source.
 
     Parameters
     ----------
     source : Container
     found : Description
     tensors : tuple of Tensor
-        With their new names; each reads its source lazily.
+        The tensors with their new names. Each reads its source on demand.
     kept : dict of str to int
-        Number of the source's tensors that are kept, by half.
+        Number of the source's tensors that are kept, for each half.
     dropped : tuple of str
-        The source's names of the other tensors.
+        Names, in the source, of the tensors that are not kept.
     renamed : tuple of str
         The rules by which names and shapes change.
     dtypes : dict of (str, str) to int
-        Number of tensors by old and new dtype.
+        Number of tensors for each pair of old and new dtype.
     notes : tuple of str
         What the user should know about the result.
     """
@@ -98,7 +99,7 @@ def plan_conversion(
     ------
     CheckpointError
         If tensors are missing, unexpected or of another shape, or if the encoder is requested and
-        the checkpoint has none.
+        the checkpoint has no encoder.
     """
     halves = {"decoder": (found.decoder, decoder_layers(found.config))}
     notes = list(found.notes)
@@ -136,7 +137,7 @@ def plan_conversion(
 def _encoder(
     source: Container, found: Description, requested: bool | None, notes: list[str]
 ) -> HalfTensors | None:
-    """Return the encoder unless it is missing or not requested; note why it is missing."""
+    """Return the encoder, or None if it is missing or not requested; note why it is missing."""
     if requested is False:
         return None
     half = half_tensors(source, found.decoder.prefix, "encoder")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from oobleck_stream.checkpoints.weights_pb2 import CollectionLibraryData
 
 LIBRARY_BYTES = 32_000_000
-"""Maximum tensor bytes in a file, unless a single tensor has more."""
+"""Maximum size of the tensors in a file, in bytes. A file with a single tensor may be larger."""
 
 MAX_TENSOR_BYTES = 2**31 - 2**16
 """Protobuf limits a message to 2 GiB (https://protobuf.dev/programming-guides/proto-limits/)."""
@@ -33,14 +33,14 @@ def library_name(number: int) -> str:
 def write_libraries(
     folder: Path, tensors: Iterable[Tensor], advance: Advance, size: int = LIBRARY_BYTES
 ) -> None:
-    """Write tensors of float32 (in `data_32`) or float64 (in `data`) into files in a folder.
+    """Write tensors into files in a folder: float32 into `data_32`, float64 into `data`.
 
     Raises
     ------
     OSError
         If a file can't be written.
     ValueError
-        As from `Tensor.read_stored`, or if a tensor is too large for protobuf.
+        For the reasons given for `Tensor.read_stored`. Also if a tensor is too large for protobuf.
     """
     number, room = 0, 0
     with ExitStack() as stack:
@@ -59,7 +59,7 @@ def write_libraries(
 
 
 def require_protobuf(target: Path) -> None:
-    """Raise `CheckpointError`, naming the target, if protobuf is not installed."""
+    """Raise a `CheckpointError` that names the target if protobuf is not installed."""
     try:
         import oobleck_stream.checkpoints.weights_pb2  # noqa: F401
     except ImportError:
@@ -76,6 +76,7 @@ def _library(tensor: Tensor) -> CollectionLibraryData:
     stored = tensor.read_stored().ravel()
     numbers = entry.collection.data if tensor.dtype == "F64" else entry.collection.data_32
     for first in range(0, len(stored), _BLOCK):
-        # Python numbers: protobuf takes ten times as long for NumPy's. In blocks, as they are big.
+        # protobuf takes ten times as long for NumPy's numbers, so they are converted to Python
+        # numbers, in blocks because these are big.
         numbers.extend(stored[first : first + _BLOCK].tolist())
     return library

@@ -1,4 +1,4 @@
-"""The target of a conversion: its kind, whether it may be replaced, and how shards are."""
+"""The target of a conversion: its kind, checks before writing, and the replacement of shards."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ FOLDER_FILES: Mapping[Kind, re.Pattern[str]] = {
     "stable-audio-tools": re.compile(r"model_config\.json|model\.safetensors"),
     "protobuf": re.compile(r"\.config\.json|weights-\d+\.pb"),
 }
-"""The kinds of target that are folders, and the names of the files in them."""
+"""The kinds of target that are folders, and the names of the files that each folder contains."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A path, and what to write there.
+    """A path, and the kind of target to write there.
 
     Parameters
     ----------
@@ -48,12 +48,12 @@ class Target:
 
 
 def target_of(path: Path, to: Kind | None = None) -> Target:
-    """Infer the kind of a target from its name; `to` is the kind of a folder.
+    """Infer the kind of a target from its name. If the target is a folder, `to` is its kind.
 
     Raises
     ------
     CheckpointError
-        If the name is a file's although `to` is given, or is not a file's and `to` is None.
+        If `to` is given and the name is that of a file, or if `to` is None and it is not.
     """
     name = path.name.lower()
     kind: Kind | None = None
@@ -85,7 +85,8 @@ def check_target(
     ----------
     target : Target
     shards : sequence of str
-        Names of the files that will be written beside the target; empty unless it is an index.
+        Names of the files that will be written beside the target. Empty unless the target is an
+        index.
     sources : sequence of Path
         Files that must stay as they are.
     force : bool
@@ -94,8 +95,8 @@ def check_target(
     Raises
     ------
     CheckpointError
-        If the target exists and may not be replaced, is one of the sources, or has no parent
-        folder.
+        If the target exists and may not be replaced, if it is one of the sources, or if its parent
+        folder does not exist.
     """
     path = target.path
     originals = {Path(os.path.realpath(source)) for source in sources}
@@ -113,7 +114,7 @@ def check_target(
 
 
 def _check_file(file: Path, originals: set[Path], force: bool) -> None:
-    """Refuse a file that is one of the sources, a folder, or exists without `force`."""
+    """Refuse a file that belongs to the sources, is not a regular file, or may not be replaced."""
     if Path(os.path.realpath(file)) in originals:
         raise CheckpointError(file, "is a file of the checkpoint itself")
     if file.is_dir():
@@ -125,7 +126,7 @@ def _check_file(file: Path, originals: set[Path], force: bool) -> None:
 
 
 def _check_folder(target: Target, force: bool) -> None:
-    """Refuse a folder with files that this kind of target does not write."""
+    """Refuse a path that is not a folder, has other files in it, or may not be replaced."""
     path = target.path
     if not path.exists():
         return
@@ -145,17 +146,17 @@ def _check_folder(target: Target, force: bool) -> None:
 def atomic_shards(
     index: Path, shards: Sequence[str], sources: Sequence[Path]
 ) -> Iterator[tuple[Path, BinaryIO]]:
-    """Write shards and their index, which replace the old ones at the end of the block.
+    """Write shards and their index, which replace the old files at the end of the block.
 
-    If the block raises, the old files are unchanged. Replacing several files is not atomic: the
-    old index is removed first, so an interruption between the renames leaves shards without an
-    index, never an index with the wrong shards.
+    If an exception ends the block, the old files are unchanged. Replacing several files is not
+    atomic: the old index is removed first, so an interruption between the renames leaves shards
+    without an index, never an index with the wrong shards.
 
     Parameters
     ----------
     index : Path
-        A symbolic link is written through. The shards are stored beside the link, where readers
-        look for them.
+        The path of the index. If it is a symbolic link, the link's target is written, but the
+        shards are stored beside the link, where readers look for them.
     shards : sequence of str
         Names of the shards.
     sources : sequence of Path
@@ -171,7 +172,7 @@ def atomic_shards(
     Raises
     ------
     OSError
-        If they can't be written.
+        If the files can't be written.
     """
     parent = index.absolute().parent
     with atomic_file(index) as index_file, private_folder(parent / index.name) as folder:
@@ -190,7 +191,7 @@ def atomic_shards(
 
 
 def _shards_named_in(index: Path) -> set[str]:
-    """Return an index's shards that are named as this module names them; none if it is damaged."""
+    """Return the shards in an index that have this package's names, if the index can be read."""
     if not index.name.endswith(INDEX_SUFFIX) or not index.is_file():
         return set()
     try:

@@ -48,14 +48,14 @@ class Writing:
 
 
 def write_conversion(conversion: Conversion, writing: Writing, advance: Advance) -> None:
-    """Write the tensors of a conversion one by one; the target appears when it is complete.
+    """Write the tensors of a conversion one by one. The target appears when it is complete.
 
     Parameters
     ----------
     conversion : Conversion
     writing : Writing
     advance : callable
-        Called with the number of bytes after each part is written.
+        Called after each part is written, with the number of bytes of the part.
 
     Raises
     ------
@@ -136,7 +136,7 @@ def _write_folder(
 
 
 def _config_text(conversion: Conversion, target: Target) -> str:
-    """Return the config in the target's format; ``ValueError`` if it can't express the config."""
+    """Return the config in the target's format; raise ``ValueError`` if that can't express it."""
     if target.kind == "diffusers":
         return diffusers_config(conversion.config, conversion.has_encoder)
     if target.kind == "stable-audio-tools":

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray, IntArray
-from oobleck_stream.engine.program import LANES
+from oobleck_stream.engine.program import LANES, MAX_JOINED, POINT_PAD
 from oobleck_stream.network import Layer
 
 ALIASING_PAD = 17 * LANES
@@ -34,7 +34,8 @@ class Counters:
     blocks : list of int
         Blocks of output rows computed.
     produced : list of int
-        Output rows written: those computed, without the ones dropped at the start and the end.
+        Output rows written. Computed rows that are dropped at the start and the end are not
+        counted.
     complete : list of bool
         Whether the layer's input has ended.
     """
@@ -59,12 +60,14 @@ class Counters:
         """Number of the input row that comes first in a layer's window; negative in the padding."""
         return self.blocks[index] * layer.stride_in - layer.left_padding
 
-    def kept(self, index: int, layer: Layer) -> int:
-        """Rows in a layer's window; once its input has ended, with the zeros that pad its end."""
-        end = self.received[index]
+    def kept(self, index: int, layer: Layer, early: int) -> int:
+        """Rows in a layer's window: up to `early` after those received; once its input has ended,
+        with the zeros that pad its end.
+        """
+        end = self.received[index] + early
         if self.complete[index]:
             last_block = (layer.last_block(end) - 1) * layer.stride_in - layer.left_padding
-            end = max(end, last_block + layer.reach + 1)
+            end = max(self.received[index], last_block + layer.reach + 1)
         return max(0, end - self.origin(index, layer))
 
 
@@ -90,6 +93,13 @@ class ArenaLayout:
         Offset of each layer's window, in floats.
     skips : tuple of int or None
         Offset of each layer's skip rows; None if no later layer adds them.
+    joined : tuple of bool
+        Whether each layer is computed together with the one before it.
+    early : tuple of int
+        How many rows after those received a layer's window, and its skip rows, may hold: the rows
+        of tiles that lie beyond the first unknown one.
+    points : int
+        Offset of the rows of the points of fast convolutions that are not joined.
     floats : int
         Length of the arena.
     """
@@ -98,23 +108,31 @@ class ArenaLayout:
     limits: tuple[int, ...]
     windows: tuple[int, ...]
     skips: tuple[int | None, ...]
+    joined: tuple[bool, ...]
+    early: tuple[int, ...]
+    points: int
     floats: int
 
     @classmethod
-    def of(cls, layers: Sequence[Layer], step_floats: int) -> ArenaLayout:
+    def of(cls, layers: Sequence[Layer], step_floats: int, join: bool = True) -> ArenaLayout:
         """A layout in which a step reads and writes at most `step_floats` floats.
 
-        A step of one block may exceed that.
+        A step of one block may exceed that. Without `join`, no layers are computed together.
 
         Raises
         ------
         ValueError
-            When a layer adds the input of a layer that keeps no skip rows.
+            When a layer adds the input of a layer that keeps no skip rows, or when the output has
+            rows of tiles, which would not be in order.
         """
         for previous, layer in itertools.pairwise(layers):
             if layer.residual and not previous.snake:
                 raise ValueError(f"{layer.name} adds the input of {previous.name}: none is kept")
-        limits = tuple(_max_blocks(layer, step_floats) for layer in layers)
+        if layers[-1].tile > 1 or (joined_layers(layers)[-1] and layers[-2].tile > 1):
+            raise ValueError(f"{layers[-1].name} is the last layer, and has tiles")
+        joined = joined_layers(layers) if join else (False,) * len(layers)
+        limits = _limits(layers, joined, step_floats)
+        early = _early_rows(layers, joined)
         arriving = [limits[0] * layers[0].stride_in]
         arriving += [n * layer.phases for n, layer in zip(limits, layers, strict=True)]
         windows: list[int] = []
@@ -125,15 +143,24 @@ class ArenaLayout:
             # Room for the rows kept, for those that arrive, and for the zeros at the end.
             windows.append(end)
             end += _whole_lines(
-                2 * layer.reach + arriving[index] + layer.stride_in + 2, layer.inputs
+                2 * layer.reach + arriving[index] + early[index] + layer.stride_in + 2, layer.inputs
             )
             if index + 1 < len(layers) and layers[index + 1].residual:
                 skips.append(end + ALIASING_PAD)
-                rows = layer.reach + arriving[index] + 2
+                rows = layer.reach + arriving[index] + early[index] + layer.stride_in + 2
                 end += ALIASING_PAD + _whole_lines(rows, layer.inputs)
             else:
                 skips.append(None)
-        return cls(tuple(layers), limits, tuple(windows), tuple(skips), end)
+        points = end
+        end += max(
+            layer.scheme.points * _point_stride(layer, limit) if layer.scheme else 0
+            for layer, limit in zip(layers, limits, strict=True)
+        )
+        return cls(tuple(layers), limits, tuple(windows), tuple(skips), joined, early, points, end)
+
+    def point_stride(self, index: int) -> int:
+        """Floats from the rows of one point of a layer to those of the next."""
+        return _point_stride(self.layers[index], self.limits[index])
 
     @property
     def entry(self) -> int:
@@ -145,9 +172,10 @@ class ArenaLayout:
         for index, (layer, window, skip) in enumerate(
             zip(self.layers, self.windows, self.skips, strict=True)
         ):
-            yield window, counters.kept(index, layer) * layer.inputs
+            early = self.early[index]
+            yield window, counters.kept(index, layer, early) * layer.inputs
             if skip is not None:
-                rows = counters.received[index] - counters.produced[index + 1]
+                rows = counters.received[index] + early - counters.produced[index + 1]
                 yield skip, rows * layer.inputs
 
 
@@ -156,7 +184,60 @@ def _whole_lines(rows: int, width: int) -> int:
     return -(-rows * width // LANES) * LANES
 
 
-def _max_blocks(layer: Layer, step_floats: int) -> int:
-    """Blocks of a layer that keep a step within a number of floats, at least one."""
+def _limits(layers: Sequence[Layer], joined: Sequence[bool], step_floats: int) -> tuple[int, ...]:
+    """Maximum blocks of each layer in one step; those of joined layers are the same rows."""
+    limits: list[int] = []
+    for index, layer in enumerate(layers):
+        followed = index + 1 < len(layers) and joined[index + 1]
+        limits.append(_max_blocks(layer, step_floats, not followed))
+        if joined[index]:
+            phases = layers[index - 1].phases
+            limits[index - 1] = max(1, min(limits[index - 1], limits[index] // phases))
+            limits[index] = limits[index - 1] * phases
+    return tuple(limits)
+
+
+def _max_blocks(layer: Layer, step_floats: int, alone: bool) -> int:
+    """The largest number of blocks, at least one, whose step stays within a number of floats.
+
+    `alone`: the layer isn't joined with the next, so the rows of its points are in the arena.
+    """
     most = max(layer.inputs * layer.stride_in, layer.outputs * layer.phases)
+    if layer.scheme and alone:
+        most = max(most, layer.inputs * layer.scheme.points)
     return max(1, step_floats // most)
+
+
+def _point_stride(layer: Layer, limit: int) -> int:
+    return limit * layer.inputs + POINT_PAD
+
+
+def joined_layers(layers: Sequence[Layer]) -> tuple[bool, ...]:
+    """Whether each layer is computed together with the one before it, chunk by chunk.
+
+    True for the end of a residual unit: the layer is pointwise, consumes exactly the rows that the
+    layer before it has just written, is narrow enough for the first-level cache, and is the only
+    reader of those rows.
+    """
+    joined = [False]
+    for index, (previous, layer) in enumerate(itertools.pairwise(layers), start=1):
+        adds_rows = index + 1 < len(layers) and layers[index + 1].residual
+        pointwise = layer.kernel == layer.stride == 1 and layer.padding == 0
+        simple = not (previous.transposed or previous.residual or joined[-1])
+        narrow = layer.inputs <= MAX_JOINED
+        joined.append(pointwise and not layer.transposed and not adds_rows and narrow and simple)
+    return tuple(joined)
+
+
+def _early_rows(layers: Sequence[Layer], joined: Sequence[bool]) -> tuple[int, ...]:
+    """Rows beyond those received that each layer's window may hold.
+
+    A layer that is joined passes the rows of tiles on to the next.
+    """
+    early = [0]
+    for index, layer in enumerate(layers[:-1]):
+        if joined[index]:
+            early.append(layers[index - 1].spread)
+        else:
+            early.append(0 if joined[index + 1] else layer.spread)
+    return tuple(early)

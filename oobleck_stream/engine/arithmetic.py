@@ -1,15 +1,16 @@
-"""Snake and tanh, written once for every backend over the backend's own float32 operations.
+"""Snake and tanh, written once in terms of float32 operations that each backend supplies.
 
-Every operation is IEEE 754 in float32 and rounds once, and every fused multiply-add is explicit.
-So all backends compute bit-identical results.
+Every operation is an IEEE 754 operation on float32 that rounds once, and every fused multiply-add
+is explicit. So all backends compute bit-identical results.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+from oobleck_stream.operations import Operations
 
 INVERSE_PI = 1 / math.pi
 
@@ -42,40 +43,6 @@ MAX_NEAR = 0.08999999612569809
 """Largest x**2 for which `tanh` takes Taylor's series."""
 
 
-@dataclass(frozen=True)
-class Operations:
-    """A backend's operations on float32 numbers, or on vectors of them, lane by lane.
-
-    Parameters
-    ----------
-    constant : callable
-        ``constant(value)``: a Python float, rounded to float32.
-    fma : callable
-        ``a * b + c``, rounded once.
-    multiply, add, subtract, divide : callable
-        The compiler must not fuse them.
-    less : callable
-        ``a < b``; false if one of them is NaN.
-    select : callable
-        ``select(condition, a, b)``: a where the condition holds, else b.
-    power_of_two : callable
-        ``2 ** n`` of a whole number n, given as a float32, from -126 to 127.
-    compiled : callable, optional
-        Compiles a function of these operations, so that others can call it.
-    """
-
-    constant: Callable[[float], Any]
-    fma: Callable[[Any, Any, Any], Any]
-    multiply: Callable[[Any, Any], Any]
-    add: Callable[[Any, Any], Any]
-    subtract: Callable[[Any, Any], Any]
-    divide: Callable[[Any, Any], Any]
-    less: Callable[[Any, Any], Any]
-    select: Callable[[Any, Any, Any], Any]
-    power_of_two: Callable[[Any], Any]
-    compiled: Callable[[Callable[..., Any]], Any] = lambda function: function
-
-
 def activations(operations: Operations) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The functions ``snake(x, alpha, inverse_beta)`` and ``tanh(x)`` of a backend."""
     # Numba compiles local names of an enclosing function, but not attributes of a dataclass.
@@ -93,7 +60,10 @@ def activations(operations: Operations) -> tuple[Callable[..., Any], Callable[..
 
     @operations.compiled
     def polynomial(x: Any, coefficients: Any) -> Any:
-        """Horner's rule with fused multiply-adds; the lowest coefficient comes first."""
+        """Evaluate a polynomial by Horner's rule with fused multiply-adds.
+
+        The coefficients begin with that of the lowest power.
+        """
         count = len(coefficients)
         total = coefficients[count - 1]
         for index in range(1, count):
@@ -111,13 +81,16 @@ def activations(operations: Operations) -> tuple[Callable[..., Any], Callable[..
         sin = fma(multiply(rest, square), polynomial(square, sine), rest)
         power = multiply(sin, sin)
         # From 2**22 periods on, a float32 angle has no fractional part left and the reduction
-        # fails: keep sin**2 at most 1. An infinite x has a NaN here, which also becomes 1.
+        # fails, so sin**2 is limited to 1. If x is infinite, sin**2 is NaN here and also becomes 1.
         power = select(less(power, one), power, one)
         return fma(power, inverse_beta, x)
 
     @operations.compiled
     def tanh(x: Any) -> Any:
-        """``(e - 1) / (e + 1)`` with ``e = exp(2 * x)``; near 0, where that cancels, a series."""
+        """Compute ``(e - 1) / (e + 1)`` with ``e = exp(2 * x)``, or a series for small x.
+
+        For small x, ``e - 1`` would lose most of its digits.
+        """
         twice = multiply(x, two)
         twice = select(less(twice, top), twice, top)
         twice = select(less(bottom, twice), twice, bottom)
@@ -128,7 +101,8 @@ def activations(operations: Operations) -> tuple[Callable[..., Any], Callable[..
         far = divide(subtract(exp, one), add(exp, one))
         square = multiply(x, x)
         near = fma(multiply(x, square), polynomial(square, hyperbolic), x)
-        # The clamp turns a NaN into a number, the series does not: this comparison is false then.
+        # If x is NaN, this comparison is false, so the series is taken and the result is NaN. (The
+        # clamp above turns NaN into a number.)
         return select(less(max_near, square), far, near)
 
     return snake, tanh

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,7 +35,7 @@ def default_threads() -> int:
 
 
 def checked_threads(threads: Any, name: str = "threads") -> int:
-    """A number of threads from 1 to `MAX_THREADS`, or ``ValueError``."""
+    """Return the number of threads; raise ``ValueError`` if not from 1 to `MAX_THREADS`."""
     try:
         count = int(threads)
     except (TypeError, ValueError):
@@ -77,9 +78,10 @@ class Sizes:
     Parameters
     ----------
     step_floats : int
-        Maximum floats that a step reads or writes, unless a single block has more.
+        Maximum number of floats that a step reads or writes. A step of a single block may exceed
+        it.
     max_shares : int
-        `step_floats` is divided among at most this many streams.
+        A step's floats are divided by the number of streams, but by no more than this number.
     max_group : int
         Maximum number of streams that one run of a program serves.
     """
@@ -133,7 +135,11 @@ def what_cuda_lacks() -> str:
 
 
 def open_engine(
-    backend: str, network: PackedNetwork, streams: int, threads: int
+    backend: str,
+    network: PackedNetwork,
+    streams: int,
+    threads: int,
+    spare: Callable[[ArenaLayout], int] = lambda layout: 0,
 ) -> tuple[str, ArenaLayout, Engine]:
     """An engine for some streams of a network.
 
@@ -146,6 +152,8 @@ def open_engine(
         Number of streams.
     threads : int
         Maximum threads of a push, on the CPU.
+    spare : callable, optional
+        Number of floats to add to each stream's arena, behind those of a layout.
 
     Returns
     -------
@@ -166,10 +174,11 @@ def open_engine(
     if backend != "cpu":
         from oobleck_stream.engine.cuda.engine import CudaEngine
 
-        layout = ArenaLayout.of(network.layers, SIZES["cuda"].floats_each(streams))
+        layout = ArenaLayout.of(network.layers, SIZES["cuda"].floats_each(streams), join=False)
         try:
             checked_backend("cuda")
-            return "cuda", layout, CudaEngine(network.data, streams, layout.floats)
+            floats = layout.floats + spare(layout)
+            return "cuda", layout, CudaEngine(network.data, streams, floats)
         except CudaUnavailable as error:
             if backend == "cuda":
                 raise
@@ -178,4 +187,5 @@ def open_engine(
     from oobleck_stream.engine.cpu.engine import CpuEngine
 
     layout = ArenaLayout.of(network.layers, SIZES["cpu"].floats_each(streams))
-    return "cpu", layout, CpuEngine(network.data, streams, layout.floats, threads)
+    floats = layout.floats + spare(layout)
+    return "cpu", layout, CpuEngine(network.data, streams, floats, threads)

@@ -1,8 +1,8 @@
 """A cache of compiled functions on disk that replaces Numba's own.
 
-Numba's cache unpickles and links its files without checking them, passes every file error on to
-the caller, and depends only on the source file of the function itself, not on those of the
-functions that it calls.
+Numba's own cache unpickles and links its files without checking them, and raises every file error
+in the caller. It notices changes only in the source file of the function itself, not in the source
+files of the functions that it calls.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from numba.core.compiler import CompileResult
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.serialize import dumps
 
+from oobleck_stream import fast_convolution, operations
 from oobleck_stream.engine.kernel_entries import (
     NotKeptError,
     kernels_folder,
@@ -41,6 +42,9 @@ SETTINGS = (
     "USING_SVML",
 )
 """Numba settings that change the compiled code."""
+
+COMPILED = fast_convolution, operations
+"""Modules outside the engine from which kernels are compiled."""
 
 if hasattr(os, "register_at_fork"):
     # If a process forks while another of its threads compiles, the child inherits a lock that no
@@ -62,7 +66,8 @@ class KernelCache:
     Parameters
     ----------
     function : callable
-        The Python function. The `repr` of each value that it closes over is part of the cache key.
+        The Python function. The `repr` of each value that it closes over is part of the cache key,
+        also of those that the compiled functions among them close over.
     """
 
     versions: tuple[str, ...] = (f"numba {numba.__version__}", f"llvmlite {llvmlite.__version__}")
@@ -70,14 +75,13 @@ class KernelCache:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._name = function.__name__
-        values = inspect.getclosurevars(function).nonlocals
-        self._function = f"{function.__module__}.{function.__qualname__} {sorted(values.items())}"
+        self._function = _described(function)
         self._sources = _digest_of_sources(Path(inspect.getfile(function)).parent)
         self._flushed = False
 
     @property
     def cache_path(self) -> str | None:
-        """The folder of the files; None if kernels are not kept on disk."""
+        """The folder in which kernels are kept; None if they are not kept on disk."""
         try:
             folder = kernels_folder()
         except NotKeptError:
@@ -85,11 +89,11 @@ class KernelCache:
         return None if folder is None else str(folder)
 
     def flush(self) -> None:
-        """Ignore the stored kernels from now on (Numba calls this to recompile)."""
+        """Ignore the stored kernels from now on. Numba calls this method to recompile."""
         self._flushed = True
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Load the compiled function for these argument types; None if it isn't stored."""
+        """Load the compiled function for these argument types; return None if it isn't stored."""
         try:
             if self._flushed or kernels_folder() is None:
                 return None
@@ -120,7 +124,7 @@ class KernelCache:
         return CompileResult._rebuild(target_context, *pickle.loads(content))
 
     def _identity(self, sig: Any, codegen: Any) -> tuple[str, str]:
-        """The file name, and the cache key: everything that the compiled code depends on."""
+        """The file name and the cache key, which has all that the compiled code depends on."""
         if not self._sources:
             raise NotKeptError("the kernels' source files are missing")
         settings = [f"{name} {getattr(config, name, None)}" for name in SETTINGS]
@@ -148,11 +152,27 @@ def keep(dispatcher: Any, cache: type[KernelCache] = KernelCache) -> Any:
     return dispatcher
 
 
+def _described(function: Callable[..., Any]) -> str:
+    """The name of a function and the values that it closes over, without any addresses."""
+    values = inspect.getclosurevars(function).nonlocals
+    found = {
+        name: _described(value.py_func) if hasattr(value, "py_func") else repr(value)
+        for name, value in sorted(values.items())
+    }
+    return f"{function.__module__}.{function.__qualname__} {found}"
+
+
 @functools.cache
 def _digest_of_sources(folder: Path) -> str:
-    """SHA-256 digest of all modules in a folder and its parent; empty if there are none."""
+    """SHA-256 digest of all modules from which kernels in a folder are compiled.
+
+    These are the modules in the folder and its parent, and those in `COMPILED`. Empty if there are
+    none.
+    """
     digest = hashlib.sha256()
     paths = [*sorted(folder.glob("*.py")), *sorted(folder.parent.glob("*.py"))]
+    if paths:
+        paths += [Path(inspect.getfile(module)) for module in COMPILED]
     for path in paths:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest() if paths else ""

@@ -1,9 +1,9 @@
 """Reads and writes the files of compiled kernels, one file for each kernel.
 
 Loading a compiled kernel executes what the file contains. So a file is used only if no other user
-can have written it: file and folder must belong to this user or to root, and must not be writable
-by anyone else. A SHA-256 digest detects damage. The file also stores its cache key, which must be
-equal to the requested one.
+can have written it: both the file and its folder must belong to this user or to root, and nobody
+else may have write permission. A SHA-256 digest detects damage. The file also stores its cache key,
+which must equal the requested key.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAX_AGES = {SUFFIX: 90 * DAY, TEMPORARY: DAY}
 
 
 class NotKeptError(Exception):
-    """Compiled kernels can't be kept on disk; the message says why, in one line."""
+    """Compiled kernels can't be kept on disk; the message gives the reason in one line."""
 
 
 def kernels_folder() -> Path | None:
@@ -43,13 +43,13 @@ def kernels_folder() -> Path | None:
     Returns
     -------
     pathlib.Path or None
-        ``oobleck_stream`` in ``$NUMBA_CACHE_DIR``, if that is set, or else ``kernels`` in the
-        folder of all caches. None if caching is switched off.
+        ``oobleck_stream`` in ``$NUMBA_CACHE_DIR`` if this variable is set, otherwise ``kernels`` in
+        the folder of all caches. None if caching is switched off.
 
     Raises
     ------
     NotKeptError
-        If the folder depends on a home folder that is unknown.
+        If the folder depends on the home folder and the home folder is unknown.
     """
     if config.CACHE_DIR:  # type: ignore[attr-defined]
         return Path(config.CACHE_DIR) / "oobleck_stream"  # type: ignore[attr-defined]
@@ -61,7 +61,7 @@ def kernels_folder() -> Path | None:
 
 
 def read_entry(name: str, key: str) -> bytes | None:
-    """Read what `write_entry` stored under a name and a key.
+    """Read the content that `write_entry` stored under a name and a key.
 
     Parameters
     ----------
@@ -73,7 +73,8 @@ def read_entry(name: str, key: str) -> bytes | None:
     Returns
     -------
     bytes or None
-        None if there is no such file, or if it is damaged, can't be trusted, or has another key.
+        The content. None if there is no such file, or if the file is damaged, can't be trusted, or
+        has another key.
 
     Raises
     ------
@@ -149,7 +150,7 @@ def _preamble(key: str) -> bytes:
 
 
 def _content(data: bytes, key: str) -> bytes | None:
-    """The content of a file; None if the file is damaged or has another key."""
+    """The content part of a file; None if the file is damaged or has another key."""
     start = len(MAGIC) + hashlib.sha256().digest_size
     digest, body, preamble = data[len(MAGIC) : start], data[start:], _preamble(key)
     if not data.startswith(MAGIC) or hashlib.sha256(body).digest() != digest:

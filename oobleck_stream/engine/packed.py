@@ -12,6 +12,7 @@ import numpy as np
 
 from oobleck_stream.arrays import FloatArray, aligned_zeros
 from oobleck_stream.engine.program import LANES, PANEL, weight_panel
+from oobleck_stream.fast_convolution import fold_points
 from oobleck_stream.network import Layer
 
 
@@ -24,10 +25,12 @@ def padded(count: int) -> int:
 class ParameterOffsets:
     """Offsets of a layer's parameters in the packed array, in floats.
 
-    `alpha` and `inverse_beta` belong to the Snake of the layer's input; -1 if it has none.
+    `points` are the weights of a fast convolution; -1 for a direct one. `alpha` and `inverse_beta`
+    belong to the Snake of the layer's input; -1 if it has none.
     """
 
     weights: int
+    points: int
     bias: int
     alpha: int
     inverse_beta: int
@@ -40,13 +43,17 @@ def parameter_offsets(layers: Sequence[Layer]) -> tuple[list[ParameterOffsets], 
         weights = end
         # The weights end where a phase after the last would start.
         end += weight_panel(layer.taps, layer.inputs, layer.outputs, layer.phases, 0)[0]
+        points = -1
+        if layer.scheme:
+            points = end
+            end += weight_panel(layer.scheme.points, layer.inputs, layer.outputs, 1, 0)[0]
         bias = end
         end += padded(layer.outputs)
         alpha = inverse_beta = -1
         if layer.snake:
             alpha, inverse_beta = end, end + padded(layer.inputs)
             end += 2 * padded(layer.inputs)
-        found.append(ParameterOffsets(weights, bias, alpha, inverse_beta))
+        found.append(ParameterOffsets(weights, points, bias, alpha, inverse_beta))
     return found, end
 
 
@@ -112,6 +119,11 @@ def pack_layer(
     by_input = weight if layer.transposed else weight.transpose(1, 0, 2)
     for packed, columns, position in _weight_parts(network, index):
         packed[:] = by_input[:, columns, position]
+    if layer.scheme:
+        points = fold_points(by_input, layer.scheme)
+        for column in range(0, layer.outputs, PANEL):
+            panel = _panel(network, offsets.points, layer.scheme.points, layer, 0, column)
+            panel[:, :, : layer.outputs - column] = points[:, :, column : column + PANEL]
     if bias is not None:
         data[offsets.bias : offsets.bias + layer.outputs] = bias
     if alpha is not None and inverse_beta is not None:
@@ -122,7 +134,7 @@ def pack_layer(
 def unpack_layer(
     network: PackedNetwork, index: int
 ) -> tuple[FloatArray, FloatArray | None, FloatArray | None, FloatArray | None]:
-    """One layer's parameters, as they were passed to `pack_layer`.
+    """Return one layer's parameters as they were passed to `pack_layer`.
 
     Returns
     -------
@@ -144,8 +156,27 @@ def unpack_layer(
     return weight, bias, alpha, inverse_beta
 
 
+def repacked(network: PackedNetwork, layers: Sequence[Layer]) -> PackedNetwork:
+    """The same parameters, packed for layers that differ only in `Layer.tile` and `Layer.grid`."""
+    packed = PackedNetwork.empty(layers)
+    for index in range(len(layers)):
+        pack_layer(packed, index, *unpack_layer(network, index))
+    packed.data.flags.writeable = False
+    return packed
+
+
+def _panel(
+    network: PackedNetwork, weights: int, taps: int, layer: Layer, phase: int, column: int
+) -> FloatArray:
+    """View of a panel, (taps, inputs, width)."""
+    offset, width = weight_panel(taps, layer.inputs, layer.outputs, phase, column)
+    size = taps * layer.inputs * width
+    part = network.data[weights + offset : weights + offset + size]
+    return part.reshape(taps, layer.inputs, width)
+
+
 def _weight_parts(network: PackedNetwork, index: int) -> Iterator[tuple[FloatArray, slice, int]]:
-    """Views of a layer's packed weights, one for each phase, panel and tap.
+    """Yield views of a layer's packed weights, one for each phase, panel and tap.
 
     Yields
     ------
@@ -153,16 +184,14 @@ def _weight_parts(network: PackedNetwork, index: int) -> Iterator[tuple[FloatArr
     columns : slice
         The output channels.
     position : int
-        Position in the kernel. The positions that a transposed layer's phases and taps have beyond
-        the end of the kernel are omitted; the weights there stay zero.
+        Index of the weights in the kernel. In a transposed layer, some phases and taps lie beyond
+        the end of the kernel. They are not yielded, and their weights stay zero.
     """
     layer = network.layers[index]
     for phase in range(layer.phases):
         for column in range(0, layer.outputs, PANEL):
-            offset, width = weight_panel(layer.taps, layer.inputs, layer.outputs, phase, column)
-            offset += network.offsets[index].weights
-            size = layer.taps * layer.inputs * width
-            panel = network.data[offset : offset + size].reshape(layer.taps, layer.inputs, width)
+            weights = network.offsets[index].weights
+            panel = _panel(network, weights, layer.taps, layer, phase, column)
             count = min(PANEL, layer.outputs - column)
             for tap in range(layer.taps):
                 position = tap

@@ -1,8 +1,9 @@
 """Plans the program of one push: which rows of which layers to compute, and where to write them.
 
 Every layer has a window in the arena: the input rows that it still needs, followed by the new ones.
-A step computes the blocks of a layer that have become possible and writes them into the next
-layer's window; afterwards a move shifts the consumed rows out of the layer's own window. A long
+A step computes the blocks of a layer that can now be computed, and writes them into the next
+layer's window. Afterwards a move copies the rows that are still needed to the start of the layer's
+own window. A long
 push runs depth first, in pieces that fit the cache, so memory does not grow with its length. The
 cuts of the input decide which rows a step computes, never how a row is computed.
 """
@@ -36,17 +37,25 @@ PlanKey = tuple[bool, tuple[tuple[int, int], ...]]
 """Whether no row has come yet; for each layer the rows in its window, and those still to drop."""
 
 _EMPTY_STEP = [0] * table.FIELDS
-for _offset in (table.WEIGHTS, table.BIAS, table.RESIDUAL, table.RAW, table.SNAKED):
+for _offset in (
+    table.WEIGHTS,
+    table.BIAS,
+    table.RESIDUAL,
+    table.RAW,
+    table.SNAKED,
+    table.POINTS,
+):
     _EMPTY_STEP[_offset] = table.NONE
+_EMPTY_STEP[table.TILE] = _EMPTY_STEP[table.PHASE_STRIDE] = 1
 
 
 @dataclass(eq=False)
 class Planner:
-    """Plans programs for streams of a network, and keeps them for the next push like it.
+    """Plans programs for streams of a network, and keeps them for later pushes that need the same.
 
     A program depends on the length of the push and on how full the windows are. In a steady stream
-    the windows are equally full before every push, so one program serves all of its pushes, and
-    those of every other stream in lockstep.
+    the windows are equally full before every push, so one program serves all pushes of the stream,
+    and all pushes of the streams in lockstep with it.
 
     Parameters
     ----------
@@ -111,8 +120,9 @@ def plan(
     counters: Counters,
     rows: int,
     last: bool,
+    stops: Sequence[int] | None = None,
 ) -> tuple[IntArray, IntArray]:
-    """The steps and moves of a push; `counters` is advanced as if they had run.
+    """Plan the steps and moves of a push.
 
     Parameters
     ----------
@@ -120,18 +130,20 @@ def plan(
     offsets : sequence of ParameterOffsets
         Where each layer's parameters start.
     counters : Counters
-        The stream's, before the push.
+        The stream's counters before the push. They are advanced as if the push had run.
     rows : int
         Number of input rows, at most `layout.entry`.
     last : bool
         Whether the input ends with them.
+    stops : sequence of int, optional
+        Blocks at which each layer stops, where not all possible ones are needed.
 
     Returns
     -------
     steps : (steps, FIELDS) int64
     moves : (moves, MOVE_FIELDS) int64
     """
-    push = _Push(layout, offsets, counters)
+    push = _Push(layout, offsets, counters, stops)
     if rows:
         if counters.received[0] == 0:
             push.begin()
@@ -142,14 +154,18 @@ def plan(
 
 
 class _Push:
-    """One push while it is planned."""
+    """The plan of one push while it is made."""
 
     def __init__(
-        self, layout: ArenaLayout, offsets: Sequence[ParameterOffsets], counters: Counters
+        self,
+        layout: ArenaLayout,
+        offsets: Sequence[ParameterOffsets],
+        counters: Counters,
+        stops: Sequence[int] | None = None,
     ) -> None:
         self.tables = _Tables()
         self._layers, self._layout = layout.layers, layout
-        self._offsets, self._counters = offsets, counters
+        self._offsets, self._counters, self._stops = offsets, counters, stops
         self._first_out = counters.produced[-1]
 
     def begin(self) -> None:
@@ -179,74 +195,138 @@ class _Push:
         if ends:
             self._end(index)
         due = layer.last_block(received) if ends else layer.due_blocks(received)
+        if self._stops is not None:
+            due = min(due, self._stops[index])
+        following = index + 1
+        joined = following < len(self._layers) and self._layout.joined[following]
         while True:
-            count = min(due - counters.blocks[index], self._layout.limits[index])
+            count = _share(due - counters.blocks[index], self._layout.limits[index])
+            first = self._first_row(index)
             if count > 0:
                 self._step(index, count)
             finished = counters.blocks[index] >= due
-            if index + 1 < len(self._layers) and (count > 0 or (ends and finished)):
-                self.run_layer(index + 1, ends and finished)
+            last = ends and finished
+            if joined:
+                counters.complete[following] = last
+                if count > 0:
+                    self._joined_step(following, count, first)
+            if following + joined < len(self._layers) and (count > 0 or last):
+                self.run_layer(following + joined, last)
             if finished:
                 return
 
     def _end(self, index: int) -> None:
         """Write the zeros that pad the end of a layer's input, as far as its last block reaches."""
         layer, counters = self._layers[index], self._counters
-        rows = counters.kept(index, layer)
+        rows = counters.kept(index, layer, 0)
         counters.complete[index] = True
-        zeros = (counters.kept(index, layer) - rows) * layer.inputs
+        zeros = (counters.kept(index, layer, 0) - rows) * layer.inputs
         end = self._layout.windows[index] + rows * layer.inputs
         self.tables.settle()
         self.tables.move(index, end, table.NONE, zeros)
         self.tables.settle()
 
+    def _first_row(self, index: int) -> int:
+        """The first row of a layer's next block; negative if it is dropped."""
+        layer = self._layers[index]
+        return self._counters.blocks[index] * layer.phases - layer.trim
+
     def _step(self, index: int, count: int) -> None:
-        """Plan the next `count` blocks of a layer."""
-        layer, offsets, counters = self._layers[index], self._offsets[index], self._counters
-        window = self._layout.windows[index]
-        first = counters.blocks[index] * layer.phases - layer.trim
-        end = first + count * layer.phases
-        if counters.complete[index]:
-            end = min(end, layer.output_length(counters.received[index]))
-        fields = {
-            table.ROWS: count,
-            table.PHASES: layer.phases,
-            # Of the rows computed, those before the first sample and behind the last are dropped.
-            table.FIRST_ROW: max(0, -first),
-            table.LAST_ROW: max(0, end - first),
-            table.TAPS: layer.taps,
-            table.CHANNELS: layer.inputs,
-            table.COLUMNS: layer.outputs,
+        """Plan the next `count` blocks of a layer that is not joined with the one before it."""
+        layer, counters = self._layers[index], self._counters
+        window, first = self._layout.windows[index], self._first_row(index)
+        source = {
             table.INPUT: window,
             table.INPUT_STRIDE: layer.inputs * layer.stride_in,
             table.TAP_STRIDE: layer.inputs * (1 if layer.transposed else layer.dilation),
-            table.WEIGHTS: offsets.weights,
+        }
+        if layer.scheme and not self._layout.joined[index + 1]:
+            points, stride = self._layout.points, self._layout.point_stride(index)
+            transform = {
+                table.ROWS: count,
+                table.CHANNELS: layer.inputs,
+                table.TILE: layer.tile,
+                table.POINTS: points,
+                table.POINT_STRIDE: stride,
+            }
+            self.tables.add(index, source | transform)
+            source = {
+                table.INPUT: points,
+                table.INPUT_STRIDE: layer.inputs,
+                table.TAP_STRIDE: stride,
+            }
+        rows = {table.TILE: layer.tile} | self._rows(index, count, first)
+        self.tables.add(index, source | rows | self._product(index, first))
+
+        # Shift what is still needed to the start of the window.
+        used = count * layer.stride_in * layer.inputs
+        counters.blocks[index] += count
+        kept = counters.kept(index, layer, self._layout.early[index])
+        self.tables.move(index, window, window + used, kept * layer.inputs)
+        end = first + count * layer.phases
+        if counters.complete[index]:
+            end = min(end, layer.output_length(counters.received[index]))
+        self._advance(index, end)
+
+    def _joined_step(self, index: int, count: int, first: int) -> None:
+        """Plan a layer that is computed from the `count` blocks of the layer before it.
+
+        The first row of these blocks is `first`. The layer has the rows, and the order of rows, of
+        these blocks; as it has one tap, it reads the row that it writes.
+        """
+        counters = self._counters
+        fields = self._rows(index - 1, count, first) | self._product(index, first)
+        self.tables.join(index, fields)
+        counters.blocks[index] = counters.received[index]
+        self._advance(index, counters.received[index])
+
+    def _rows(self, index: int, count: int, first: int) -> dict[int, int]:
+        """The fields that say which rows `count` blocks of a layer are, from row `first` on."""
+        layer, counters = self._layers[index], self._counters
+        last = count * layer.phases + layer.spread
+        if counters.complete[index]:
+            last = min(last, layer.output_length(counters.received[index]) - first)
+        return {
+            table.ROWS: count,
+            table.PHASES: layer.phases,
+            table.PHASE_STRIDE: layer.dilation if layer.tile > 1 else 1,
+            # Of the rows computed, those before the first sample and behind the last are dropped.
+            table.FIRST_ROW: max(0, -first),
+            table.LAST_ROW: max(0, last),
+        }
+
+    def _product(self, index: int, first: int) -> dict[int, int]:
+        """The fields of a layer's weights, epilogue and output, whose first row is `first`."""
+        layer, offsets = self._layers[index], self._offsets[index]
+        fields = {
+            table.TAPS: layer.scheme.points if layer.scheme else layer.taps,
+            table.CHANNELS: layer.inputs,
+            table.COLUMNS: layer.outputs,
+            table.WEIGHTS: offsets.points if layer.scheme else offsets.weights,
             table.BIAS: offsets.bias,
             table.TANH: int(layer.tanh),
         }
         skip = self._layout.skips[index - 1] if layer.residual else None
         if skip is not None:
-            fields[table.RESIDUAL] = skip
-        fields |= self._output(index, first)
-        if self._joins(index):
-            self.tables.join(index, fields)
-        else:
-            self.tables.add(index, fields)
+            before = first - self._counters.produced[index]
+            fields[table.RESIDUAL] = skip + before * layer.outputs
+        return fields | self._output(index, first)
 
-        # Shift what is still needed to the start of the window, and of the skip rows.
-        used = count * layer.stride_in * layer.inputs
-        counters.blocks[index] += count
-        self.tables.move(index, window, window + used, counters.kept(index, layer) * layer.inputs)
-        new = max(0, end - max(0, first))
-        if skip is not None:
-            rest = counters.received[index - 1] - counters.produced[index] - new
-            self.tables.move(index, skip, skip + new * layer.outputs, rest * layer.outputs)
+    def _advance(self, index: int, end: int) -> None:
+        """Count the output rows before `end` as produced; drop the skip rows added to them."""
+        layer, counters = self._layers[index], self._counters
+        new = max(0, end - counters.produced[index])
         counters.produced[index] += new
         if index + 1 < len(self._layers):
             counters.received[index + 1] += new
+        skip = self._layout.skips[index - 1] if layer.residual else None
+        if skip is not None:
+            end = counters.received[index - 1] + self._layout.early[index - 1]
+            rest = (end - counters.produced[index]) * layer.outputs
+            self.tables.move(index, skip, skip + new * layer.outputs, rest)
 
     def _output(self, index: int, first: int) -> dict[int, int]:
-        """The fields that say where a layer's output rows go, the first of them being `first`."""
+        """Return the fields that say where a layer's output rows go; `first` is the first row."""
         if index + 1 == len(self._layers):
             width = self._layers[index].outputs
             offset = (first - self._first_out) * width
@@ -269,28 +349,12 @@ class _Push:
             fields[table.RAW] = skip + (first - counters.produced[index + 2]) * width
         return fields
 
-    def _joins(self, index: int) -> bool:
-        """Whether a layer is computed together with the one before it, chunk by chunk.
-
-        True for the end of a residual unit: the layer is pointwise, consumes exactly the rows that
-        the layer before it has just written, is narrow enough for the first-level cache, and is the
-        only reader of those rows.
-        """
-        if index == 0 or self._layout.skips[index] is not None:
-            return False
-        layer, previous = self._layers[index], self._layers[index - 1]
-        pointwise = layer.kernel == layer.stride == 1 and layer.padding == 0
-        all_of_them = self._layout.limits[index] >= self._layout.limits[index - 1]
-        narrow = layer.inputs <= table.MAX_JOINED
-        simple = not (previous.transposed or previous.residual or self._joins(index - 1))
-        return pointwise and not layer.transposed and all_of_them and narrow and simple
-
 
 class _Tables:
     """The two tables of a program while they are written.
 
-    Consumed rows are shifted out of a window later: together with the next step if that step does
-    not touch the window, else in a step without a product.
+    Moves wait until the next step. They are done together with it if it does not touch their
+    window; otherwise in a step before it that has no product.
     """
 
     def __init__(self) -> None:
@@ -305,24 +369,24 @@ class _Tables:
         independent = layer > self._waiting_layer or layer + FUSED_REACH < self._waiting_layer
         if self._waiting and not independent:
             self.settle()
-        self._append(_step(layer, fields))
+        self._append(step_row(layer, fields))
         self._added = len(self._steps) - 1
 
     def join(self, layer: int, fields: dict[int, int]) -> None:
-        """Put a step of one tap and one phase behind the last added one, to be computed with it."""
+        """Insert a step of one tap after the last added step, to be computed together with it."""
         self._steps[self._added][table.JOINED] = 1
-        self._steps.insert(self._added + 1, _step(layer, fields))
+        self._steps.insert(self._added + 1, step_row(layer, fields))
 
     def move(self, layer: int, to: int, origin: int, size: int) -> None:
-        """Move `size` floats once the last step, which is of `layer`, is done."""
+        """Move `size` floats after the last step, which belongs to `layer`."""
         if size > 0 and to != origin:
             self._waiting.append((to, origin, size))
             self._waiting_layer = layer
 
     def settle(self) -> None:
-        """Have all moves done before whatever is planned next."""
+        """Make all waiting moves happen before the next step."""
         if self._waiting:
-            self._append(_step(table.MOVES_ALONE, {}))
+            self._append(step_row(table.MOVES_ALONE, {}))
 
     def _append(self, step: list[int]) -> None:
         step[table.FIRST_MOVE] = len(self._moves)
@@ -338,7 +402,13 @@ class _Tables:
         return steps, np.array(self._moves, np.int64).reshape(-1, table.MOVE_FIELDS)
 
 
-def _step(layer: int, fields: dict[int, int]) -> list[int]:
+def _share(blocks: int, limit: int) -> int:
+    """How many of some blocks the next step computes: equal parts of at most `limit`."""
+    return -(-blocks // -(-blocks // limit)) if blocks > 0 else 0
+
+
+def step_row(layer: int, fields: dict[int, int]) -> list[int]:
+    """A row of the table of steps, of a layer, with some fields and the defaults of all others."""
     step = _EMPTY_STEP.copy()
     step[table.LAYER] = layer
     for name, value in fields.items():

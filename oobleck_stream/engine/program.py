@@ -18,8 +18,19 @@ each column, with r = b * PHASES + phase, where ``FIRST_ROW <= r < LAST_ROW``::
     arena[RAW + r * OUTPUT_STRIDE + column] = value                unless RAW is NONE
     arena[SNAKED + r * OUTPUT_STRIDE + column] = snake(value)      unless SNAKED is NONE
 
-The inner sum is a chain of fused multiply-adds that starts from +0 and takes the channels in
-ascending order; the outer sum adds the taps in ascending order. The last layer (`TO_TARGET`)
+The inner sum is over blocks of `chain_length` channels; each block is a chain of fused
+multiply-adds that starts from +0 and takes the channels in ascending order. The sums are added in
+ascending order of the taps, and of the blocks within a tap.
+
+A step with TILE > 1 is a fast convolution (`oobleck_stream.fast_convolution`). In all formulas
+above, r = b * PHASES + phase * PHASE_STRIDE. Each tap is a point of the scheme, whose rows are
+computed from the ``TILE + 6`` input rows of the block: TAP_STRIDE apart, from ``INPUT + b *
+INPUT_STRIDE`` on. The products of the points, each a sum over blocks of channels, become the values
+of the phases. A JOINED step computes the rows of its points itself. Otherwise a step before it, the
+transform, writes that of point p and block b to ``POINTS + p * POINT_STRIDE + b * CHANNELS``, where
+the product has its input rows.
+
+The last layer (`TO_TARGET`)
 writes its raw rows to the target instead of the arena. The first step of a push copies the new rows
 into the first window. It has no weights; its value is source[INPUT + r * INPUT_STRIDE + column].
 
@@ -40,6 +51,15 @@ NONE = -1
 
 MOVES_ALONE = -2
 """The `LAYER` of a step that has only moves."""
+
+MAX_CHAIN, WIDE_CHAIN = 128, 64
+"""Most channels of a chain of fused multiply-adds: a tap of up to `MAX_CHAIN` channels is one
+chain, that of a wider layer is cut into chains of `WIDE_CHAIN`. The rounding error of a sum grows
+with the length of its chains and with their number: this halves that of the widest layers."""
+
+POINT_PAD = 48
+"""Floats between the rows of one point and of the next. Without them, the rows of all points that
+are written together could share one set of the first-level cache."""
 
 LANES, PANEL = 16, 32
 """Columns of a vector, to whose multiples packed weights are padded, and columns of a panel."""
@@ -67,11 +87,15 @@ LANES, PANEL = 16, 32
     INVERSE_BETA,
     TANH,
     TO_TARGET,  # 1 for the last layer
+    TILE,  # rows of a tile of fast convolution; 1 for a direct one
+    PHASE_STRIDE,  # output rows from phase to phase
+    POINTS,  # where a transform writes the rows of the points; NONE for every other step
+    POINT_STRIDE,  # from the rows of a point to those of the next
     JOINED,  # 1 if the next step has one tap, reads only this step's rows, and is fused with it
     FIRST_MOVE,  # number of its first move; its moves and its product may run in parallel
     MOVES,
     FIELDS,  # the number of columns
-) = range(25)
+) = range(29)
 
 MAX_JOINED = 128
 """Maximum columns of a step that is `JOINED` with the next."""
@@ -79,6 +103,11 @@ MAX_JOINED = 128
 # Columns of the table of moves, int64. A move copies SIZE floats within the arena, from ORIGIN to
 # TO, which may overlap as for C's memmove. If ORIGIN is NONE, it writes zeros.
 TO, ORIGIN, SIZE, MOVE_FIELDS = range(4)
+
+
+def chain_length(channels: int) -> int:
+    """Channels of a chain of fused multiply-adds; every backend compiles this function."""
+    return MAX_CHAIN if channels <= MAX_CHAIN else WIDE_CHAIN
 
 
 def weight_panel(

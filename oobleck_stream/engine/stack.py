@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
-from oobleck_stream.engine.arena import Counters, StackState
+from oobleck_stream.engine.arena import ArenaLayout, Counters, StackState
 from oobleck_stream.engine.backends import SIZES, checked_threads, default_threads, open_engine
 from oobleck_stream.engine.packed import PackedNetwork
 from oobleck_stream.engine.planner import Planner
@@ -29,6 +29,8 @@ class Stack:
         Number of streams, each with a separate state.
     backend : str
         One of `oobleck_stream.engine.backends.CHOICES`.
+    spare : callable, optional
+        Number of floats to add to each stream's arena, behind those of a layout.
 
     Attributes
     ----------
@@ -42,12 +44,13 @@ class Stack:
         threads: int | None = None,
         streams: int = 1,
         backend: str = "cpu",
+        spare: Callable[[ArenaLayout], int] = lambda layout: 0,
     ) -> None:
         self.network = network
         self.threads = default_threads() if threads is None else checked_threads(threads)
         self.streams = streams
         self.backend, self._layout, self._engine = open_engine(
-            backend, network, streams, self.threads
+            backend, network, streams, self.threads, spare
         )
         self._max_group = SIZES[self.backend].max_group
         self._planner = Planner(network, self._layout)
@@ -93,6 +96,10 @@ class Stack:
     def rows_out(self, stream: int = 0) -> int:
         """Number of rows returned so far."""
         return int(self._counts[stream, 2, -1])
+
+    def ended(self, stream: int = 0) -> bool:
+        """Whether the stream's input has ended."""
+        return self._ended[stream]
 
     def due(self, rows: int, last: bool = False, stream: int = 0) -> int:
         """Number of output rows of a push of `rows` rows; with `last`, of all that are left."""
@@ -187,7 +194,8 @@ class Stack:
     def step_times(self) -> list[tuple[int, float]]:
         """Layer and share of the time of every step of the last program.
 
-        A push of few rows is one program; of a longer one this is the end.
+        A push of few rows is one program. For a longer push, these are the times of its last
+        program.
         """
         return self._engine.step_times()
 

@@ -1,4 +1,4 @@
-"""The status of a stream, and the checks for operations that a status rules out."""
+"""The status of a stream, and checks whether the status permits an operation."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Literal
 Status = Literal["open", "flushed", "interrupted", "overflowed"]
 """The status of a stream.
 
-``"flushed"``: the stream has received its last input. ``"interrupted"``: an operation is changing
-the stream, or was ended by an exception, so its state may be inconsistent. ``"overflowed"``: its
-output was not finite. In all three, the stream takes no input before a reset, a restore or (in a
-decoder) a seek.
+``"flushed"`` means that the stream has received its last input. ``"interrupted"`` means that an
+operation is changing the stream, or that an exception ended one, so the stream's state may be
+inconsistent. ``"overflowed"`` means that the stream's output was not finite. In these three cases
+the stream takes no input until it is reset or restored, or until a decoder seeks.
 """
 
 
@@ -27,7 +27,7 @@ def require_open(status: Status, action: str) -> None:
 
 
 def require_complete(status: Status, action: str) -> None:
-    """Raise a ``RuntimeError`` that names the action, after an interruption or an overflow."""
+    """Raise a ``RuntimeError`` that names the action if a stream was interrupted or overflowed."""
     if status == "interrupted":
         raise RuntimeError(f"{action} after an interrupted operation: reset() begins a new stream")
     if status == "overflowed":

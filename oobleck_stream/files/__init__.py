@@ -1,1 +1,1 @@
-"""Latents from files and pipes, audio from and to files."""
+"""Reads latents from files and pipes and writes them to files; reads and writes audio files."""

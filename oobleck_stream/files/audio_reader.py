@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from oobleck_stream.files.resampler import Resampler
 
 BLOCK = 2**16
-"""Samples to read at once."""
+"""Number of samples that are read at a time."""
 
 MAX_RATIO = 64
-"""Ratio of the sample rates of a file and a network; a resampled block grows by this factor."""
+"""Maximum ratio of a file's and a network's sample rates. A resampled block grows by this ratio."""
 
 
 class AudioFile:
@@ -36,7 +36,7 @@ class AudioFile:
     Attributes
     ----------
     samplerate, channels, samples : int
-        The file's own; `samples` is its length.
+        The file's sample rate in hertz, its number of channels, and its length in samples.
 
     Raises
     ------
@@ -64,7 +64,10 @@ class AudioFile:
             raise InputError(f"{path}: holds no samples; at least one was expected")
 
     def length(self, samplerate: int) -> int:
-        """Number of samples at a sample rate; off by at most one if it is not the file's."""
+        """Number of samples that `blocks` returns at a sample rate.
+
+        If the audio is resampled, the number may be off by one.
+        """
         return math.ceil(self.samples * samplerate / self.samplerate)
 
     def changes(self, samplerate: int, channels: int) -> list[str]:
@@ -81,13 +84,14 @@ class AudioFile:
     def blocks(self, samplerate: int, channels: int) -> Iterator[FloatArray]:
         """Read the file from the beginning in blocks of (n, channels) float32.
 
-        Mono is copied to all channels; stereo is mixed down to mono as the mean of both channels.
+        Mono is copied to all channels. For one channel, stereo is converted to the mean of both
+        channels.
 
         Raises
         ------
         InputError
-            If the channels or the sample rate can't be converted. During iteration: if the file
-            ends too early, or a sample is not finite, either as stored or as resampled.
+            If the channels or the sample rate can't be converted. While the blocks are read, also
+            if the file ends too early, or if a stored or a resampled sample is not finite.
         """
         if self.channels not in (1, channels) and (self.channels, channels) != (2, 1):
             raise InputError(
@@ -111,14 +115,14 @@ class AudioFile:
             if self.channels < channels:
                 samples = np.repeat(samples, channels, axis=1)
             elif self.channels > channels:
-                # Halved first: the sum of both channels could overflow.
+                # Halve both channels first, because their sum could overflow.
                 samples = np.sum(samples * np.float32(0.5), axis=1, keepdims=True)
             yield resampler.convert(samples) if resampler else samples
         if resampler:
             yield resampler.convert(np.empty((0, channels), np.float32), last=True)
 
     def _stored(self) -> Iterator[FloatArray]:
-        """The file's samples, unconverted."""
+        """Yield the file's samples in blocks, without conversion."""
         self._file.seek(0)
         done = 0
         while done < self.samples:
@@ -135,7 +139,7 @@ class AudioFile:
 
 
 class FlatAudio:
-    """Audio in a flat `.bin` file, channels first, which stores neither sample rate nor channels.
+    """Audio in a flat `.bin` file: channels first, without sample rate and number of channels.
 
     Parameters
     ----------
@@ -155,7 +159,7 @@ class FlatAudio:
         """Return None: the length is unknown without the number of channels."""
 
     def changes(self, samplerate: int, channels: int) -> list[str]:
-        """The sample rate and channels that are assumed."""
+        """The sample rate and number of channels that are assumed, as one phrase."""
         return [f"assumed to be {samplerate} Hz with {channels} channels, channels first"]
 
     def blocks(self, samplerate: int, channels: int) -> Iterator[FloatArray]:
@@ -164,8 +168,8 @@ class FlatAudio:
         Raises
         ------
         InputError
-            If the count of numbers is not a multiple of `channels`. During iteration: if a sample
-            is not finite.
+            If the count of numbers is not a multiple of `channels`. While the blocks are read, also
+            if a sample is not finite.
         """
         samples = axis_order.flat_frames(self._numbers, channels, "ct", self.name, "channels")
         cut = (samples[first : first + BLOCK] for first in range(0, len(samples), BLOCK))
@@ -173,7 +177,7 @@ class FlatAudio:
 
 
 def _finite(blocks: Iterable[FloatArray], prefix: str) -> Iterator[FloatArray]:
-    """The same blocks in C order; `InputError` reports the first sample that is not finite."""
+    """Yield the same blocks in C order; raise an `InputError` for a sample that is not finite."""
     done = 0
     for block in blocks:
         try:

@@ -1,4 +1,4 @@
-"""Audio files written as the audio is computed."""
+"""Writes audio files while the audio is computed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from oobleck_stream.formats.atomic import atomic_file, refusing_unwritable
 Bits = Literal["16", "24", "float"]
 
 PIECE = 1 << 14
-"""Samples passed to libsndfile at once: its Vorbis encoder allocates them on the stack."""
+"""Samples passed to libsndfile at once. Its Vorbis encoder allocates them on the stack."""
 
 MAX_WAV_BYTES = 2**32 - 2**16
-"""Bytes of samples in a WAV file, whose header has 32-bit sizes; the rest is for the header."""
+"""Maximum size of the samples in a WAV file in bytes. The header has 32-bit sizes and takes the
+rest.
+"""
 
 SYSTEM_ERROR = 2
 """libsndfile's error code SF_ERR_SYSTEM: a system call failed, for example on a full disk."""
@@ -36,31 +38,32 @@ SUBTYPES: dict[str, dict[Bits, str]] = {
 class AudioWriter:
     """Writes a WAV, FLAC or OGG file, which appears only when it is complete.
 
-    A context manager: at the end of the block the file is renamed to `path`; if the block raises,
-    nothing is left.
+    The writer is a context manager. At the end of the block, the file is renamed to `path`. If an
+    exception ends the block, the unfinished file is removed.
 
     Parameters
     ----------
     path : str or Path
         The suffix selects the format: ``.wav``, ``.flac`` or ``.ogg``.
     samplerate : int
-        In hertz.
+        Sample rate in hertz.
     channels : int
-        Audio channels.
+        Number of audio channels.
     bits : {"16", "24", "float"}, optional
-        Sample format; by default "16". OGG files have only "float", their default.
+        Sample format. The default is "16", except for OGG files, which have only "float".
     samples : int, optional
-        The number of samples to come, if known: a WAV file of more than 4 GiB gets an RF64 header.
+        The number of samples that will be written, if it is known. A WAV file gets an RF64 header
+        if these samples take more than 4 GiB.
 
     Attributes
     ----------
     written : int
-        Number of samples so far.
+        Number of samples written so far.
     clipped : int
-        Number of values beyond full scale so far, which were clipped. Float WAV files are never
-        clipped.
+        Number of values so far that were beyond full scale and were clipped. Values in a float WAV
+        file are never clipped.
     peak : float
-        The largest absolute value so far.
+        The largest absolute value written so far.
 
     Raises
     ------
@@ -103,19 +106,19 @@ class AudioWriter:
 
     @property
     def seconds(self) -> float:
-        """Seconds written so far."""
+        """Seconds of audio written so far."""
         return self.written / self.samplerate
 
     @property
     def room(self) -> int:
-        """Samples that still fit into the file: up to 4 GiB in a WAV file, else unlimited."""
+        """How many more samples fit into the file. Only WAV files have a limit, of 4 GiB."""
         if self._container != "WAV":
             return sys.maxsize
         width = {"16": 2, "24": 3, "float": 4}[self.bits]
         return MAX_WAV_BYTES // (width * self.channels) - self.written
 
     def _open(self, subtype: str) -> Any:
-        """Open the empty temporary file with libsndfile, which writes a header."""
+        """Open the empty temporary file with libsndfile, which writes the header."""
         try:
             return soundfile.SoundFile(
                 self._part, "w", self.samplerate, self.channels, subtype, format=self._container
@@ -143,7 +146,8 @@ class AudioWriter:
         Raises
         ------
         InputError
-            If a sample is not finite (the message has its number), or there is no `room`.
+            If a sample is not finite (the message has its number), or the file has no `room` for
+            the samples.
         OSError
             If writing fails; the message names the file.
         """
@@ -164,7 +168,7 @@ class AudioWriter:
             self.written += len(piece)
 
     def _quantized(self, samples: FloatArray) -> Any:
-        """Convert samples to the file's format: rounded to nearest, clipped at full scale."""
+        """Convert samples to the file's format, rounding to nearest and clipping at full scale."""
         if self.bits == "float" and self.path.suffix.lower() == ".wav":
             return samples
         self.clipped += int(np.count_nonzero(np.abs(samples) > 1.0))
@@ -176,7 +180,7 @@ class AudioWriter:
         return steps.astype(np.int16) if self.bits == "16" else steps.astype(np.int32) << 8
 
     def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Close the file; unless the block raised, check that the file is complete."""
+        """Close the file. If no exception ended the block, check that the file is complete."""
         try:
             self._sound.close()
         except soundfile.LibsndfileError as error:
@@ -186,7 +190,7 @@ class AudioWriter:
             self._require_complete()
 
     def _require_complete(self) -> None:
-        """Read the header back, because libsndfile ignores write errors while closing."""
+        """Check the size in the header, because libsndfile ignores write errors while closing."""
         if self.written == 0 and self._container == "FLAC":
             raise InputError(f"{self.path}: a FLAC file can't hold 0 samples")
         try:

@@ -1,4 +1,4 @@
-"""Which axis of stored latents is time, inferred from the size of a latent frame."""
+"""Infers from the size of a latent frame which axis of stored latents is time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def matrix_shape(shape: tuple[int, ...], name: str) -> tuple[int, int]:
     Parameters
     ----------
     shape : tuple of int
-        As stored: (frames, latent_dim) or (latent_dim, frames), optionally with a leading 1.
+        The stored shape: (frames, latent_dim) or (latent_dim, frames), optionally with a leading 1.
     name : str
         The source's name in error messages.
 
@@ -38,14 +38,14 @@ def matrix_shape(shape: tuple[int, ...], name: str) -> tuple[int, int]:
 
 
 def fits(shape: tuple[int, ...], latent_dim: int, name: str) -> bool:
-    """Whether one of the two axes has the size of a latent frame."""
+    """Whether either of the two axes has the size of a latent frame."""
     return latent_dim in matrix_shape(shape, name)
 
 
 def time_first(
     shape: tuple[int, ...], latent_dim: int, layout: AxisOrder | None, name: str
 ) -> tuple[int, bool]:
-    """The number of frames, and whether the time axis is the first.
+    """Return the number of frames, and whether the time axis is the first axis.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def time_first(
     latent_dim : int
         Numbers in a latent frame.
     layout : {"tc", "ct"} or None
-        None infers the axis order from `latent_dim`.
+        The axis order. None means that it is inferred from `latent_dim`.
     name : str
         The source's name in error messages.
 
@@ -101,14 +101,14 @@ def flat_frames(
     size : int
         Numbers in a frame.
     layout : {"tc", "ct"} or None
-        None means channels first.
+        The axis order. None means channels first.
     name, what : str
-        The source's name, and what `size` counts, for error messages.
+        The name of the source, and the words for what `size` counts, for error messages.
 
     Raises
     ------
     InputError
-        If their number is not a multiple of `size`.
+        If the number of numbers is not a multiple of `size`.
     """
     if len(numbers) % size:
         raise InputError(

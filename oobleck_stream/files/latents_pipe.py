@@ -17,19 +17,19 @@ from oobleck_stream.files.latents_reader import as_decoded, cut
 from oobleck_stream.formats.npy import MAGIC, Header, Readable, exactly, read_header, read_numbers
 
 PIECE = 1 << 16
-"""Bytes to read at once."""
+"""Number of bytes that are read at a time."""
 
 RAW_FRAME = np.dtype("<f4")
 
 
 class LatentPipe:
-    """Latent frames from a pipe, passed on as they arrive.
+    """Latent frames from a pipe, which are passed on as they arrive.
 
     Parameters
     ----------
     source : Readable
-        Unbuffered: `read` blocks until at least one byte is available, and may return fewer bytes
-        than requested.
+        An unbuffered source: `read` blocks until at least one byte is available, and may return
+        fewer bytes than requested.
     name : str
         The source's name in error messages.
     """
@@ -42,12 +42,15 @@ class LatentPipe:
 
     @functools.cached_property
     def header(self) -> Header | None:
-        """The header of an `.npy` stream, None for raw frames; blocks until it has arrived."""
+        """The header of an `.npy` stream, or None for raw frames.
+
+        The first access blocks until the header has arrived.
+        """
         self._ahead = exactly(self, len(MAGIC))
         return read_header(self, self.name) if self._ahead == MAGIC else None
 
     def read(self, size: int = PIECE) -> bytes:
-        """Read 1 to `size` bytes, or none at the end of the pipe."""
+        """Read 1 to `size` bytes; return no bytes at the end of the pipe."""
         if self._ahead:
             piece, self._ahead = self._ahead[:size], self._ahead[size:]
             return piece
@@ -55,7 +58,7 @@ class LatentPipe:
 
     @property
     def shape(self) -> tuple[int, ...] | None:
-        """The shape in the header; None for raw frames."""
+        """The shape that the header states; None for raw frames."""
         return self.header.shape if self.header else None
 
     def fits(self, latent_dim: int) -> bool:
@@ -63,7 +66,7 @@ class LatentPipe:
         return self.header is None or axis_order.fits(self.header.shape, latent_dim, self.name)
 
     def count(self, latent_dim: int, layout: AxisOrder | None = None) -> int | None:
-        """The number of frames according to the header; None for raw frames."""
+        """The number of frames that the header states; None for raw frames."""
         if self.header is None:
             return None
         return axis_order.time_first(self.header.shape, latent_dim, layout, self.name)[0]
@@ -71,13 +74,13 @@ class LatentPipe:
     def blocks(
         self, latent_dim: int, layout: AxisOrder | None = None, size: int = 32
     ) -> Iterator[FloatArray]:
-        """The frames as they arrive, in blocks of (at most `size`, latent_dim) float32.
+        """Yield the frames as they arrive, in blocks (n, latent_dim) float32 with n up to `size`.
 
         Raises
         ------
         InputError
-            As `LatentFile.frames`; also if the pipe ends within a frame, or before the number of
-            frames in its header.
+            For the reasons given for `LatentFile.frames`. Also if the pipe ends within a frame, or
+            before it has delivered the number of frames that its header states.
         """
         if self.header is None:
             if layout == "ct":
@@ -94,7 +97,7 @@ class LatentPipe:
     def _rows(
         self, latent_dim: int, dtype: np.dtype[Any], count: int | None, size: int
     ) -> Iterator[FloatArray]:
-        """Frames stored one after another: `count` of them, or as many as arrive."""
+        """Yield frames that are stored one after another: `count` frames, or as many as arrive."""
         row, got, ahead = latent_dim * dtype.itemsize, 0, b""
         while count is None or got < count:
             room = size if count is None else min(size, count - got)
@@ -111,7 +114,7 @@ class LatentPipe:
             raise InputError(f"{self.name}: {_shortfall(got, count, bool(ahead))}")
 
     def _decoded(self, frames: npt.NDArray[Any], first: int) -> Iterator[FloatArray]:
-        """Frames as float32; those before a non-finite frame are yielded before the error."""
+        """Yield frames as float32; if one is not finite, yield the frames before it and raise."""
         try:
             block = as_decoded(frames, first, self.name)
         except InputError:
@@ -122,14 +125,14 @@ class LatentPipe:
     def _transposed(
         self, header: Header, latent_dim: int, layout: AxisOrder | None, size: int
     ) -> Iterator[FloatArray]:
-        """Frames stored channels first: the first one is complete only at the end of the array."""
+        """Read frames stored channels first; the first is complete only at the end of the array."""
         array = read_numbers(self, header, self.name)
         frames = axis_order.frames_view(array, latent_dim, layout, self.name)
         yield from cut(frames, size, self.name)
 
 
 def _shortfall(got: int, count: int | None, within: bool) -> str:
-    """The message for a pipe that ends too early."""
+    """The error message for a pipe that ends too early."""
     if got == 0 and not within:
         return "ended before the first frame; at least one was expected"
     if count is None:

@@ -27,26 +27,26 @@ from oobleck_stream.formats.tensors import is_packed
 
 SUFFIXES = (".npy", ".npz", ".safetensors", flat.SUFFIX)
 MAX_SHOWN = 4
-"""Tensor names listed in an error message."""
+"""Maximum number of tensor names that an error message lists."""
 
 
 @dataclass(frozen=True, eq=False)
 class LatentFile:
-    """Latents as stored in a file.
+    """Latents in the form in which a file stores them.
 
     Parameters
     ----------
     name : str
         The file's path.
     shape : tuple of int
-        As stored. The time axis is inferred from the size of a latent frame.
+        The stored shape. The time axis is inferred later, from the size of a latent frame.
     read : callable
-        Returns the array of real numbers as stored, often a memory map.
+        A function that returns the array of real numbers as stored, often a memory map.
     metadata : mapping of str to str
-        The file's metadata; `model` is the network that the latents belong to.
+        The file's metadata. Its entry `model` names the network that the latents belong to.
     shaped : bool
-        Whether the file stores a shape. If not, `array` is one-dimensional, and channels first
-        unless a layout is passed.
+        Whether the file stores a shape. If it does not, `array` is one-dimensional, and its order
+        is channels first unless a layout is passed.
     """
 
     name: str
@@ -57,12 +57,12 @@ class LatentFile:
 
     @functools.cached_property
     def array(self) -> npt.NDArray[Any]:
-        """The numbers as stored, read (or mapped) at the first access.
+        """The numbers as stored. They are read or memory-mapped at the first access.
 
         Raises
         ------
         InputError
-            If they can't be read.
+            If the numbers can't be read.
         """
         return self.read()
 
@@ -73,20 +73,20 @@ class LatentFile:
         return axis_order.fits(self.shape, latent_dim, self.name)
 
     def frames(self, latent_dim: int, layout: AxisOrder | None = None) -> npt.NDArray[Any]:
-        """A view (frames, latent_dim) in the file's own dtype, after checking every frame.
+        """Check every frame; return a view (frames, latent_dim) in the file's own dtype.
 
         Parameters
         ----------
         latent_dim : int
             Size of a latent frame.
         layout : {"tc", "ct"}, optional
-            Time first or channels first; required if both fit.
+            Time first or channels first. It is required if the shape fits both.
 
         Raises
         ------
         InputError
-            If the shape does not fit or is ambiguous, there are no frames, or a frame is not finite
-            as float32 (the message has its number).
+            If the shape does not fit or is ambiguous, if there are no frames, or if a frame is not
+            finite as float32 (the message has its number).
         """
         frames = self._view(latent_dim, layout)
         if len(frames) == 0:
@@ -96,7 +96,7 @@ class LatentFile:
         return frames
 
     def count(self, latent_dim: int, layout: AxisOrder | None = None) -> int:
-        """The number of frames, without reading them."""
+        """The number of frames, which are not read for this."""
         if not self.shaped:
             return len(self._view(latent_dim, layout))
         return axis_order.time_first(self.shape, latent_dim, layout, self.name)[0]
@@ -111,19 +111,25 @@ class LatentFile:
     def blocks(
         self, latent_dim: int, layout: AxisOrder | None = None, size: int = 32
     ) -> Iterator[FloatArray]:
-        """The frames in blocks of (at most `size`, latent_dim) float32; raises as `frames`."""
+        """Yield the frames in blocks (n, latent_dim) float32, with n up to `size`.
+
+        The errors are those of `frames`.
+        """
         frames = self.frames(latent_dim, layout)
         return cut(frames, size, self.name)
 
 
 def cut(frames: npt.NDArray[Any], size: int, name: str, number: int = 0) -> Iterator[FloatArray]:
-    """Blocks of at most `size` frames as float32; `number` is the first frame's, for messages."""
+    """Yield blocks of at most `size` frames as float32.
+
+    `number` is the number of the first frame, for messages.
+    """
     for first in range(0, len(frames), size):
         yield as_decoded(frames[first : first + size], number + first, name)
 
 
 def as_decoded(frames: npt.NDArray[Any], first: int, name: str) -> FloatArray:
-    """Frames as float32; `InputError` reports the source and the first frame that isn't finite."""
+    """Convert frames to float32; raise an `InputError` that names a frame that is not finite."""
     try:
         return checked_frames(frames, first)
     except ValueError as error:
@@ -131,12 +137,13 @@ def as_decoded(frames: npt.NDArray[Any], first: int, name: str) -> FloatArray:
 
 
 def read_latents(path: str | Path) -> LatentFile:
-    """Open a file of latents; the numbers are read later.
+    """Open a file of latents. Its numbers are read later.
 
     Raises
     ------
     InputError
-        If the file can't be read, its suffix is unknown, or its content does not match the suffix.
+        If the file can't be read, if its suffix is unknown, or if its content does not match the
+        suffix.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -171,7 +178,7 @@ def _read_npy(path: Path) -> npt.NDArray[Any]:
 
 
 def _open_npz(path: Path) -> LatentFile:
-    """Open an `.npz` file; its array is decompressed at the first access."""
+    """Open an `.npz` file, whose array is decompressed at the first access."""
     with _npz_member(path) as (_, header):
         return LatentFile(str(path), header.shape, functools.partial(_read_npz, path, header))
 
@@ -180,18 +187,18 @@ def _read_npz(path: Path, expected: Header) -> npt.NDArray[Any]:
     with _npz_member(path) as (member, header):
         if header != expected:
             raise InputError(f"{path}: was changed while it was read")
-        # Not NumPy's reader, which allocates whatever size the header claims.
+        # NumPy's own reader is not used, because it allocates whatever size the header claims.
         return read_numbers(member, header, str(path))
 
 
 @contextmanager
 def _npz_member(path: Path) -> Iterator[tuple[IO[bytes], Header]]:
-    """Open the array of an `.npz` file: the one named latents, or else the only one.
+    """Open an array in an `.npz` file: the array named latents, or else the only array.
 
     Yields
     ------
     member : file object
-        At the first number.
+        A file object at the position of the array's first number.
     header : Header
     """
     try:
@@ -224,7 +231,7 @@ def _npz_member(path: Path) -> Iterator[tuple[IO[bytes], Header]]:
 
 
 def _read_safetensors(path: Path) -> LatentFile:
-    """Open a `.safetensors` file: its tensor named latents, or else its only 2-D or 3-D tensor."""
+    """Open a tensor in a file: the tensor named latents, or else the only 2-D or 3-D tensor."""
     try:
         container = open_safetensors(path)
     except CheckpointError as error:

@@ -1,4 +1,4 @@
-"""Latents written to an `.npy` file as they are computed."""
+"""Writes latents to an `.npy` file while they are computed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from oobleck_stream.formats.atomic import atomic_file, refusing_unwritable
 class LatentWriter:
     """Writes an `.npy` file, which appears only when it is complete.
 
-    A context manager: at the end of the block the file is renamed to `path`; if the block raises,
-    nothing is left.
+    The writer is a context manager. At the end of the block, the file is renamed to `path`. If an
+    exception ends the block, the unfinished file is removed.
 
     Parameters
     ----------
     path : str or Path
-        Must end in ``.npy``.
+        The output; its name must end in ``.npy``.
     latent_dim : int
         Size of a latent frame.
     dtype : dtype-like
@@ -34,7 +34,7 @@ class LatentWriter:
     Attributes
     ----------
     written : int
-        Number of frames so far.
+        Number of frames written so far.
 
     Raises
     ------
@@ -60,7 +60,8 @@ class LatentWriter:
     def _write_header(self) -> None:
         """Write the header with the present number of frames.
 
-        NumPy pads it for a first axis of any length, so it can be overwritten in place.
+        NumPy leaves room in the header for any length of the first axis, so the header can be
+        overwritten in place.
         """
         header = {
             "descr": npy_format.dtype_to_descr(self._dtype),
@@ -81,7 +82,7 @@ class LatentWriter:
         InputError
             If a number is not finite in the file's dtype; the message has the frame's number.
         OSError
-            If writing fails; the error's ``filename`` is the file's.
+            If writing fails. The error's ``filename`` is the name of the file.
         """
         with np.errstate(over="ignore"):
             stored = np.ascontiguousarray(frames, self._dtype)
@@ -93,7 +94,7 @@ class LatentWriter:
         self.written += len(stored)
 
     def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Overwrite the header with the number of frames, unless the block raised."""
+        """Write the number of frames into the header, unless an exception ended the block."""
         if kind is None:
             self._file.seek(0)
             self._write_header()

@@ -1,4 +1,4 @@
-"""Choosing the writer of audio or latents by the name of the output."""
+"""Chooses the writer of audio or latents by the name of the output."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def refuse_input(output: str, source: str) -> None:
     Raises
     ------
     InputError
-        If both names lead to the same file.
+        If both names refer to the same file.
     """
     if os.path.realpath(output) == os.path.realpath(source):
         raise InputError(f"{output}: is the input itself; another file was expected")
 
 
 def _known_suffix(name: str, known: tuple[str, ...]) -> str:
-    """The suffix of a name in lower case; `InputError` unless it is one of those known."""
+    """Return the suffix of a name in lower case; raise an `InputError` if it is not known."""
     suffix = Path(name).suffix.lower()
     if suffix not in known:
         endings = f"{', '.join(known[:-1])} or {known[-1]}"

@@ -1,4 +1,4 @@
-"""Sample rate conversion, chunk by chunk."""
+"""Conversion of the sample rate, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Resampler:
     Parameters
     ----------
     rate_in, rate_out : int
-        In hertz.
+        Sample rates in hertz.
     channels : int
-        Audio channels.
+        Number of audio channels.
     """
 
     def __init__(self, rate_in: int, rate_out: int, channels: int) -> None:
@@ -34,8 +34,8 @@ class Resampler:
         ----------
         samples : (n, channels) float32
         last : bool
-            Whether the stream ends here. Then all remaining samples are returned, and the next
-            call begins a new stream.
+            Whether the stream ends with these samples. If it does, all remaining samples are
+            returned, and the next call begins a new stream.
 
         Returns
         -------

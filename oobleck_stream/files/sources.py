@@ -1,4 +1,4 @@
-"""Choosing the reader of latents or audio by the name of the input."""
+"""Chooses the reader of latents or audio by the name of the input."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def open_latents(name: str) -> Latents:
     """Open a file of latents, or standard input for ``-``."""
     if name != STANDARD_INPUT:
         return read_latents(name)
-    # Unbuffered, so that frames are passed on as they arrive. Not sys.stdin itself: a thread
-    # blocked in its `read` holds a lock that the interpreter needs at exit.
+    # The pipe is unbuffered, so that frames are passed on as they arrive. sys.stdin is not used: a
+    # thread blocked in its `read` holds a lock that the interpreter needs at exit.
     return LatentPipe(open(0, "rb", buffering=0, closefd=False))
 
 
@@ -39,7 +39,7 @@ def open_audio(name: str) -> AudioFile | FlatAudio:
 
 @contextmanager
 def overflow_named(name: str) -> Iterator[None]:
-    """Convert a `NonFiniteError` of the block to an `InputError` that names the source."""
+    """Convert a `NonFiniteError` from the block to an `InputError` that names the source."""
     try:
         yield
     except NonFiniteError as error:

@@ -1,1 +1,1 @@
-"""Bytes on disk: file formats and atomic writing, without any knowledge of models or audio."""
+"""File formats and atomic writing. Nothing in this package depends on models or audio."""

@@ -1,16 +1,17 @@
 """Files and folders that appear under their names only when they are complete and on the disk.
 
-Everything is first written into a private folder beside the target, ``.NAME.XXXXXXXX.oobleck-part``
-(mode 0700, a random name, created exclusively), then flushed, fsynced, closed and renamed. An
-exception removes the private folder and leaves the old target as it was. An `OSError` about a file
-in the private folder reports the path that the file would have had.
+Everything is first written into a private folder beside the target. The folder is called
+``.NAME.XXXXXXXX.oobleck-part``, where the X stand for random characters; it has the mode 0700 and
+is created exclusively. The content is then flushed, fsynced, closed and renamed. An exception
+removes the private folder and leaves the old target as it was. An `OSError` about a file in the
+private folder reports the path that the file would have had after the renaming.
 
-A symbolic link is written through: the link stays, and the file or folder that it points to is
+If the target is a symbolic link, the link stays, and the file or folder that it points to is
 replaced. A pipe, socket or device is never replaced, neither directly nor through a link.
 
 A process that is killed leaves its private folder behind. Every writer holds a lock (``flock``) on
 its own private folder, so a folder without a lock is abandoned; the next writer of the same target
-removes it. Where such locks are missing (Windows, some network file systems), the folder stays.
+removes it. On systems without such locks (Windows, some network file systems), the folder stays.
 """
 
 from __future__ import annotations
@@ -37,29 +38,33 @@ PART_SUFFIX = ".oobleck-part"
 OLD_SUFFIX = ".oobleck-old"
 
 MAX_NAME = 50
-"""Characters of the target's name in its private folder's name, since file names are limited."""
+"""How many characters of the target's name the private folder's name contains, as names are
+limited.
+"""
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Write a file that replaces `path` at the end of the block; write nothing if the block raises.
+    """Write a file that replaces `path` at the end of the block.
+
+    If an exception ends the block, nothing is written.
 
     Parameters
     ----------
     path : Path
-        A symbolic link is written through, even if its target does not exist yet.
+        If it is a symbolic link, the link's target is written, even if it does not exist yet.
 
     Yields
     ------
     BinaryIO
-        An empty, writable file. Its ``name`` is its temporary path; a library may open and write
-        the file at this path too.
+        An empty, writable file. Its attribute ``name`` is its temporary path. A library may open
+        the file by this path and write to it.
 
     Raises
     ------
     OSError
-        If `path` is a folder, pipe, socket or device, or can't be written; the error's ``filename``
-        is `path`.
+        If `path` is a folder, pipe, socket or device, or if it can't be written. The error's
+        ``filename`` is `path`.
     """
     target = file_destination(path)
     with _reported_as(path, target), private_folder(target) as folder:
@@ -73,16 +78,18 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
-    """Fill a folder that appears as `path` at the end of the block; leave none if the block raises.
+    """Fill a folder that appears as `path` at the end of the block.
+
+    If an exception ends the block, no folder is left.
 
     Parameters
     ----------
     path : Path
-        A symbolic link is written through, even if its target does not exist yet.
+        If it is a symbolic link, the link's target is written, even if it does not exist yet.
     replace : bool
         Whether `path` may be a folder that contains files. That folder is moved aside, the new one
-        is renamed to `path`, and then the old one is deleted. A process killed between these steps
-        leaves the old folder in ``.NAME.XXXXXXXX.oobleck-old``, which is never removed
+        is renamed to `path`, and then the old one is deleted. If the process is killed between
+        these steps, the old folder stays as ``.NAME.XXXXXXXX.oobleck-old`` and is never removed
         automatically.
 
     Yields
@@ -94,7 +101,7 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     ------
     OSError
         If `path` exists and is not a folder, if it is a folder that contains files and `replace` is
-        false, or if it can't be written; the error's ``filename`` is `path` or a path in it.
+        false, or if it can't be written. The error's ``filename`` is `path` or a path in `path`.
     """
     target = Path(os.path.realpath(path))
     with _reported_as(path, target):
@@ -111,20 +118,21 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def private_folder(target: Path) -> Iterator[Path]:
-    """Create a folder beside a target that only this user can enter; remove it after the block.
+    """Create a folder, which only this user can enter, beside a target; remove it after the block.
 
-    Folders that killed writers of the same target left behind are removed first.
+    Folders of the same target that killed processes have left behind are removed first.
 
     Parameters
     ----------
     target : Path
-        The folder is created beside it and named after it.
+        The path beside which the folder is created. The folder's name contains the target's name.
 
     Raises
     ------
     OSError
-        If the folder can't be created; the error's ``filename`` is `target`. If the block raises an
-        error about a file in the folder, the error reports the file of that name beside the target.
+        If the folder can't be created; the error's ``filename`` is then `target`. If the block
+        raises an error about a file in the folder, the error is changed to report a file of the
+        same name beside the target.
     """
     _remove_abandoned(target)
     folder, lock = _locked_folder(target)
@@ -144,7 +152,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     Raises
     ------
     OSError
-        If the file exists or can't be written; the error's ``filename`` is `path`.
+        If the file already exists or can't be written. The error's ``filename`` is `path`.
     """
     file = io.BufferedWriter(_NamedFile(path, "x"))
     try:
@@ -181,7 +189,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Add a file name to an `OSError` of the block that has none."""
+    """Add a file name to any `OSError` from the block that has none."""
     try:
         yield
     except OSError as error:
@@ -192,7 +200,7 @@ def naming(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def refusing_unwritable(path: str | Path) -> Iterator[None]:
-    """Convert an `OSError` of the block to an `InputError` that names the output and the reason."""
+    """Convert an `OSError` from the block to an `InputError` with the output and the reason."""
     try:
         yield
     except OSError as error:
@@ -200,7 +208,7 @@ def refusing_unwritable(path: str | Path) -> Iterator[None]:
 
 
 def file_destination(path: Path) -> Path:
-    """The absolute path, without symbolic links, of the file that is replaced by writing `path`.
+    """Return the absolute path, without symbolic links, of the file that writing `path` replaces.
 
     Raises
     ------
@@ -221,7 +229,7 @@ def file_destination(path: Path) -> Path:
 
 
 class _NamedFile(io.FileIO):
-    """A file whose write errors report its name; those of the operating system don't."""
+    """A file that adds its name to write errors, which the system reports without a name."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         with naming(self.name):
@@ -230,7 +238,7 @@ class _NamedFile(io.FileIO):
 
 @contextmanager
 def _reported_as(path: Path, actual: Path) -> Iterator[None]:
-    """Make an `OSError` of the block about `actual`, or about a file in it, report `path`."""
+    """Change an `OSError` from the block about `actual`, or a file in it, to report `path`."""
     try:
         yield
     except OSError as error:
@@ -241,7 +249,7 @@ def _reported_as(path: Path, actual: Path) -> Iterator[None]:
 
 
 def _require_replaceable(target: Path, replace: bool) -> None:
-    """Raise `OSError` unless the target does not exist, or is a folder that may be replaced."""
+    """Raise an `OSError` if the target exists and is not a folder that may be replaced."""
     if not os.path.lexists(target):
         return
     if not os.path.isdir(target):
@@ -251,7 +259,7 @@ def _require_replaceable(target: Path, replace: bool) -> None:
 
 
 def _replace_folder(new: Path, target: Path) -> None:
-    """Rename a folder to its target; an existing folder is moved aside first and deleted last."""
+    """Rename a folder to its target. An existing folder is moved aside first, and deleted last."""
     if not os.path.lexists(target):
         os.replace(new, target)
         return
@@ -270,7 +278,7 @@ def _replace_folder(new: Path, target: Path) -> None:
 
 
 def _random_folder(target: Path, suffix: str) -> Path:
-    """Create a folder with a random name beside a target; an `OSError` reports the target."""
+    """Create a folder with a random name beside a target; an `OSError` names the target."""
     try:
         return Path(tempfile.mkdtemp(suffix, f".{target.name[:MAX_NAME]}.", target.parent))
     except OSError as error:
@@ -279,7 +287,7 @@ def _random_folder(target: Path, suffix: str) -> Path:
 
 
 def _locked_folder(target: Path) -> tuple[Path, int | None]:
-    """Create a private folder beside a target; return it and the descriptor that holds its lock."""
+    """Create a private folder beside a target; return its path and the descriptor of its lock."""
     if sys.platform == "win32":
         return _random_folder(target, PART_SUFFIX), None
     import fcntl
@@ -298,7 +306,7 @@ def _locked_folder(target: Path) -> tuple[Path, int | None]:
 
 
 def _remove_abandoned(target: Path) -> None:
-    """Remove the private folders that killed writers of this target left behind."""
+    """Remove the private folders of this target that killed processes have left behind."""
     stem, suffix = re.escape(target.name[:MAX_NAME]), re.escape(PART_SUFFIX)
     name = re.compile(rf"\.{stem}\.[a-z0-9_]{{8}}{suffix}")
     with suppress(OSError), os.scandir(target.parent) as entries:
@@ -308,7 +316,7 @@ def _remove_abandoned(target: Path) -> None:
 
 
 def _remove_unlocked(folder: Path) -> None:
-    """Remove a private folder if it is this user's and no process holds its lock."""
+    """Remove a private folder if it belongs to this user and no process holds its lock."""
     if sys.platform == "win32":
         return
     import fcntl

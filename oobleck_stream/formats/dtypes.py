@@ -1,4 +1,4 @@
-"""The dtypes of tensors in files, by their names in safetensors, and the rounding to them."""
+"""The dtypes of tensors in files, by their names in safetensors, and rounding to these dtypes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ class Float:
     Parameters
     ----------
     name : str
-        As in NumPy and torch.
+        The name of the dtype in NumPy and torch.
     stored : numpy.dtype
-        The elements in a file. NumPy has no bfloat16, so its bits are stored as uint16.
+        The dtype of the elements in a file. NumPy has no bfloat16, so the bits of bfloat16 are
+        stored as uint16.
     """
 
     name: str
@@ -45,13 +46,13 @@ BITS: Mapping[str, int] = {
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
     "F4": 4,
 }
-"""Size of an element of every dtype of safetensors, also of those that are not read."""
+"""Bits of an element of every dtype of safetensors, including the dtypes that are not read."""
 
 _BFLOAT16_EXPONENT = 0x7F80
 
 
 def code_of(name: str) -> str | None:
-    """The name in safetensors of a dtype of NumPy or torch; None if it is not one of `FLOATS`."""
+    """The name in safetensors of a NumPy or torch dtype; None if the dtype is not in `FLOATS`."""
     return next((code for code, dtype in FLOATS.items() if dtype.name == name), None)
 
 
@@ -72,12 +73,12 @@ def to_stored(values: FloatingArray, dtype: str, name: str) -> npt.NDArray[Any]:
     values : array of floating-point numbers
     dtype : str
     name : str
-        What the values are called in messages.
+        The name of the values in messages.
 
     Returns
     -------
     array of the same shape, C-contiguous
-        As in a file; the bits as uint16 for bfloat16.
+        The elements as a file stores them. For bfloat16, these are the bits as uint16.
 
     Raises
     ------
@@ -101,10 +102,13 @@ def to_stored(values: FloatingArray, dtype: str, name: str) -> npt.NDArray[Any]:
 
 
 def _bfloat16(values: FloatingArray) -> npt.NDArray[np.uint16]:
-    """The bits of bfloat16 values, which are the upper halves of float32, rounded half to even."""
+    """Round float32 values to bfloat16, half to even; return the bits.
+
+    The bits of a bfloat16 are the upper half of the bits of a float32.
+    """
     bits = _float32_bits(values)
-    # Adding just under half of the last kept place, plus 1 if that place is odd, makes the shift
-    # round half to even.
+    # The added number is just under half of the last kept place, plus 1 if that place is odd. With
+    # it, the shift rounds half to even.
     odd = bits >> 16
     odd &= 1
     bits += odd
@@ -114,10 +118,10 @@ def _bfloat16(values: FloatingArray) -> npt.NDArray[np.uint16]:
 
 
 def _float32_bits(values: FloatingArray) -> npt.NDArray[np.uint32]:
-    """The bits of values as float32; float64 is rounded to odd.
+    """The bits of values as float32. Values in float64 are rounded to odd.
 
-    Rounding to odd avoids double rounding: rounding the result again, to fewer bits, gives the same
-    as rounding the float64 value once (Boldo and Melquiond 2008,
+    Rounding to odd avoids double rounding: if the result is rounded again, to fewer bits, the
+    outcome is the same as if the float64 value had been rounded once (Boldo and Melquiond 2008,
     https://doi.org/10.1109/TC.2007.70819).
     """
     numbers = np.array(values, np.float32, order="C")

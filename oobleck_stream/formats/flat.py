@@ -1,6 +1,6 @@
 """Flat `.bin` files: the number of values (int32), then the values (float32), without a shape.
 
-All little-endian.
+All numbers are little-endian.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_NUMBERS = 2**31 - 1
 
 
 def is_flat(path: Path) -> bool:
-    """Whether a file is a flat file: without a magic number, its size must match its count."""
+    """Whether a file is a flat file. It has no magic number, so its size must match its count."""
     try:
         with path.open("rb") as file:
             count = int.from_bytes(file.read(COUNT.itemsize), "little", signed=True)
@@ -47,7 +47,7 @@ def read_flat(path: str | Path) -> FloatArray:
     Raises
     ------
     InputError
-        If the file can't be read, or its count does not match its size.
+        If the file can't be read, or if the count in the file does not match the file's size.
     """
     path = Path(path)
     try:
@@ -82,12 +82,12 @@ def write_flat(path: str | Path, array: npt.ArrayLike) -> None:
     ----------
     path : str or Path
     array : array-like of real numbers, of any shape
-        Written in C order, rounded to float32.
+        The numbers, which are rounded to float32 and written in C order.
 
     Raises
     ------
     InputError
-        If there are no numbers or more than `MAX_NUMBERS`, or the file can't be written.
+        If there are no numbers or more than `MAX_NUMBERS` numbers, or if the file can't be written.
     """
     path = Path(path)
     numbers = np.ascontiguousarray(array, NUMBER)
@@ -97,14 +97,14 @@ def write_flat(path: str | Path, array: npt.ArrayLike) -> None:
 
 
 def write_numbers(file: BinaryIO, path: Path, array: npt.ArrayLike) -> None:
-    """Write the content of a flat file; raises as `write_flat`, with `path` in the messages."""
+    """Write the content of a flat file. The errors are those of `write_flat`, and name `path`."""
     numbers = np.ascontiguousarray(array, NUMBER)
     file.write(count_bytes(path, numbers.size))
     file.write(numbers.data)
 
 
 def count_bytes(path: Path, count: int) -> bytes:
-    """The first bytes of a flat file with `count` numbers; `InputError` if it can't hold them."""
+    """Return the first bytes of a flat file; raise an `InputError` if `count` is out of range."""
     if not 1 <= count <= MAX_NUMBERS:
         raise InputError(f"{path}: can't hold {count} numbers, only 1 to {MAX_NUMBERS}")
     return np.array(count, COUNT).tobytes()

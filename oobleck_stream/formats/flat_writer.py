@@ -1,4 +1,4 @@
-"""Rows of numbers written to a flat `.bin` file as they are computed."""
+"""Writes rows of numbers to a flat `.bin` file while the rows are computed."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from oobleck_stream.formats.atomic import atomic_file, file_destination, naming,
 from oobleck_stream.formats.flat import MAX_NUMBERS, NUMBER, SUFFIX, count_bytes
 
 BLOCK = 2**16
-"""Rows to transpose at once."""
+"""Number of rows that are transposed at a time."""
 
 
 class FlatWriter:
-    """Writes a `.bin` file, channels first; the file appears only when it is complete.
+    """Writes a `.bin` file, channels first. The file appears only when it is complete.
 
     The rows are kept in a temporary file until the end, because the second channel begins where the
-    first one ends.
+    first channel ends.
 
-    A context manager: at the end of the block the file is written and renamed to `path`; if the
-    block raises, nothing is left.
+    The writer is a context manager. At the end of the block, the file is written and renamed to
+    `path`. If an exception ends the block, the unfinished file is removed.
 
     Parameters
     ----------
     path : str or Path
-        Must end in ``.bin``.
+        The output; its name must end in ``.bin``.
     channels : int
-        Numbers in a row: the audio channels, or the size of a latent frame.
+        Number of values in a row: the audio channels, or the size of a latent frame.
 
     Attributes
     ----------
     written : int
-        Number of rows so far.
+        Number of rows written so far.
 
     Raises
     ------
@@ -67,7 +67,7 @@ class FlatWriter:
             If a row is not finite (the message has its number), or the file would have more than
             `MAX_NUMBERS` numbers.
         OSError
-            If writing fails; the error's ``filename`` is the file's.
+            If writing fails. The error's ``filename`` is the name of the file.
         """
         row = first_not_finite(rows)
         if row is not None:

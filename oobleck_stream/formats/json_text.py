@@ -1,4 +1,4 @@
-"""Reading and parsing of JSON, with every failure as a `CheckpointError`."""
+"""Reads and parses JSON. Every failure is a `CheckpointError`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from oobleck_stream.errors import CheckpointError
 
 MAX_JSON_BYTES = 2**24
-"""Maximum size of a config, an index or a header: parsed JSON can take 30 times as much memory."""
+"""Maximum size of a config, an index or a header. Parsed JSON can take 30 times as much memory."""
 
 
 def parse_json(source: object, text: bytes | str) -> Any:
-    """Parse a JSON text; raises `CheckpointError` if it is not valid."""
+    """Parse a JSON text; raise a `CheckpointError` if it is not valid."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -26,7 +26,7 @@ def read_text(path: Path) -> bytes:
     Raises
     ------
     CheckpointError
-        If the file can't be read, or is larger than `MAX_JSON_BYTES`.
+        If the file can't be read, or if it is larger than `MAX_JSON_BYTES`.
     """
     try:
         if path.stat().st_size > MAX_JSON_BYTES:

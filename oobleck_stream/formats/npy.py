@@ -21,20 +21,20 @@ from oobleck_stream.memory import memory_shortage
 MAGIC = npy_format.MAGIC_PREFIX
 
 _LENGTH_BYTES = {b"\1\0": 2, b"\2\0": 4, b"\3\0": 4}
-"""Size in bytes of the field with the header's length, by format version."""
+"""The size in bytes of the field that contains the header's length, by format version."""
 
 _MAX_HEADER_BYTES = 10_000
-"""NumPy refuses longer headers too."""
+"""Maximum length of a header. NumPy refuses longer headers too."""
 
 _PIECE = 1 << 16
-"""Bytes to read at once."""
+"""Number of bytes that are read at a time."""
 
 
 class Readable(Protocol):
     """A source of bytes: a file or a pipe."""
 
     def read(self, size: int = ..., /) -> bytes:
-        """Return at most `size` bytes, and none only at the end."""
+        """Return at most `size` bytes; return no bytes only at the end."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def exactly(stream: Readable, size: int) -> bytes:
 
 
 def read_header(stream: Readable, name: str) -> Header:
-    """Read the magic string and the header; the stream is then at the first number.
+    """Read the magic string and the header, after which the stream is at the first number.
 
     Parameters
     ----------
@@ -84,8 +84,8 @@ def read_header(stream: Readable, name: str) -> Header:
     Raises
     ------
     InputError
-        If the stream does not begin with an `.npy` header, the header is damaged, or the array's
-        dtype is not one of real numbers.
+        If the stream does not begin with an `.npy` header, if the header is damaged, or if the
+        array's dtype is not a dtype of real numbers.
     """
     start = exactly(stream, len(MAGIC) + 2)
     version, width = start[len(MAGIC) :], _LENGTH_BYTES.get(start[len(MAGIC) :], 0)
@@ -112,10 +112,10 @@ def read_header(stream: Readable, name: str) -> Header:
 
 
 def write_npy(file: BinaryIO, array: npt.NDArray[Any]) -> None:
-    """Write an array as `numpy.save` does, through `file.write`.
+    """Write an array as `numpy.save` does, but through `file.write`.
 
-    `numpy.save` writes to the file's descriptor, and its errors have neither a file name nor a
-    reason.
+    `numpy.save` itself writes to the file's descriptor, and its errors contain neither a file name
+    nor a reason.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def write_npy(file: BinaryIO, array: npt.NDArray[Any]) -> None:
     Raises
     ------
     OSError
-        Raised by `file`.
+        An error that `file` raises.
     """
     npy_format.write_array_header_1_0(file, npy_format.header_data_from_array_1_0(array))
     file.write(array.data)
@@ -134,12 +134,13 @@ def write_npy(file: BinaryIO, array: npt.NDArray[Any]) -> None:
 def read_numbers(stream: Readable, header: Header, name: str) -> npt.NDArray[Any]:
     """Read the numbers that follow a header.
 
-    Memory grows with the bytes received; it is not allocated from the header's claim.
+    Memory grows only with the bytes received. It is not allocated for the size that the header
+    claims.
 
     Returns
     -------
     read-only array
-        With the header's shape, dtype and order.
+        An array with the shape, dtype and order that the header states.
 
     Raises
     ------
@@ -163,13 +164,13 @@ def read_numbers(stream: Readable, header: Header, name: str) -> npt.NDArray[Any
 
 
 def cut_off(name: str, expected: int, there: int) -> InputError:
-    """The error for a file or stream with fewer bytes of numbers than its header claims."""
+    """The error for a file or stream that contains fewer numbers than its header claims."""
     return InputError(
         f"{name}: cut off: {expected} bytes of numbers were expected, {there} are there"
     )
 
 
 def require_real(dtype: np.dtype[Any], name: str) -> None:
-    """Raise `InputError` unless a dtype is one of real numbers."""
+    """Raise an `InputError` unless a dtype is a dtype of real numbers."""
     if dtype.kind not in "fiub":
         raise InputError(f"{name}: an array of real numbers was expected, not of {dtype}")

@@ -24,25 +24,25 @@ from oobleck_stream.formats.json_text import MAX_JSON_BYTES
 from oobleck_stream.formats.tensors import MAX_DIMENSIONS, Container, Tensor, shape_text
 
 Advance = Callable[[int], object]
-"""A progress callback, called with the number of bytes just completed."""
+"""A progress callback. It is called with the number of bytes that have just been completed."""
 
 _LENGTH_BYTES = 8
 _GIT_LFS = b"version https://git-lfs"
 
 
 def open_safetensors(path: Path) -> Container:
-    """Open a safetensors file; the values of the tensors are read later, on demand.
+    """Open a safetensors file. The values of the tensors are read later, on demand.
 
     Raises
     ------
     CheckpointError
-        If the file can't be read, its header is invalid, or the file is truncated.
+        If the file can't be read, if its header is invalid, or if the file is truncated.
     """
     try:
         size = path.stat().st_size
         if size < _LENGTH_BYTES + len("{}"):
             raise CheckpointError(path, f"not a safetensors file: it has only {size} bytes")
-        # A plain array: slices of an np.memmap are slower. The view keeps the map open.
+        # This is a plain array, because slices of an np.memmap are slower. It keeps the map open.
         data = np.memmap(path, np.uint8, "r").view(np.ndarray)
     except OSError as error:
         raise CheckpointError(path, f"can't be read: {error.strerror or error}") from error
@@ -79,7 +79,7 @@ def _read(data: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> Fl
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object for ``json.loads``; ``ValueError`` if it has duplicate keys."""
+    """Make a JSON object for ``json.loads``; raise ``ValueError`` if a key occurs twice."""
     values = dict(pairs)
     if len(values) != len(pairs):
         raise ValueError("a name stands twice in it")
@@ -87,7 +87,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parsed_header(path: Path, text: bytes) -> dict[str, Any]:
-    """The header as a JSON object; raises `CheckpointError` if it is not one."""
+    """Return the header as a JSON object; raise a `CheckpointError` if it is not a JSON object."""
     try:
         header = json.loads(text.decode(), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
@@ -100,7 +100,7 @@ def _parsed_header(path: Path, text: bytes) -> dict[str, Any]:
 
 
 def _checked_entry(path: Path, name: str, entry: Any) -> tuple[tuple[int, ...], str, int, int]:
-    """Shape, dtype, first byte and end (exclusive) of a tensor, from its entry in the header."""
+    """Return a tensor's shape, dtype, first byte and end (exclusive), from its header entry."""
 
     values = entry if isinstance(entry, dict) else {}
     dtype = values.get("dtype")
@@ -122,7 +122,7 @@ def _checked_entry(path: Path, name: str, entry: Any) -> tuple[tuple[int, ...], 
 
 
 def _counts(values: Any) -> tuple[int, ...] | None:
-    """A JSON list as a tuple, if it has at most 32 integers from 0 to 2**63 - 1; else None."""
+    """Return a JSON list of at most 32 integers from 0 to 2**63 - 1 as a tuple, else None."""
     if not isinstance(values, list) or len(values) > MAX_DIMENSIONS:
         return None
     if not all(type(value) is int and 0 <= value < 2**63 for value in values):
@@ -147,7 +147,7 @@ def _check_spans(path: Path, spans: list[tuple[int, int, str]], size: int) -> No
 def write_header(
     file: BinaryIO, tensors: Sequence[Tensor], metadata: Mapping[str, str], alignment: int = 8
 ) -> None:
-    """Write the length and the header; the values then start at a multiple of `alignment` bytes."""
+    """Write the length and the header. The values then start at a multiple of `alignment` bytes."""
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for tensor in tensors:
@@ -173,17 +173,17 @@ def write_safetensors(
     file : BinaryIO
         An empty, writable file.
     tensors : sequence of Tensor
-        Each is read, and rounded to its `dtype`.
+        The tensors to write. Each tensor is read, and rounded to its `dtype`.
     metadata : mapping of str to str
     advance : callable
-        Called after each tensor, with its size in bytes.
+        Called after each tensor with the tensor's size in bytes.
 
     Raises
     ------
     OSError
         If the file can't be written.
     ValueError
-        As `Tensor.read_stored`.
+        For the reasons given for `Tensor.read_stored`.
     """
     # Widest dtype first, so that every tensor is aligned to the size of its elements.
     ordered = sorted(tensors, key=lambda tensor: -BITS[tensor.dtype])

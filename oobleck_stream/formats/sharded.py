@@ -16,7 +16,7 @@ INDEX_SUFFIX = ".safetensors.index.json"
 
 
 def open_sharded(path: Path) -> Container:
-    """Open all files of a sharded checkpoint; the values of the tensors are read later, on demand.
+    """Open all files of a sharded checkpoint. The values of the tensors are read later, on demand.
 
     Tensors that are not in the index are ignored.
 
@@ -28,8 +28,8 @@ def open_sharded(path: Path) -> Container:
     Raises
     ------
     CheckpointError
-        If the index or a file is damaged or missing. If tensors are missing from the files to which
-        the index maps them; names every such tensor and its file.
+        If the index or a file is damaged or missing. Also if tensors are missing from the files to
+        which the index maps them; the message then names these tensors and their files.
     """
     index = parse_json(path, read_text(path))
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
@@ -39,7 +39,7 @@ def open_sharded(path: Path) -> Container:
         raise CheckpointError(path, "not an index of safetensors files: no proper weight_map")
     shards: dict[str, Container] = {}
     for file in sorted(set(weight_map.values())):
-        # Only names without a folder: an index must not open files elsewhere on the machine.
+        # Only names without a folder are accepted, so that an index can't open files elsewhere.
         if Path(file).name != file or "\\" in file or not file.endswith(".safetensors"):
             raise CheckpointError(path, f"{file!r} is not the name of a file beside the index")
         if not (path.parent / file).is_file():
@@ -62,13 +62,13 @@ def open_sharded(path: Path) -> Container:
 
 
 def shard_names(index: str, count: int) -> list[str]:
-    """The file names of `count` shards, ``STEM-00001-of-00003.safetensors`` etc., for an index."""
+    """The file names of an index's `count` shards: ``STEM-00001-of-00003.safetensors`` etc."""
     stem = index[: -len(INDEX_SUFFIX)]
     return [f"{stem}-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
 
 
 def cut_into_shards(tensors: Sequence[Tensor], size: int) -> list[list[Tensor]]:
-    """Split tensors, in order, into groups of at most `size` bytes, or of one larger tensor."""
+    """Split tensors, in order, into groups of at most `size` bytes; a larger tensor is a group."""
     shards: list[list[Tensor]] = []
     room = 0
     for tensor in tensors:
@@ -94,7 +94,7 @@ def write_shards(
     ----------
     folder : Path
     names : sequence of str
-        One for each shard, from `shard_names`.
+        The file name of each shard, from `shard_names`.
     shards : sequence of sequence of Tensor
     metadata : mapping of str to str
     advance : callable
@@ -102,12 +102,12 @@ def write_shards(
     Returns
     -------
     str
-        The JSON text of their index.
+        The JSON text of the index of these shards.
 
     Raises
     ------
     OSError, ValueError
-        As `write_safetensors`.
+        For the reasons given for `write_safetensors`.
     """
     weight_map: dict[str, str] = {}
     for name, tensors in zip(names, shards, strict=True):

@@ -1,4 +1,4 @@
-"""Named tensors in files: opening a container parses its index; each tensor is read on demand."""
+"""Named tensors in files. Opening a container parses its index; each tensor is read on demand."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class Tensor:
     dtype : str
         The name of the dtype in safetensors (``"F32"``, ``"BF16"``, ...).
     read : callable
-        Returns the values as a float array. Call it only if `dtype` is one of `dtypes.FLOATS`.
+        A function that returns the values as a float array. Call it only if `dtype` is one of
+        `dtypes.FLOATS`.
     """
 
     name: str
@@ -41,21 +42,21 @@ class Tensor:
 
     @property
     def size_in_bytes(self) -> int:
-        """Size in a file."""
+        """The size of the tensor in a file, in bytes."""
         return math.prod(self.shape) * BITS[self.dtype] // 8
 
     def read_stored(self) -> npt.NDArray[Any]:
-        """Read the values and round them to `dtype`, which may differ from that of `read`.
+        """Read the values and round them to `dtype`; `read` may return another dtype.
 
         Returns
         -------
         array of the tensor's shape, C-contiguous
-            As in a file; the bits as uint16 for bfloat16.
+            The elements as a file stores them. For bfloat16, these are the bits as uint16.
 
         Raises
         ------
         ValueError
-            If a value is not finite, or overflows in `dtype`; names the tensor.
+            If a value is not finite, or overflows in `dtype`. The message names the tensor.
         """
         return to_stored(self.read().reshape(self.shape), self.dtype, self.name)
 
@@ -71,7 +72,7 @@ class Container:
     tensors : mapping of str to Tensor
     metadata : mapping of str to str
     files : tuple of Path
-        All files that the tensors are read from, including an index.
+        All files from which the tensors are read, including an index.
     """
 
     path: Path

@@ -1,8 +1,8 @@
-"""Files from ``torch.save``, read with ``weights_only=True``: no code in a pickle is executed.
+"""Reads files from ``torch.save`` with ``weights_only=True``, so no code in a pickle is executed.
 
 Since torch 1.6 such a file is an uncompressed zip archive of a pickle and the tensors' storages
-(https://pytorch.org/docs/stable/notes/serialization.html). Before, it was a sequence of pickles,
-followed by the storages.
+(https://pytorch.org/docs/stable/notes/serialization.html). Older versions wrote a sequence of
+pickles, followed by the storages.
 """
 
 from __future__ import annotations
@@ -28,16 +28,18 @@ _ZIP = b"PK\3\4"
 
 
 def open_torch(path: Path) -> Container:
-    """Open a `.ckpt`, `.pt`, `.pth` or `.bin` file, as a memory map if it is a zip archive.
+    """Open a `.ckpt`, `.pt`, `.pth` or `.bin` file. A zip archive is memory-mapped.
 
-    The tensors are the values of the dictionary under ``state_dict``, if there is one, else of the
-    dictionary in the file. Values that are not tensors are ignored.
+    The tensors are the values of the dictionary under ``state_dict``. If there is no such entry,
+    the tensors are the values of the dictionary in the file. Values that are not tensors are
+    ignored.
 
     Raises
     ------
     CheckpointError
-        If torch is not installed; if the file is damaged or contains no tensors, or objects that
-        could only be created by executing code; or if it would expand to much more than its size.
+        If torch is not installed, if the file is damaged or contains no tensors, if it contains
+        objects that could only be created by executing code, or if it would expand to much more
+        than its size.
     """
     try:
         import torch
@@ -70,9 +72,10 @@ def open_torch(path: Path) -> Container:
 
 
 def _loaded(torch: Any, path: Path) -> Any:
-    """The unpickled object in a file; a zip archive is mapped into memory, an old file is read.
+    """Return the unpickled object in a file. A zip archive is memory-mapped, an older file is read.
 
-    A pickle can make torch allocate any size, so a process with a limit unpickles it first.
+    A pickle can make torch allocate any amount of memory, so a process with a limit unpickles it
+    first.
     """
     try:
         memory = MEMORY_PER_BYTE * path.stat().st_size + SPARE_MEMORY
@@ -90,7 +93,7 @@ def _loaded(torch: Any, path: Path) -> Any:
 
 
 def _attempt(torch: Any, path: Path) -> tuple[Any, str]:
-    """The unpickled object, or None and the reason why it can't be unpickled."""
+    """Return the unpickled object, or None and the reason why it can't be unpickled."""
     try:
         with path.open("rb") as file:
             archive = file.read(len(_ZIP)) == _ZIP
@@ -108,9 +111,9 @@ def _attempt(torch: Any, path: Path) -> tuple[Any, str]:
 
 
 def _expands(path: Path) -> bool:
-    """Whether an archive expands, as a zip bomb does; torch itself never compresses.
+    """Whether an archive expands when unpacked, like a zip bomb. Torch itself never compresses.
 
-    The total size also exceeds the archive's if entries overlap, so that several share their bytes.
+    The unpacked size is also larger than the archive if several entries share the same bytes.
     """
     with zipfile.ZipFile(path) as archive:
         files = archive.infolist()
@@ -119,7 +122,7 @@ def _expands(path: Path) -> bool:
 
 
 def _read(value: Any) -> FloatingArray:
-    """A torch tensor as a NumPy array; bfloat16, which NumPy lacks, as float32."""
+    """Return a torch tensor as a NumPy array. bfloat16, which NumPy lacks, becomes float32."""
     value = value.detach()
     if str(value.dtype) == "torch.bfloat16":
         value = value.float()

@@ -1,1 +1,1 @@
-"""Playing latents live: tracks -> producer thread -> ring -> the audio device's callback."""
+"""Plays latents live: tracks -> producer thread -> ring -> callback of the audio device."""

@@ -13,31 +13,32 @@ from oobleck_stream.player.ring import Ring
 
 
 class PlaybackCallback:
-    """Copies samples from a ring to the device, or silence if paused, filling or out of samples.
+    """Copies samples from a ring to the device; plays silence while paused or short of samples.
 
     Parameters
     ----------
     ring : Ring
     start_level : int
-        Samples that the ring must contain at the start and after a seek before playing begins.
+        Number of samples that the ring must contain before playing begins, at the start and after a
+        seek.
     lead_in : int
-        Samples of silence before the first sample.
+        Number of samples of silence before the first sample.
     lead_out : int
-        Samples of silence after the last sample.
+        Number of samples of silence after the last sample.
 
     Attributes
     ----------
     volume : float
     muted, paused : bool
-        Like `volume`, may be set by any thread.
+        Any thread may set these and `volume`.
     recorder : Recorder or None
-        Receives the played samples, before the volume is applied.
+        Receives the played samples as they are before the volume is applied.
     underflows, silent_samples : int
-        How often the ring ran empty, and the number of silent samples played because of that.
+        How often the ring ran empty, and how many silent samples were played for this reason.
     filling : bool
-        Whether playing waits for the ring to fill.
+        Whether playing waits until the ring is filled.
     discards : int
-        The value of the ring's `discards` that this callback has acted on.
+        The last value of the ring's `discards` to which this callback has reacted.
     calls : int
         Number of calls by the device.
     """
@@ -66,7 +67,7 @@ class PlaybackCallback:
         Parameters
         ----------
         out : (n, channels) float32
-            Overwritten.
+            The array to fill.
 
         Returns
         -------
@@ -78,8 +79,8 @@ class PlaybackCallback:
             self._lead_in -= len(out)
             out.fill(0.0)
             return True
-        # Before reading the ring: the producer sets `ended` after its last write, so if it is set
-        # here, all samples are in the ring.
+        # Read `ended` before the ring. The producer sets `ended` after its last write, so if it is
+        # set here, all samples are in the ring.
         ended = self._ring.ended
         self._notice_discards()
         if self.paused or (self.filling and self._ring.fill < self._level and not ended):
@@ -110,14 +111,14 @@ class PlaybackCallback:
             self.filling, self._is_late, self._level = True, False, self._start_level
 
     def _fall_behind(self, missing: int) -> None:
-        """Count an underflow, and double the samples to wait for so that it does not soon recur."""
+        """Count an underflow, and double the samples to wait for, so that none follows soon."""
         self.underflows += 1
         self.silent_samples += missing
         self.filling = self._is_late = True
         self._level = min(2 * self._level, self._ring.capacity)
 
     def _apply_volume(self, samples: FloatArray) -> None:
-        """Multiply by the volume; replace non-finite results, which a device must never receive."""
+        """Multiply by the volume; replace results that are not finite, for the device's sake."""
         if self.muted:
             samples.fill(0.0)
         elif self.volume != 1.0:
@@ -129,7 +130,7 @@ class PlaybackCallback:
 
 
 class StallDetector:
-    """Detects that a device no longer calls its callback.
+    """Detects whether a device has stopped calling its callback.
 
     Parameters
     ----------
@@ -137,7 +138,7 @@ class StallDetector:
     """
 
     MAX_STEP_SECONDS = 0.5
-    """Most that one look at `silence` adds to it."""
+    """The maximum by which `silence` can grow between two polls."""
 
     def __init__(self, callback: PlaybackCallback) -> None:
         self._callback = callback
@@ -147,10 +148,10 @@ class StallDetector:
 
     @property
     def silence(self) -> float:
-        """Seconds since the device's last call; must be polled often.
+        """Seconds since the device's last call. This property must be polled often.
 
-        A long time between two polls counts only as `MAX_STEP_SECONDS`: the whole process may have
-        been suspended.
+        A long time between two polls counts only as `MAX_STEP_SECONDS`, because the whole process
+        may have been suspended.
         """
         now, calls = time.monotonic(), self._callback.calls
         step = min(self.MAX_STEP_SECONDS, now - self._looked)

@@ -1,4 +1,4 @@
-"""Controlling a player with keys."""
+"""Controls a player with keys."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ MISSING = (
 )
 
 MAX_CLOSE_SECONDS = 3.0
-"""How long closing waits for a sound server that does not respond."""
+"""Maximum seconds that `close` waits for a sound server that does not respond."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Device:
     samplerate : int
         The default sample rate in hertz.
     is_default : bool
-        Whether it is the system's default output device.
+        Whether the device is the system's default output device.
     """
 
     number: int
@@ -46,7 +46,7 @@ class Device:
     is_default: bool = False
 
     def supports(self, samplerate: int, channels: int) -> bool:
-        """Whether the device accepts float32 samples with this rate and number of channels."""
+        """Whether the device accepts float32 samples at this rate, with this number of channels."""
         library = portaudio()
         try:
             library.check_output_settings(self.number, channels, "float32", samplerate=samplerate)
@@ -56,7 +56,7 @@ class Device:
 
 
 def portaudio() -> Any:
-    """The module `sounddevice`; `OutputError` says what to install if PortAudio is missing."""
+    """Import `sounddevice`; if PortAudio is missing, raise an `OutputError` with a hint."""
     try:
         import sounddevice
     except OSError as error:
@@ -65,7 +65,7 @@ def portaudio() -> Any:
 
 
 def output_devices() -> list[Device]:
-    """All output devices."""
+    """Return all output devices."""
     library = portaudio()
     try:
         default = library.query_devices(None, "output")["index"]
@@ -84,7 +84,7 @@ def find_device(wanted: int | str | None = None) -> Device:
     Raises
     ------
     OutputError
-        If there is no such device, or several names contain that part.
+        If there is no such device, or if several names contain the given part.
     """
     library = portaudio()
     if isinstance(wanted, str) and wanted.isdecimal():
@@ -113,28 +113,28 @@ def _device(entry: Any, default: int = -1) -> Device:
 
 
 def _exit_without_portaudio() -> None:
-    """End the process without PortAudio's own exit handler."""
+    """End the process without running PortAudio's exit handler."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)
 
 
 class DeviceStream:
-    """A stream to an output device; it begins with `start`.
+    """A stream to an output device, which begins when `start` is called.
 
     Parameters
     ----------
     device : Device
     samplerate, channels : int
     finished : callable
-        Called when the stream has ended or stopped for any other reason.
+        Called when the stream has ended, or has stopped for any other reason.
     latency : float or {"low", "high"}
         The device's latency in seconds.
 
     Attributes
     ----------
     underflows : int
-        How often the device's own buffer ran empty, as reported by PortAudio.
+        How often PortAudio has reported that the device's own buffer ran empty.
 
     Raises
     ------
@@ -172,7 +172,7 @@ class DeviceStream:
 
     @property
     def latency(self) -> float:
-        """Seconds from the callback to the loudspeaker, as reported by the device."""
+        """The seconds from the callback to the loudspeaker that the device reports."""
         return float(self._stream.latency)
 
     def start(self, fill: Callable[[FloatArray], bool]) -> None:
@@ -181,14 +181,14 @@ class DeviceStream:
         Parameters
         ----------
         fill : callable
-            Called in PortAudio's thread with an (n, channels) float32 array to fill; returns
-            whether more samples follow.
+            A function that PortAudio's thread calls with an (n, channels) float32 array. It fills
+            the array, and returns whether more samples follow.
         """
         self._fill = fill
         self._stream.start()
 
     def close(self) -> None:
-        """Stop at once; wait at most `MAX_CLOSE_SECONDS` for the sound server to respond."""
+        """Stop at once. Wait at most `MAX_CLOSE_SECONDS` until the sound server responds."""
         closing = threading.Thread(target=self._stream.close, name="oobleck_stream close")
         closing.daemon = True
         closing.start()

@@ -14,7 +14,7 @@ JSON_SECONDS = 0.5
 """Minimum interval between two status objects."""
 
 ERASE = "\r\x1b[K"
-"""ANSI: go to the start of the line and clear it."""
+"""The ANSI escape sequence that goes to the start of the line and clears the line."""
 
 
 class Display(Protocol):
@@ -32,13 +32,13 @@ class Display(Protocol):
 
 
 class Silent:
-    """Shows nothing."""
+    """A display that shows nothing."""
 
     def show(self, status: Status) -> None:
-        """Ignore the status."""
+        """Do nothing with the status."""
 
     def show_message(self, message: str) -> None:
-        """Ignore the message."""
+        """Do nothing with the message."""
 
     def __enter__(self) -> Display:
         return self
@@ -48,7 +48,7 @@ class Silent:
 
 
 class Lines(Silent):
-    """Plain lines on standard error: messages and underflows."""
+    """A display of messages and underflows as plain lines on standard error."""
 
     def __init__(self) -> None:
         self._underflows = 0
@@ -67,7 +67,7 @@ class Lines(Silent):
 
 
 class StatusLine(Silent):
-    """A status line at the bottom of a terminal, with messages above it."""
+    """A display with a status line at the bottom of a terminal and messages above it."""
 
     def __init__(self) -> None:
         self._shown = False
@@ -92,13 +92,13 @@ class StatusLine(Silent):
 
 
 class Json(Silent):
-    """JSON lines on standard output: the status at intervals, and every message."""
+    """A display as JSON lines on standard output: the status at intervals, and every message."""
 
     def __init__(self) -> None:
         self._next = 0.0
 
     def show(self, status: Status) -> None:
-        """Print the status at most every `JSON_SECONDS`, and at the end."""
+        """Print the status at the end, and at intervals of at least `JSON_SECONDS`."""
         now = time.monotonic()
         if now >= self._next or status.finished:
             self._next = now + JSON_SECONDS
@@ -110,7 +110,7 @@ class Json(Silent):
 
 
 def display_for(quiet: bool, as_json: bool) -> Display:
-    """Choose the display by the options, and by whether standard error is a terminal."""
+    """Choose the display, from the options and from whether standard error is a terminal."""
     if as_json:
         return Json()
     if quiet:

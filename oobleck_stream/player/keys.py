@@ -1,4 +1,4 @@
-"""Single key presses from the terminal, without Enter."""
+"""Reads single key presses from the terminal, without Enter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 SEQUENCES = {
-    # ANSI escape sequences of the arrow keys, in the terminal's normal and application mode.
+    # The ANSI escape sequences of the arrow keys, in the terminal's normal and application modes.
     b"\x1b[A": "up",
     b"\x1b[B": "down",
     b"\x1b[C": "right",
@@ -23,9 +23,9 @@ SEQUENCES = {
 
 
 class Keys:
-    """Reads keys from standard input if it is a terminal; otherwise there are none.
+    """Reads keys from standard input. If standard input is not a terminal, there are no keys.
 
-    A context manager: the terminal's settings are restored at the end.
+    It is a context manager, which restores the terminal's settings at the end of the block.
 
     Parameters
     ----------
@@ -61,9 +61,9 @@ class Keys:
             termios.tcsetattr(self._descriptor, termios.TCSADRAIN, self._settings)
 
     def read(self, seconds: float) -> list[str]:
-        """Wait up to `seconds` for keys: characters, or "left", "right", "up", "down", "space".
+        """Wait until keys are pressed, but at most `seconds`; return the keys.
 
-        Returns as soon as a key is pressed.
+        A key is a character, or one of "left", "right", "up", "down" and "space".
         """
         if self._descriptor is None:
             time.sleep(seconds)
@@ -77,7 +77,7 @@ class Keys:
 
 
 def split_keys(data: bytes) -> list[str]:
-    """Split a terminal's input into keys; unknown bytes are skipped."""
+    """Split a terminal's input into keys. Bytes that belong to no known key are skipped."""
     keys = []
     while data:
         sequence = next((known for known in SEQUENCES if data.startswith(known)), None)

@@ -1,4 +1,4 @@
-"""Playing latents live."""
+"""Plays latents live."""
 
 from __future__ import annotations
 
@@ -21,29 +21,37 @@ from oobleck_stream.player.recorder import Recorder
 from oobleck_stream.player.ring import Ring
 from oobleck_stream.player.tracks import tracks_of
 
+LATENCY_SECONDS, BUFFER_SECONDS = 0.1, 1.0
+"""Default latency of the device, and audio decoded ahead."""
+
+LIVE_LATENCY_SECONDS, LIVE_BUFFER_SECONDS = 0.02, 0.02
+"""The same with a look-ahead, where a change of the latents has to be heard soon."""
+
 START_SECONDS = 0.2
-"""Audio in the ring before the first sample is played, and after a seek."""
+"""Seconds of audio that must be in the ring before playing starts, or goes on after a seek."""
 
 MARGIN_SECONDS = 0.05
-"""Silence before the first sample, and after the last one has left the device's buffer: sound
-servers drop the beginning of a stream, and PortAudio drops the buffer of a stream that stops."""
+"""Seconds of silence before the first sample, and after the last sample has left the device's
+buffer. They are needed because sound servers drop the beginning of a stream, and PortAudio drops
+the buffer of a stream that stops."""
 
 MAX_FAST_FACTOR = 0.8
 """If the real-time factor is higher, playing starts later, with more audio in the ring."""
 
 MAX_SLOW_START_SECONDS = 3.0
-"""Maximum additional wait in that case."""
+"""Maximum number of seconds by which playing then starts later."""
 
 MAX_STALL_SECONDS = 5.0
-"""A device that has not called its callback for longer is considered disconnected."""
+"""A device that has not called its callback for this many seconds is considered disconnected."""
 
 
 class Player:
     """Plays latents through an output device while they are decoded.
 
-    A context manager. The played samples are bit-identical to `Model.decode` if the volume is 1 and
-    the device supports the network's sample rate. If decoding is late, silence is inserted and
-    counted; no sample is lost or played twice.
+    A player is a context manager, which closes the player at the end of the block. The played
+    samples are bit-identical to `Model.decode` if the volume is 1 and the device supports the
+    network's sample rate. If decoding is late, silence is inserted and counted; no sample is lost
+    or played twice.
 
     Parameters
     ----------
@@ -53,23 +61,29 @@ class Player:
     model : Model
     device : int or str, optional
         Number of an output device or part of its name; by default the system's default device.
-    latency : float or {"low", "high"}
-        The device's latency in seconds.
-    buffer : float
-        Maximum audio decoded ahead, in seconds.
+    look_ahead : float or int, optional
+        Play samples before they are final, as `StreamingDecoder` does, for latents that are made
+        while they are played: a change is heard after the look-ahead, `buffer` and `latency`.
+    latency : float or {"low", "high"}, optional
+        The device's latency in seconds; by default 0.1, with `look_ahead` 0.02.
+    buffer : float, optional
+        Maximum audio decoded ahead, in seconds; by default 1, with `look_ahead` 0.02 and at least
+        one frame.
     prebuffer : float or "all", optional
-        Audio decoded before playing starts, in seconds; by default just enough to start.
+        Duration of audio that is decoded before playing starts, in seconds. With ``"all"``,
+        everything is decoded first. By default, playing starts as soon as possible.
     start : float
         Start position within each track, in seconds.
     length : float, optional
-        Maximum duration of each track in seconds; by default each is played to its end.
+        Maximum duration of each track in seconds. By default, each track is played to its end.
     rounds : float
         Number of times to play everything; may be infinite.
     volume : float
-        Factor of the samples; 1.0 leaves them unchanged.
+        Factor by which the samples are multiplied. 1.0 leaves them unchanged.
     record : path, optional
         An audio file (.wav with float samples, .flac or .ogg) to record the played samples to,
-        before the volume is applied.
+        before the volume is applied. With `look_ahead`, the exact samples are recorded, not those
+        that are played.
     threads : int, optional
         As for `StreamingDecoder`.
 
@@ -79,16 +93,16 @@ class Player:
     tracks : list of Track
     device : Device
     samplerate : int
-        The sample rate that is played, in hertz: the network's, or the device's default if it does
-        not support that.
+        The sample rate that is played, in hertz. This is the network's sample rate, or, if the
+        device does not support that rate, the device's default rate.
 
     Raises
     ------
     OutputError
-        If PortAudio or the device is missing. It is an `InputError`.
+        If PortAudio or the device is missing. This error is an `InputError`.
     InputError
-        If a file of latents can't be used, a live source is to be played more than once, a track
-        ends before `start`, or the volume is not finite.
+        If a file of latents can't be used, if a live source would be played more than once, if a
+        track ends before `start`, or if the volume is not finite.
 
     Examples
     --------
@@ -107,8 +121,9 @@ class Player:
         model: Model,
         *,
         device: int | str | None = None,
-        latency: float | str = 0.1,
-        buffer: float = 1.0,
+        look_ahead: float | None = None,
+        latency: float | str | None = None,
+        buffer: float | None = None,
         prebuffer: float | Literal["all"] | None = None,
         start: float = 0.0,
         length: float | None = None,
@@ -123,6 +138,12 @@ class Player:
         self._playlist = Playlist(self.tracks, model.samplerate, start, length)
         if rounds > 1:
             self._playlist.require_repeatable()
+        live = look_ahead is not None
+        if latency is None:
+            latency = LIVE_LATENCY_SECONDS if live else LATENCY_SECONDS
+        if buffer is None:
+            frame = 1 / model.config.frame_rate
+            buffer = max(LIVE_BUFFER_SECONDS, frame) if live else BUFFER_SECONDS
         self._record = record
         self._prebuffered = prebuffer is not None
         self._target: Position | None = None
@@ -136,7 +157,8 @@ class Player:
         if self.resampled:
             resampler = Resampler(model.samplerate, self.samplerate, model.channels)
 
-        start_level = max(1, self._samples(self._prebuffer_seconds(prebuffer)))
+        start_seconds = self._prebuffer_seconds(prebuffer, buffer if live else START_SECONDS)
+        start_level = max(1, self._samples(start_seconds))
         self._ring = Ring(max(start_level, self._samples(buffer)), model.channels)
         self._stream = DeviceStream(
             self.device, self.samplerate, model.channels, self._finished.set, latency
@@ -147,7 +169,10 @@ class Player:
         self._callback.volume = volume
         self._start_level = start_level
         self._stalls = StallDetector(self._callback)
-        self._decoder = TimedDecoder(model, threads)
+        self._records_exact = record is not None and live
+        self._decoder = TimedDecoder(model, threads, look_ahead, self._records_exact)
+        if live:
+            self._decoder.warm()
         self._producer = Producer(self._playlist, self._decoder, self._ring, rounds, resampler)
 
     def play(self) -> None:
@@ -158,15 +183,18 @@ class Player:
         PlaybackError
             If decoding is too slow to be played live.
         InputError
-            If the first latents of a live source are invalid, float32 overflows on the first
-            latents, or the recording can't be written.
+            If the first latents of a live source are invalid, if float32 overflows while the first
+            latents are decoded, or if the recording can't be written.
         """
         self._callback.paused = False
         if self._producer.ident is not None:
             return
         self._producer.start()
         self._wait_for_start()
-        if self._record is not None:
+        if self._record is not None and self._records_exact:
+            rate = self.model.samplerate
+            self._decoder.recorder = Recorder(self._record, rate, self.model.channels)
+        elif self._record is not None:
             self._callback.recorder = Recorder(self._record, self.samplerate, self.model.channels)
         self._stream.start(self._callback.fill)
 
@@ -181,7 +209,7 @@ class Player:
 
     @property
     def volume(self) -> float:
-        """Factor of the samples, a finite number; 1.0 leaves them unchanged. May be set."""
+        """The factor by which the samples are multiplied, a finite number. It may be set."""
         return self._callback.volume
 
     @volume.setter
@@ -190,7 +218,7 @@ class Player:
 
     @property
     def muted(self) -> bool:
-        """Whether the output is silent while playing continues. May be set."""
+        """Whether the output is silent while playing continues. It may be set."""
         return self._callback.muted
 
     @muted.setter
@@ -204,13 +232,23 @@ class Player:
 
     @property
     def device_underflows(self) -> int:
-        """How often the device's own buffer ran empty, as reported by PortAudio."""
+        """How often PortAudio has reported that the device's own buffer ran empty."""
         return self._stream.underflows
 
     @property
     def silent_seconds(self) -> float:
         """Seconds of silence inserted because decoding was late."""
         return self._callback.silent_samples / self.samplerate
+
+    @property
+    def device_latency(self) -> float:
+        """The device's latency in seconds, as PortAudio reports it."""
+        return self._stream.latency
+
+    @property
+    def buffer(self) -> float:
+        """Maximum audio decoded ahead, in seconds."""
+        return self._ring.capacity / self.samplerate
 
     @property
     def resampled(self) -> bool:
@@ -224,7 +262,7 @@ class Player:
 
     @property
     def place(self) -> Position:
-        """The track and sample that the device receives next."""
+        """The track and the sample that the device receives next."""
         target, marks = self._target, self._producer.marks
         # A seek is pending until the producer has served it and the callback has skipped the
         # samples that were discarded for it.
@@ -259,7 +297,7 @@ class Player:
 
     @property
     def real_time_factor(self) -> float:
-        """Seconds to decode a second of audio: the median of the last pushes."""
+        """The time to decode a second of audio, in seconds: the median of the last pushes."""
         return self._decoder.real_time_factor
 
     @property
@@ -271,7 +309,7 @@ class Player:
 
     @property
     def looping(self) -> bool:
-        """Whether another round follows. May be set."""
+        """Whether another round follows the current one. It may be set."""
         return self._producer.rounds > 1
 
     @looping.setter
@@ -281,19 +319,19 @@ class Player:
         self._producer.rounds = math.inf if looping else 1
 
     def seek(self, seconds: float, track: int | None = None) -> None:
-        """Continue from another position; its samples are again bit-identical to `Model.decode`.
+        """Continue from another position. Its samples, too, are bit-identical to `Model.decode`.
 
         Parameters
         ----------
         seconds : float
-            Seconds from the beginning of the track; clamped to the range that is played.
+            Seconds from the beginning of the track, which are clamped to the range that is played.
         track : int, optional
-            Index of the track; by default the current one.
+            Index of the track. By default it is the current track.
 
         Raises
         ------
         InputError
-            If the track is live. It is a ``ValueError``.
+            If the track is live. This error is a ``ValueError``.
         """
         number = self.place.track if track is None else track
         self._target = self._playlist.position_at(number, seconds)
@@ -305,15 +343,15 @@ class Player:
         Returns
         -------
         bool
-            False if `timeout` seconds have passed first.
+            False if `timeout` seconds have passed before the end, else true.
 
         Raises
         ------
         PlaybackError
-            If the device was disconnected. It is a ``RuntimeError``.
+            If the device was disconnected. This error is a ``RuntimeError``.
         InputError
-            If live latents are invalid, or latents are so large that float32 overflows in the
-            network; all samples before them have been played.
+            If live latents are invalid, or if latents are so large that float32 overflows in the
+            network. All samples before these latents have then been played.
         """
         if self._producer.ident is None:
             raise RuntimeError("play() comes before wait()")
@@ -336,9 +374,12 @@ class Player:
         self._closed = True
         self._stream.close()
         self._producer.stop()
-        recorder, self._callback.recorder = self._callback.recorder, None
-        if recorder is not None:
-            recorder.close()
+        self._decoder.record()
+        played, self._callback.recorder = self._callback.recorder, None
+        exact, self._decoder.recorder = self._decoder.recorder, None
+        for recorder in (played, exact):
+            if recorder is not None:
+                recorder.close()
 
     def __enter__(self) -> Player:
         return self
@@ -347,12 +388,12 @@ class Player:
         self.close()
 
     def _samples(self, seconds: float) -> int:
-        """Convert seconds to samples of the device."""
+        """Convert seconds to a number of samples at the device's sample rate."""
         return round(seconds * self.samplerate)
 
-    def _prebuffer_seconds(self, prebuffer: float | Literal["all"] | None) -> float:
+    def _prebuffer_seconds(self, prebuffer: float | Literal["all"] | None, default: float) -> float:
         if prebuffer is None:
-            return START_SECONDS
+            return default
         if prebuffer != "all":
             return float(prebuffer)
         total = self._playlist.seconds
@@ -361,7 +402,7 @@ class Player:
         return total + 1.0  # More than there is: playing starts when the producer has finished.
 
     def _wait_for_start(self) -> None:
-        """Wait until the ring is filled, longer if decoding is slow; raise if it is too slow."""
+        """Wait until the ring is filled, or longer if decoding is slow; raise if it is too slow."""
         patience = MAX_SLOW_START_SECONDS
         while not (self._ring.ended or self._ring.fill >= self._start_level):
             time.sleep(POLL_SECONDS)
@@ -386,7 +427,7 @@ class Player:
 
 
 def _checked_volume(factor: float) -> float:
-    """The volume; `InputError` unless it is finite."""
+    """Return the volume; raise an `InputError` unless it is finite."""
     if not math.isfinite(factor):
         raise InputError(f"volume must be a finite number, not {factor}")
     return factor

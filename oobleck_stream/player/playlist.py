@@ -1,4 +1,4 @@
-"""The tracks that are played one after another, with the same time range of each."""
+"""The tracks that are played one after another, and the time range that is played of each track."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from oobleck_stream.player.tracks import Track
 
 @dataclass(frozen=True)
 class Position:
-    """A sample of a track; both numbers count from 0."""
+    """A sample of a track. The track and the sample are both counted from 0."""
 
     track: int
     sample: int
 
 
 class Playlist:
-    """Tracks, and the time range that is played of each.
+    """Tracks that are played one after another, and the time range that is played of each track.
 
     Parameters
     ----------
@@ -29,19 +29,21 @@ class Playlist:
     start : float
         Start position within each track, in seconds.
     length : float, optional
-        Maximum duration of each track in seconds; by default each is played to its end.
+        Maximum duration of each track in seconds. By default, each track is played to its end.
 
     Attributes
     ----------
     begin : int
-        First sample that is played of each track.
+        Index of the first sample of each track that is played.
     end : int or None
-        One past the last sample that is played of each track; None means to its end.
+        One past the index of the last sample of each track that is played. None means that each
+        track is played to its end.
 
     Raises
     ------
     InputError
-        If a track ends before `start`, a number is out of range, or there are no tracks.
+        If a track ends before `start`, if `start` or `length` is out of range, or if there are no
+        tracks.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class Playlist:
         return sum(end - self.begin for end in ends) / self.samplerate
 
     def position_at(self, track: int, seconds: float) -> Position:
-        """The position at a time of a track, clamped to the range that is played.
+        """The position at a time within a track; times are clamped to the range that is played.
 
         Raises
         ------
@@ -81,7 +83,7 @@ class Playlist:
             If the track is live.
         """
         if not self.tracks[track].seekable:
-            raise InputError(f"{name_of(self.tracks[track])}: is live: seeking is not possible")
+            raise InputError(f"{name_of(self.tracks[track])}: is live, so seeking is not possible")
         sample = max(self.begin, round(seconds * self.samplerate))
         return Position(track, int(min(sample, self._end_of(self.tracks[track]))))
 
@@ -89,14 +91,14 @@ class Playlist:
         """Raise `InputError` if a track can be played only once."""
         for track in self.tracks:
             if not track.seekable:
-                raise InputError(f"{name_of(track)}: is live: it can't be played again")
+                raise InputError(f"{name_of(track)}: is live, so it can't be played again")
 
     def _end_of(self, track: Track) -> float:
-        """One past the last sample that is played of a track; infinite if unknown."""
+        """One past the index of a track's last played sample; infinite if unknown."""
         ends = [end for end in (track.length, self.end) if end is not None]
         return min(ends, default=math.inf)
 
 
 def name_of(track: Track) -> str:
-    """The name of a track in messages."""
+    """A track's name as it appears in messages."""
     return track.name or "the source"

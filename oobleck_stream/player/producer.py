@@ -9,6 +9,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checks import first_not_finite
 from oobleck_stream.decoder import StreamingDecoder
@@ -17,50 +19,98 @@ from oobleck_stream.files.resampler import Resampler
 from oobleck_stream.files.sources import overflow_named
 from oobleck_stream.model import Model
 from oobleck_stream.player.playlist import Playlist, Position, name_of
+from oobleck_stream.player.recorder import Recorder
 from oobleck_stream.player.ring import Ring
 
 POLL_SECONDS = 0.005
-"""Interval at which the thread polls for room in the ring and for requests."""
+"""Interval in seconds at which the thread polls for room in the ring and for requests."""
 
 MAX_STOP_SECONDS = 0.5
-"""How long `Producer.stop` waits for the thread, which a live source may block."""
+"""Maximum seconds that `Producer.stop` waits for the thread, which a live source may block."""
 
 MEASURED_PUSHES = 9
 
 
 class TimedDecoder(StreamingDecoder):
-    """A `StreamingDecoder` that measures its speed."""
+    """A `StreamingDecoder` that measures its speed.
 
-    def __init__(self, model: Model, threads: int | None = None) -> None:
-        super().__init__(model, threads)
+    Parameters
+    ----------
+    model, threads, look_ahead
+        As for `StreamingDecoder`.
+    exact : bool
+        Whether the exact samples go to `recorder`, all of them in order. Without that, a decoder
+        with a look-ahead computes none.
+
+    Attributes
+    ----------
+    recorder : Recorder or None
+        May be set after the first pushes.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        threads: int | None = None,
+        look_ahead: float | None = None,
+        exact: bool = False,
+    ) -> None:
+        super().__init__(model, threads, look_ahead=look_ahead, exact=exact)
+        self.recorder: Recorder | None = None
+        self._recorded = exact
+        self._waiting: list[FloatArray] = []
         self._factors: deque[float] = deque(maxlen=MEASURED_PUSHES)
         self._factor = 0.0
 
     @property
     def real_time_factor(self) -> float:
-        """Seconds to decode a second of audio: the median of the last pushes, at first 0.0."""
+        """The seconds to decode a second of audio: the median of the last pushes, initially 0.0."""
         return self._factor
 
     def push(self, frames: Any) -> FloatArray:
-        """As `StreamingDecoder.push`."""
+        """Push frames as `StreamingDecoder.push` does, and measure the time."""
         start, before = time.perf_counter(), self.frames_in
         chunk = super().push(frames)
         if seconds := (self.frames_in - before) * self.hop / self.samplerate:
             self._factors.append((time.perf_counter() - start) / seconds)
             self._factor = statistics.median(self._factors)
+        self._keep()
         return chunk
+
+    def flush(self) -> FloatArray:
+        """As `StreamingDecoder.flush`."""
+        chunk = super().flush()
+        self._keep()
+        return chunk
+
+    def warm(self) -> None:
+        """Plan the pushes of the beginning, so that none of them is late; then reset."""
+        super().push(np.zeros((2 * self.model.context + 5, self.model.latent_dim), np.float32))
+        self.reset()
+
+    def record(self) -> None:
+        """Pass on the exact samples that wait for the recorder."""
+        while self.recorder is not None and self._waiting:
+            self.recorder.put(self._waiting.pop(0))
+
+    def _keep(self) -> None:
+        if self._recorded:
+            self._waiting.append(self.exact)
+            self.record()
 
 
 @dataclass(frozen=True)
 class Mark:
-    """The position of one sample in the ring; those after it follow on, up to the next mark.
+    """The position of one sample in the ring.
+
+    The samples between this sample and the next mark have consecutive positions.
 
     Attributes
     ----------
     ring_sample : int
-        Number of the sample in the ring's stream.
+        Index of the sample in the ring's stream.
     position : Position
-        Its track, and its number in the track.
+        The sample's track, and its index in the track.
     """
 
     ring_sample: int
@@ -85,7 +135,7 @@ class Producer(threading.Thread):
     Attributes
     ----------
     rounds : float
-        Remaining rounds, including the current one. Any thread may set it at any time.
+        Number of remaining rounds, including the current round. Any thread may set it at any time.
     marks : tuple of Mark
         The positions of the samples in the ring, in order.
     error : BaseException or None
@@ -113,13 +163,13 @@ class Producer(threading.Thread):
         self._stopping = False
 
     def go_to(self, position: Position) -> None:
-        """Continue from another position; the samples in the ring are discarded."""
+        """Continue from another position. The samples in the ring are discarded."""
         self._request = position
 
     @property
     def requested(self) -> Position | None:
-        """The position passed to `go_to`, until the thread continues from there."""
-        # By identity: a second request for an equal position is another request.
+        """The position passed to `go_to`, or None once the thread has continued from there."""
+        # Compare identities, because a second request for an equal position is another request.
         return None if self._request is self._served else self._request
 
     def stop(self) -> None:
@@ -131,7 +181,7 @@ class Producer(threading.Thread):
         self._resampler = None
 
     def run(self) -> None:
-        """Play rounds and serve requests until stopped."""
+        """Play rounds and serve requests until `stop` is called."""
         try:
             while not self._stopping:
                 if (position := self.requested) is not None:
@@ -158,7 +208,7 @@ class Producer(threading.Thread):
         return self._stopping or self.requested is not None
 
     def _end(self) -> None:
-        """After the last track: write the resampler's remaining samples and end the ring."""
+        """Write the resampler's remaining samples after the last track, and end the ring."""
         if self._ring.ended:
             return
         if self._resampler:
@@ -187,13 +237,13 @@ class Producer(threading.Thread):
                         break
 
     def _mark(self, position: Position) -> None:
-        """Add a mark for the next sample; drop the marks before the one being played."""
+        """Add a mark for the next sample; drop the marks before the mark that is being played."""
         read = self._ring.read
         passed = sum(mark.ring_sample <= read for mark in self.marks)
         self.marks = (*self.marks[max(0, passed - 1) :], Mark(self._ring.written, position))
 
     def _write(self, samples: FloatArray, where: str) -> None:
-        """Write to the ring as room becomes available, until interrupted.
+        """Write samples to the ring as room becomes available; stop if there is a request.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Recording the played samples to an audio file."""
+"""Records samples to an audio file while they are played."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from oobleck_stream.files.audio_writer import AudioWriter, Bits
 from oobleck_stream.player.ring import Ring
 
 RING_SECONDS = 5.0
-"""Capacity of the ring: audio that waits for a slow disk."""
+"""Capacity of the ring in seconds, for audio that waits for a slow disk."""
 
 POLL_SECONDS = 0.05
-"""Interval at which the thread polls the ring."""
+"""Interval in seconds at which the thread polls the ring."""
 
 
 class Recorder:
-    """Writes the samples passed by the device's thread, in a separate thread.
+    """Writes, in a separate thread, the samples that another thread passes to it.
 
     Parameters
     ----------
     path : str or Path
-        As for `AudioWriter`; a WAV file has float samples.
+        The file, named as for `AudioWriter`. A WAV file has float samples.
     samplerate, channels : int
 
     Attributes
     ----------
     lost : int
-        Samples dropped because the disk was too slow or a WAV file was full.
+        Number of samples that were dropped because the disk was too slow or a WAV file was full.
     """
 
     def __init__(self, path: str | Path, samplerate: int, channels: int) -> None:
@@ -42,18 +42,25 @@ class Recorder:
         self._thread.start()
 
     def take(self, samples: FloatArray) -> None:
-        """Add samples; never blocks."""
+        """Add samples. This never blocks."""
         self.lost += len(samples) - self._ring.write(samples)
+
+    def put(self, samples: FloatArray) -> None:
+        """Add samples; waits for a slow disk."""
+        while len(samples) and self._thread.is_alive():
+            samples = samples[self._ring.write(samples) :]
+            if len(samples):
+                time.sleep(POLL_SECONDS)
 
     def close(self) -> None:
         """Write the remaining samples and complete the file.
 
         Raises
         ------
-        InputError, OSError
+        OSError
             If the file could not be written.
         InputError
-            If the format can't hold the recording.
+            If the file could not be written, or if its format can't hold the recording.
         """
         self._ring.ended = True
         self._thread.join()

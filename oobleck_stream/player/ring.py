@@ -10,15 +10,15 @@ from oobleck_stream.arrays import FloatArray
 class Ring:
     """A ring buffer for one writing thread and one reading thread.
 
-    `written` is changed only by the writer, `read` only by the reader, so neither blocks the other.
-    Sample n of the stream is stored at index ``n % capacity``.
+    Only the writer changes `written`, and only the reader changes `read`, so neither thread blocks
+    the other. Sample n of the stream is stored at index ``n % capacity``.
 
     Parameters
     ----------
     capacity : int
         Maximum number of samples.
     channels : int
-        Audio channels.
+        Number of audio channels.
 
     Attributes
     ----------
@@ -27,7 +27,7 @@ class Ring:
     discards : int
         How often the writer has discarded the unread samples.
     ended : bool
-        Set by the writer when no more samples follow.
+        Whether no more samples follow. The writer sets it.
     """
 
     def __init__(self, capacity: int, channels: int) -> None:
@@ -54,7 +54,7 @@ class Ring:
         return self.capacity - (self.written - self.read)
 
     def write(self, samples: FloatArray) -> int:
-        """Write as many samples as there is room for.
+        """Write samples, as many as there is room for.
 
         Parameters
         ----------
@@ -63,14 +63,14 @@ class Ring:
         Returns
         -------
         int
-            The number written, from the beginning of `samples`.
+            How many samples were written, from the beginning of `samples`.
         """
         count = min(len(samples), self.room)
         start = self.written % self.capacity
         first = min(count, self.capacity - start)
         self._samples[start : start + first] = samples[:first]
         self._samples[: count - first] = samples[first:count]
-        # Last: the reader reads the samples once they are counted.
+        # This comes last, because the reader reads samples as soon as they are counted.
         self.written += count
         return count
 
@@ -80,12 +80,12 @@ class Ring:
         Parameters
         ----------
         out : (n, channels) float32
-            Its remaining samples are left unchanged.
+            The array to fill. If fewer samples are available, the rest of it is left unchanged.
 
         Returns
         -------
         int
-            The number written to `out`.
+            How many samples were written to `out`.
         """
         position = max(self.read, self._discarded)
         count = min(len(out), self.written - position)
@@ -97,11 +97,11 @@ class Ring:
         return count
 
     def skip_discarded(self) -> None:
-        """Called by the reader: release the room of discarded samples to the writer."""
+        """Release the room of discarded samples to the writer. Only the reader may call this."""
         self.read = max(self.read, self._discarded)
 
     def discard(self) -> None:
-        """Called by the writer: discard the samples that have not been read."""
+        """Discard the samples that have not been read. Only the writer may call this."""
         self._discarded = self.written
         self.discards += 1
 
@@ -110,9 +110,9 @@ class Ring:
         return np.empty((count, self._samples.shape[1]), np.float32)
 
     def latest(self, count: int) -> FloatArray:
-        """A copy of the last `count` samples read, or fewer, for a level meter.
+        """A copy of the last `count` samples read, or of fewer samples, for a level meter.
 
-        The writer may overwrite them meanwhile.
+        The writer may overwrite samples while they are copied.
         """
         count = min(count, self.read, self.capacity)
         indices = np.arange(self.read - count, self.read) % self.capacity

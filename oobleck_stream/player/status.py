@@ -1,4 +1,4 @@
-"""The status of a player, as a terminal line and for JSON."""
+"""The status of a player, as a line for a terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ METER = 8
 """Width of the level meter in columns."""
 
 METER_DECIBELS = 48.0
-"""Range of the level meter, below full scale."""
+"""Range of the level meter in decibels, down from full scale."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a player at one time.
+    """The status of a player at one moment.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class Status:
     buffered : float
         Seconds of audio decoded ahead.
     real_time_factor : float
-        Seconds to decode a second of audio.
+        The time to decode a second of audio, in seconds.
     level : float
         Peak of the last 0.1 s; 1.0 is full scale.
     underflows, device_underflows : int
@@ -64,7 +64,7 @@ class Status:
 
     @classmethod
     def of(cls, player: Player) -> Status:
-        """The present status of a player."""
+        """Return the present status of a player."""
         track = player.place.track
         return cls(
             track=track,
@@ -90,7 +90,10 @@ class Status:
         return asdict(self)
 
     def as_line(self, width: int) -> str:
-        """One line for a terminal of `width` columns; less important parts are dropped to fit."""
+        """One line for a terminal of `width` columns.
+
+        If the line is too long, less important parts are left out.
+        """
         progress = bar(self.position / self.length, BAR) if self.length else ""
         meter = bar(_loudness(self.level), METER)
         buffer = f"buffer {1000 * self.buffered:.0f} ms"
@@ -127,13 +130,13 @@ def clock(seconds: float) -> str:
 
 
 def bar(fraction: float, width: int) -> str:
-    """A bar of `width` columns, filled from the left."""
+    """A bar of `width` columns that is filled from the left."""
     filled = round(min(1.0, max(0.0, fraction)) * width)
     return "[" + "=" * filled + " " * (width - filled) + "]"
 
 
 def _loudness(level: float) -> float:
-    """The level in decibels, scaled: 0 at `METER_DECIBELS` below full scale, 1 at full scale."""
+    """Scale the level in decibels: 0 is `METER_DECIBELS` below full scale, 1 is full scale."""
     if level <= 0:
         return 0.0
     return 1 + 20 * math.log10(level) / METER_DECIBELS

@@ -1,4 +1,4 @@
-"""Tracks: pieces of latents whose decoded samples can be read from any sample on."""
+"""Tracks: pieces of latents, decoded from any sample on."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from oobleck_stream.files.latents_reader import read_latents
 from oobleck_stream.model import Model
 
 FIRST_SECONDS = 0.1
-"""Audio returned by the first push: little, to start soon."""
+"""Seconds of audio that the first push returns: few, so that playing starts soon."""
 
 BLOCK_SECONDS = 0.2
-"""Audio returned by every later push: more, because larger pushes are cheaper."""
+"""Seconds of audio that each later push returns: more, because larger pushes are cheaper."""
 
 ENDLESS = 10**12
-"""Repetitions that stand for infinitely many."""
+"""The number of repetitions that stands for infinitely many."""
 
 
 @runtime_checkable
 class Track(Protocol):
-    """One piece.
+    """A piece that can be played.
 
     Attributes
     ----------
     name : str
         Name to display.
     seekable : bool
-        Whether it can be played from any sample on, and repeatedly.
+        Whether the track can be played from any sample on, and more than once.
     length : int or None
         Number of samples of the whole piece; None if unknown.
     """
@@ -45,7 +45,7 @@ class Track(Protocol):
     length: int | None
 
     def samples(self, decoder: StreamingDecoder, start: int) -> Iterator[FloatArray]:
-        """The samples of the decoded piece from number `start` on, in chunks (n, channels)."""
+        """Yield the decoded piece's samples from index `start` on, in chunks (n, channels)."""
 
 
 class Frames(Protocol):
@@ -57,14 +57,14 @@ class Frames(Protocol):
 
 
 class StoredTrack:
-    """Latents that are completely available.
+    """A track whose latents are completely available.
 
     Parameters
     ----------
     frames : (frames, latent_dim) array of real numbers
         May be a memory map, or `Repeated`.
     length : int or None
-        Number of samples that they decode to; None if endless.
+        Number of samples that the frames decode to; None if the track is endless.
     name : str
         Name to display.
     """
@@ -77,7 +77,7 @@ class StoredTrack:
         self._frames = frames
 
     def samples(self, decoder: StreamingDecoder, start: int) -> Iterator[FloatArray]:
-        """As `Track.samples`; the first push is large enough to return samples."""
+        """Yield samples as `Track.samples` does; the first push is large enough to return some."""
         frame, dropped = divmod(start, decoder.hop)
         rate = decoder.model.config.frame_rate
         end = frame + math.ceil(decoder.latency / decoder.hop + FIRST_SECONDS * rate)
@@ -87,14 +87,14 @@ class StoredTrack:
             dropped = max(0, dropped - len(chunk))
 
     def _blocks(self, first: int, end: int, size: int) -> Iterator[npt.NDArray[Any]]:
-        """The frames from `first` on: up to `end`, then in blocks of `size`."""
+        """Yield the frames from `first` on: first the frames up to `end`, then blocks of `size`."""
         while first < len(self._frames):
             yield self._frames[first:end]
             first, end = end, end + size
 
 
 class LiveTrack:
-    """Latents that arrive while they are played, and can be played only once.
+    """A track whose latents arrive while they are played. It can be played only once.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ class LiveTrack:
         self._blocks = iter(blocks)
 
     def samples(self, decoder: StreamingDecoder, start: int) -> Iterator[FloatArray]:
-        """As `Track.samples`, as the frames arrive; samples before `start` are dropped."""
+        """Yield samples as the frames arrive. Samples before `start` are dropped."""
         decoder.reset()
         dropped = start
         for chunk in decoder.stream(self._blocks):
@@ -120,7 +120,7 @@ class LiveTrack:
 
 
 class Repeated:
-    """Frames repeated as one piece, decoded without a seam between the repetitions.
+    """Repeated frames as one piece, so that there is no seam between the repetitions.
 
     Parameters
     ----------
@@ -142,13 +142,13 @@ class Repeated:
 
 
 def tracks_of(source: Any, model: Model) -> list[Track]:
-    """The tracks of a source.
+    """Return the tracks of a source.
 
     Parameters
     ----------
     source : array_like, path, iterable of frames, Track, or sequence of such pieces
-        An array is (frames, latent_dim); a path is a file of latents; an iterable yields frames, or
-        arrays of frames, during playback.
+        An array has the shape (frames, latent_dim). A path names a file of latents. An iterable
+        yields frames, or arrays of frames, during playback.
     model : Model
     """
     if isinstance(source, Track):
@@ -165,5 +165,5 @@ def tracks_of(source: Any, model: Model) -> list[Track]:
 
 
 def _is_piece(part: Any) -> bool:
-    """Whether an element of a sequence is a piece, and not a frame."""
+    """Whether an element of a sequence is a piece rather than a frame."""
     return isinstance(part, Track | str | Path) or getattr(part, "ndim", 0) == 2

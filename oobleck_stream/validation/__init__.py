@@ -1,1 +1,1 @@
-"""Comparison of a network's rows with a reference's, as a whole or stage by stage."""
+"""Comparison of a network with a reference: of the output only, or of every stage."""

@@ -1,4 +1,4 @@
-"""Stored arrays as rows (time, channels), whichever axis is time in the file."""
+"""Reads stored arrays as rows (time, channels), in whichever order the file has the axes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Shape = tuple[int, int]
 
 
 def shape_text(shapes: Sequence[Shape]) -> str:
-    """Format the array shapes in which rows may be stored."""
+    """Format the shapes of arrays in which rows may be stored."""
     return " or ".join(
         f"({rows}, {channels}) or (1, {channels}, {rows})" for rows, channels in shapes
     )
@@ -29,16 +29,18 @@ def read_rows(path: Path, shapes: Sequence[Shape], layout: AxisOrder | None = No
     Parameters
     ----------
     path : Path
-        ``.npy`` with either axis order; ``.bin``, flat and channels first; otherwise an audio file.
+        An ``.npy`` file with either axis order, a flat ``.bin`` file with channels first, or an
+        audio file.
     shapes : sequence of (rows, channels)
         The accepted shapes.
     layout : {"tc", "ct"}, optional
-        Time first or channels first, for an ``.npy`` of two dimensions that could be either.
+        Time first or channels first. It is needed if an ``.npy`` file of two dimensions could be
+        either.
 
     Returns
     -------
     (rows, channels) array of real numbers
-        Often a memory map.
+        The rows, which are often a memory map.
 
     Raises
     ------
@@ -58,7 +60,8 @@ def _time_first(
 ) -> RealArray:
     """View an array with time first.
 
-    A batch of one is in PyTorch's order, (1, channels, time), if both orders fit.
+    If both orders fit an array with a leading axis of size 1, it is taken to be in PyTorch's order,
+    (1, channels, time).
     """
     flat, channels_first = array, layout == "ct"
     if array.ndim == 3 and len(array) == 1:
@@ -81,7 +84,7 @@ def _time_first(
 
 
 def _from_flat(numbers: RealArray, shapes: Sequence[Shape], path: Path) -> RealArray:
-    """View flat numbers, channels first, as rows."""
+    """View flat numbers, which are stored channels first, as rows."""
     for rows, channels in shapes:
         if len(numbers) == rows * channels:
             return numbers.reshape(channels, rows).T

@@ -1,4 +1,4 @@
-"""Comparison of a network with a reference, stage by stage in order."""
+"""Compares a network with a reference, one stage after another."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Visit = Callable[[str, RealArray], None]
 """Called with a stage's name and the reference's rows after it."""
 
 Reference = Callable[[Visit], None]
-"""Visits its stages in order. It frees a stage's rows after the visit."""
+"""A function that visits a reference's stages in order. It frees each stage's rows afterwards."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,13 +29,14 @@ class Validation:
     Parameters
     ----------
     stages : mapping of str to Comparison
-        The stages that the reference has, by name, in order.
+        The comparison of each stage that the reference has, by the stage's name, in order.
     missing : tuple of str
-        Stages of the network that the reference does not have.
+        Names of the network's stages that the reference does not have.
     problem : str or None
-        The stage at which the comparison ended because the shapes differ, and both shapes.
+        If the comparison ended early because shapes differ: a message with the stage and both
+        shapes.
     over_time : (columns, channels) float64, or None
-        The largest differences over time, for the last stage compared.
+        The largest differences over time, for the last stage that was compared.
     """
 
     stages: Mapping[str, Comparison]
@@ -45,13 +46,13 @@ class Validation:
 
     @property
     def first_outside(self) -> str | None:
-        """The first stage with an element over the tolerance; None if there is none."""
+        """The first stage with an element over the tolerance; None if no stage has one."""
         outside = (name for name, comparison in self.stages.items() if not comparison.within)
         return next(outside, None)
 
     @property
     def passed(self) -> bool:
-        """Whether at least one stage was compared and all are within the tolerance."""
+        """Whether at least one stage was compared and all stages are within the tolerance."""
         return bool(self.stages) and self.problem is None and self.first_outside is None
 
 
@@ -61,23 +62,24 @@ def check_stages(
     tolerance: float,
     columns: int | None = None,
 ) -> Validation:
-    """Compare stage by stage, holding one stage at a time.
+    """Compare one stage after another, with only one stage in memory at a time.
 
     Parameters
     ----------
     ours : iterable of (str, (rows, channels) array)
-        As from `layer_outputs`; consumed to its end.
+        The stages that `layer_outputs` yields. The iterable is consumed to its end.
     reference : callable
-        See `Reference`.
+        A `Reference`.
     tolerance : float
         The largest absolute difference that passes.
     columns : int, optional
-        Columns of `Validation.over_time`, which is None by default.
+        Number of columns of `Validation.over_time`. By default, `Validation.over_time` is None.
 
     Raises
     ------
     ValueError
-        If the reference visits a stage that `ours` does not have, or not in order.
+        If the reference visits a stage that `ours` does not have, or visits stages in another
+        order.
     """
     stages: dict[str, Comparison] = {}
     missing: list[str] = []
@@ -106,9 +108,9 @@ def check_stages(
 def _skip_to(
     name: str, remaining: Iterator[tuple[str, FloatArray]], missing: list[str]
 ) -> FloatArray:
-    """Return our rows of a stage, and append the names of skipped stages to `missing`."""
+    """Return our rows of a stage; append the names of the stages before it to `missing`."""
     for stage, rows in remaining:
         if stage == name:
             return rows
         missing.append(stage)
-    raise ValueError(f"the network has no stage {name!r} after those already compared")
+    raise ValueError(f"the network has no stage {name!r}, or it was compared already")

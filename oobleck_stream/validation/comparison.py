@@ -14,39 +14,40 @@ RealArray = npt.NDArray[Any]
 DoubleArray = npt.NDArray[np.float64]
 
 BLOCK_CELLS = 2**18
-"""Elements compared at once, so that the float64 copies take a few MiB for any length."""
+"""Number of elements compared at once, so that float64 copies take only a few MiB."""
 
 
 class ShapeError(ValueError):
-    """Arrays that can't be compared; the message names both shapes."""
+    """The arrays can't be compared. The message names both shapes."""
 
 
 @dataclass(frozen=True)
 class Comparison:
     """The difference between rows and a reference.
 
-    A NaN on either side makes `mean_difference`, `max_difference`, `rmse` and `snr_db` NaN.
+    If either side contains a NaN, `mean_difference`, `max_difference`, `rmse` and `snr_db` are NaN.
 
     Parameters
     ----------
     rows, channels : int
-        The shape of both.
+        The shape of both arrays.
     tolerance : float
         The largest absolute difference that passes.
     mean_difference, max_difference, rmse : float
         Mean, maximum and root mean square of the absolute differences.
     snr_db : float
-        Power of the reference over that of the difference, in dB; infinite for no difference.
+        The power of the reference divided by the power of the difference, in dB. It is infinite if
+        there is no difference.
     peak : float
         The reference's largest absolute value.
     over : int
-        Number of elements that differ by more than the tolerance; NaN counts as over.
+        Number of elements that differ by more than the tolerance. A NaN counts as such an element.
     worst : tuple of int
         Row and channel of the largest difference, or of the first NaN.
     not_finite : int
         Number of elements that are infinite or NaN in the reference.
     ours_not_finite : int
-        Number of elements that are infinite or NaN in ours and finite in the reference.
+        Number of elements that are infinite or NaN in our rows and finite in the reference.
     """
 
     rows: int
@@ -64,17 +65,17 @@ class Comparison:
 
     @property
     def count(self) -> int:
-        """Number of elements compared."""
+        """Number of elements that were compared."""
         return self.rows * self.channels
 
     @property
     def share(self) -> float:
-        """Share of the elements that are over the tolerance."""
+        """The share of the elements that differ by more than the tolerance."""
         return self.over / self.count
 
     @property
     def within(self) -> bool:
-        """Whether no element is over the tolerance."""
+        """Whether no element differs by more than the tolerance."""
         return self.over == 0
 
 
@@ -91,8 +92,8 @@ def compare(ours: RealArray, reference: RealArray, tolerance: float) -> Comparis
     Raises
     ------
     ShapeError
-        If the arrays are not two-dimensional and of the same shape, or are empty. A subclass of
-        ``ValueError``.
+        If either array is not two-dimensional, if the shapes differ, or if the arrays are empty.
+        This error is a ``ValueError``.
     """
     _require_same_shape(ours, reference)
     total = squares = signal = peak = 0.0
@@ -137,12 +138,12 @@ def difference_over_time(ours: RealArray, reference: RealArray, columns: int) ->
     ----------
     ours, reference : (rows, channels) arrays of real numbers
     columns : int
-        Number of intervals, of nearly equal length; limited to the number of rows.
+        Number of intervals, which have nearly equal lengths. There are at most as many as rows.
 
     Returns
     -------
     (columns or rows, channels) float64
-        NaN if the interval has one.
+        The differences. A difference is NaN if its interval contains a NaN.
 
     Raises
     ------
@@ -160,7 +161,7 @@ def difference_over_time(ours: RealArray, reference: RealArray, columns: int) ->
 
 
 def decibels(signal: float, noise: float) -> float:
-    """Return a ratio of powers in dB; infinite for no noise."""
+    """Return the ratio of two powers in dB. It is infinite if there is no noise."""
     if noise == 0:
         return math.inf
     with np.errstate(all="ignore"):
@@ -169,13 +170,13 @@ def decibels(signal: float, noise: float) -> float:
 
 def _require_same_shape(ours: RealArray, reference: RealArray) -> None:
     if ours.ndim != 2 or ours.shape != reference.shape:
-        raise ShapeError(f"ours is {ours.shape}, the reference {reference.shape}")
+        raise ShapeError(f"our shape is {ours.shape}, the reference's is {reference.shape}")
     if ours.size == 0:
         raise ShapeError(f"both are {ours.shape}: there is nothing to compare")
 
 
 def _blocks(ours: RealArray, reference: RealArray) -> Iterator[tuple[DoubleArray, DoubleArray]]:
-    """Yield absolute differences and the reference, a block of rows at a time."""
+    """Yield the absolute differences and the reference's rows, block by block."""
     size = max(1, BLOCK_CELLS // ours.shape[1])
     for first in range(0, len(ours), size):
         rows = slice(first, first + size)

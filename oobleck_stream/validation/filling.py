@@ -1,4 +1,4 @@
-"""Copy a network's parameters into another library's torch modules."""
+"""Copies a network's parameters into the torch modules of another library."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def fill_module(module: Any, tensors: Tensors, dtype: Any = torch.float64) -> No
     Parameters
     ----------
     module : torch.nn.Module
-        Converted to `dtype` and put into evaluation mode.
+        The module to fill. It is converted to `dtype` and put into evaluation mode.
     tensors : iterable of (Layer, LayerTensors)
-        The whole decoder or encoder, in order. Where a layer has no magnitude, weight norm is
-        removed from the module.
+        All layers of the decoder or encoder, in order. If a layer has no magnitude, weight norm is
+        removed from the module's part.
     dtype : torch.dtype
 
     Raises
@@ -60,7 +60,7 @@ def _of_kind(module: Any, *kinds: type) -> Iterator[Any]:
 
 
 def _set_weight(convolution: Any, given: LayerTensors) -> None:
-    """Set a weight, with weight norm if the checkpoint has it, in torch's old or new naming."""
+    """Set a weight. If it has weight norm, set both parts, under torch's old or new names."""
     names = dict(convolution.named_parameters())
     if given.magnitude is not None:
         older = "weight_g" in names
@@ -77,6 +77,6 @@ def _set_weight(convolution: Any, given: LayerTensors) -> None:
 
 
 def _set(parameter: Any, values: Any) -> None:
-    """Set a parameter's values; its shape may have additional dimensions of size 1."""
+    """Set a parameter's values. The parameter may have additional dimensions of size 1."""
     tensor = torch.from_numpy(np.array(values, np.float64))
     parameter.data = tensor.reshape(parameter.shape).to(parameter.dtype)

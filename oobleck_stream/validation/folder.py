@@ -1,4 +1,4 @@
-"""Folders with one file per stage: read as a reference, or written for one."""
+"""Folders with one file per stage, which are read as references or written for later use as one."""
 
 from __future__ import annotations
 
@@ -38,27 +38,29 @@ def read_references(
     Parameters
     ----------
     path : Path
-        A file with the output; or a folder with any of ``input_conv.npy``, ``block_1.npy``...,
-        as ``.npy``, ``.bin`` or ``.wav``.
+        A file with the output, or a folder with a file for each of some stages: ``input_conv.npy``,
+        ``block_1.npy`` and so on. The files may also end in ``.bin`` or ``.wav``.
     shapes : mapping of str to (rows, channels)
         The shape of every stage of the network.
     layout : {"tc", "ct"}, optional
-        Time first or channels first, for an ``.npy`` of two dimensions that could be either.
+        Time first or channels first. It is needed if an ``.npy`` file of two dimensions could be
+        either.
     latent_dim : int, optional
-        For the encoder, whose stored output may be the means alone (the latents).
+        For an encoder, the number of means in a row: the stored output may contain only the means
+        (the latents).
     layers : bool
         Whether to read all stages, or only the output.
 
     Returns
     -------
     dict
-        (rows, channels) arrays by stage, usually memory maps.
+        An array (rows, channels), usually a memory map, for each stage by name.
 
     Raises
     ------
     InputError
-        If a file can't be read or has another shape, if the folder has no stage, two files for one
-        stage, or a file that is named like none.
+        If a file can't be read or has another shape, if the folder contains no stage, if it
+        contains two files for one stage, or if a file's name is not the name of a stage.
     """
     files = {OUTPUT: path}
     if path.is_dir():
@@ -74,14 +76,14 @@ def read_references(
 
 
 def _refuse_unknown_names(folder: Path, names: tuple[str, ...]) -> None:
-    """Raise for a file whose name is no stage: it would silently not be compared."""
+    """Raise an error for a file whose name is not a stage: it would not be compared."""
     for file in sorted(folder.iterdir()):
         if file.suffix in SUFFIXES and file.stem not in names and not file.name.startswith("."):
             raise InputError(f"{file}: is none of {', '.join(names)}")
 
 
 def _stage_files(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
-    """Return the file of each stage that has one."""
+    """Return the file of each stage that has a file."""
     found = {}
     for name in names:
         files = [folder / f"{name}{suffix}" for suffix in SUFFIXES]
@@ -108,14 +110,14 @@ def visiting(references: Mapping[str, RealArray]) -> Reference:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a private folder that is renamed to `path` if the block succeeds, else removed.
+    """Yield a private folder. It is renamed to `path` if the block succeeds, else removed.
 
     Raises
     ------
     InputError
-        If something other than an empty folder is there, or the folder can't be created.
+        If `path` exists and is not an empty folder, or if the folder can't be created.
     OSError
-        If it can't be renamed.
+        If the folder can't be renamed.
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise InputError(f"{path}: a new or an empty folder was expected")
@@ -133,11 +135,12 @@ def saved(
     Parameters
     ----------
     outputs : iterable of (str, (rows, channels) float32)
-        As from `layer_outputs`.
+        The stages that `layer_outputs` yields.
     folder : Path
     form : {"npy", "bin"}
-        ``.npy`` of shape (1, channels, rows), as PyTorch has it; or the same numbers flat, after
-        their count.
+        With ``"npy"``, each file is an array of shape (1, channels, rows), which is PyTorch's
+        order. With ``"bin"``, each file contains the number of values (int32) and then the same
+        values.
 
     Raises
     ------

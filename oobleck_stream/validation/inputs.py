@@ -30,17 +30,18 @@ def audio_from_npy(path: Path, channels: int, layout: AxisOrder | None = None) -
     Parameters
     ----------
     path : Path
-        Of shape (samples, channels) or (channels, samples), optionally with a leading 1; for one
-        channel also (samples,).
+        The file. Its array has the shape (samples, channels) or (channels, samples), optionally
+        with a leading 1. For one channel, the shape (samples,) is accepted too.
     channels : int
         Audio channels of the network.
     layout : {"tc", "ct"}, optional
-        Time first or channels first, if both would fit.
+        Time first or channels first. It is needed if the shape fits both.
 
     Raises
     ------
     InputError
-        If the file can't be read, has another shape, is empty, or has a sample that is not finite.
+        If the file can't be read, if it has another shape or is empty, or if a sample is not
+        finite.
     """
     stored = read_latents(path).array
     array = stored[0] if stored.ndim == 3 and len(stored) == 1 else stored

@@ -1,4 +1,4 @@
-"""The same network in other libraries, in float64. A library is imported only when requested."""
+"""The same network in other libraries, in float64. Each library is imported only on request."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _FIXED = (
     "output_bias",
     "snake_epsilon",
 )
-"""Config fields that the libraries fix at the values of a default `OobleckConfig`."""
+"""Config fields for which the libraries have only the value of a default `OobleckConfig`."""
 
 
 def refusal(peer: str, config: OobleckConfig, half: Half) -> str | None:
@@ -86,12 +86,13 @@ def peer_reference(
     Parameters
     ----------
     peer : str
-        ``"diffusers"`` or ``"stable-audio-tools"``: the library's own modules. ``"torch"``:
-        `oobleck_stream.reference` with torch's operations, for every network of the family.
+        ``"diffusers"`` and ``"stable-audio-tools"`` use the library's own modules. ``"torch"`` uses
+        `oobleck_stream.reference` with torch's operations, and works for every network of the
+        family.
     config : OobleckConfig
     half : {"decoder", "encoder"}
     tensors : iterable of (Layer, LayerTensors)
-        The whole decoder or encoder, in order.
+        All layers of the decoder or encoder, in order.
     rows : (n, inputs) float32
         The whole input.
     layers : bool
@@ -148,7 +149,7 @@ def _opened(
 
 
 def _only(requested: str, visit: Visit) -> Visit:
-    """Restrict a visit to one stage."""
+    """Return a `Visit` that ignores all stages but one."""
 
     def visited(name: str, rows: Any) -> None:
         if name == requested:
@@ -164,7 +165,7 @@ def diffusers_module(config: OobleckConfig, half: Half) -> tuple[Any, dict[str, 
     -------
     module : torch.nn.Module
     parts : dict of str to torch.nn.Module
-        Its submodules by stage, without the output.
+        The submodule of each stage except the output.
 
     Raises
     ------
@@ -197,7 +198,7 @@ def diffusers_module(config: OobleckConfig, half: Half) -> tuple[Any, dict[str, 
 
 
 def _stable_audio_tools_module(config: OobleckConfig, half: Half) -> tuple[Any, dict[str, Any]]:
-    """Build stable-audio-tools' decoder or encoder; otherwise as `diffusers_module`."""
+    """Build stable-audio-tools' decoder or encoder, and return it as `diffusers_module` does."""
     autoencoders = importlib.import_module("stable_audio_tools.models.autoencoders")
 
     common = {
@@ -227,7 +228,7 @@ def _named_parts(first: Any, blocks: list[Any], snake: Any) -> dict[str, Any]:
 
 
 def _run(module: Any, parts: dict[str, Any], rows: FloatArray, visit: Visit) -> None:
-    """Run a module, and visit the rows of each part as soon as they are computed."""
+    """Run a module; visit the rows of each part as soon as they are computed."""
     import torch
 
     def hook(name: str) -> Callable[[Any, Any, Any], None]:

@@ -1,4 +1,4 @@
-"""Plots of a validation: the difference over time, and by stage."""
+"""Plots of a validation: the difference over time, and the metrics of each stage."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from oobleck_stream.formats.atomic import atomic_file, refusing_unwritable
 from oobleck_stream.validation.check import Validation
 
 COLUMNS = 1000
-"""Intervals of time in a plot, each with its largest difference: about one per pixel."""
+"""Number of time intervals in a plot, about one per pixel. Each shows its largest difference."""
 
 MAX_LINES = 8
-"""Maximum channels drawn as lines; more are drawn as an image."""
+"""Maximum number of channels that are drawn as lines. More channels are drawn as an image."""
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
 DECADES = 7
-"""Range of an image's color scale, below the tolerance."""
+"""The range of an image's colour scale in decades, down from the tolerance."""
 
 MIN_DIFFERENCE = 1e-12
-"""Smaller differences, and zero, are drawn as this on a logarithmic axis."""
+"""On a logarithmic axis, smaller differences and zero are drawn as this difference."""
 
 
 def write_plot(
     validation: Validation, path: Path, tolerance: float, duration: float, title: str
 ) -> None:
-    """Plot the last stage's difference over time and, for several stages, the metrics of each.
+    """Plot the last stage's difference over time and, with several stages, all stages' metrics.
 
     Parameters
     ----------
     validation : Validation
-        With `over_time`, if any stage was compared.
+        The validation to plot. Its `over_time` must be set if any stage was compared.
     path : Path
-        Its suffix, one of `SUFFIXES`, determines the format.
+        The name's suffix, one of `SUFFIXES`, determines the format.
     tolerance : float
     duration : float
         Duration of the piece in seconds.

@@ -15,7 +15,7 @@ HEADER = (
 
 
 def report_lines(validation: Validation, tolerance: float) -> list[str]:
-    """Return a table with a line for each stage, and the verdict."""
+    """Return a table that has a line for each stage, and the verdict."""
     lines = []
     if validation.stages:
         lines.append(HEADER)
@@ -26,7 +26,7 @@ def report_lines(validation: Validation, tolerance: float) -> list[str]:
 
 
 def verdict(validation: Validation, tolerance: float) -> str:
-    """Return the result as a sentence."""
+    """Return the result of the validation as a sentence."""
     first = validation.first_outside
     names = list(validation.stages)
     compared = f"{len(names)} stages are" if len(names) != 1 else f"{names[0]} is"
@@ -52,7 +52,7 @@ def verdict(validation: Validation, tolerance: float) -> str:
 
 
 def report_facts(validation: Validation, tolerance: float) -> dict[str, Any]:
-    """Return the same for JSON, with null for infinities and NaN, which JSON does not have."""
+    """Return the same facts for JSON; infinities and NaN, which JSON does not have, become null."""
     return {
         "passed": validation.passed,
         "tolerance": tolerance,

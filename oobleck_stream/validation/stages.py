@@ -38,8 +38,9 @@ def stages(layers: Sequence[Layer]) -> dict[str, range]:
     Returns
     -------
     dict of str to range
-        ``"input_conv"``, ``"block_1"``, ``"block_2"``..., ``"final_snake"``, ``"output"``. The
-        range of ``"final_snake"`` is empty: it is the Snake before the last layer.
+        The stages ``"input_conv"``, ``"block_1"``, ``"block_2"``..., ``"final_snake"`` and
+        ``"output"``. The range of ``"final_snake"`` is empty, because this stage is the Snake of
+        the last layer, which the range of ``"output"`` contains.
     """
     modules = [layer.name.split(".")[2] for layer in layers]
     groups = [
@@ -59,7 +60,7 @@ def stages(layers: Sequence[Layer]) -> dict[str, range]:
 
 
 def stage_shapes(layers: Sequence[Layer], rows: int) -> dict[str, tuple[int, int]]:
-    """Return (rows, channels) after each stage, for a whole input of `rows` rows."""
+    """Return the shape (rows, channels) after each stage, for a whole input of `rows` rows."""
     shapes, width = {}, layers[0].inputs
     for name, numbers in stages(layers).items():
         part = [layers[number] for number in numbers]
@@ -85,8 +86,8 @@ def layer_outputs(
 ) -> Iterator[tuple[str, FloatArray]]:
     """Compute the rows after every stage with the streaming kernels.
 
-    Each stage is computed from the rows of the one before. The output is bit-identical to that of
-    the whole network.
+    Each stage is computed from the rows of the stage before it. The output is bit-identical to the
+    output of the whole network.
 
     Parameters
     ----------
@@ -102,7 +103,8 @@ def layer_outputs(
     name : str
         ``"input_conv"``, ``"block_1"``..., ``"final_snake"``, ``"output"``.
     rows : (m, channels) float32
-        The encoder's output has the means first, then the scales.
+        The rows after the stage. A row of the encoder's output has the means first, then the
+        scales.
     """
     network = half_of(model, half)
     for name, numbers in stages(network.layers).items():
@@ -116,7 +118,7 @@ def layer_outputs(
 def whole_output(
     model: Model, rows: FloatArray, half: Half = "decoder", threads: int | None = None
 ) -> Iterator[tuple[str, FloatArray]]:
-    """Compute the output alone, from the whole network at once; otherwise as `layer_outputs`."""
+    """Compute only the output; parameters and yielded values are those of `layer_outputs`."""
     yield OUTPUT, _run(half_of(model, half), rows, threads)
 
 
@@ -155,7 +157,7 @@ def _run(network: PackedNetwork, rows: FloatArray, threads: int | None) -> Float
 
 
 def _part(network: PackedNetwork, numbers: range) -> PackedNetwork:
-    """View some layers as a network over the same parameters."""
+    """Return some layers as a network that shares the given network's parameters."""
     layers = slice(numbers.start, numbers.stop)
     return PackedNetwork(network.layers[layers], network.data, network.offsets[layers])
 
@@ -176,6 +178,6 @@ def _snake_alone(network: PackedNetwork) -> PackedNetwork:
 def means_alone(
     outputs: Iterable[tuple[str, FloatArray]], latent_scale: float
 ) -> Iterator[tuple[str, FloatArray]]:
-    """Replace the output of an encoder's stages by its means: the latents that `encode` returns."""
+    """Replace an encoder's output by its means, which are the latents that `encode` returns."""
     for name, rows in outputs:
         yield name, distribution(rows, latent_scale)[0] if name == OUTPUT else rows

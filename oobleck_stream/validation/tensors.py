@@ -1,6 +1,6 @@
 """A network's parameters for a peer: as the checkpoint stores them, or as the kernels use them.
 
-A peer that reads the stored tensors also checks how they were folded and packed.
+If a peer gets the stored tensors, the comparison also covers how they were folded and packed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def tensors_for_peer(source: str, model: Model, half: Half) -> tuple[Tensors, bo
     Parameters
     ----------
     source : str
-        What the model was loaded from, as `load` takes it.
+        The source from which the model was loaded, as it was passed to `load`.
     model : Model
     half : {"decoder", "encoder"}
 
@@ -37,7 +37,7 @@ def tensors_for_peer(source: str, model: Model, half: Half) -> tuple[Tensors, bo
         The checkpoint's tensors. If the source has none (random weights, packed files), the
         model's folded parameters.
     stored : bool
-        Whether they are the checkpoint's.
+        Whether the tensors are the checkpoint's.
     """
     network = half_of(model, half)
     found = _stored_half(source, half)
@@ -47,7 +47,7 @@ def tensors_for_peer(source: str, model: Model, half: Half) -> tuple[Tensors, bo
 
 
 def _stored_half(source: str, half: Half) -> HalfTensors | None:
-    """Open the tensors of a decoder or encoder; None if the source stores none."""
+    """Open the tensors of a decoder or encoder; return None if the source stores no tensors."""
     if is_random(source):
         return None
     container = open_container(find_files(source)[0])
@@ -60,14 +60,14 @@ def _stored_half(source: str, half: Half) -> HalfTensors | None:
 def stored_tensors(
     half: HalfTensors, layers: Sequence[Layer], config: OobleckConfig
 ) -> Iterator[tuple[Layer, LayerTensors]]:
-    """Yield the tensors of a checkpoint, read layer by layer.
+    """Read and yield the tensors of a checkpoint, layer by layer.
 
     Parameters
     ----------
     half : HalfTensors
         A decoder or an encoder that was loaded without errors.
     layers : sequence of Layer
-        Its layers.
+        The layers of that half.
     config : OobleckConfig
     """
     for index, layer in enumerate(layers):
@@ -101,12 +101,15 @@ def stored_tensors(
 def packed_tensors(
     network: PackedNetwork, config: OobleckConfig
 ) -> Iterator[tuple[Layer, LayerTensors]]:
-    """Yield a network's folded float32 parameters: no weight norm, logarithms or latent scale."""
+    """Yield a network's folded float32 parameters.
+
+    They have no weight norm, no logarithms and no latent scale.
+    """
     for index, layer in enumerate(network.layers):
         weight, bias, alpha, inverse_beta = unpack_layer(network, index)
         beta = None
         if inverse_beta is not None:
-            # Peers add epsilon to beta, so it must not be in there twice.
+            # Peers add epsilon to beta, so it must not be included in beta already.
             with np.errstate(divide="ignore"):
                 beta = 1.0 / inverse_beta.astype(np.float64) - config.snake_epsilon
         yield layer, LayerTensors(weight, None, bias, alpha, beta)

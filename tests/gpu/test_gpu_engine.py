@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from step_tables import no_moves, program, step
+from step_tables import draw_tiles, no_moves, program, step
 
 from oobleck_stream.engine.cpu.engine import CpuEngine
 from oobleck_stream.engine.cuda import tiles
 from oobleck_stream.engine.cuda.engine import CudaEngine, warm_kernels
 from oobleck_stream.engine.cuda.tiles import TILES
 from oobleck_stream.engine.program import MOVES_ALONE
+from oobleck_stream.fast_convolution import SCHEMES
 
 STREAMS = 3
 SHAPES = {
@@ -19,6 +20,7 @@ SHAPES = {
     "many rows": (700, 2, 3, 64, 140),
     "two columns": (333, 1, 7, 128, 2),
     "odd channels": (40, 3, 2, 37, 33),
+    "long chains": (5, 2, 3, 300, 64),
     "one of each": (1, 1, 1, 1, 1),
 }
 
@@ -79,6 +81,18 @@ def test_bits_of_the_cpu(shape, tile, split, monkeypatch):
     monkeypatch.setattr(tiles, "SECOND_PASS", -(10**12) if split else 10**12)
     steps, parameters, floats = drawn_program(*SHAPES[shape])
     expected, got = both(steps, parameters, floats, None if tile is None else (tile,))
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("rows", SCHEMES)
+@pytest.mark.parametrize("tile", [None, *TILES], ids=lambda tile: str(tile and tile.rows))
+@pytest.mark.parametrize("shape", [(1, 1, 128, 128), (100, 9, 64, 70), (30, 3, 512, 40)])
+@pytest.mark.parametrize("split", [False, True])
+def test_bits_of_fast_convolutions(rows, tile, shape, split, monkeypatch):
+    monkeypatch.setattr(tiles, "SUMS_A_CYCLE", 1e12 if split else 1e-12)
+    drawn = draw_tiles(np.random.default_rng(0), rows, *shape)
+    used = None if tile is None else (tile,)
+    expected, got = both(drawn.steps, drawn.parameters, drawn.arena, used)
     np.testing.assert_array_equal(got, expected)
 
 

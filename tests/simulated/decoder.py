@@ -1,17 +1,17 @@
-"""Small networks decoded by the CUDA kernels under Numba's simulator: the contract, and the sound.
-
-Exactness is within the simulator, whose fused multiply-adds round twice; the plain reference and
-the CPU are met by tolerance.
-"""
+"""Small networks decoded by the CUDA kernels under Numba's simulator: the CPU's bits."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import naive
 import numpy as np
 import pytest
+from early_sound import early_sound
 from networks import model_of, random_latents, random_tensors, signal_to_noise, small
 
 import oobleck_stream as ob
+from oobleck_stream import network
 from oobleck_stream.engine import backends
 from oobleck_stream.engine.backends import Sizes
 
@@ -47,12 +47,45 @@ def test_sound_and_contract(name):
     expected = naive.decode(latents, random_tensors(config), config)
     assert whole.shape == expected.shape
     assert signal_to_noise(expected, whole) > 100
-    np.testing.assert_allclose(whole, model.decode(latents, backend="cpu"), atol=1e-5)
+    np.testing.assert_array_equal(whole, model.decode(latents, backend="cpu"))
     due = [len(ob.StreamingDecoder(model, backend="cpu").push(latents[:n])) for n in (1, 4)]
     for lengths in ([1, 2, 3], [4, 2, 0]):
         result, counts = decoded(name, lengths)
         np.testing.assert_array_equal(result, whole)
         assert counts[0] == due[0 if lengths[0] == 1 else 1]
+
+
+@pytest.mark.parametrize(("tile", "dilations"), [(2, (1, 3)), (4, (3,))])
+def test_fast_convolutions(tile, dilations, monkeypatch):
+    """Tiles of a few channels; the steps are still so small that a push has several of them."""
+    monkeypatch.setattr(network, "MIN_FAST_CHANNELS", 16)
+    monkeypatch.setattr(network, "MIN_TILED_ROWS", {tile: 4})
+    monkeypatch.setitem(backends.SIZES, "cuda", Sizes(step_floats=999, max_shares=2, max_group=2))
+    shape = {"latent_dim": 3, "audio_channels": 1, "multiples": (1,), "dilations": dilations}
+    config = small("stable-audio-open-1.0", channels=16, strides=(4,), **shape)
+    model, latents = model_of(config), random_latents(config, 7)
+    assert {layer.tile for layer in model.decoder.layers} == {1, tile}
+    decoder = ob.StreamingDecoder(model, backend="cuda")
+    beside = ob.StreamingDecoder(model, backend="cpu")
+    for rows in (latents[:1], latents[1:3], latents[3:]):
+        np.testing.assert_array_equal(decoder.push(rows), beside.push(rows))
+    np.testing.assert_array_equal(decoder.flush(), beside.flush())
+
+
+def test_early_samples():
+    """Those of the definition, with all samples computed by the same backend."""
+    model = dataclasses.replace(model_of(CONFIGS["even"]), backend="cuda")
+    latents, look_ahead = random_latents(CONFIGS["even"], 5), model.latency // 3
+    decoder, exact = ob.StreamingDecoder(model, look_ahead=look_ahead, fade=1), []
+    early = []
+    for piece in (latents[:1], latents[1:]):
+        early.append(decoder.push(piece))
+        exact.append(decoder.exact)
+    early.append(decoder.flush())
+    exact.append(decoder.exact)
+    expected = early_sound(model, latents, look_ahead, 1)
+    np.testing.assert_array_equal(np.concatenate(early), expected)
+    np.testing.assert_array_equal(np.concatenate(exact), model.decode(latents))
 
 
 def test_streams_end_start_and_copy_apart():

@@ -1,4 +1,4 @@
-"""Programs, executed by the CUDA kernels under Numba's simulator, against the plain interpreter.
+"""Programs under Numba's simulator: the bits of the CPU, and the plain interpreter's results.
 
 `test_cuda.py` runs this file with the simulator switched on.
 """
@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import itertools
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import step_tables
 import steps_reference
-from step_tables import ARENA, Drawn, draw_product, no_moves, program, step
+from step_tables import ARENA, Drawn, draw_product, draw_tiles, no_moves, program, step
 
 from oobleck_stream.engine import program as table
 from oobleck_stream.engine.cpu.engine import CpuEngine
-from oobleck_stream.engine.cuda import tiles
+from oobleck_stream.engine.cuda import launches, tiles
 from oobleck_stream.engine.cuda.engine import CudaEngine
 from oobleck_stream.engine.cuda.tiles import Tile
 from oobleck_stream.errors import CudaUnavailable
+from oobleck_stream.fast_convolution import SCHEMES
 
 STREAMS = 3
 ZERO = np.zeros(32, np.float32)
@@ -30,34 +32,44 @@ ONE_TILE = {
 }
 
 
-def arenas(seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((STREAMS, ARENA)).astype(np.float32)
+def arenas(floats: int = ARENA) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((STREAMS, floats)).astype(np.float32)
 
 
-def filled(parameters, start, used=None) -> CudaEngine:
-    engine = CudaEngine(parameters, STREAMS, ARENA, used)
-    for stream, floats in enumerate(start):
-        engine.write(stream, 0, floats)
+def filled(parameters, start, used=None, cpu=False):
+    floats = start.shape[1]
+    engine = (
+        CpuEngine(parameters, STREAMS, floats, 1)
+        if cpu
+        else CudaEngine(parameters, STREAMS, floats, used)
+    )
+    for stream, values in enumerate(start):
+        engine.write(stream, 0, values)
     return engine
 
 
-def all_floats(engine) -> np.ndarray:
-    return np.stack([engine.read(stream, 0, ARENA) for stream in range(STREAMS)])
+def all_floats(engine, floats=ARENA) -> np.ndarray:
+    return np.stack([engine.read(stream, 0, floats) for stream in range(STREAMS)])
 
 
-def run(drawn: Drawn, moves, start, group, used=None, rows=None):
+def run(drawn: Drawn, moves, start, group, used=None, rows=None, cpu=False):
     """Arenas and target after a run on the streams of a group."""
-    engine = filled(drawn.parameters, start, used)
+    engine = filled(drawn.parameters, start, used, cpu)
     rows = np.zeros((len(group), 0, 1), np.float32) if rows is None else rows
     out = np.zeros((len(group), drawn.target_floats, 1), np.float32)
     engine.run(program(drawn.steps, moves), np.array(group), rows, out)
-    return all_floats(engine), out
+    return all_floats(engine, start.shape[1]), out
 
 
 def check(drawn: Drawn, moves, group, used=None, rows=None):
-    """Check that a run agrees with the plain interpreter, and changes no other stream."""
-    start = arenas()
+    """Check that a run has the CPU's bits, agrees with the plain interpreter, and changes no other
+    stream.
+    """
+    start = arenas(drawn.arena)
     got, out = run(drawn, moves, start, group, used, rows)
+    expected, expected_out = run(drawn, moves, start, group, rows=rows, cpu=True)
+    np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(out, expected_out)
     for place, stream in enumerate(group):
         arena, target = start[stream].astype(np.float64), np.zeros(drawn.target_floats)
         source = np.zeros(0) if rows is None else rows[place].astype(np.float64).ravel()
@@ -73,6 +85,42 @@ def check(drawn: Drawn, moves, group, used=None, rows=None):
 @pytest.mark.parametrize("seed", range(10))
 def test_a_drawn_product(seed):
     check(draw_product(np.random.default_rng(seed)), no_moves(), [2, 0])
+
+
+@pytest.mark.parametrize("channels", [127, 129, 256])
+@pytest.mark.parametrize("split", [False, True])
+def test_chains_are_cut(channels, split, monkeypatch):
+    monkeypatch.setattr(tiles, "SECOND_PASS", -(10**9) if split else 10**9)
+    shape = {"ROWS": 1, "TAPS": 2, "PHASES": 1, "COLUMNS": 2, "CHANNELS": channels}
+    at = {"INPUT": ARENA, "TAP_STRIDE": channels}
+    drawn = draw_product(np.random.default_rng(channels), **shape, **at)
+    check(replace(drawn, arena=ARENA + 2 * channels), no_moves(), [1])
+
+
+@pytest.mark.parametrize("tile", SCHEMES)
+@pytest.mark.parametrize("leaves", [0, 1])
+def test_a_fast_convolution(tile, leaves):
+    drawn = draw_tiles(np.random.default_rng(tile), tile, TO_TARGET=leaves, TANH=leaves)
+    check(drawn, no_moves(), [2, 0])
+
+
+def test_rows_out_of_order_at_both_ends():
+    """The tiles' first rows are before FIRST_ROW, and their last after LAST_ROW."""
+    random = np.random.default_rng(1)
+    check(draw_tiles(random, 4, 1, 1, columns=3, FIRST_ROW=1, LAST_ROW=3), no_moves(), [1])
+    check(draw_tiles(random, 2, 2, 5, columns=3, FIRST_ROW=2, LAST_ROW=6), no_moves(), [1])
+
+
+@pytest.mark.parametrize("splits", [9, 27])
+def test_chains_of_a_fast_convolution_are_cut(splits, monkeypatch):
+    """Each of the nine points has three chains: they are one part, or three."""
+
+    def split(*arguments, plain=launches.choose):
+        return replace(plain(*arguments), splits=splits)
+
+    monkeypatch.setattr(launches, "choose", split)
+    rows = {"FIRST_ROW": 0, "LAST_ROW": 2}
+    check(draw_tiles(np.random.default_rng(2), 2, 1, 1, 144, 2, **rows), no_moves(), [1])
 
 
 @pytest.mark.parametrize("columns", [17, 33])
@@ -240,7 +288,7 @@ def test_too_little_memory(monkeypatch):
 
 def test_all_kernels_are_warmed(monkeypatch):
     """`warm_kernels` launches every kernel that a push may launch, with every tile."""
-    from oobleck_stream.engine.cuda import engine, launches
+    from oobleck_stream.engine.cuda import engine
 
     launched = set()
 
@@ -251,6 +299,8 @@ def test_all_kernels_are_warmed(monkeypatch):
     monkeypatch.setattr(launches.Launch, "enqueue", enqueue)
     engine.warm_kernels()
     every = {launches.product_kernel(tile) for tile in tiles.TINY_TILES}
+    for rows in SCHEMES:
+        every |= {launches.transform_kernel(rows), launches.combine_kernel(rows)}
     assert launched == every | {launches.finish_kernel(), launches.moves_kernel()}
 
 

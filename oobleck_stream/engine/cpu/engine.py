@@ -97,7 +97,7 @@ class CpuEngine:
         self._arenas[stream, start : start + len(values)] = values
 
     def step_times(self) -> list[tuple[int, float]]:
-        """Layer and share of the time of every step of the last program.
+        """Return the layer of every step of the last program, and the step's share of the time.
 
         The layer is -1 for the copy of the input rows and for moves alone. Two layers that are
         computed together share their time in proportion to their multiplications. All shares are 0
@@ -109,6 +109,7 @@ class CpuEngine:
         ends = self._control[(LINE + TIME) // 8 :: 2 * LINE // 8][: len(steps)]
         times = np.diff(ends, prepend=self._control[STARTED // 8]).astype(np.float64)
         work = steps[:, table.TAPS] * steps[:, table.CHANNELS] * steps[:, table.COLUMNS]
+        work *= np.where(steps[:, table.TILE] > 1, 1, steps[:, table.PHASES])
         for first in np.flatnonzero(steps[:, table.JOINED]):
             pair = slice(first, first + 2)
             times[pair] = times[pair].sum() * work[pair] / work[pair].sum()
@@ -141,7 +142,7 @@ def run_program(
         The control block, see `oobleck_stream.engine.cpu.interpreter`. This run's counters in it
         are zero.
     ticket : int
-        Greater than 0, and different from that of every earlier run on this control block.
+        Greater than 0, and different from the ticket of every earlier run on this control block.
     scratch : float32 array
         Working memory of this thread.
     threads : int
@@ -204,7 +205,10 @@ def _some_followers(count: int) -> list[_Follower]:
 
 
 def _after_fork() -> None:
-    """In a forked child no follower exists, and the lock may be held by a thread of the parent."""
+    """Forget the followers and the lock in a forked child.
+
+    The threads don't exist there, and a thread of the parent may hold the lock.
+    """
     global _growing, _generation
     _growing = threading.Lock()
     _followers.clear()

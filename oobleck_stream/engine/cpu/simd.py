@@ -17,9 +17,10 @@ from llvmlite.binding import get_host_cpu_features
 from numba import config
 from numba.core import cgutils
 
-from oobleck_stream.engine.arithmetic import Operations, activations
+from oobleck_stream.engine.arithmetic import activations
 from oobleck_stream.engine.cpu.machine import FLOAT, WORD
 from oobleck_stream.engine.program import LANES
+from oobleck_stream.operations import Operations
 
 
 def _has_wide_registers() -> bool:
@@ -52,6 +53,7 @@ class Vectors:
 
     Attributes
     ----------
+    operations : Operations
     snake, tanh : callable
         See `oobleck_stream.engine.arithmetic.activations`.
     """
@@ -61,19 +63,18 @@ class Vectors:
         kind = ir.FunctionType(VECTOR, [VECTOR] * 3)
         name = f"llvm.fma.v{LANES}f32"
         self._fma = cgutils.get_or_insert_function(builder.module, kind, name)
-        self.snake, self.tanh = activations(
-            Operations(
-                constant=self.constant,
-                fma=self.fma,
-                multiply=builder.fmul,
-                add=builder.fadd,
-                subtract=builder.fsub,
-                divide=builder.fdiv,
-                less=functools.partial(builder.fcmp_ordered, "<"),
-                select=builder.select,
-                power_of_two=self.power_of_two,
-            )
+        self.operations = Operations(
+            constant=self.constant,
+            fma=self.fma,
+            multiply=builder.fmul,
+            add=builder.fadd,
+            subtract=builder.fsub,
+            divide=builder.fdiv,
+            less=functools.partial(builder.fcmp_ordered, "<"),
+            select=builder.select,
+            power_of_two=self.power_of_two,
         )
+        self.snake, self.tanh = activations(self.operations)
 
     def constant(self, value: float) -> ir.Constant:
         """A Python float, rounded to float32, in all lanes."""

@@ -1,1 +1,1 @@
-"""The CUDA engine: Numba kernels that execute the same programs as the CPU, bit-identically."""
+"""The CUDA engine: Numba kernels that execute the CPU's programs with bit-identical results."""

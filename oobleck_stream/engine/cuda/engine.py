@@ -36,16 +36,19 @@ from oobleck_stream.engine.cuda.library import (
 from oobleck_stream.engine.cuda.tiles import TILES, TINY_TILES, Tile
 from oobleck_stream.engine.program import Program
 from oobleck_stream.errors import CudaUnavailable
+from oobleck_stream.fast_convolution import SCHEMES
 
 _uploaded: dict[int, Any] = {}
-"""Parameters on the device, by the `id` of the host's array; removed when that array is freed."""
+"""Parameters on the device, by the `id` of the array on the host. An entry is removed when that
+array is freed.
+"""
 
 _uploading = threading.Lock()
 
 
 @dataclass
 class _Prepared:
-    """The launches of a program for one number of streams, and their CUDA graph once captured."""
+    """The launches of a program for a number of streams, and, once captured, their CUDA graph."""
 
     launches: list[Launch]
     captured: CapturedGraph | None = None
@@ -53,7 +56,7 @@ class _Prepared:
 
 
 class CudaEngine:
-    """The CUDA engine, see `oobleck_stream.engine.backends.Engine`.
+    """The CUDA engine; its methods are described in `oobleck_stream.engine.backends.Engine`.
 
     Parameters
     ----------
@@ -64,12 +67,13 @@ class CudaEngine:
     arena_floats : int
         Length of each stream's arena.
     tiles : tuple of Tile, optional
-        Tiles into which a product may be cut. The results do not depend on them.
+        Tiles into which a product may be cut. The results do not depend on the tiles.
 
     Raises
     ------
     CudaUnavailable
-        If there is no GPU, if the driver or the compiler is missing, or if memory is too small.
+        If there is no GPU, if the driver or the compiler is missing, or if the GPU has too little
+        memory.
     """
 
     def __init__(
@@ -170,7 +174,7 @@ class CudaEngine:
             prepared.captured.replay(self._cuda_stream)
 
     def _prepare(self, program: Program, group: int, size_in: int, size_out: int) -> _Prepared:
-        """The launches of a program for a number of streams, from the cache if possible."""
+        """Return the launches of a program for a number of streams, from the cache if possible."""
         prepared = self._prepared.get(program, {}).get(group)
         if prepared is not None:
             return prepared
@@ -192,7 +196,8 @@ class CudaEngine:
     def _grow(self, size_in: int, size_out: int, sums: int) -> None:
         """Enlarge the buffers for rows and sums if a program needs more.
 
-        All prepared launches are dropped then, because they contain the old buffers' addresses.
+        All prepared launches are then dropped, because they contain the addresses of the old
+        buffers.
         """
         b = self._buffers
         sizes = {"source": size_in, "target": size_out, "sums": sums}
@@ -209,7 +214,7 @@ class CudaEngine:
             self._host_target = pinned(np.float32, size_out)
 
     def step_times(self) -> list[tuple[int, float]]:
-        """Nothing: the times of steps are not measured on a GPU."""
+        """Return an empty list, because the times of steps are not measured on a GPU."""
         return []
 
     def read(self, stream: int, start: int, size: int) -> FloatArray:
@@ -232,7 +237,7 @@ class CudaEngine:
                 self._cuda_stream.synchronize()
 
     def close(self) -> None:
-        """Free all device memory but the parameters, which other engines may share.
+        """Free all device memory except the parameters, which other engines may share.
 
         The engine can't be used afterwards.
         """
@@ -242,7 +247,7 @@ class CudaEngine:
             del self._buffers, self._host_source, self._host_target, self._host_streams
 
     def _smoke_test(self) -> None:
-        """Compile and run a kernel that has no effect: a move of one zero into the zeroed arena."""
+        """Compile and run a kernel without effect: it writes one zero into the zeroed arena."""
         moves = np.array([[0, table.NONE, min(1, self.arena_floats)]], np.int64)
         buffers = replace(
             self._buffers,
@@ -253,7 +258,7 @@ class CudaEngine:
         self._cuda_stream.synchronize()
 
     def _floats(self, stream: int, start: int, size: int) -> Any:
-        """The view of some floats of a stream's arena on the device."""
+        """A view of some floats of a stream's arena on the device."""
         self._check_open()
         if not (0 <= stream < self.streams and 0 <= start <= start + size <= self.arena_floats):
             raise ValueError(
@@ -279,30 +284,42 @@ def _parameters_on_device(parameters: FloatArray, cuda_stream: Any) -> Any:
 
 
 def warm_kernels() -> None:
-    """Compile every kernel or load it from disk, so that no push has to.
+    """Compile every kernel or load it from disk, so that no push has to do it.
 
     Raises
     ------
     CudaUnavailable
         If CUDA can't be used here.
     """
-    # A program that copies one number in and multiplies it, once with each tile.
-    copy = _minimal_step(LAYER=-1, INPUT_STRIDE=1, RAW=0)
-    product = _minimal_step(CHANNELS=1, WEIGHTS=0, RAW=1)
+    # A program that copies one number in and multiplies it, once with each tile; and fast
+    # convolutions of that number.
+    steps = [
+        _minimal_step(LAYER=-1, INPUT_STRIDE=1, RAW=0),
+        _minimal_step(CHANNELS=1, WEIGHTS=0, RAW=1),
+    ]
+    for rows, scheme in SCHEMES.items():
+        points = {"CHANNELS": 1, "TILE": rows, "PHASES": rows}
+        steps += [
+            _minimal_step(**points, POINTS=2),
+            _minimal_step(**points, TAPS=scheme.points, INPUT=2, WEIGHTS=0, RAW=1),
+        ]
     moves = np.zeros((0, table.MOVE_FIELDS), np.int64)
-    program = Program(np.stack([copy, product]), moves, np.zeros((3, 1), np.int64))
+    program = Program(np.stack(steps), moves, np.zeros((3, 1), np.int64))
     stream, row = np.zeros(1, np.int64), np.zeros((1, 1, 1), np.float32)
+    weights = np.zeros(table.LANES * max(scheme.points for scheme in SCHEMES.values()), np.float32)
     for tile in TINY_TILES if SIMULATED else TILES:
         # Opening an engine runs the kernel of moves.
-        with closing(CudaEngine(np.zeros(table.LANES, np.float32), 1, 2, (tile,))) as engine:
+        with closing(CudaEngine(weights, 1, 3, (tile,))) as engine:
             engine.run(program, stream, row, row[:, :0].copy())
 
 
 def _minimal_step(**fields: int) -> IntArray:
-    """A step of one row and one column, with the given fields and no others."""
+    """A step of one row and one column, in which only the given fields are set."""
     step = np.zeros(table.FIELDS, np.int64)
-    step[[table.ROWS, table.PHASES, table.LAST_ROW, table.TAPS, table.COLUMNS]] = 1
-    step[[table.WEIGHTS, table.BIAS, table.RESIDUAL, table.RAW, table.SNAKED]] = table.NONE
+    step[[table.ROWS, table.PHASES, table.LAST_ROW, table.TAPS, table.COLUMNS, table.TILE]] = 1
+    step[[table.WEIGHTS, table.BIAS, table.RESIDUAL, table.RAW, table.SNAKED, table.POINTS]] = (
+        table.NONE
+    )
     for name, value in fields.items():
         step[getattr(table, name)] = value
     return step

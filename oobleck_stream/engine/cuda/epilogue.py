@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from oobleck_stream.engine.arithmetic import Operations, activations
+from oobleck_stream.engine.arithmetic import activations
 from oobleck_stream.engine.cuda.library import (
     add,
     cuda,
@@ -40,10 +40,10 @@ from oobleck_stream.engine.program import (
     ROWS,
     SNAKED,
     TANH,
-    TAPS,
     TO_TARGET,
     WEIGHTS,
 )
+from oobleck_stream.operations import Operations
 
 NEGATIVE_ZERO = np.float32(-0.0)
 """The exact identity of addition in IEEE 754: adding +0.0 would turn -0.0 into +0.0."""
@@ -66,7 +66,7 @@ snake, tanh = activations(OPERATIONS)
 
 @device
 def output_fields(steps, index):
-    """The fields of a step that say where its rows go: an argument of `store_output`."""
+    """The fields of a step that `store_output` needs: residual, tanh, and where the rows go."""
     return (
         steps[index, RESIDUAL],
         steps[index, RAW],
@@ -78,7 +78,7 @@ def output_fields(steps, index):
 
 @device
 def column_parameters(steps, index, column, parameters):
-    """Bias, alpha and inverse beta of a column, loaded once for all of a thread's rows."""
+    """Load the bias, alpha and inverse beta of a column, which serve all rows of a thread."""
     # As on the CPU, +0 stands for a missing bias: it turns a sum of -0.0 into +0.0.
     bias, alpha, inverse_beta = np.float32(0.0), np.float32(0.0), np.float32(0.0)
     if steps[index, BIAS] != NONE:
@@ -111,11 +111,34 @@ def store_output(
         arenas[unsigned_index(arena + snaked + offset)] = snake(value, alpha, inverse_beta)
 
 
+@device
+def finish_element(
+    steps, index, value, row, column, parameters, arena, arenas, target_start, target
+):
+    """Apply the epilogue of a step to the sum of a row and a column, and store the result."""
+    offset = row * steps[index, OUTPUT_STRIDE] + column
+    outputs = output_fields(steps, index)
+    residual = NEGATIVE_ZERO
+    if outputs[0] != NONE:
+        residual = arenas[unsigned_index(arena + outputs[0] + offset)]
+    own = column_parameters(steps, index, column, parameters)
+    store_output(value, residual, own, outputs, offset, arena, arenas, target_start, target)
+
+
+@device
+def added_parts(sums, first, parts, elements):
+    """Add up the partial sums of an element, in their order."""
+    value = sums[unsigned_index(first)]
+    for part in range(1, parts):
+        value = add(value, sums[unsigned_index(first + part * elements)])
+    return value
+
+
 @functools.cache
 def finish_kernel() -> Any:
-    """The kernel for a step that has no sums yet: it adds up split taps, or takes source rows.
+    """The kernel for a step that has no sums yet: it adds up split sums, or takes source rows.
 
-    One thread computes one element of the output. `sums` has the shape (taps, streams, rows,
+    One thread computes one element of the output. `sums` has the shape (parts, streams, rows,
     columns).
     """
 
@@ -130,10 +153,11 @@ def finish_kernel() -> Any:
         target_floats,
         parameters,
         sums,
+        parts,
         source_floats,
     ):
-        columns, phases = steps[index, COLUMNS], steps[index, PHASES]
-        rows = steps[index, ROWS] * phases
+        columns = steps[index, COLUMNS]
+        rows = steps[index, ROWS] * steps[index, PHASES]
         # Split the thread's number into stream of the group, row and column.
         number = np.int64(cuda.grid(1))
         elements = streams.shape[0] * rows * columns
@@ -148,18 +172,9 @@ def finish_kernel() -> Any:
             begin = group * source_floats + steps[index, INPUT]
             value = source[unsigned_index(begin + row * steps[index, INPUT_STRIDE] + column)]
         else:
-            value = sums[unsigned_index(number)]
-            for tap in range(1, steps[index, TAPS]):
-                value = add(value, sums[unsigned_index(number + tap * elements)])
+            value = added_parts(sums, number, parts, elements)
         arena = streams[group] * arena_floats
-        offset = row * steps[index, OUTPUT_STRIDE] + column
-        outputs = output_fields(steps, index)
-        residual = NEGATIVE_ZERO
-        if outputs[0] != NONE:
-            residual = arenas[unsigned_index(arena + outputs[0] + offset)]
-        own = column_parameters(steps, index, column, parameters)
-        store_output(
-            value, residual, own, outputs, offset, arena, arenas, group * target_floats, target
-        )
+        start = group * target_floats
+        finish_element(steps, index, value, row, column, parameters, arena, arenas, start, target)
 
     return kernel(finish)

@@ -35,12 +35,13 @@ class CapturedGraph:
 def capture(cuda_stream: Any, launch: Callable[[], None]) -> CapturedGraph | None:
     """Record what `launch` enqueues on a CUDA stream, instead of running it.
 
-    All kernels in it must have run before, because loading one can't be captured.
+    All recorded kernels must have run before, because loading a kernel can't be captured.
 
     Returns
     -------
     CapturedGraph or None
-        None under the simulator, and after an error, which is reported as a ``RuntimeWarning``.
+        The recorded sequence. None under the simulator, and after an error, for which a
+        ``RuntimeWarning`` is given.
     """
     if SIMULATED:
         return None
@@ -60,7 +61,7 @@ def capture(cuda_stream: Any, launch: Callable[[], None]) -> CapturedGraph | Non
 
 
 def _recorded(handle: int, launch: Callable[[], None]) -> Any:
-    """The driver's graph of what `launch` enqueues on the CUDA stream with this handle."""
+    """Return the driver's graph of what `launch` enqueues on the CUDA stream with this handle."""
     from cuda.bindings import driver
 
     # Relaxed: other threads may allocate and free device memory during the capture.

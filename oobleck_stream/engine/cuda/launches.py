@@ -13,10 +13,11 @@ from oobleck_stream.engine import program as table
 from oobleck_stream.engine.cuda.epilogue import finish_kernel
 from oobleck_stream.engine.cuda.moves import moves_kernel
 from oobleck_stream.engine.cuda.product import product_kernel
+from oobleck_stream.engine.cuda.schemes import combine_kernel, transform_kernel
 from oobleck_stream.engine.cuda.tiles import Cut, Tile, choose
 
 MAX_BLOCKS = 256
-"""Maximum blocks of threads that share one move."""
+"""Maximum number of thread blocks that share one move."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,14 @@ class Buffers:
     streams : (group,) int64
         Indices of the audio streams that take part.
     source, target : (n,) float32
-        Input and output rows of the group, stream after stream: `source_floats` and `target_floats`
-        for each.
+        Input and output rows of the group, stream after stream. Each stream has `source_floats`
+        floats of input and `target_floats` floats of output.
     arenas : (n,) float32
-        The arenas of all streams, `arena_floats` for each.
+        The arenas of all streams, one after another; each has `arena_floats` floats.
     parameters : (n,) float32
         The packed parameters.
     sums : (n,) float32
-        Working memory for the sums of split taps.
+        Working memory for the parts of split sums.
     """
 
     steps: Any
@@ -54,7 +55,7 @@ class Buffers:
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch: the kernel, its grid of blocks, the threads of a block, and the arguments."""
+    """One launch: the kernel, the grid of blocks, the threads per block, and the arguments."""
 
     kernel: Any
     blocks: tuple[int, int, int]
@@ -69,28 +70,36 @@ class Launch:
 def cuts(
     steps: IntArray, group: int, tiles: tuple[Tile, ...], multiprocessors: int
 ) -> list[Cut | None]:
-    """The cut of each step for a group of streams; None for a step without a product."""
+    """The `Cut` of each step for a group of streams; None for a step without a product."""
     found: list[Cut | None] = []
     for step in steps:
         if step[table.LAYER] == table.MOVES_ALONE or step[table.WEIGHTS] == table.NONE:
             found.append(None)
             continue
-        rows, phases, taps, channels, columns = (
-            int(step[field])
-            for field in (table.ROWS, table.PHASES, table.TAPS, table.CHANNELS, table.COLUMNS)
+        rows, taps, channels, columns = (
+            int(step[field]) for field in (table.ROWS, table.TAPS, table.CHANNELS, table.COLUMNS)
         )
-        found.append(choose(tiles, group * rows, phases, taps, channels, columns, multiprocessors))
+        points = bool(step[table.TILE] > 1)
+        phases = 1 if points else int(step[table.PHASES])
+        cut = choose(tiles, group * rows, phases, taps, channels, columns, multiprocessors, points)
+        found.append(cut)
     return found
 
 
 def max_sums(steps: IntArray, cut: list[Cut | None], group: int) -> int:
-    """Maximum number of floats that the sums of a step's split taps occupy."""
+    """Maximum number of floats that the parts of a step's split sums occupy."""
     sizes = [
-        group * int(step[table.ROWS] * step[table.PHASES] * step[table.COLUMNS]) * part.splits
+        group * _sums(step) * part.splits
         for step, part in zip(steps, cut, strict=True)
         if part is not None and part.splits > 1
     ]
     return max(sizes, default=0)
+
+
+def _sums(step: IntArray) -> int:
+    """Number of sums of a step in one stream; the phases of a tile are made of the same sums."""
+    phases = 1 if step[table.TILE] > 1 else step[table.PHASES]
+    return int(step[table.ROWS] * phases * step[table.COLUMNS])
 
 
 def launches(
@@ -107,12 +116,12 @@ def launches(
     ----------
     steps, moves : (steps, FIELDS) and (moves, MOVE_FIELDS) int64
     cut : list of (Cut or None)
-        The cut of each step.
+        The `Cut` of each step.
     group : int
         Number of streams.
     buffers : Buffers
     threads : int
-        Threads of a block, for the kernels that have no tile.
+        Threads per block, for the kernels that have no tile.
     """
     b = buffers
     for index, (step, part) in enumerate(zip(steps, cut, strict=True)):
@@ -133,12 +142,21 @@ def launches(
                     b.sums,
                 ),
             )
-        # The epilogue is a kernel of its own for split taps, and for the copy of the input rows.
-        if step[table.LAYER] != table.MOVES_ALONE and (part is None or part.splits > 1):
-            numbers = group * int(step[table.ROWS] * step[table.PHASES] * step[table.COLUMNS])
+        tile = int(step[table.TILE])
+        if step[table.LAYER] == table.MOVES_ALONE:
+            pass
+        elif step[table.POINTS] != table.NONE:
             yield Launch(
-                finish_kernel(),
-                (-(-numbers // threads), 1, 1),
+                transform_kernel(tile),
+                (-(-group * int(step[table.ROWS] * step[table.CHANNELS]) // threads), 1, 1),
+                threads,
+                (b.steps, index, b.streams, b.arenas, b.arena_floats),
+            )
+        # The epilogue is a kernel of its own for split sums, and for the copy of the input rows.
+        elif part is None or part.splits > 1:
+            yield Launch(
+                combine_kernel(tile) if tile > 1 else finish_kernel(),
+                (-(-group * _sums(step) // threads), 1, 1),
                 threads,
                 (
                     b.steps,
@@ -151,6 +169,7 @@ def launches(
                     b.target_floats,
                     b.parameters,
                     b.sums,
+                    1 if part is None else part.splits,
                     b.source_floats,
                 ),
             )

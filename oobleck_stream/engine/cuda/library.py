@@ -1,4 +1,4 @@
-"""The only module that imports ``numba.cuda``, so that moving to its successor touches one file.
+"""The only module that imports ``numba.cuda``, so that replacing numba.cuda changes one file.
 
 Under Numba's simulator (``NUMBA_ENABLE_CUDASIM=1``) the kernels run as plain Python. There, a fused
 multiply-add rounds twice.
@@ -32,7 +32,7 @@ if importlib.util.find_spec("numba_cuda") is None:
 from numba import cuda as _cuda
 from numba.cuda.core import config as _settings
 
-# Numba warns of launches with few blocks, but a single frame has no work for more.
+# Numba warns of launches with few blocks, but a single frame has too little work for more blocks.
 _settings.CUDA_LOW_OCCUPANCY_WARNINGS = 0
 
 __all__ = [
@@ -77,7 +77,7 @@ class CudaKernelCache(KernelCache):
     versions = (*KernelCache.versions, f"numba-cuda {version('numba-cuda')}")
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Load the compiled kernel for these argument types; None if it isn't stored."""
+        """Load the compiled kernel for these argument types; return None if it isn't stored."""
         from numba.cuda.utils import numba_target_override
 
         with numba_target_override():
@@ -145,11 +145,11 @@ if SIMULATED:
         return np.int32((int(exponent) + 127) << 23).view(np.float32)
 
     def unsigned(count):
-        """A number that is not negative."""
+        """Return a nonnegative number unchanged."""
         return count
 
     def unsigned_index(index):
-        """An index that is not negative."""
+        """Return a nonnegative index unchanged."""
         return index
 
 else:
@@ -186,7 +186,7 @@ else:
 
     @device
     def less(a, b):
-        """``a < b``; false if one of them is NaN."""
+        """``a < b``; false if a or b is NaN."""
         return a < b
 
     @device
@@ -201,12 +201,12 @@ else:
 
     @device
     def unsigned(count):
-        """Cast a number that is not negative, so that 32-bit unsigned arithmetic is compiled."""
+        """Cast a nonnegative number, for 32-bit unsigned arithmetic."""
         return np.uint32(count)
 
     @device
     def unsigned_index(index):
-        """Cast an index to unsigned, so that Numba omits the wraparound of negative indices."""
+        """Cast a nonnegative index, so that Numba omits code for negative indices."""
         return np.uint64(index)
 
 
@@ -224,12 +224,12 @@ def has_compiler() -> bool:
 
 
 def open_device() -> None:
-    """Check that there is a GPU and a compiler for it.
+    """Check that there are a GPU and a compiler for its kernels.
 
     Raises
     ------
     CudaUnavailable
-        If something is missing; the message names it.
+        If something is missing. The message names what is missing.
     """
     if SIMULATED:
         return
@@ -258,7 +258,7 @@ def open_device() -> None:
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Turn errors of the driver, the compiler and Numba's CUDA target into ``CudaUnavailable``."""
+    """Convert errors of the driver, the compiler and Numba's CUDA target to ``CudaUnavailable``."""
     try:
         yield
     except Exception as error:
@@ -278,7 +278,7 @@ def _is_from_cuda(error: Exception) -> bool:
 
 
 def _unavailable(message: str) -> CudaUnavailable:
-    """The exception for a message of CUDA, shortened to one line."""
+    """Return the exception for a message of CUDA, which is shortened to one line."""
     if "OUT_OF_MEMORY" in message:
         return CudaUnavailable("the GPU has too little memory")
     return CudaUnavailable(f"CUDA failed: {' '.join(message.split())[:300]}")
@@ -307,7 +307,8 @@ def on_compilation(callback: Callable[[], None]) -> Iterator[None]:
 def open_cuda_stream() -> Any:
     """A non-blocking CUDA stream: one that doesn't synchronize with the default CUDA stream.
 
-    So it can be captured at any time. Callers must `synchronize` it before they use results.
+    Such a stream can be captured at any time. Callers must `synchronize` it before they use
+    results.
     """
     if SIMULATED:
         return cuda.stream()
@@ -322,7 +323,7 @@ def open_cuda_stream() -> Any:
 
 
 def zeros(kind: type, count: int, cuda_stream: Any) -> Any:
-    """An array of zeros on the device, with at least one element.
+    """An array of `count` zeros on the device, or of one zero if `count` is 0.
 
     Raises
     ------
@@ -345,7 +346,7 @@ def zeros(kind: type, count: int, cuda_stream: Any) -> Any:
 
 
 def upload(array: npt.NDArray[Any], cuda_stream: Any) -> Any:
-    """A copy of an array on the device, with at least one row.
+    """A copy of an array on the device; for an array without rows, one row of zeros.
 
     Raises
     ------
@@ -361,7 +362,7 @@ def upload(array: npt.NDArray[Any], cuda_stream: Any) -> Any:
 
 
 def pinned(kind: type, count: int) -> Any:
-    """A page-locked array in host memory, with at least one element, for asynchronous copies."""
+    """A page-locked array in host memory, for asynchronous copies. It has at least one element."""
     with translated_errors():
         return cuda.pinned_array(max(1, count), kind)
 

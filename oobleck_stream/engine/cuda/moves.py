@@ -14,7 +14,9 @@ from oobleck_stream.engine.program import NONE, ORIGIN, SIZE, TO
 
 @functools.cache
 def moves_kernel() -> Any:
-    """The kernel of moves; blocks along y are moves from number `first` on, along z streams.
+    """Create the kernel that executes moves.
+
+    The grid's y axis selects the move, counted from number `first`; its z axis selects the stream.
 
     Elements whose indices differ by a multiple of the displacement form a chain. One thread copies
     one chain, in the direction that reads every element before it is overwritten, so overlapping

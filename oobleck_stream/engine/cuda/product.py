@@ -1,4 +1,4 @@
-"""The product kernel: input rows by weights, tiled in shared memory and in registers.
+"""The kernel that multiplies input rows by weights, in tiles of shared memory and registers.
 
 "The order of arithmetic" in oobleck_stream/README.md applies. A tile may contain rows of several
 streams.
@@ -36,6 +36,7 @@ from oobleck_stream.engine.program import (
     INPUT,
     INPUT_STRIDE,
     LAST_ROW,
+    MAX_CHAIN,
     NONE,
     OUTPUT_STRIDE,
     PANEL,
@@ -43,7 +44,10 @@ from oobleck_stream.engine.program import (
     ROWS,
     TAP_STRIDE,
     TAPS,
+    TILE,
     WEIGHTS,
+    WIDE_CHAIN,
+    chain_length,
     weight_panel,
 )
 
@@ -51,11 +55,12 @@ ZERO = np.float32(0.0)
 
 
 _weight_panel = device(weight_panel)
+_chain_length = device(chain_length)
 
 
 @device
 def weights_of(steps, index, phase, column):
-    """Offset of a column's first weight in the packed parameters, and the width of its panel."""
+    """The offset of a column's first weight in the packed parameters, and its panel's width."""
     taps, channels, columns = steps[index, TAPS], steps[index, CHANNELS], steps[index, COLUMNS]
     offset, width = _weight_panel(taps, channels, columns, phase, column)
     return steps[index, WEIGHTS] + offset + column % PANEL, width
@@ -63,11 +68,12 @@ def weights_of(steps, index, phase, column):
 
 @functools.cache
 def product_kernel(tile: Tile) -> Any:
-    """The kernel for one size of tile. A block of threads computes a tile.
+    """Create the kernel for one size of tile. Each block of threads computes one tile.
 
     Along x, the grid has the tiles of rows; along y, for each phase the tiles of columns; along z
-    the taps, if these are split. Split taps are written to `sums`, with the shape (taps, streams,
-    rows, columns), and a second kernel (`finish_kernel`) adds them up.
+    the parts, if the chains of a sum are split: whole taps, or single chains, in their order. Parts
+    are written to `sums`, with the shape (parts, streams, rows, columns), and a second kernel adds
+    them up. Fast convolutions are always split, so that each point has parts of its own.
     """
     depth, threads = tile.depth, tile.threads
     rows, columns = tile.rows, tile.columns
@@ -93,6 +99,7 @@ def product_kernel(tile: Tile) -> Any:
     outputs_each = part_rows * columns // threads
     batch = min(8, outputs_each)
     assert threads % depth == threads % columns == outputs_each % batch == 0
+    assert MAX_CHAIN % depth == WIDE_CHAIN % depth == 0
 
     @device
     def load_inputs(new_inputs, arenas, row_inputs, row, offset, is_channel):
@@ -115,7 +122,7 @@ def product_kernel(tile: Tile) -> Any:
 
     @device
     def store_chunk(shared, new_inputs, inputs_start, new_weights, weights_start):
-        """Store what was loaded from registers to a buffer of shared memory."""
+        """Store the loaded values, which are in registers, to a buffer of shared memory."""
         for i in range(input_loads):
             shared[unsigned_index(inputs_start + i * input_rows)] = new_inputs[i]
         for i in range(weight_loads):
@@ -140,7 +147,10 @@ def product_kernel(tile: Tile) -> Any:
 
     @device
     def share_part(shared, total, part, first_row, first_column):
-        """Store a thread's sums of one part of the tile to shared memory, (part_rows, columns)."""
+        """Store a thread's sums of one part of the tile to shared memory.
+
+        The shared memory has the shape (part_rows, columns).
+        """
         for i in range(rows_each):
             # After unrolling, constants address the cells: only then is `total` in registers.
             if i // row_run == part:
@@ -164,7 +174,10 @@ def product_kernel(tile: Tile) -> Any:
         row_inputs = cuda.shared.array(rows, np.int64)
         row_arenas = cuda.shared.array(rows, np.int64)
         row_groups = cuda.shared.array(rows, np.int64)
-        blocks, phases = steps[index, ROWS], steps[index, PHASES]
+        # A point of a fast convolution has one product for all phases.
+        blocks, phases = steps[index, ROWS], np.int64(1)
+        if steps[index, TILE] == 1:
+            phases = steps[index, PHASES]
         channels, taps = steps[index, CHANNELS], steps[index, TAPS]
         tap_stride, width_out = steps[index, TAP_STRIDE], steps[index, COLUMNS]
         thread = unsigned(cuda.threadIdx.x)
@@ -187,11 +200,19 @@ def product_kernel(tile: Tile) -> Any:
             row_inputs[row] = arena + steps[index, INPUT] + block * steps[index, INPUT_STRIDE]
         cuda.syncthreads()
 
-        tap, last_tap = np.int64(0), taps
-        splits = cuda.gridDim.z > 1
-        if splits:
-            tap, last_tap = np.int64(cuda.blockIdx.z), np.int64(cuda.blockIdx.z) + 1
-        chunks = (channels + depth - 1) // depth
+        # This part's first tap, its first chunk in that tap, and the number of its chunks.
+        length = _chain_length(channels)
+        chain_chunks = length // depth
+        chunks, chains = (channels + depth - 1) // depth, (channels + length - 1) // length
+        parts_of_sum = np.int64(cuda.gridDim.z)
+        splits = parts_of_sum > 1
+        chains_each = taps * chains // parts_of_sum
+        first_chain = cuda.blockIdx.z * chains_each
+        tap = first_chain // chains
+        chunk = (first_chain - tap * chains) * chain_chunks
+        chunks_left = chains_each // chains * chunks
+        if chains_each < chains:
+            chunks_left = min(chain_chunks, chunks - chunk)
         input_channel, input_row = thread % depth, thread // depth
         weight_column, weight_channel = thread % columns, thread // columns
         # Columns past the end are computed like the last, and are not stored.
@@ -203,7 +224,7 @@ def product_kernel(tile: Tile) -> Any:
 
         new_inputs = cuda.local.array(input_loads, np.float32)
         new_weights = cuda.local.array(weight_loads, np.float32)
-        # `chain` is the sum of the current tap, `total` the sum of the taps before it.
+        # `chain` is the current chain, `total` the sum of the chains before it.
         chain = cuda.local.array(cells, np.float32)
         total = cuda.local.array(cells, np.float32)
         x = cuda.local.array(rows_each, np.float32)
@@ -215,10 +236,9 @@ def product_kernel(tile: Tile) -> Any:
         # Software pipeline over the chunks of all taps. In each turn, chunk `number` is loaded to
         # registers, the chunk before it is multiplied out of shared memory, and then the new chunk
         # is stored to the other buffer. So loads from global memory overlap with arithmetic.
-        steps_left = (last_tap - tap) * chunks
-        chunk, left, number = 0, chunks, 0
-        while number <= steps_left:
-            if number < steps_left:
+        multiplied, number = chunk, 0
+        while number <= chunks_left:
+            if number < chunks_left:
                 channel = chunk * depth + input_channel
                 offset = tap * tap_stride + min(channel, channels - 1)
                 load_inputs(new_inputs, arenas, row_inputs, input_row, offset, channel < channels)
@@ -233,14 +253,15 @@ def product_kernel(tile: Tile) -> Any:
                 inputs_start = buffer * inputs_size + own_row
                 weights_start = 2 * inputs_size + buffer * weights_size + own_column
                 multiply_chunk(shared, inputs_start, weights_start, x, w, chain)
-                left -= 1
-                if left == 0:
-                    # The tap is complete.
-                    left = chunks
+                multiplied += 1
+                if multiplied == chunks or multiplied % chain_chunks == 0:
+                    # The chain is complete.
+                    if multiplied == chunks:
+                        multiplied = 0
                     for i in range(cells):
                         total[i] = add(total[i], chain[i])
                         chain[i] = ZERO
-            if number < steps_left:
+            if number < chunks_left:
                 buffer = number & 1
                 inputs_start = buffer * inputs_size + input_channel * input_stride + input_row
                 weights_start = 2 * inputs_size + buffer * weights_size

@@ -1,4 +1,4 @@
-"""The tiles into which a product can be cut, and the choice of one for each step.
+"""The tiles into which a product can be cut, and the choice of a tile for each step.
 
 The results are bit-identical for every tile, so the choice affects only the speed.
 """
@@ -8,14 +8,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from oobleck_stream.engine.program import chain_length
+
 LATENCY = 800
 """Cycles from requesting a chunk of input rows and weights in global memory to receiving it."""
 
 SECOND_PASS = 4000
-"""Cycles of a separate kernel that adds up split taps, apart from its memory traffic."""
+"""Cycles of a separate kernel that adds up split sums, apart from its memory traffic."""
 
 SUMS_A_CYCLE = 2
-"""Sums of split taps that are written and read back in a cycle, for each multiprocessor."""
+"""Parts of split sums that are written and read back in a cycle, for each multiprocessor."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Tile:
     thread_rows, thread_columns : int
         Rows and columns that one thread computes; powers of two.
     depth : int
-        Channels of a chunk, which is copied to shared memory at once.
+        Number of channels that are copied to shared memory at once.
     """
 
     rows: int
@@ -62,10 +64,10 @@ class Cut:
     row_tiles : int
         Tiles along the rows.
     column_tiles : int
-        Tiles along the columns, all phases together.
+        Tiles along the columns, counted over all phases.
     splits : int
-        1, or the number of taps: then separate blocks compute the taps, and a second kernel adds
-        them up.
+        The parts of every sum. If there are several, separate blocks of threads compute them, and a
+        second kernel adds them up.
     """
 
     tile: Tile
@@ -78,7 +80,7 @@ TILES = (
     Tile(128, 128, 8, 8, 16),
     Tile(64, 64, 8, 4, 16),
     Tile(32, 32, 4, 2, 64),
-    Tile(8, 32, 2, 1, 128),
+    Tile(8, 32, 2, 1, 64),
     Tile(128, 16, 4, 4, 32),
 )
 
@@ -94,26 +96,30 @@ def choose(
     channels: int,
     columns: int,
     multiprocessors: int,
+    points: bool = False,
 ) -> Cut:
-    """Choose the cut of a step that takes the fewest cycles by estimate.
+    """Choose the cut of a step with the smallest estimated number of cycles.
 
     Parameters
     ----------
     tiles : tuple of Tile
     rows : int
-        Blocks of output rows of all streams together.
+        Number of blocks of output rows, counted over all streams.
     phases, taps, channels, columns : int
         Fields of the step.
     multiprocessors : int
         Number of multiprocessors of the GPU.
+    points : bool
+        Whether the taps are the points of a fast convolution, whose sums are always split.
     """
+    chains = taps * -(-channels // chain_length(channels))
     best, fewest = None, math.inf
     for tile in tiles:
         row_tiles, column_tiles = -(-rows // tile.rows), phases * -(-columns // tile.columns)
-        for splits in {1, taps}:
+        for splits in {taps if points else 1, chains}:
             waves = -(-row_tiles * column_tiles * splits // multiprocessors)
             each = max(waves * tile.cycles, LATENCY / tile.depth)
-            chunks = -(-channels // tile.depth) * (taps // splits)
+            chunks = -(-(-(-channels // tile.depth) * taps) // splits)
             cycles = each * chunks * tile.depth
             if splits > 1:
                 sums = rows * phases * columns * splits

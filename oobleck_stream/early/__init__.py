@@ -1,0 +1,1 @@
+"""Samples given out before they are final: what they are, how good, and at what cost."""

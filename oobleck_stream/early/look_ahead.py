@@ -1,0 +1,141 @@
+"""Look-ahead: how much of the sound is withheld, what stands in for later frames, and the fade.
+
+The early sound is defined by this, and by nothing else. Let ``D(t)`` be the sound that the first t
+frames would decode to if no frame followed (`MISSING` has the two ways to read that). After frame
+t, the samples ``[(t - 1) * hop - samples, t * hop - samples)`` are given out. They are those of
+``D(t)``; only over the first `fade` of them the sound goes over from ``D(t - 1)``, which gave the
+sample before them::
+
+    early = D(t - 1) + weight * (D(t) - D(t - 1))        weight[k] = (k + 1) / (fade + 1)
+
+in float32, each operation rounded once. At the end of the piece, ``D`` is the exact sound, and the
+fade goes over to that. So the early samples depend neither on how the frames are divided into
+pushes nor on the number of threads, and with the network's whole look-ahead they are the exact
+ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from oobleck_stream.arrays import FloatArray
+from oobleck_stream.engine.arena import joined_layers
+from oobleck_stream.engine.provisional import Blocks, counters_after, layers_read
+from oobleck_stream.model import Model
+
+Missing = Literal["zeros", "held"]
+MISSING = get_args(Missing)
+"""What stands in for the frames that are not known yet: ``"zeros"`` in the activations of every
+layer, as behind the end of a piece; or ``"held"``, the last frame again and again."""
+
+FADES_PER_HOP = 8
+"""The default fade is the hop divided by this. Longer fades cost more and sound no better."""
+
+
+@dataclass(frozen=True)
+class LookAhead:
+    """What `StreamingDecoder` withholds, and how its early samples are made.
+
+    Parameters
+    ----------
+    samples : int
+        Samples that are withheld until later frames are known.
+    fade : int
+        Samples over which the sound of one push goes over into that of the next.
+    held : int
+        Number of times that the last frame is repeated; 0 for zeros in the activations.
+    """
+
+    samples: int
+    fade: int
+    held: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        look_ahead: float | None,
+        fade: float | None = None,
+        missing: Missing = "zeros",
+    ) -> LookAhead | None:
+        """Check and resolve the arguments of a decoder; None for the exact sound.
+
+        Raises
+        ------
+        ValueError
+            If one of them is invalid.
+        """
+        if missing not in MISSING:
+            raise ValueError(f"missing must be 'zeros' or 'held', not {missing!r}")
+        short = model.latency if look_ahead is None else _samples(look_ahead, model, "look_ahead")
+        if not 0 <= short <= model.latency:
+            raise ValueError(
+                f"look_ahead must be from 0 to {model.latency} samples "
+                f"({model.latency / model.samplerate:.4f} s), not {look_ahead!r}"
+            )
+        longest = model.hop
+        chosen = model.hop // FADES_PER_HOP if fade is None else _samples(fade, model, "fade")
+        if not 0 <= chosen <= longest:
+            raise ValueError(f"fade must be from 0 to {longest} samples, not {fade!r}")
+        if short == model.latency:
+            return None
+        room = model.latency - short
+        if missing == "held":
+            return cls(short, min(chosen, room), model.context)
+        # A flush of t frames may return fewer than t * hop samples.
+        end = max(0, model.hop - model.decoded_length(1))
+        short = max(short, end)
+        return cls(short, max(0, min(chosen, room, short - end)))
+
+    def given(self, frames: int, hop: int) -> int:
+        """Number of samples that were given out after some frames, before the end."""
+        return max(0, frames * hop - self.samples)
+
+    def blocks(self, model: Model, frames: int) -> Blocks:
+        """The blocks of each layer that the early samples of frame number `frames` take."""
+        layers, hop = model.decoder.layers, model.hop
+        first = max(0, (frames - 1) * hop - self.samples)
+        end = max(0, frames * hop - self.samples + self.fade)
+        counters, joined = counters_after(layers, frames), joined_layers(layers)
+        return Blocks.of(layers, joined, counters, self.held, first, end)
+
+    def layers_read(self, model: Model) -> int:
+        """Number of layers, from the first, whose final rows the early samples depend on."""
+        layers, frames = model.decoder.layers, 3 * model.context + 3
+        counters = counters_after(layers, frames)
+        if counters.produced[-1] > (frames - 1) * model.hop - self.samples:
+            return len(layers)
+        return layers_read(layers, self.blocks(model, frames), counters)
+
+    def faded(self, before: FloatArray, after: FloatArray) -> FloatArray:
+        """Go over from some samples to others: `before` is as long as the fade, or shorter.
+
+        Parameters
+        ----------
+        before, after : (n, channels) float32
+            `after` may go on behind the fade.
+
+        Returns
+        -------
+        array like `after`
+        """
+        count = min(len(before), len(after))
+        weight = (np.arange(1, count + 1, dtype=np.float32) / np.float32(self.fade + 1))[:, None]
+        result = after.copy()
+        with np.errstate(over="ignore", invalid="ignore"):
+            result[:count] = before[:count] + weight * (after[:count] - before[:count])
+        return result
+
+
+def _samples(value: Any, model: Model, name: str) -> int:
+    """A number of samples: an integer as it is, a floating-point number as seconds."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise ValueError(f"{name} must be seconds (float) or samples (int), not {value!r}")
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if not np.isfinite(value):
+        raise ValueError(f"{name} must be finite, not {value!r}")
+    return round(float(value) * model.samplerate)

@@ -1,0 +1,215 @@
+"""Streams that give out samples early, while the exact stream goes on underneath."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from oobleck_stream.arrays import FloatArray
+from oobleck_stream.checks import first_not_finite
+from oobleck_stream.decoder_streams import DecoderState, DecoderStreams, Position
+from oobleck_stream.early.look_ahead import LookAhead, Missing
+from oobleck_stream.engine.provisional_stack import ProvisionalStack
+from oobleck_stream.engine.status import status_of
+from oobleck_stream.model import Model
+
+
+class EarlyStreams(DecoderStreams):
+    """`DecoderStreams` whose chunks are early, as `oobleck_stream.early.look_ahead` defines them.
+
+    The early samples follow from the exact stream's state, so that is all that a `DecoderState`
+    holds. What the next fade begins with is kept beside it, and computed again after a `restore`.
+
+    Parameters
+    ----------
+    model, count, threads, backend
+        As for `DecoderStreams`.
+    look_ahead : LookAhead
+    exact : bool
+        Whether the exact stream goes on underneath. Without it, only the layers are computed whose
+        final rows the early samples depend on, and `finals` stay empty.
+    """
+
+    stack: ProvisionalStack
+
+    def __init__(
+        self,
+        model: Model,
+        count: int,
+        threads: int | None,
+        backend: str | None,
+        look_ahead: LookAhead,
+        exact: bool = True,
+    ) -> None:
+        depth = None if exact else look_ahead.layers_read(model)
+        place = backend or model.backend
+        stack = ProvisionalStack(model.decoder, threads, count, place, depth)
+        super().__init__(model, count, stack=stack, depth=depth)
+        self._look_ahead = look_ahead
+        self._nothing = np.empty((0, model.channels), np.float32)
+        self._guesses: list[FloatArray | None] = [None] * count
+
+    def samples_out(self, number: int) -> int:
+        """Index of the first sample of a stream's next chunk, in the whole piece."""
+        given = self._given(number)
+        return self._positions[number].start * self.model.hop + given + self._drop(number, given)
+
+    def begin(self, numbers: Sequence[int], frame: int = 0) -> int:
+        """As `DecoderStreams.begin`."""
+        self._forget(numbers)
+        return super().begin(numbers, frame)
+
+    def restore(self, state: DecoderState, number: int) -> None:
+        """As `DecoderStreams.restore`; the state of a stream without look-ahead will do as well."""
+        self._forget([number])
+        super().restore(state, number)
+
+    def advance(
+        self, rows: FloatArray, numbers: Sequence[int], last: bool
+    ) -> tuple[list[FloatArray], dict[int, int]]:
+        """Push the same number of frames into some streams, frame by frame.
+
+        As `DecoderStreams.advance`, but the chunks are early. The exact ones are then in `finals`.
+        """
+        self._interrupt(numbers)
+        drops = [self._drop(number, self._given(number)) for number in numbers]
+        before = [self.stack.rows_out(number) for number in numbers]
+        early: list[list[FloatArray]] = [[self._nothing] for _ in numbers]
+        exact: list[list[FloatArray]] = [[self._nothing] for _ in numbers]
+        for index in range(rows.shape[1] + last):
+            guesses = self._known_guesses(numbers)
+            if index < rows.shape[1]:
+                samples, finals = self._push(np.ascontiguousarray(rows[:, [index]]), numbers)
+            else:
+                samples, finals = self._end(numbers)
+            for position, guess in enumerate(guesses):
+                early[position].append(self._look_ahead.faded(guess, samples[position]))
+                exact[position].append(finals[position])
+        return self._results(numbers, drops, before, early, exact, last)
+
+    def _given(self, number: int) -> int:
+        """Number of samples given out since a stream's first frame, those dropped included."""
+        if self.stack.ended(number):
+            return self.stack.rows_out(number)
+        return self._look_ahead.given(self.stack.rows_in(number), self.model.hop)
+
+    def _drop(self, number: int, given: int) -> int:
+        """Number of early samples that are still to be dropped after a seek."""
+        skip = self._positions[number].skip
+        return max(0, self.stack.rows_out(number) + skip - given) if skip else 0
+
+    def _forget(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            self._guesses[number] = None
+
+    def _known_guesses(self, numbers: Sequence[int]) -> list[FloatArray]:
+        """What the next samples of some streams fade from: nothing if there were none before."""
+        ahead = self._look_ahead
+        unknown = [n for n in numbers if self._guesses[n] is None and self._given(n) > 0]
+        if unknown and ahead.fade:
+            first, stop = -ahead.samples, ahead.fade - ahead.samples
+            ends = self.stack.provisional(unknown, first, stop, ahead.held)
+            for number, end in zip(unknown, ends, strict=True):
+                self._guesses[number] = end
+        guesses = [self._guesses[number] for number in numbers]
+        return [self._nothing if guess is None else guess for guess in guesses]
+
+    def _push(
+        self, frame: FloatArray, numbers: Sequence[int]
+    ) -> tuple[list[FloatArray], list[FloatArray]]:
+        """Push a frame; the early samples before their fade, and the exact ones.
+
+        Keeps the guesses that follow the early samples.
+        """
+        ahead, hop = self._look_ahead, self.model.hop
+        first, end = -ahead.samples - hop, ahead.fade - ahead.samples
+        pushed, ends = self.stack.push_provisional(frame, numbers, first, end, ahead.held)
+        chunks = []
+        for number, final, rows in zip(numbers, pushed, ends, strict=True):
+            given = self._given(number)
+            count = min(hop, given)
+            # Where the look-ahead is nearly the network's, the first of them are final.
+            known = self.stack.rows_out(number) - (given - count)
+            if known > 0:
+                rows = np.concatenate([final[len(final) - known :], rows])
+            chunks.append(rows[:count])
+            if given:
+                self._guesses[number] = rows[count:]
+        return chunks, pushed if self.exact else [self._nothing] * len(pushed)
+
+    def _end(self, numbers: Sequence[int]) -> tuple[list[FloatArray], list[FloatArray]]:
+        """End the streams; the rest of the early samples before their fade, and the exact ones."""
+        frame = np.empty((len(numbers), 0, self.model.latent_dim), np.float32)
+        if not self.exact:
+            begun = [number for number in numbers if self.stack.rows_in(number) > 0]
+            ends = self.stack.provisional(begun, -self._look_ahead.samples, None)
+            rest = dict(zip(begun, ends, strict=True))
+            self.stack.push_streams(frame, numbers, last=True)
+            none = [self._nothing] * len(numbers)
+            return [rest.get(number, self._nothing) for number in numbers], none
+        given = [self._given(number) for number in numbers]
+        pushed = self.stack.push_streams(frame, numbers, last=True)
+        chunks = []
+        for number, count, final in zip(numbers, given, pushed, strict=True):
+            chunks.append(final[count - (self.stack.rows_out(number) - len(final)) :])
+        return chunks, pushed
+
+    def _results(
+        self,
+        numbers: Sequence[int],
+        drops: Sequence[int],
+        before: Sequence[int],
+        early: Sequence[list[FloatArray]],
+        exact: Sequence[list[FloatArray]],
+        last: bool,
+    ) -> tuple[list[FloatArray], dict[int, int]]:
+        """What `advance` returns; keeps the exact samples and replaces the positions."""
+        chunks: list[FloatArray] = []
+        finals: list[FloatArray] = []
+        positions, overflowed = [], {}
+        for index, number in enumerate(numbers):
+            start, skip, _ = self._positions[number]
+            skipped = min(skip, self.stack.rows_out(number) - before[index])
+            chunk, row = _finite(np.concatenate(early[index])[drops[index] :], self._given(number))
+            final, final_row = _finite(
+                np.concatenate(exact[index])[skipped:], self.stack.rows_out(number)
+            )
+            row = final_row if row is None else row
+            if row is not None:
+                overflowed[number] = start + row // self.model.hop
+            chunks.append(chunk)
+            finals.append(final)
+            status = status_of(last) if row is None else "overflowed"
+            positions.append(Position(start, skip - skipped, status))
+        self._keep_finals(numbers, finals)
+        self._replace(numbers, positions)
+        return chunks, overflowed
+
+
+def _finite(samples: FloatArray, end: int) -> tuple[FloatArray, int | None]:
+    """The samples before the first that is not finite, and its number; `end` follows the last."""
+    row = first_not_finite(samples)
+    if row is None:
+        return samples, None
+    return samples[:row], end - len(samples) + row
+
+
+def open_streams(
+    model: Model,
+    count: int,
+    threads: int | None,
+    backend: str | None,
+    look_ahead: float | None,
+    fade: float | None,
+    missing: Missing,
+    exact: bool,
+) -> tuple[int, DecoderStreams]:
+    """The samples that a decoder withholds, and its streams, which are early if it looks less far.
+
+    The parameters are those of `oobleck_stream.StreamingDecoder`, and `count` streams.
+    """
+    ahead = LookAhead.of(model, look_ahead, fade, missing)
+    if ahead is None:
+        return model.latency, DecoderStreams(model, count, threads, backend)
+    return ahead.samples, EarlyStreams(model, count, threads, backend, ahead, exact)

@@ -1,0 +1,222 @@
+"""The instrument: the pieces as points on a pad, mixed frame by frame while their sound is played.
+
+Each frame is a weighted mean of the pieces' frames at the same position, plus offsets along the
+directions in which the latents of all pieces vary most.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from oobleck_stream.arrays import FloatArray
+from oobleck_stream.server.protocol import INSTRUMENT
+
+RAMP_SECONDS = 0.05
+"""How long a change of the settings takes, so that it doesn't click."""
+
+DIRECTIONS = 3
+"""Number of directions in which the latents can be moved."""
+
+ANALYZED_FRAMES = 8192
+"""Frames, spread over all pieces, of which the directions are computed."""
+
+SNAP = 0.01
+"""Closer to a point than this, only its piece is heard. The pad's sides have length 1."""
+
+
+@dataclass(frozen=True)
+class Bank:
+    """The pieces of an instrument, which any number of sessions share.
+
+    Attributes
+    ----------
+    pieces : dict of str to (frames, latent_dim) array of real numbers
+    points : dict of str to (float, float)
+        The place of each piece on the pad, from 0 to 1 in both directions.
+    directions : (DIRECTIONS, latent_dim) float32
+        The principal components of the latents, one standard deviation long.
+    """
+
+    pieces: Mapping[str, npt.NDArray[Any]]
+    points: Mapping[str, tuple[float, float]]
+    directions: FloatArray = field(repr=False)
+
+    @classmethod
+    def of(cls, pieces: Mapping[str, npt.NDArray[Any]]) -> Bank:
+        """Place the pieces on a circle and find the directions."""
+        return cls(pieces, _circle(list(pieces)), _principal_directions(list(pieces.values())))
+
+
+def _circle(names: list[str]) -> dict[str, tuple[float, float]]:
+    """Points at equal distances on a circle; a single one is in the center."""
+    radius = 0.4 if len(names) > 1 else 0.0
+    turns = [2 * math.pi * (number + 0.5) / len(names) for number in range(len(names))]
+    return {
+        name: (round(0.5 - radius * math.sin(turn), 4), round(0.5 - radius * math.cos(turn), 4))
+        for name, turn in zip(names, turns, strict=True)
+    }
+
+
+def _principal_directions(pieces: list[npt.NDArray[Any]]) -> FloatArray:
+    total = sum(map(len, pieces))
+    step = max(1, total // ANALYZED_FRAMES)
+    frames = np.concatenate([np.asarray(piece[::step], np.float64) for piece in pieces])
+    centered = frames - frames.mean(axis=0)
+    _, values, vectors = np.linalg.svd(centered, full_matrices=False)
+    lengths = values[:DIRECTIONS, None] / math.sqrt(len(frames))
+    found = lengths * vectors[:DIRECTIONS]
+    # The sign of a component is arbitrary; make it the same on every machine.
+    signs = np.sign(found[np.arange(len(found)), np.abs(found).argmax(axis=1)])
+    directions = np.zeros((DIRECTIONS, frames.shape[1]), np.float32)
+    directions[: len(found)] = np.where(signs == 0, 1, signs)[:, None] * found
+    return directions
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a player of the instrument controls.
+
+    Attributes
+    ----------
+    x, y : float
+        The place on the pad, from 0 to 1.
+    weights : dict of str to float, optional
+        The weight of each piece, instead of the pad.
+    offset : dict of int to float
+        Standard deviations along each direction.
+    speed : float
+        Frames of the pieces per frame of sound; negative is backwards.
+    freeze : bool
+        Whether to stay at the same position.
+    """
+
+    x: float = 0.5
+    y: float = 0.5
+    weights: Mapping[str, float] | None = None
+    offset: Mapping[int, float] = field(default_factory=dict)
+    speed: float = 1.0
+    freeze: bool = False
+
+    def changed(self, fields: Mapping[str, Any]) -> Settings:
+        """Return the settings after a ``set`` message; moving on the pad ends fixed weights.
+
+        Raises
+        ------
+        ValueError
+            If there is no such direction.
+        """
+        new = {name: value for name, value in fields.items() if value is not None}
+        if "offset" in new:
+            moved = {}
+            for name, value in new["offset"].items():
+                if name not in map(str, range(1, DIRECTIONS + 1)):
+                    raise ValueError(f"the directions are 1 to {DIRECTIONS}, not {name}")
+                moved[int(name) - 1] = value
+            new["offset"] = {**self.offset, **moved}
+        if "weights" not in new and ("x" in new or "y" in new):
+            new["weights"] = None
+        return replace(self, **new)
+
+    def as_fields(self) -> dict[str, Any]:
+        """Return them as the fields of a ``set`` message."""
+        offset = {str(index + 1): value for index, value in self.offset.items()}
+        weights = None if self.weights is None else dict(self.weights)
+        return {
+            "x": self.x,
+            "y": self.y,
+            "weights": weights,
+            "offset": offset,
+            "speed": self.speed,
+            "freeze": self.freeze,
+        }
+
+
+def weights_of(settings: Settings, bank: Bank) -> FloatArray:
+    """Return the weight of each piece: the inverse squares of the distances, with the sum 1.
+
+    Returns
+    -------
+    (pieces,) float32
+    """
+    if settings.weights is not None and sum(settings.weights.values()) > 0:
+        chosen = [settings.weights.get(name, 0.0) for name in bank.pieces]
+        if sum(chosen) > 0:
+            shares: FloatArray = (np.array(chosen) / sum(chosen)).astype(np.float32)
+            return shares
+    points = np.array([bank.points[name] for name in bank.pieces])
+    distances = np.hypot(points[:, 0] - settings.x, points[:, 1] - settings.y)
+    nearest = int(distances.argmin())
+    if distances[nearest] < SNAP:
+        chosen_point: FloatArray = np.eye(len(points), dtype=np.float32)[nearest]
+        return chosen_point
+    inverse = distances**-2.0
+    weights: FloatArray = (inverse / inverse.sum()).astype(np.float32)
+    return weights
+
+
+class Instrument:
+    """The source of a session that plays the instrument; it never ends.
+
+    Parameters
+    ----------
+    bank : Bank
+    frame_rate : float
+
+    Attributes
+    ----------
+    settings : Settings
+        Replace them at any time; they take effect from the next frame on that is taken.
+    """
+
+    name = INSTRUMENT
+    ended = False
+    available = 1 << 30
+
+    def __init__(self, bank: Bank, frame_rate: float) -> None:
+        self.settings = Settings()
+        self._bank = bank
+        self._ramp = max(1, round(RAMP_SECONDS * frame_rate))
+        self._position = 0.0
+        self._current = self._target()
+
+    def _target(self) -> FloatArray:
+        """The weights and offsets that the settings ask for, (pieces + DIRECTIONS,) float32."""
+        offsets = [self.settings.offset.get(index, 0.0) for index in range(DIRECTIONS)]
+        return np.concatenate(
+            [weights_of(self.settings, self._bank), np.array(offsets, np.float32)]
+        )
+
+    def take(self, count: int) -> FloatArray:
+        """As `Source.take`."""
+        ramp = np.minimum(np.arange(1, count + 1) / self._ramp, 1).astype(np.float32)[:, None]
+        target = self._target()
+        # Not current + ramp * difference, which may miss the target by a rounding error.
+        mix = (1 - ramp) * self._current + ramp * target
+        self._current = mix[-1]
+        speed = 0.0 if self.settings.freeze else self.settings.speed
+        positions = self._position + speed * np.arange(count)
+        self._position += speed * count
+        pieces = self._bank.pieces.values()
+        frames = mix[:, len(pieces) :] @ self._bank.directions
+        for weight, piece in zip(mix.T, pieces, strict=False):
+            if weight.any():
+                frames += weight[:, None] * _at(piece, positions)
+        return np.ascontiguousarray(frames, np.float32)
+
+
+def _at(piece: npt.NDArray[Any], positions: npt.NDArray[Any]) -> FloatArray:
+    """The frames of a repeated piece at some positions, interpolated where they are fractions."""
+    whole = np.floor(positions)
+    part = (positions - whole).astype(np.float32)[:, None]
+    index = whole.astype(np.int64) % len(piece)
+    frames = np.asarray(piece[index], np.float32)
+    if part.any():
+        later = np.asarray(piece[(index + 1) % len(piece)], np.float32)
+        frames = (1 - part) * frames + part * later
+    return frames

@@ -1,0 +1,59 @@
+"""The frames that sessions have played, kept so that they can be saved; bounded for the server."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from oobleck_stream.arrays import FloatArray
+from oobleck_stream.formats.npy import write_npy
+
+KEPT_BYTES = 512 * 2**20
+"""Bytes of frames that are kept for all sessions together."""
+
+
+@dataclass
+class Pool:
+    """How many bytes may still be kept."""
+
+    room: int = KEPT_BYTES
+
+
+@dataclass(eq=False)
+class KeptFrames:
+    """The frames of one session since its stream began.
+
+    If the pool is used up, the frames so far stay and later ones are not kept.
+
+    Attributes
+    ----------
+    full : bool
+        Whether frames are missing at the end.
+    """
+
+    pool: Pool
+    latent_dim: int
+    full: bool = False
+    _pieces: list[FloatArray] = field(default_factory=list)
+
+    def add(self, frames: FloatArray) -> None:
+        """Keep frames, (n, latent_dim) float32, which must not be changed later."""
+        self.full = self.full or frames.nbytes > self.pool.room
+        if not self.full:
+            self.pool.room -= frames.nbytes
+            self._pieces.append(frames)
+
+    def clear(self) -> None:
+        """Forget all frames."""
+        self.pool.room += sum(piece.nbytes for piece in self._pieces)
+        self._pieces.clear()
+        self.full = False
+
+    def as_npy(self) -> bytes:
+        """Return the content of an `.npy` file, (frames, latent_dim) float32."""
+        frames = np.concatenate([np.empty((0, self.latent_dim), np.float32), *self._pieces])
+        file = io.BytesIO()
+        write_npy(file, frames)
+        return file.getvalue()

@@ -1,0 +1,228 @@
+"""``GET /v1/listen/NAME.wav``: one decode, many listeners.
+
+A room is a session whose sound others hear too: one that a client shares, or a piece that the
+server plays in real time while somebody listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from oobleck_stream.arrays import FloatArray
+from oobleck_stream.server.encoding import WIDTHS, sample_bytes, wav_header
+from oobleck_stream.server.hub import Hub
+from oobleck_stream.server.protocol import ProtocolError
+from oobleck_stream.server.session import Session
+
+BEHIND_SECONDS = 5.0
+"""A listener that is further behind is disconnected."""
+
+BURST_SECONDS = 0.5
+"""Sound that a new listener gets at once, so that its player can start."""
+
+GROUP_SECONDS = 0.1
+"""Listeners are sent this much sound at a time."""
+
+CLOCK_SECONDS = 0.03
+MAX_LISTENERS = 256
+NOT_KEPT = {"Cache-Control": "no-store"}
+RETRY = {"Retry-After": "5"}
+
+
+@dataclass(eq=False)
+class Room:
+    """The latest sound of a session, encoded once for all listeners.
+
+    Attributes
+    ----------
+    end : int
+        Number of bytes so far.
+    """
+
+    session: Session
+    sample: str
+    end: int = 0
+    listeners: int = 0
+    closed: bool = False
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    _waiting: list[bytes] = field(default_factory=list)
+    _chunks: deque[tuple[int, bytes]] = field(default_factory=deque)
+
+    @property
+    def byte_rate(self) -> int:
+        """Bytes per second."""
+        return self.session.samplerate * self.session.channels * WIDTHS[self.sample]
+
+    def add(self, audio: FloatArray) -> None:
+        """Add decoded samples; wake the listeners when there are enough of them."""
+        self._waiting.append(sample_bytes(audio, self.sample))
+        size = sum(map(len, self._waiting))
+        if size < GROUP_SECONDS * self.byte_rate:
+            return
+        self._chunks.append((self.end, b"".join(self._waiting)))
+        self._waiting.clear()
+        self.end += size
+        while self._chunks[0][0] < self.end - BEHIND_SECONDS * self.byte_rate:
+            self._chunks.popleft()
+        self._wake()
+
+    def close(self) -> None:
+        """End the sound of all listeners."""
+        self.closed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self.news.set()
+        self.news = asyncio.Event()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The sound from `BURST_SECONDS` ago on, while the room exists and the listener keeps up.
+
+        It begins at a whole chunk, and so at a whole sample.
+        """
+        position = max(0, self.end - int(BURST_SECONDS * self.byte_rate))
+        if self._chunks:
+            position = next((start for start, _ in self._chunks if start >= position), self.end)
+        while True:
+            news = self.news
+            if self._chunks and position < self._chunks[0][0]:
+                return
+            for start, data in [*self._chunks]:
+                if start >= position:
+                    position = start + len(data)
+                    yield data
+            if self.closed:
+                return
+            if position == self.end:
+                await news.wait()
+
+
+class Rooms:
+    """The rooms of a server, by name.
+
+    Attributes
+    ----------
+    hub : Hub
+    """
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self._rooms: dict[str, Room] = {}
+        self._clocks: dict[str, asyncio.Task[None]] = {}
+        self._opening = asyncio.Lock()
+        hub.metrics.watch("listeners", "Listeners of shared sound", lambda: self.listeners)
+
+    @property
+    def listeners(self) -> int:
+        """Number of listeners in all rooms."""
+        return sum(room.listeners for room in self._rooms.values())
+
+    def require_free(self, name: str | None) -> None:
+        """Raise `ProtocolError` if a session can't be shared by this name."""
+        if name is not None and self.knows(name):
+            raise ProtocolError("name-taken", f"share: {name} is in use")
+
+    def share(self, session: Session) -> None:
+        """Let others listen to a session, if it was opened with a name."""
+        if session.share is not None:
+            room = self._rooms[session.share] = Room(session, session.sample)
+            session.on_audio, session.on_end = room.add, room.close
+
+    def knows(self, name: str) -> bool:
+        """Whether there is something to listen to by this name."""
+        room = self._rooms.get(name)
+        return name in self.hub.pieces or (room is not None and not room.closed)
+
+    async def join(self, name: str) -> Room | None:
+        """The room of a name; a piece begins to play, if it does not yet."""
+        async with self._opening:
+            room = self._rooms.get(name)
+            if room is not None and room.closed:
+                room = None
+            if room is None and name in self.hub.pieces:
+                fields = {"source": name, "sample": "f32", "ahead": 1.0, "frames": False}
+                session = await self.hub.open({**fields, "seconds": 0.0, "loop": True})
+                session.share = name
+                self.share(session)
+                room = self._rooms[name]
+                self._clocks[name] = asyncio.create_task(self._play(session))
+            if room is not None:
+                room.listeners += 1
+            return room
+
+    async def leave(self, name: str, room: Room) -> None:
+        """A listener has gone; a piece without listeners stops."""
+        room.listeners -= 1
+        if room.listeners == 0 and name in self._clocks and self._rooms.get(name) is room:
+            self._clocks.pop(name).cancel()
+            await self.hub.forget(room.session)
+        if room.closed and self._rooms.get(name) is room:
+            del self._rooms[name]
+
+    async def _play(self, session: Session) -> None:
+        """Hear a session that no client hears, in real time."""
+        start = time.monotonic()
+        while session.id in self.hub.sessions and session.closing is None:
+            # Nothing is sent: what was decoded counts as sent, and the passing time as hearing it.
+            session.sent = session.made
+            session.controls.clear()
+            passed = int((time.monotonic() - start) * session.samplerate)
+            session.hear(min(session.made, passed))
+            self.hub.wake()
+            await asyncio.sleep(CLOCK_SECONDS)
+
+    def close_all(self) -> None:
+        """End every listener's sound."""
+        for clock in self._clocks.values():
+            clock.cancel()
+        for room in self._rooms.values():
+            room.close()
+
+
+class _Sound(StreamingResponse):
+    """The sound of a room; the listener leaves in every case."""
+
+    def __init__(self, rooms: Rooms, name: str, room: Room) -> None:
+        model = rooms.hub.model
+        header = wav_header(model.samplerate, model.channels, room.sample, None)
+        super().__init__(_sound(header, room), media_type="audio/wav", headers=NOT_KEPT)
+        self._rooms, self._name, self._room = rooms, name, room
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await asyncio.shield(self._rooms.leave(self._name, self._room))
+
+
+async def _sound(header: bytes, room: Room) -> AsyncIterator[bytes]:
+    yield header
+    async for chunk in room.chunks():
+        yield chunk
+
+
+async def listen(request: Request) -> Response:
+    """Answer a listener."""
+    rooms: Rooms = request.app.state.rooms
+    name = request.path_params["name"]
+    if not rooms.knows(name):
+        return JSONResponse({"error": "there is no such piece or shared session"}, 404)
+    if request.method == "HEAD":
+        return Response(media_type="audio/wav", headers=NOT_KEPT)
+    if rooms.listeners >= MAX_LISTENERS:
+        return JSONResponse({"error": "too many listeners: try later"}, 503, RETRY)
+    try:
+        room = await rooms.join(name)
+    except ProtocolError as error:
+        return JSONResponse({"error": error.message}, 503, RETRY)
+    if room is None:
+        return JSONResponse({"error": "there is no such piece or shared session"}, 404)
+    return _Sound(rooms, name, room)

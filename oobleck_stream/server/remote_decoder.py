@@ -1,0 +1,474 @@
+"""A decoder whose network runs in a server elsewhere."""
+
+from __future__ import annotations
+
+import json
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+
+from oobleck_stream.arrays import FloatArray
+from oobleck_stream.checks import checked_frames, checked_latents
+from oobleck_stream.decoder_streams import checked_frame
+from oobleck_stream.errors import NonFiniteError
+from oobleck_stream.server.protocol import (
+    HEADER,
+    MAX_AHEAD,
+    PUSH,
+    SAMPLES,
+    SUBPROTOCOL,
+    pack_frames,
+    parse_numbers,
+)
+
+HINT = "RemoteDecoder needs websockets: pip install 'oobleck_stream[web]'"
+RESUME_SECONDS = 30.0
+"""How long a lost connection is tried again; the server keeps the stream as long."""
+
+RETRY_SECONDS = 0.1
+CLOSE_SECONDS = 1.0
+RETRIED = ("unreachable", "overloaded", "closing", "busy")
+"""Codes of errors that a later attempt may not meet."""
+
+GOES_ON = ("overflow", "unknown-state")
+"""Codes of errors after which the session goes on."""
+
+CODES = {401: "refused", 403: "refused", 421: "refused", 503: "busy"}
+Result = TypeVar("Result")
+
+
+class RemoteError(RuntimeError):
+    """The server refused, or can't be reached.
+
+    Attributes
+    ----------
+    code : str
+        The protocol's word, as ``busy``; ``unreachable`` if there was no answer.
+
+    Examples
+    --------
+    >>> import oobleck_stream as ob
+    >>> try:
+    ...     ob.RemoteDecoder("http://127.0.0.1:9")
+    ... except ob.RemoteError as error:
+    ...     print(error.code)
+    unreachable
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class RemoteState:
+    """A copy of a `RemoteDecoder`'s state, which the server keeps while that decoder is open."""
+
+    def __init__(self, name: str, frames_in: int, samples_out: int, flushed: bool) -> None:
+        self.name, self.frames_in, self.samples_out = name, frames_in, samples_out
+        self.flushed = flushed
+
+
+class RemoteDecoder:
+    """Decode a stream of latent frames on a server, bit-identical to decoding it here.
+
+    It is used as `StreamingDecoder` is. A connection that is lost is opened again, and the stream
+    goes on with the same bits. A context manager; `close` frees the server's place. It may be used
+    by only one thread at a time.
+
+    Parameters
+    ----------
+    url : str
+        The address of `oobleck_stream serve`, ``http://host:port``; it may contain ``?token=``.
+    token : str, optional
+        The server's token.
+    timeout : float
+        Seconds to wait for the server.
+
+    Attributes
+    ----------
+    info : dict
+        What ``/v1/info`` returned when the session was opened.
+    frames_in : int
+        Index of the next frame to push, in the whole piece.
+    samples_out : int
+        Index of the first sample of the next chunk, in the whole piece.
+
+    Raises
+    ------
+    RemoteError
+        If the server can't be reached, or refuses; its `code` is ``"busy"`` if it has no more
+        streams to give. It is a ``RuntimeError``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import oobleck_stream as ob
+    >>> from oobleck_stream.server.serving import BackgroundServer
+    >>> model, latents = ob.load("tiny"), ob.piece("keys")[:300]
+    >>> with BackgroundServer(model, slots=1) as server:
+    ...     with ob.RemoteDecoder(server.url) as decoder:
+    ...         chunks = [decoder.push(part) for part in np.split(latents, 3)]
+    ...         audio = np.concatenate([*chunks, decoder.flush()])
+    >>> np.array_equal(audio, model.decode(latents))
+    True
+    """
+
+    def __init__(self, url: str, token: str | None = None, timeout: float = 30.0) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"an address like http://127.0.0.1:8765 was expected, not {url!r}")
+        scheme = "wss" if parts.scheme == "https" else "ws"
+        self._address = f"{scheme}://{parts.netloc}{parts.path.rstrip('/')}/v1/session"
+        self._token = token or "".join(parse_qs(parts.query).get("token", [])[:1])
+        self._timeout = timeout
+        self.frames_in = self.samples_out = 0
+        self.info: dict[str, Any] = {}
+        self._session: str | None = None
+        self._status = "open"
+        self._wire = _Wire()
+        self._closer = weakref.finalize(self, self._wire.close)
+        self._told: dict[str, dict[str, Any]] = {}
+        # Frames and samples as the session counts them: see `server/protocol.py`.
+        self._sent = self._until = self._got = self._heard = 0
+        self._first, self._unproven = 0, np.empty((0, 0), np.float32)
+        self._chunks: list[FloatArray] = []
+        self._waiting = 0  # samples in them
+        self._connect()
+
+    @property
+    def latent_dim(self) -> int:
+        """Number of values in a latent frame."""
+        return int(self.info["latent_dim"])
+
+    @property
+    def latency(self) -> int:
+        """Samples withheld until later frames are known."""
+        return int(self.info["latency"])
+
+    @property
+    def hop(self) -> int:
+        """Samples per latent frame."""
+        return int(self.info["hop"])
+
+    @property
+    def samplerate(self) -> int:
+        """Samples per second."""
+        return int(self.info["samplerate"])
+
+    @property
+    def channels(self) -> int:
+        """Number of audio channels."""
+        return int(self.info["channels"])
+
+    def push(self, frames: Any) -> FloatArray:
+        """Push frames; return the samples that no later frame can change.
+
+        Parameters, results and errors are those of `StreamingDecoder.push`; it also raises
+        `RemoteError`, after which the decoder is closed.
+        """
+        self._require_open("push")
+        rows = checked_frames(checked_latents(frames, self.latent_dim), self.frames_in)
+        total = self.frames_in + len(rows)
+        count = max(0, total * self.hop - self.latency - self.samples_out)
+        self._unproven = np.concatenate([self._unproven, rows])
+        chunk = self._retried(lambda: self._exchange(count))
+        if count:
+            # The last frame's samples have come, so the server has all frames.
+            self._first, self._unproven = self._sent, self._unproven[:0]
+        self.frames_in = total
+        self.samples_out += len(chunk)
+        return self._checked(chunk)
+
+    def flush(self) -> FloatArray:
+        """End the stream; return the samples that were withheld, as `StreamingDecoder.flush`."""
+        self._require_open("flush")
+        chunk = self._retried(self._end)
+        self._status = "flushed"
+        self.samples_out += len(chunk)
+        return self._checked(chunk)
+
+    def stream(self, frames: Iterable[Any]) -> Iterator[FloatArray]:
+        """Decode an iterable of frames to its end, as `StreamingDecoder.stream`."""
+        for piece in frames:
+            yield from self._nonempty(self.push, piece)
+        yield from self._nonempty(self.flush)
+
+    def reset(self) -> None:
+        """Return to the beginning, ready for another piece."""
+        self.seek(0)
+
+    def seek(self, frame: int) -> int:
+        """Move to the first sample of a frame, as `StreamingDecoder.seek`.
+
+        Returns
+        -------
+        int
+            Index of the frame to push next.
+        """
+        target = checked_frame(frame)
+        self._restart({"type": "seek", "frame": target})
+        self.frames_in = max(0, target - int(self.info["context"]))
+        self.samples_out, self._status = target * self.hop, "open"
+        return self.frames_in
+
+    def snapshot(self) -> RemoteState:
+        """Return a copy of the state, for `restore`.
+
+        The server keeps it while this decoder is open, and the last four of them.
+        """
+        if self._status not in ("open", "flushed"):
+            raise RuntimeError(f"snapshot: the decoder is {self._status}: call reset() first")
+
+        def ask() -> str:
+            self._exchange(0)
+            return str(self._ask({"type": "snapshot"})["state"])
+
+        name = self._retried(ask)
+        return RemoteState(name, self.frames_in, self.samples_out, self._status == "flushed")
+
+    def restore(self, state: RemoteState) -> None:
+        """Continue from a copy of this or another decoder of the same server.
+
+        Raises
+        ------
+        ValueError
+            If it is not such a copy.
+        """
+        if not isinstance(state, RemoteState):
+            raise ValueError("the state is not one of a RemoteDecoder")
+        try:
+            self._restart({"type": "restore", "state": state.name})
+        except RemoteError as error:
+            if error.code == "unknown-state":
+                raise ValueError(str(error)) from None
+            raise
+        self.frames_in, self.samples_out = state.frames_in, state.samples_out
+        self._status = "flushed" if state.flushed else "open"
+
+    def close(self) -> None:
+        """End the session; the server may give its place to others."""
+        self._status = "closed"
+        self._closer()
+
+    def __enter__(self) -> RemoteDecoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _nonempty(self, step: Callable[..., FloatArray], *frames: Any) -> Iterator[FloatArray]:
+        try:
+            chunk = step(*frames)
+        except NonFiniteError as error:
+            if len(error.output):
+                yield error.output
+            raise
+        if len(chunk):
+            yield chunk
+
+    def _require_open(self, action: str) -> None:
+        if self._status != "open":
+            raise RuntimeError(f"{action}: the decoder is {self._status}: call reset() first")
+
+    def _checked(self, chunk: FloatArray) -> FloatArray:
+        """A chunk, unless the server reported that later samples are not finite."""
+        overflow = self._told.pop("overflow", None)
+        if overflow is None:
+            return chunk
+        self._status = "overflowed"
+        raise NonFiniteError(overflow["message"], {0: overflow["frame"]}, chunk)
+
+    # What is repeated after a lost connection
+
+    def _exchange(self, count: int) -> FloatArray:
+        """Send the frames that were not sent; return the next `count` samples, or all there are."""
+        end = self._first + len(self._unproven)
+        while self._sent < end or self._waiting < count:
+            if "overflow" in self._told:
+                count = min(count, self._told["overflow"]["sample"] - self._got + self._waiting)
+                if self._waiting >= count:
+                    break
+            room = min(end, self._until, self._sent + self._piece) - self._sent
+            if room > 0:
+                start = self._sent - self._first
+                self._wire.send(pack_frames(self._sent, self._unproven[start : start + room]))
+                self._sent += room
+            else:
+                self._receive()
+        return self._taken(count)
+
+    def _end(self) -> FloatArray:
+        """Send what is left and the end; return the last samples."""
+        self._told.pop("end", None)
+        self._exchange(0)
+        self._wire.send(json.dumps({"type": "end"}))
+        while "end" not in self._told and "overflow" not in self._told:
+            self._receive()
+        last = self._told.get("end") or self._told["overflow"]
+        return self._exchange(last["sample"] - self._got + self._waiting)
+
+    def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Send a message and wait for its answer."""
+        answer = "snapshot" if message["type"] == "snapshot" else "epoch"
+        self._told.pop(answer, None)
+        self._wire.send(json.dumps(message))
+        while answer not in self._told:
+            self._receive()
+        return self._told[answer]
+
+    def _restart(self, message: dict[str, Any]) -> None:
+        """Let the stream begin elsewhere."""
+        if self._status == "closed":
+            raise RuntimeError("the decoder is closed")
+        # Frames that were not sent yet are given up with the others.
+        self._unproven = self._unproven[: self._sent - self._first]
+        self._retried(lambda: self._ask(message))
+        self._first, self._unproven = self._sent, self._unproven[:0]
+        self._told.clear()
+
+    # The connection
+
+    @property
+    def _piece(self) -> int:
+        """Frames of a message."""
+        return max(1, (int(self.info["max_message"]) - HEADER.size) // (4 * self.latent_dim))
+
+    def _taken(self, count: int) -> FloatArray:
+        """Remove the first `count` samples of those that wait."""
+        whole = np.concatenate([np.empty((0, self.channels), np.float32), *self._chunks])
+        self._chunks = [whole[count:]] if len(whole) > count else []
+        self._waiting -= count
+        return np.ascontiguousarray(whole[:count])
+
+    def _receive(self) -> None:
+        """Receive one message and note what it says."""
+        message = self._wire.receive(self._timeout)
+        if isinstance(message, bytes):
+            kind, first, numbers = parse_numbers(message, self.channels)
+            if kind == SAMPLES and first + len(numbers) > self._got:
+                new = numbers[max(0, self._got - first) :]
+                self._chunks.append(new)
+                self._waiting += len(new)
+                self._got = first + len(numbers)
+                if self._got - self._heard > MAX_AHEAD * self.samplerate / 4:
+                    self._heard = self._got
+                    self._wire.send(json.dumps({"type": "heard", "sample": self._got}))
+            return
+        told = json.loads(message)
+        self._told[told["type"]] = told
+        if told["type"] == "more":
+            self._until = told["frames_until"]
+        elif told["type"] == "epoch":
+            self._got, self._chunks, self._waiting = told["sample"], [], 0
+        elif told["type"] == "error":
+            raise RemoteError(told["code"], told["message"])
+
+    def _retried(self, operation: Callable[[], Result]) -> Result:
+        """Do something that may be repeated, through as many connections as it takes."""
+        if self._status == "closed":
+            raise RuntimeError("the decoder is closed")
+        end, pause = time.monotonic() + RESUME_SECONDS, RETRY_SECONDS
+        while True:
+            try:
+                if not self._wire.connected:
+                    self._connect()
+                return operation()
+            except RemoteError as error:
+                if error.code not in RETRIED or time.monotonic() > end:
+                    if error.code not in GOES_ON:
+                        self.close()
+                    raise
+                self._wire.close()
+            time.sleep(pause)
+            pause = min(2 * pause, 2.0)
+
+    def _connect(self) -> None:
+        """Open a session, or continue the one of the connection that was lost."""
+        resumed = self._session is not None
+        self._wire.open(self._address + "?resume=1" * resumed, self._token, self._timeout)
+        if resumed:
+            first: dict[str, Any] = {"type": "resume", "session": self._session, "have": self._got}
+        else:
+            first = {"type": "open", "source": PUSH, "sample": "f32", "ahead": MAX_AHEAD}
+        self._wire.send(json.dumps(first))
+        self._told.pop("ready", None)
+        while "ready" not in self._told:
+            self._receive()
+        ready = self._told["ready"]
+        self._session, self.info = ready["session"], ready["info"]
+        self._until, self._sent = ready["frames_until"], ready["frames_in"]
+        if not resumed:
+            self._unproven = np.empty((0, self.latent_dim), np.float32)
+
+
+class _Wire:
+    """A WebSocket; every failure of it is a `RemoteError` with the code ``unreachable``."""
+
+    def __init__(self) -> None:
+        self._socket: Any = None
+        self._stack = ExitStack()
+
+    @property
+    def connected(self) -> bool:
+        return self._socket is not None
+
+    def open(self, address: str, token: str | None, timeout: float) -> None:
+        try:
+            from websockets.exceptions import InvalidStatus, WebSocketException
+            from websockets.sync.client import connect
+        except ImportError as error:
+            raise ImportError(HINT) from error
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        try:
+            connection = connect(
+                address,
+                subprotocols=[SUBPROTOCOL],  # type: ignore[list-item]
+                additional_headers=headers,
+                compression=None,
+                open_timeout=timeout,
+                close_timeout=CLOSE_SECONDS,
+                max_size=None,
+            )
+            self._socket = self._stack.enter_context(connection)
+        except InvalidStatus as error:
+            status, body = error.response.status_code, bytes(error.response.body or b"")
+            raise RemoteError(CODES.get(status, "refused"), _reason(status, body)) from None
+        except (OSError, TimeoutError, WebSocketException) as error:
+            raise RemoteError("unreachable", f"{address}: {error}") from None
+
+    def send(self, message: str | bytes) -> None:
+        with self._failures():
+            self._socket.send(message)
+
+    def receive(self, timeout: float) -> str | bytes:
+        with self._failures():
+            message: str | bytes = self._socket.recv(timeout)
+            return message
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        from websockets.exceptions import WebSocketException
+
+        try:
+            yield
+        except (OSError, TimeoutError, WebSocketException) as error:
+            self.close()
+            raise RemoteError("unreachable", f"the connection was lost: {error}") from None
+
+    def close(self) -> None:
+        """Close with the code of a client that will not come back, unless the line is dead."""
+        self._socket = None
+        self._stack.close()
+
+
+def _reason(status: int, body: bytes) -> str:
+    """The server's sentence for refusing."""
+    try:
+        return str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        return f"the server answered {status}"

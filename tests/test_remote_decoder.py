@@ -1,0 +1,201 @@
+"""`RemoteDecoder`: the contract of `StreamingDecoder` over the network, and its manners."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+from contract import (
+    Subject,
+    check_cuts,
+    check_future,
+    check_interleaved,
+    check_reset,
+    check_restore,
+    check_two_threads,
+    cuts,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import GEOMETRIES, model_of, random_latents, small
+from tcp_proxy import Proxy
+
+import oobleck_stream as ob
+from oobleck_stream.server.serving import BackgroundServer
+
+SOME = [name for name in GEOMETRIES if name in ("stable-audio-open-1.0", "ezaudio", "document")]
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {name: model_of(small(name)) for name in SOME}
+
+
+@pytest.fixture(scope="module", params=SOME)
+def server(request, models):
+    with BackgroundServer(models[request.param], slots=8) as server:
+        yield server
+
+
+@pytest.fixture
+def subject(server):
+    model = server.hub.model
+    return Subject(
+        make=lambda _: ob.RemoteDecoder(server.url),
+        whole=lambda latents: model.decode(latents, threads=1),
+        due=lambda frames: max(0, frames * model.hop - model.latency),
+        rows=random_latents(model.config, 40),
+    )
+
+
+@settings(max_examples=8)
+@given(data=st.data())
+def test_cuts(subject, data):
+    length = data.draw(st.integers(0, 32))
+    check_cuts(subject, length, data.draw(cuts(length)), 1)
+
+
+def test_reset(subject):
+    check_reset(subject, 15, 14)
+
+
+@pytest.mark.parametrize("at", [0, 3, 16])
+def test_restore(subject, at):
+    check_restore(subject, 18, at)
+
+
+def test_interleaved(subject):
+    check_interleaved(subject, 14)
+
+
+def test_two_threads(subject):
+    check_two_threads(subject, 16, repeats=3)
+
+
+@pytest.mark.parametrize("at", [11, 20])
+def test_nothing_from_the_future(subject, at):
+    check_future(subject, 26, at, 50.0)
+
+
+@pytest.fixture
+def decoder(server):
+    with ob.RemoteDecoder(server.url) as decoder:
+        yield decoder
+
+
+def test_cut_connections(server, subject):
+    """Connections are cut while frames and samples are under way; the bits are the same."""
+    rows, expected = subject.rows, subject.whole(subject.rows)
+    with (
+        Proxy(int(server.url.rpartition(":")[2])) as proxy,
+        ob.RemoteDecoder(proxy.url) as decoder,
+    ):
+        chunks = []
+        for number, row in enumerate(rows):
+            if number % 7 == 3:
+                proxy.cut()
+            chunks.append(decoder.push(row))
+        proxy.cut()
+        chunks.append(decoder.flush())
+        np.testing.assert_array_equal(np.concatenate(chunks), expected)
+        proxy.cut()
+        decoder.reset()
+        state = decoder.snapshot()
+        proxy.cut()
+        decoder.restore(state)
+        again = np.concatenate([*decoder.stream(np.array_split(rows, 3))])
+        np.testing.assert_array_equal(again, expected)
+        assert proxy.connections >= 7
+
+
+def test_a_long_push(decoder, subject):
+    """More frames than may wait, and more samples than may be on their way."""
+    rows = np.tile(subject.rows, (10, 1))
+    audio = np.concatenate([decoder.push(rows), decoder.flush()])
+    np.testing.assert_array_equal(audio, subject.whole(rows))
+
+
+def test_seek(decoder, subject, server):
+    model, whole = server.hub.model, subject.whole(subject.rows)
+    decoder.push(subject.rows[:7])
+    for frame in (0, 3, 25):
+        first = decoder.seek(frame)
+        assert first == max(0, frame - model.context)
+        audio = np.concatenate([decoder.push(subject.rows[first:]), decoder.flush()])
+        np.testing.assert_array_equal(audio, whole[frame * model.hop :])
+
+
+def test_overflow():
+    model, latents = ob.load("tiny"), ob.piece("keys")[:300].astype(np.float32)
+    wrong = latents.copy()
+    wrong[150] = 3e38
+    with pytest.raises(ob.NonFiniteError) as here:
+        ob.StreamingDecoder(model).push(wrong)
+    with BackgroundServer(model, slots=1) as server, ob.RemoteDecoder(server.url) as decoder:
+        with pytest.raises(ob.NonFiniteError) as there:
+            decoder.push(wrong)
+        assert there.value.frames == here.value.frames
+        assert "float32 overflows" in str(there.value)
+        np.testing.assert_array_equal(there.value.output, here.value.output)
+        with pytest.raises(RuntimeError, match="reset"):
+            decoder.push(wrong)
+        decoder.reset()
+        audio = np.concatenate([decoder.push(latents), decoder.flush()])
+        np.testing.assert_array_equal(audio, model.decode(latents))
+
+
+def test_manners(decoder, subject):
+    before = decoder.push(subject.rows[:20])
+    with pytest.raises(ValueError, match="frame 20"):
+        decoder.push(np.full((1, decoder.latent_dim), np.nan))
+    with pytest.raises(ValueError, match="shape"):
+        decoder.push(np.zeros(decoder.latent_dim + 1))
+    with pytest.raises(ValueError, match="state"):
+        decoder.restore("state")
+    rest = [decoder.push(subject.rows[20:]), decoder.flush()]
+    np.testing.assert_array_equal(np.concatenate([before, *rest]), subject.whole(subject.rows))
+    with pytest.raises(RuntimeError, match="flushed"):
+        decoder.push(subject.rows[0])
+    decoder.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        decoder.reset()
+
+
+def test_a_state_of_a_decoder_that_is_gone(server, decoder):
+    with ob.RemoteDecoder(server.url) as other:
+        state = other.snapshot()
+    with pytest.raises(ValueError, match="no such copy"):
+        decoder.restore(state)
+    assert len(decoder.push(np.zeros((30, decoder.latent_dim)))) > 0
+
+
+def test_a_forgotten_decoder_frees_its_place(server):
+    before = server.hub.used
+    decoder = ob.RemoteDecoder(server.url)
+    assert server.hub.used == before + 1
+    del decoder
+    gc.collect()
+    for _ in range(8 - before):
+        with ob.RemoteDecoder(server.url):
+            pass
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:1", "ftp://x", "", "http://"])
+def test_wrong_addresses(url):
+    with pytest.raises(ValueError, match="address like"):
+        ob.RemoteDecoder(url)
+
+
+def test_nobody_there():
+    with pytest.raises(ob.RemoteError) as error:
+        ob.RemoteDecoder("http://127.0.0.1:9", timeout=2)
+    assert error.value.code == "unreachable"
+
+
+def test_a_token(models):
+    with BackgroundServer(models["ezaudio"], slots=1, token="secret") as server:
+        with pytest.raises(ob.RemoteError, match="token"):
+            ob.RemoteDecoder(server.url.partition("?")[0])
+        ob.RemoteDecoder(server.url).close()
+        ob.RemoteDecoder(server.url.partition("?")[0], token="secret").close()
