@@ -271,3 +271,14 @@ def test_streams_side_by_side():
     assert max(map(len, lines)) <= WIDEST
     row = next(line for line in lines if line.startswith(f"{2:>10}"))
     assert row.split()[-1] in ("yes", "no")
+
+
+def test_serve_with_real_clients():
+    options = ["--slots", "2", "--listeners", "2", "--seconds", "1.5", "--json"]
+    done = run_bench("serve", *options)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert (facts["slots"], facts["sessions"], facts["listeners"]) == (2, 2, 2)
+    assert facts["ticks"] > 0
+    assert facts["tick"] > 0 < facts["plain_tick"]
+    assert facts["first_sound_alone"] > 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -40,6 +40,10 @@ class Load:
         The share of `block_seconds` that a tick may take.
     ratio : float
         How much longer ticks take now than at the start.
+    recent : float
+        Seconds of the latest ticks, smoothed.
+    late : int
+        Number of ticks that took longer than `block_seconds`.
     """
 
     block_seconds: float
@@ -47,7 +51,8 @@ class Load:
     seconds: Sequence[float]
     limit: float = 0.85
     ratio: float = 1.0
-    late: int = field(default=0)
+    recent: float = 0.0
+    late: int = 0
 
     def expected(self, streams: int) -> float:
         """Seconds of a tick of that many streams, without the ratio."""
@@ -71,6 +76,7 @@ class Load:
 
     def measured(self, streams: int, seconds: float) -> None:
         """A tick of that many streams took so long."""
+        self.recent += SMOOTHING * (seconds - self.recent)
         expected = self.expected(streams)
         if expected > 0:
             # One tick that waited for another process does not count for ten.

@@ -162,8 +162,8 @@ class Hub:
 
     @property
     def busy_share(self) -> float:
-        """The share of real time that a tick for the present sessions takes."""
-        return self.load.share(self.used)
+        """The share of real time that ticks take now; 0 when nothing is decoded."""
+        return self.load.recent / self.load.block_seconds if self.used else 0.0
 
     @property
     def full(self) -> bool:

@@ -6,7 +6,7 @@ import json
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -17,6 +17,7 @@ from oobleck_stream.checks import checked_frames, checked_latents
 from oobleck_stream.decoder_streams import checked_frame
 from oobleck_stream.errors import NonFiniteError
 from oobleck_stream.server.protocol import (
+    GOING_AWAY,
     HEADER,
     MAX_AHEAD,
     PUSH,
@@ -131,7 +132,7 @@ class RemoteDecoder:
         self._session: str | None = None
         self._status = "open"
         self._wire = _Wire()
-        self._closer = weakref.finalize(self, self._wire.close)
+        self._closer = weakref.finalize(self, self._wire.end)
         self._told: dict[str, dict[str, Any]] = {}
         # Frames and samples as the session counts them: see `server/protocol.py`.
         self._sent = self._until = self._got = self._heard = 0
@@ -383,7 +384,7 @@ class RemoteDecoder:
                     if error.code not in GOES_ON:
                         self.close()
                     raise
-                self._wire.close()
+                self._wire.drop()
             time.sleep(pause)
             pause = min(2 * pause, 2.0)
 
@@ -457,13 +458,26 @@ class _Wire:
         try:
             yield
         except (OSError, TimeoutError, WebSocketException) as error:
-            self.close()
+            self.drop()
             raise RemoteError("unreachable", f"the connection was lost: {error}") from None
 
-    def close(self) -> None:
-        """Close with the code of a client that will not come back, unless the line is dead."""
-        self._socket = None
-        self._stack.close()
+    def drop(self) -> None:
+        """Close the connection, but let the session wait for another one."""
+        socket, self._socket = self._socket, None
+        if socket is not None:
+            socket.close(GOING_AWAY)
+            self._stack.close()
+
+    def end(self) -> None:
+        """End the session, and return when the server has given its place away."""
+        if self._socket is None:
+            return
+        with suppress(RemoteError):
+            self.send(json.dumps({"type": "close"}))
+            limit = time.monotonic() + CLOSE_SECONDS
+            while time.monotonic() < limit:
+                self.receive(CLOSE_SECONDS)
+        self.drop()
 
 
 def _reason(status: int, body: bytes) -> str:
