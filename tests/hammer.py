@@ -46,8 +46,8 @@ WORKERS = 2 * CORES + 1
 MAX_LIFE = 100
 """Actions of a user before another one takes its place."""
 
-MAX_DELAY = 60
-"""Seconds after an attack's time when it counts as hanging."""
+MAX_QUIET = 180
+"""Seconds without a finished action after which an attack counts as hanging."""
 
 MAX_GROWTH = 64 << 20
 """Bytes by which the process may grow in the second half of an attack by dropped decoders."""
@@ -71,7 +71,7 @@ class Attack:
     def begin(self) -> None:
         """Let the time run."""
         self._end = time.monotonic() + self._seconds
-        faulthandler.dump_traceback_later(self._seconds + MAX_DELAY, exit=True)
+        faulthandler.dump_traceback_later(MAX_QUIET, exit=True)
 
     def left(self) -> float:
         """Seconds that are left."""
@@ -83,9 +83,10 @@ class Attack:
             return np.random.default_rng(int(self._random.integers(2**63)))
 
     def count(self, counts: Counter[str]) -> None:
-        """Add counts of what was done."""
+        """Add counts of what was done; from here on the attack may be quiet for `MAX_QUIET`."""
         with self._lock:
             self.counts.update(counts)
+            faulthandler.dump_traceback_later(MAX_QUIET, exit=True)
 
 
 # What is decoded and encoded
@@ -243,13 +244,13 @@ def drops(attack: Attack) -> None:
     lock, stop = threading.Lock(), threading.Event()
 
     def collect() -> None:
-        for generation in itertools.cycle((0, 0, 0, 1, 2)):
+        for number, generation in enumerate(itertools.cycle((0, 0, 0, 1, 2)), 1):
             gc.collect(generation)
             for references in (alive, controls):
                 with lock:
                     references[:] = [each for each in references if each() is not None]
-            attack.count(Counter(collections=1))
             if stop.wait(0.01):
+                attack.count(Counter(collections=number))
                 return
 
     def iterate(random: Any) -> None:

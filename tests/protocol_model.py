@@ -14,8 +14,9 @@ from numba.extending import _Intrinsic
 from step_tables import step
 
 from oobleck_stream.engine import program as table
-from oobleck_stream.engine.cpu import interpreter
-from oobleck_stream.engine.cpu.interpreter import INSIDE, LINE, MAX_CHUNK, MAX_JOINED_CHUNK, OPEN
+from oobleck_stream.engine.cpu import interpreter, jobs
+from oobleck_stream.engine.cpu.interpreter import INSIDE, LINE, OPEN
+from oobleck_stream.engine.cpu.jobs import MAX_CHUNK, MAX_JOINED_CHUNK, STREAM_FIELDS
 
 BLOCK = 1 << 20
 """The control block has the address run * BLOCK in each run, so that an address names its run."""
@@ -210,12 +211,15 @@ def real_execute(model, perform, source_changes=()):
         "joined_job": lambda step, following, job, streams, parameters, scratch: perform(
             model.job(parameters, ("joined", int(step[table.LAYER]), int(job)))
         ),
-        "_move": lambda move, arena: perform(
+        "transform_job": lambda step, job, streams, scratch: perform(
+            model.job(int(streams[0, 0]), ("transform", int(step[table.LAYER]), int(job)))
+        ),
+        "move_job": lambda move, arena: perform(
             model.job(int(arena), ("move", int(move[table.TO]), int(move[table.ORIGIN])))
         ),
     }
-    names = dict(vars(interpreter))
-    for name, value in vars(interpreter).items():
+    names = vars(jobs) | vars(interpreter)
+    for name, value in [*names.items()]:
         if isinstance(value, _Intrinsic):
             names[name] = functools.partial(_not_modelled, name)
         elif isinstance(value, Dispatcher):
@@ -267,7 +271,7 @@ def threads_of(model, followers, variant=PROTOCOL):
 
     def arguments(run):
         steps, moves = model.tables(run)
-        streams = np.full((1, interpreter.STREAM_FIELDS), run, np.int64)
+        streams = np.full((1, STREAM_FIELDS), run, np.int64)
         return steps, moves, streams, run, run * BLOCK, variant.tickets[run - 1], 0
 
     told = {run: arguments(run) for run in model.runs}

@@ -53,12 +53,14 @@ WIDTHS = {"stable-audio-open-1.0": (4, 9, 32), "ace-step-1.5": (8, 16), "ezaudio
           "yue2": (4, 16)}  # fmt: skip
 CASES = [
     pytest.param(
-        name, width, frames, marks=[pytest.mark.nightly] if (frames == 2) == (width < 9) else []
+        name,
+        width,
+        frames,
+        marks=[] if frames in ((1, 13) if width < 9 else (2,)) else [pytest.mark.nightly],
     )
     for name, widths in WIDTHS.items()
     for width in widths
     for frames in (1, 2, 13)
-    if frames != 1 or width < 9
 ]
 """Long inputs for narrow networks and short ones for wide networks; the others are nightly."""
 
@@ -78,7 +80,15 @@ def test_peers(peer, name, channels, frames):
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize(("channels", "frames"), [(128, 1), (16, 30)])
+@pytest.mark.parametrize(
+    ("channels", "frames"),
+    [
+        (128, 1),
+        (16, 30),
+        pytest.param(128, 3, marks=pytest.mark.nightly),
+        pytest.param(16, 60, marks=pytest.mark.nightly),
+    ],
+)
 def test_full_width_and_length(channels, frames):
     pytest.importorskip("torch")
     pytest.importorskip("diffusers")

@@ -282,10 +282,13 @@ def test_what_is_kept_dropped_and_renamed_is_reported(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
-        ("sharded", []),
-        ("diffusers", []),
-        ("safetensors", ["--dtype", "bfloat16"]),
-        ("safetensors", ["--weight-norm", "fold"]),
+        pytest.param(
+            kind,
+            options,
+            marks=[] if (kind == "safetensors") == bool(options) else [pytest.mark.nightly],
+        )
+        for kind in ("safetensors", "sharded", "diffusers")
+        for options in ([], ["--dtype", "bfloat16"], ["--weight-norm", "fold"])
     ],
 )
 def test_no_more_than_a_tensor_is_held(tmp_path, kind, options):

@@ -180,11 +180,14 @@ WIDTHS = {"stable-audio-open-1.0": (4, 32), "ace-step-1.5": (8, 16), "ezaudio": 
           "yue2": (4, 16)}  # fmt: skip
 CASES = [
     pytest.param(
-        name, width, samples, marks=[pytest.mark.nightly] if (samples > 9999) == (width > 8) else []
+        name,
+        width,
+        samples,
+        marks=[] if samples == (2048 if width > 8 else 23456) else [pytest.mark.nightly],
     )
     for name, widths in WIDTHS.items()
     for width in widths
-    for samples in (2048, 23456)
+    for samples in (480, 2048, 23456)
 ]
 """Long inputs for narrow networks and short ones for wide networks; the others are nightly."""
 
@@ -214,14 +217,15 @@ def test_peers(peer, name, channels, samples):
 
 
 @pytest.mark.peers
-def test_full_width():
+@pytest.mark.parametrize("frames", [1, pytest.param(3, marks=pytest.mark.nightly)])
+def test_full_width(frames):
     pytest.importorskip("torch")
     pytest.importorskip("diffusers")
     import peers
 
     config = ob.PRESETS["stable-audio-open-1.0"]
     model, tensors = encoding(config, 8)
-    audio = random_audio(config, config.hop)
+    audio = random_audio(config, frames * config.hop)
     mean, _ = np.split(peers.diffusers_encode(config, tensors, audio), 2, axis=1)
     assert_accurate(model.encode(audio), mean)
 

@@ -41,7 +41,7 @@ def fuzz(tmp_path, files, use, cases):
     settings(max_examples=cases)(given(mutations(files, OTHERS), st.integers(0, 99))(used))()
     print(f"{outcomes.total()} cases: {dict(outcomes)}")
     assert outcomes.total() > cases
-    assert outcomes["refused"] > cases // 3
+    assert outcomes["refused"] >= cases // 2
 
 
 @pytest.mark.parametrize("kind", CHECKPOINTS)

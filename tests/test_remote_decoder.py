@@ -171,9 +171,9 @@ def test_a_state_of_a_decoder_that_is_gone(server, decoder):
 
 
 def test_a_forgotten_decoder_frees_its_place(server):
-    before = server.hub.used
+    before = server.hub.seats.used
     decoder = ob.RemoteDecoder(server.url)
-    assert server.hub.used == before + 1
+    assert server.hub.seats.used == before + 1
     del decoder
     gc.collect()
     for _ in range(8 - before):

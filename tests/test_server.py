@@ -109,8 +109,8 @@ def test_many_at_once(server, audio):
 def test_no_client_makes_the_decoder_run_ahead(server, client, ahead):
     """A client that reads nothing, or reads everything without having heard it."""
     client.open("pads", ahead=ahead)
-    session, block = session_of(server, client), server.hub.block * 64
-    most = round(ahead * 44100) + block + server.hub.lead * 64
+    session, block = session_of(server, client), server.hub.ticks.block * 64
+    most = round(ahead * 44100) + block + server.hub.ticks.lead * 64
     eventually(lambda: session.made >= session.ahead)
     time.sleep(0.2)
     assert session.made <= most
@@ -153,7 +153,7 @@ def test_decoding_stops_when_the_client_leaves(server):
     made = session.made
     time.sleep(0.3)
     assert session.made == made
-    assert session not in server.hub.slots
+    assert session not in server.hub.seats.sessions
 
 
 def test_a_full_house(model):
@@ -321,7 +321,7 @@ def test_decode(server, audio, body, sample):
 def test_decode_refuses(server, query, body, status, words):
     answer = httpx.post(f"{server.url}/v1/decode{query}", content=body)
     assert (answer.status_code, words in answer.json()["error"]) == (status, True), answer.text
-    eventually(lambda: server.hub.used == 0)
+    eventually(lambda: server.hub.seats.used == 0)
 
 
 def test_a_fault_in_the_middle_breaks_the_answer_off(server):
@@ -363,7 +363,7 @@ def test_decode_stops_when_the_client_leaves(server):
     body = npy(np.tile(LATENTS, (20, 1)))
     with httpx.stream("POST", server.url + "/v1/decode", content=body) as answer:
         next(answer.iter_raw())
-    eventually(lambda: server.hub.used == 0, 5)
+    eventually(lambda: server.hub.seats.used == 0, 5)
 
 
 def test_listeners_share_one_decode(server, model):
@@ -381,7 +381,7 @@ def test_listeners_share_one_decode(server, model):
         heard = list(threads.map(hear, range(8)))
     for data in heard:
         assert data in whole.tobytes()
-    eventually(lambda: server.hub.used == 0)
+    eventually(lambda: server.hub.seats.used == 0)
 
 
 def test_listening_to_a_session(server, client):

@@ -170,7 +170,15 @@ def test_command(tmp_path, peer, capsys):
         assert all(stage["snr_db"] >= 115 for stage in facts["stages"].values())
 
 
-@pytest.mark.parametrize(("name", "layers"), [("in.npy", ["--layers"]), ("in.wav", [])])
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("in.npy", ["--layers"]),
+        ("in.wav", []),
+        pytest.param("in.npy", [], marks=pytest.mark.nightly),
+        pytest.param("in.wav", ["--layers"], marks=pytest.mark.nightly),
+    ],
+)
 def test_plot(tmp_path, capsys, name, layers):
     pytest.importorskip("matplotlib")
     config = small("stable-audio-open-1.0", **CASES["stable-audio-open-1.0"])

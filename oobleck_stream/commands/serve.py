@@ -194,7 +194,7 @@ def announce(serving: Serving, open_page: bool, as_json: bool) -> None:
         click.echo(f"open {serving.url}")
         click.echo(
             f"{hub.model.name}: {hub.model.samplerate} Hz; pieces: {names}; "
-            f"{len(hub.slots)} streams at once; Ctrl-C ends the server",
+            f"{len(hub.seats.sessions)} streams at once; Ctrl-C ends the server",
             err=True,
         )
         share = hub.load.share(1)

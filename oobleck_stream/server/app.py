@@ -70,7 +70,7 @@ def make_app(hub: Hub, guard: Guard) -> Starlette:
         return JSONResponse(server_info(hub), headers={"Cache-Control": "no-store"})
 
     async def health(_: Request) -> Response:
-        return JSONResponse({"ready": not hub.closing}, 503 if hub.closing else 200)
+        return JSONResponse({"ready": not hub.seats.closing}, 503 if hub.seats.closing else 200)
 
     async def metrics(_: Request) -> Response:
         return Response(hub.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
@@ -97,7 +97,7 @@ def make_app(hub: Hub, guard: Guard) -> Starlette:
             ticking.cancel()
             with suppress(asyncio.CancelledError):
                 await ticking
-            hub.shutdown()
+            hub.seats.shutdown()
 
     routes = [
         Route("/", page),

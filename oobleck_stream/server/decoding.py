@@ -279,7 +279,7 @@ class _Request:
             dim, layout = self._hub.model.latent_dim, self._answer.layout
             self._count = pipe.count(dim, layout)
             self._require_streamable(pipe)
-            block = min(256, 8 * self._hub.block)
+            block = min(256, 8 * self._hub.ticks.block)
             for frames in pipe.blocks(dim, layout, block):
                 asyncio.run_coroutine_threadsafe(self._put(frames), self._loop).result()
         except InputError as error:

@@ -53,7 +53,11 @@ async def serve_session(websocket: WebSocket) -> None:
         await websocket.send_denial_response(JSONResponse(answer, 400))
         return
     # A browser hides the status of a refused handshake; programs are told there.
-    if hub.full and "origin" not in websocket.headers and "resume" not in websocket.query_params:
+    if (
+        hub.seats.full
+        and "origin" not in websocket.headers
+        and "resume" not in websocket.query_params
+    ):
         hub.metrics.refused.inc()
         answer = {"error": "no more streams can be decoded in real time here: try later"}
         headers = {"Retry-After": RETRY_SECONDS}
@@ -240,7 +244,7 @@ class _Connection:
         until = session.pushed.frames_until
         waited = until - session.frames_told
         if session.source is session.pushed and (
-            waited >= 4 * self._hub.block or (waited and not session.pushed.available)
+            waited >= 4 * self._hub.ticks.block or (waited and not session.pushed.available)
         ):
             session.frames_told = until
             await self._send_text({"type": "more", "frames_until": until})

@@ -167,9 +167,15 @@ class Session:
         """Send a text message; close the connection of a client that does not read them."""
         if len(self.controls) < MAX_CONTROLS:
             self.controls.append(message)
-        elif self.closing is None:
-            self.closing = ProtocolError("too-fast", "the answers are not read", REFUSED)
+        else:
+            self.close(ProtocolError("too-fast", "the answers are not read", REFUSED))
         self.awake.set()
+
+    def close(self, error: ProtocolError) -> None:
+        """Let the connection say why and close; the client may resume later."""
+        if self.closing is None:
+            self.closing = error
+            self.awake.set()
 
     def append(self, audio: FloatArray) -> None:
         """Add decoded samples, (n, channels) float32."""

@@ -22,14 +22,8 @@ import numpy as np
 
 from oobleck_stream.arrays import FloatArray, IntArray, aligned_zeros
 from oobleck_stream.engine import program as table
-from oobleck_stream.engine.cpu.interpreter import (
-    LINE,
-    SCRATCH_BYTES,
-    STARTED,
-    TIME,
-    control_words,
-    run,
-)
+from oobleck_stream.engine.cpu.interpreter import LINE, STARTED, TIME, control_words, run
+from oobleck_stream.engine.cpu.jobs import SCRATCH_BYTES
 from oobleck_stream.engine.program import Program
 
 

@@ -1,0 +1,189 @@
+"""Ticks: in each, one block is decoded for every session that has frames and credit."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from oobleck_stream.arrays import FloatArray
+from oobleck_stream.checks import decoder_overflow
+from oobleck_stream.errors import NonFiniteError
+from oobleck_stream.model import Model
+from oobleck_stream.server.admission import Load, block_frames
+from oobleck_stream.server.metrics import Metrics
+from oobleck_stream.server.protocol import INTERNAL, ProtocolError
+from oobleck_stream.server.seats import Seats
+from oobleck_stream.server.session import Session
+from oobleck_stream.server.sources import Stored
+
+LOG = logging.getLogger("oobleck_stream.server")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A push for some sessions; `count` 0 ends their streams."""
+
+    count: int
+    sessions: list[Session]
+    rows: FloatArray
+    active: npt.NDArray[np.bool_]
+    steady: bool
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a job gave: a chunk for each session, and the frames that overflowed, by slot."""
+
+    chunks: list[FloatArray]
+    overflowed: dict[int, int]
+    seconds: float
+
+
+class Ticks:
+    """Decodes for the sessions that have a seat.
+
+    Parameters
+    ----------
+    model : Model
+    pieces : mapping of str to (frames, latent_dim) array
+        The pieces that can be repeated, by name.
+    seats : Seats
+    load : Load
+        It is told how long steady ticks take.
+    metrics : Metrics
+    clock : callable, optional
+
+    Attributes
+    ----------
+    block : int
+        Frames of a steady push.
+    lead : int
+        Frames that a stream needs before its first sample.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        pieces: Mapping[str, npt.NDArray[Any]],
+        seats: Seats,
+        load: Load,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.block = block_frames(model)
+        self.lead = math.ceil(model.latency / model.hop)
+        self._model, self._pieces, self._seats = model, pieces, seats
+        self._load, self._metrics, self._clock = load, metrics, clock
+
+    async def tick(self) -> bool:
+        """Decode one block for each session that is ready; return whether there was any."""
+        async with self._seats.turn:
+            jobs = self._jobs()
+            for job in jobs:
+                try:
+                    decoded = await self._seats.call(self._decode, job)
+                except Exception as error:
+                    self._fail(job, error)
+                    continue
+                self._metrics.ticks.observe(decoded.seconds)
+                if job.steady and len(jobs) == 1:
+                    self._load.measured(len(job.sessions), decoded.seconds)
+                await self._deliver(job, decoded)
+            return bool(jobs)
+
+    def _jobs(self) -> list[Job]:
+        """The pushes that are due, each for all sessions that push the same number of frames."""
+        seated = [session for session in self._seats.sessions if session]
+        groups: dict[int, list[Session]] = {}
+        for session in seated:
+            if not session.ready:
+                continue
+            hurried = self._others_can_wait(session, seated)
+            count = session.next_count(self.block, hurried)
+            if count == 0 and not hurried and session.buffered() > self._lead_seconds(session):
+                continue  # ending a stream takes as long as beginning one
+            groups.setdefault(count, []).append(session)
+        return [self._job(count, sessions) for count, sessions in groups.items()]
+
+    def _job(self, count: int, sessions: list[Session]) -> Job:
+        slots = len(self._seats.sessions)
+        rows = np.zeros((slots, count, self._model.latent_dim), np.float32)
+        active = np.zeros(slots, bool)
+        steady = count == self.block and all(session.lead <= 0 for session in sessions)
+        for session in sessions:
+            session.used_at = self._clock()
+            active[session.slot] = True
+            if count:
+                rows[session.slot] = session.take(count)
+        return Job(count, sessions, rows, active, steady)
+
+    def _others_can_wait(self, session: Session, seated: list[Session]) -> bool:
+        """Whether all other sessions have enough sound for a long push of this one."""
+        needed = self._lead_seconds(session)
+        return all(
+            other.buffered() > needed for other in seated if other is not session and other.active
+        )
+
+    def _lead_seconds(self, session: Session) -> float:
+        """How long the push that begins, or ends, a stream takes, and the next tick."""
+        blocks = (max(session.lead, self.lead) + self.block) / self.block
+        return (blocks + 1) * self._load.expected(1) * self._load.ratio
+
+    def _decode(self, job: Job) -> Decoded:
+        """Run a job, in the decoding thread."""
+        decoder = self._seats.decoder
+        start = time.perf_counter()
+        overflowed: dict[int, int] = {}
+        try:
+            chunks = decoder.push(job.rows, job.active) if job.count else decoder.flush(job.active)
+        except NonFiniteError as error:
+            chunks, overflowed = error.output, error.frames
+        chosen = [chunks[int(slot)] for slot in np.flatnonzero(job.active)]
+        return Decoded(chosen, overflowed, time.perf_counter() - start)
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        """A job raised what it should not: close its sessions, so that the others go on."""
+        LOG.error("decoding failed", exc_info=error)
+        for session in job.sessions:
+            session.overflowed = True
+            if session.slot is not None:
+                self._seats.decoder.reset(session.slot)
+            session.close(ProtocolError("internal", "decoding failed", INTERNAL))
+
+    async def _deliver(self, job: Job, decoded: Decoded) -> None:
+        self._metrics.frames.inc(job.count * len(job.sessions))
+        by_slot = sorted(job.sessions, key=lambda session: session.slot or 0)
+        for session, chunk in zip(by_slot, decoded.chunks, strict=True):
+            self._metrics.samples.inc(len(chunk))
+            session.append(chunk)
+            session.awake.set()
+            if session.slot in decoded.overflowed:
+                self._overflowed(session, decoded.overflowed[session.slot])
+            elif not job.count:
+                await self._ended(session)
+
+    def _overflowed(self, session: Session, frame: int) -> None:
+        """Samples that depend on a frame were not finite: nothing more is decoded, until a seek."""
+        assert session.slot is not None
+        self._metrics.overflows.inc()
+        session.overflowed = True
+        pushed = self._seats.decoder.frames_in[session.slot]
+        problem = decoder_overflow(frame, self._model.context, pushed)
+        place = {"sample": session.made, "frame": frame}
+        session.tell({"type": "overflow", **place, "message": problem})
+
+    async def _ended(self, session: Session) -> None:
+        """A stream was flushed: begin again if the session repeats a piece."""
+        session.flushed = True
+        if session.looping and isinstance(session.source, Stored):
+            again = Stored(session.source.name, self._pieces[session.source.name])
+            await self._seats.begin(session, again, 0)
+        else:
+            session.tell({"type": "end", "sample": session.made})
