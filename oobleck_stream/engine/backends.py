@@ -96,9 +96,10 @@ class Sizes:
 
 
 SIZES = {
-    # A step's rows stay in the cache of a core (1 MiB). Dividing them by more than 8 makes steps so
-    # short that shifting their overlap costs more than the cache saves (16 streams: RTF 0.34
-    # instead of 0.32 each).
+    # A step's rows are 1 MiB. Smaller steps are slower even where a core's own cache has 512 KiB,
+    # because they read the weights more often (Zen 3: a push of 4 takes 9 % longer with 512 KiB,
+    # 14 % with 256 KiB). Dividing them by more than 8 makes steps so short that shifting their
+    # overlap costs more than the cache saves (16 streams: RTF 0.34 instead of 0.32 each).
     "cpu": Sizes(step_floats=2**18, max_shares=8, max_group=16),
     # Large enough to keep all multiprocessors busy.
     "cuda": Sizes(step_floats=2**22, max_shares=64, max_group=64),

@@ -100,6 +100,10 @@ def _write_tile(
         address = builder.load(builder.gep(table, [ir.Constant(WORD, row)]))
         row_pointers.append(pointer(builder, builder.add(address, tap_offset), FLOAT))
 
+    # The weights of the next chain come right after those of this one, and they are in a slower
+    # cache or in memory: they are fetched while this chain is computed.
+    ahead = builder.mul(channels, stride)
+
     entry = builder.block
     loop = builder.append_basic_block("channels")
     done = builder.append_basic_block("channels.done")
@@ -115,6 +119,8 @@ def _write_tile(
         value.add_incoming(vector.constant(0.0), entry)
     # One channel: load its row of weights once, and broadcast the input of each row.
     columns = [vector.load(vector.vector_address(panel, v)) for v in range(vectors)]
+    for v in range(vectors):
+        vector.prefetch(vector.vector_address(builder.add(panel, ahead), v))
     grown = []
     for row in range(rows):
         x = vector.splat(builder.load(builder.gep(row_pointers[row], [channel])))

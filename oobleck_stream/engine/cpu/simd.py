@@ -113,6 +113,16 @@ class Vectors:
         kind = ir.FunctionType(ir.VoidType(), [VECTOR, target.type, ir.IntType(32), MASK])
         self._masked("store", kind, [value, target, ALIGNMENT, mask])
 
+    def prefetch(self, address: Any) -> None:
+        """Start to load the cache line of an address, which may be invalid, into the second-level
+        cache."""
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
+        reads, second_level, data = number(0), number(2), number(1)
+        arguments = [self.builder.inttoptr(address, byte), reads, second_level, data]
+        self.builder.call(function, arguments)
+
     def _masked(self, name: str, kind: ir.FunctionType, arguments: list[Any]) -> Any:
         """Call LLVM's masked load or store."""
         name = f"llvm.masked.{name}.v{LANES}f32.p0"
