@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from oobleck_stream.commands.completion import files
 from oobleck_stream.commands.options import model_option, threads_option
 
 if TYPE_CHECKING:
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("audio")
-@click.argument("latents")
+@click.argument("audio", shell_complete=files)
+@click.argument("latents", shell_complete=files)
 @model_option
 @click.option(
     "--sample",

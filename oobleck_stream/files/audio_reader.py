@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import soundfile
@@ -15,8 +17,10 @@ from oobleck_stream.checks import checked_samples
 from oobleck_stream.errors import InputError
 from oobleck_stream.files import axis_order
 from oobleck_stream.formats.flat import read_flat
+from oobleck_stream.formats.mp3 import missing_bytes
 
 if TYPE_CHECKING:
+    from oobleck_stream.files.av_reader import AvSound
     from oobleck_stream.files.resampler import Resampler
 
 BLOCK = 2**16
@@ -26,8 +30,19 @@ MAX_RATIO = 64
 """Maximum ratio of a file's and a network's sample rates. A resampled block grows by this ratio."""
 
 
+CUT_OFF = re.compile(r"^\s*(?:data|SSND)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+"""What libsndfile notes if a WAV or AIFF file is shorter than its header says: the bytes that the
+samples should have and those that they have."""
+
+MAX_MISSING = 0.01
+"""The share of an MP3 file that may be missing without being mentioned at once."""
+
+UNKNOWN_SIZE = 0x7FFF0000
+"""A program that writes a WAV file to a pipe states at least so many bytes, or none."""
+
+
 class AudioFile:
-    """An audio file in any format that libsndfile reads.
+    """An audio file in any format that libsndfile reads, or PyAV if it is installed.
 
     Parameters
     ----------
@@ -35,13 +50,17 @@ class AudioFile:
 
     Attributes
     ----------
-    samplerate, channels, samples : int
-        The file's sample rate in hertz, its number of channels, and its length in samples.
+    samplerate, channels : int
+        The file's sample rate in hertz, and its number of channels.
+    samples : int or None
+        The file's length in samples. If PyAV reads the file, the length is what the file states,
+        which may be inexact, or None.
 
     Raises
     ------
     InputError
-        If the file can't be read, is not an audio file, or has no samples.
+        If the file can't be read, is not an audio file, has no samples, or is a WAV, AIFF or MP3
+        file that was cut off.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -51,23 +70,41 @@ class AudioFile:
             Path(path).open("rb").close()
         except OSError as error:
             raise InputError(f"{path}: can't be read: {error.strerror}") from error
+        # mpg123, which libsndfile uses, would print a warning of its own.
+        missing = missing_bytes(path)
+        if missing > MAX_MISSING * Path(path).stat().st_size:
+            raise InputError(f"{path}: cut off: its header states {missing} bytes more")
+        self._av: AvSound | None = None
+        sound: Any
         try:
-            self._file = soundfile.SoundFile(self.name)
+            self._file = sound = soundfile.SoundFile(self.name)
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{path}: not a sound file (WAV, FLAC, OGG, MP3, AIFF... were expected)"
-            ) from error
-        self.samplerate: int = self._file.samplerate
-        self.channels: int = self._file.channels
-        self.samples: int = self._file.frames
+            self._av = sound = _opened_by_av(self.name, error)
+            self.samples: int | None = self._av.samples
+        else:
+            self.samples = self._file.frames
+            self._require_whole()
+        self.samplerate: int = sound.samplerate
+        self.channels: int = sound.channels
+
+    def _require_whole(self) -> None:
+        """Refuse a file without samples, and one whose header states more than there are."""
         if self.samples == 0:
-            raise InputError(f"{path}: holds no samples; at least one was expected")
+            raise InputError(f"{self.name}: holds no samples; at least one was expected")
+        found = CUT_OFF.search(self._file.extra_info)
+        if found is not None and int(found[2]) < int(found[1]) < UNKNOWN_SIZE:
+            raise InputError(
+                f"{self.name}: cut off: its header states {found[1]} bytes of sound, and "
+                f"{found[2]} are there"
+            )
 
-    def length(self, samplerate: int) -> int:
-        """Number of samples that `blocks` returns at a sample rate.
+    def length(self, samplerate: int) -> int | None:
+        """Number of samples that `blocks` returns at a sample rate; None if unknown.
 
-        If the audio is resampled, the number may be off by one.
+        The number may be off by one if the audio is resampled, and by more if PyAV reads the file.
         """
+        if self.samples is None:
+            return None
         return math.ceil(self.samples * samplerate / self.samplerate)
 
     def changes(self, samplerate: int, channels: int) -> list[str]:
@@ -123,9 +160,12 @@ class AudioFile:
 
     def _stored(self) -> Iterator[FloatArray]:
         """Yield the file's samples in blocks, without conversion."""
+        if self._av is not None:
+            yield from self._av.blocks(BLOCK)
+            return
         self._file.seek(0)
         done = 0
-        while done < self.samples:
+        while done < self._file.frames:
             try:
                 samples = self._file.read(BLOCK, dtype="float32", always_2d=True)
             except soundfile.LibsndfileError as error:
@@ -136,6 +176,20 @@ class AudioFile:
                 raise InputError(f"{self.name}: ends after {done} of {self.samples} samples")
             yield samples
             done += len(samples)
+
+
+def _opened_by_av(name: str, refusal: Exception) -> AvSound:
+    """Open a file that libsndfile refuses with PyAV; if that is missing, raise an `InputError`."""
+    from oobleck_stream.files.av_reader import HINTED, AvSound
+
+    if importlib.util.find_spec("av") is None:
+        hint = ""
+        if Path(name).suffix.lower() in HINTED:
+            hint = "; pip install 'oobleck_stream[av]' reads M4A, and the sound of videos"
+        raise InputError(
+            f"{name}: not a sound file (WAV, FLAC, OGG, MP3, AIFF... were expected){hint}"
+        ) from refusal
+    return AvSound(name)
 
 
 class FlatAudio:
