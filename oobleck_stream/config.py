@@ -168,8 +168,8 @@ class OobleckConfig:
         """The sound and the latents in a few words."""
         sound = {1: "mono", 2: "stereo"}.get(self.audio_channels, f"{self.audio_channels} channels")
         return (
-            f"{self.samplerate} Hz {sound}, {self.latent_dim} x {self.frame_rate:.4g} latents a "
-            "second"
+            f"{self.samplerate} Hz {sound}, {self.latent_dim} values x "
+            f"{self.frame_rate:.4g} frames a second"
         )
 
     def stride_kernel(self, stride: int) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from oobleck_stream.commands.completion import files
-from oobleck_stream.commands.destinations import FORMATS, destinations, open_destination
+from oobleck_stream.commands.destinations import FORMATS, STANDARD, destinations, open_destination
 from oobleck_stream.commands.options import (
     backend_option,
     bits_option,
@@ -102,7 +102,8 @@ def decode(
 
     for place in places:
         for name in latents:
-            refuse_input(place, name)
+            if STANDARD not in (place, name):
+                refuse_input(place, name)
     if len(latents) > 1:
         for name in latents:
             opened(name)  # What is wrong with a file's header is reported before any work.

@@ -30,15 +30,19 @@ MAX_RATIO = 64
 """Maximum ratio of a file's and a network's sample rates. A resampled block grows by this ratio."""
 
 
-CUT_OFF = re.compile(r"^\s*(?:data|SSND)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
-"""What libsndfile notes if a WAV or AIFF file is shorter than its header says: the bytes that the
-samples should have and those that they have."""
+CUT_OFF = re.compile(
+    r"^\s*(?:(Riff size|riff)|data|SSND|BODY|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
+)
+"""What libsndfile notes if a file is shorter than its header says: the bytes that the whole file
+(in RF64 and W64 files) or its samples (in WAV, AIFF, AU and SVX files) should have, and those that
+are there."""
 
 MAX_MISSING = 0.01
 """The share of an MP3 file that may be missing without being mentioned at once."""
 
-UNKNOWN_SIZE = 0x7FFF0000
-"""A program that writes a WAV file to a pipe states at least so many bytes, or none."""
+UNKNOWN_SIZE, UNKNOWN_FILE_SIZE = 0x7FFF0000, 2**62
+"""A program that writes a WAV file, or an RF64 file, to a pipe states at least so many bytes, or
+none."""
 
 
 class AudioFile:
@@ -59,8 +63,8 @@ class AudioFile:
     Raises
     ------
     InputError
-        If the file can't be read, is not an audio file, has no samples, or is a WAV, AIFF or MP3
-        file that was cut off.
+        If the file can't be read, is not an audio file, has no samples, or states more than
+        there are because it was cut off.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -92,10 +96,13 @@ class AudioFile:
         if self.samples == 0:
             raise InputError(f"{self.name}: holds no samples; at least one was expected")
         found = CUT_OFF.search(self._file.extra_info)
-        if found is not None and int(found[2]) < int(found[1]) < UNKNOWN_SIZE:
+        if found is None:
+            return
+        limit = UNKNOWN_FILE_SIZE if found[1] else UNKNOWN_SIZE
+        if int(found[3]) < int(found[2]) < limit:
             raise InputError(
-                f"{self.name}: cut off: its header states {found[1]} bytes of sound, and "
-                f"{found[2]} are there"
+                f"{self.name}: cut off: its header states {found[2]} bytes, and {found[3]} are "
+                "there"
             )
 
     def length(self, samplerate: int) -> int | None:
