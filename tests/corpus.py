@@ -65,7 +65,7 @@ FORMATS = [
     ),
     Format("FLOAT.wav", "WAVEX", noticed=True),
     Format("PCM_16.wav", "RF64", noticed=True),
-    Format("IMA_ADPCM.wav", "WAV", channels=(1, 2), noticed=True, padding=2048),
+    Format("IMA_ADPCM.wav", "WAV", channels=(1, 2), noticed=True, padding=8192),
     *(Format(f"{subtype}.aiff", "AIFF", noticed=True) for subtype in ("PCM_S8", "PCM_24")),
     *(Format(f"{subtype}.flac", "FLAC", noticed=True) for subtype in ("PCM_16", "PCM_24")),
     Format("FLOAT.caf", "CAF"),
@@ -74,14 +74,14 @@ FORMATS = [
     Format("VORBIS.ogg", "OGG"),
     Format("OPUS.opus", "OGG", OPUS),
     Format("MPEG_LAYER_III.mp3", "MP3", MP3, (1, 2), noticed=True),
-    Format("aac.m4a", None, AAC, noticed=True),
+    Format("aac.m4a", None, AAC, noticed=True, padding=200),
     Format("alac.m4a", None, RATES[:10], (1, 2), noticed=True),
     Format("aac.aac", None, AAC, padding=4096),
     Format("libopus.webm", None, OPUS, (1, 2), padding=4096),
-    Format("aac.mp4", None, AAC, noticed=True),
+    Format("aac.mp4", None, AAC, noticed=True, padding=200),
     Format("flac.mkv", None, RATES[:10], (1, 2)),
 ]
-DAMAGES = ("cut off", "no samples", "not finite", "garbage", "no bytes", "lies")
+DAMAGES = ("cut off", "no samples", "garbage", "no bytes", "lies")
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Input:
     rate, channels, samples : int
         Of the sound that was written.
     damage : str
-        One of `DAMAGES`; empty if the file is whole.
+        One of `DAMAGES`, or "not finite"; empty if the file is whole.
     bad_sample : int
         Index of the sample that is not finite.
     """
@@ -136,8 +136,8 @@ def make_input(number: int, folder: Path) -> Input:
         channels = min(channels, 2)
     samples = int(random.choice([1, 2, int(rate * random.uniform(0.01, 0.4))], p=[0.05, 0.05, 0.9]))
     damage = str(random.choice(DAMAGES)) if random.random() < 0.4 else ""
-    if damage == "not finite" and not form.is_float:
-        damage = ""
+    if form.is_float and random.random() < 0.25:
+        damage = "not finite"
     sound, bad = content(random, samples, channels), 0
     if damage == "not finite":
         bad = int(random.integers(samples))

@@ -20,29 +20,32 @@ def problem_with(number: int, folder, capfd) -> str | None:
     """Encode the input with a number; return what is wrong with the outcome, if anything."""
     given = make_input(number, folder)
     output = folder / f"{number}.npy"
-    is_replaced = number % 2 == 0
-    if is_replaced:
+    if number % 2 == 0:
         output.write_bytes(OLD)
     capfd.readouterr()
     done = run_command("encode", given.path, output, "--model", "tiny")
+    printed = capfd.readouterr()
     lines = [line for line in done.stderr.splitlines() if line != "compiling kernels (once)"]
-    if done.stdout or any(capfd.readouterr()):
-        return "a library printed something"
-    if not lines or not all(line.startswith(f"{given.path}: ") for line in lines[:-1]):
-        return f"unexpected lines: {lines}"
-    if done.returncode == 0:
-        wrong = problem_with_success(given, output, lines)
-    elif done.returncode == 2:
-        wrong = problem_with_refusal(given, lines)
-        if (output.read_bytes() if output.exists() else None) != (OLD if is_replaced else None):
-            wrong = "a refusal changed the output"
-    else:
-        wrong = f"exit code {done.returncode}"
+    wrong = problem_with_outcome(given, output, done, lines)
+    if done.stdout or printed.out or printed.err:
+        wrong = f"a library printed: {done.stdout}{printed.out}{printed.err}"
     output.unlink(missing_ok=True)
     given.path.unlink()
-    if left := [path.name for path in folder.iterdir()]:
-        return f"left behind: {left}"
+    for path in folder.iterdir():
+        wrong = f"left behind: {path.name}"
+        path.unlink()
     return wrong and f"{given}: {wrong}: {lines}"
+
+
+def problem_with_outcome(given, output, done, lines) -> str | None:
+    if not lines or not all(line.startswith(f"{given.path}: ") for line in lines[:-1]):
+        return "unexpected lines"
+    if done.returncode == 0:
+        return problem_with_success(given, output, lines)
+    content = output.read_bytes() if output.exists() else None
+    if content not in (None, OLD):
+        return "a refusal changed the output"
+    return problem_with_refusal(given, lines) if done.returncode == 2 else "wrong exit code"
 
 
 def problem_with_success(given, output, lines) -> str | None:
@@ -80,14 +83,16 @@ def problem_with_success(given, output, lines) -> str | None:
 def problem_with_refusal(given, lines) -> str | None:
     if not lines[-1].startswith(f"oobleck_stream: {given.path}: "):
         return "the message does not name the file"
+    # A codec may lose the only samples.
+    few = "|no samples" if given.format.codec == "aac" and given.samples < 3 else ""
     reasons = {
-        "": r"has 6 channels; 2 were expected",
+        "": rf"has 6 channels; 2 were expected{few}",
         "lies": r"has 6 channels|holds no samples",
-        "cut off": r"cut off|damaged|ends after|not a sound file|no (samples|sound)|has 6 channels",
-        "no samples": r"no (samples|sound)|not a sound file",
+        "cut off": r"cut off|ends after|not a sound file|no samples|is empty|has 6 channels",
+        "no samples": r"no samples|not a sound file|is empty",
         "not finite": rf"sample {given.bad_sample} is not|has 6 channels",
-        "garbage": r"not a sound file|damaged|no sound|no samples",
-        "no bytes": r"not a sound file",
+        "garbage": r"not a sound file|damaged|no samples",
+        "no bytes": r"is empty",
     }
     if re.search(reasons[given.damage], lines[-1]) is None:
         return "the message does not say why"
@@ -108,7 +113,7 @@ def test_a_thousand_inputs(tmp_path, capfd):
 
 
 def test_the_corpus_is_mixed(tmp_path):
-    inputs = [make_input(number, tmp_path) for number in range(3 * DEFAULT)]
+    inputs = [make_input(number, tmp_path) for number in range(4 * DEFAULT)]
     assert {given.format.name for given in inputs} >= {"FLOAT.wav", "VORBIS.ogg", "OPUS.opus"}
     assert {given.channels for given in inputs} == {1, 2, 6}
     assert {given.rate for given in inputs} >= {8000, 44100, 48000, 192000}

@@ -46,14 +46,17 @@ def read(path):
 )
 @pytest.mark.parametrize("channels", [1, 2])
 def test_what_libsndfile_refuses_is_read_by_av(tmp_path, name, codec, accuracy, channels):
-    """With the length that the container states, without what fills the last frame."""
+    """Without what fills the last frame, to the millisecond that the container states."""
     sound = tone(1.7, channels)
     write_by_av(tmp_path / name, sound, RATE, codec)
     source = AudioFile(tmp_path / name)
     assert (source.samplerate, source.channels) == (RATE, channels)
     for _ in range(2):  # It can be read again.
         found = np.concatenate(list(source.blocks(RATE, channels)))
-        assert found.shape == sound.shape
+        assert found.shape[1:] == sound.shape[1:]
+        spare = 0 if codec in ("alac", "flac") else RATE // 1000 + 1
+        assert 0 <= len(found) - len(sound) <= spare
+        found = found[: len(sound)]
         assert found.dtype == np.float32
         middle = slice(RATE // 4, RATE)
         assert np.sqrt(np.mean(np.square((found - sound)[middle]))) < accuracy
@@ -78,7 +81,7 @@ def test_the_sound_of_a_video(tmp_path):
         for part in (stream.encode(frame), stream.encode(None), video.encode(None)):
             for packet in part:
                 file.mux(packet)
-    assert len(read(tmp_path / "a.mp4")) == RATE
+    assert RATE <= len(read(tmp_path / "a.mp4")) <= RATE + RATE // 1000 + 1
     done = run_command("encode", tmp_path / "a.mp4", tmp_path / "a.npy", "--model", "tiny")
     assert done.returncode == 0, done.stderr
     expected = ob.load("tiny").encode(read(tmp_path / "a.mp4"))

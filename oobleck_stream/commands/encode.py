@@ -51,7 +51,8 @@ def encode(
     """Encode the file AUDIO to the file LATENTS.
 
     AUDIO may be a WAV, FLAC, Ogg or MP3 file, a file in any other format that libsndfile reads, or
-    a .bin file. LATENTS is an .npy file of shape (frames, latent size), or a .bin file.
+    a .bin file; with the extra av, also an M4A file or a video. LATENTS is an .npy file of shape
+    (frames, latent size), or a .bin file.
 
     AUDIO is resampled to the network's sample rate. If the numbers of channels differ, mono is
     copied to all channels of the network, and stereo is averaged to mono. Other differences are

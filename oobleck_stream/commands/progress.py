@@ -79,5 +79,7 @@ def counted(items: Iterable[T], count: int, what: str) -> Iterator[Iterator[T]]:
     iterator
         The same items.
     """
-    with tqdm(items, total=count, desc=what, unit="", disable=None, leave=False) as bar:
+    with tqdm(
+        items, total=count, desc=what, unit="", mininterval=0, disable=None, leave=False
+    ) as bar:
         yield iter(bar)

@@ -48,6 +48,12 @@ AUDIO_SUFFIXES = (
     ".rf64",
     ".caf",
     ".au",
+    ".m4a",
+    ".mp4",
+    ".mov",
+    ".mkv",
+    ".webm",
+    ".aac",
 )
 FAILED = 1
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
-import re
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,8 @@ from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checks import checked_samples
 from oobleck_stream.errors import InputError
 from oobleck_stream.files import axis_order
+from oobleck_stream.files.cut_off import require_bytes, require_samples
 from oobleck_stream.formats.flat import read_flat
-from oobleck_stream.formats.mp3 import missing_bytes
 
 if TYPE_CHECKING:
     from oobleck_stream.files.av_reader import AvSound
@@ -26,23 +27,10 @@ if TYPE_CHECKING:
 BLOCK = 2**16
 """Number of samples that are read at a time."""
 
+STANDARD_ERROR = 2
+
 MAX_RATIO = 64
 """Maximum ratio of a file's and a network's sample rates. A resampled block grows by this ratio."""
-
-
-CUT_OFF = re.compile(
-    r"^\s*(?:(Riff size|riff)|data|SSND|BODY|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
-)
-"""What libsndfile notes if a file is shorter than its header says: the bytes that the whole file
-(in RF64 and W64 files) or its samples (in WAV, AIFF, AU and SVX files) should have, and those that
-are there."""
-
-MAX_MISSING = 0.01
-"""The share of an MP3 file that may be missing without being mentioned at once."""
-
-UNKNOWN_SIZE, UNKNOWN_FILE_SIZE = 0x7FFF0000, 2**62
-"""A program that writes a WAV file, or an RF64 file, to a pipe states at least so many bytes, or
-none."""
 
 
 class AudioFile:
@@ -71,39 +59,24 @@ class AudioFile:
         self.name = str(path)
         try:
             # Python's error messages are more precise than libsndfile's.
-            Path(path).open("rb").close()
+            require_bytes(path)
         except OSError as error:
             raise InputError(f"{path}: can't be read: {error.strerror}") from error
-        # mpg123, which libsndfile uses, would print a warning of its own.
-        missing = missing_bytes(path)
-        if missing > MAX_MISSING * Path(path).stat().st_size:
-            raise InputError(f"{path}: cut off: its header states {missing} bytes more")
         self._av: AvSound | None = None
         sound: Any
         try:
-            self._file = sound = soundfile.SoundFile(self.name)
+            with _without_notes():
+                self._file = sound = soundfile.SoundFile(self.name)
+            if sound.format == "RAW":
+                raise ValueError("libsndfile takes anything whose name ends in .au or .vox")
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:
             self._av = sound = _opened_by_av(self.name, error)
             self.samples: int | None = self._av.samples
         else:
             self.samples = self._file.frames
-            self._require_whole()
+            require_samples(self.name, self._file)
         self.samplerate: int = sound.samplerate
         self.channels: int = sound.channels
-
-    def _require_whole(self) -> None:
-        """Refuse a file without samples, and one whose header states more than there are."""
-        if self.samples == 0:
-            raise InputError(f"{self.name}: holds no samples; at least one was expected")
-        found = CUT_OFF.search(self._file.extra_info)
-        if found is None:
-            return
-        limit = UNKNOWN_FILE_SIZE if found[1] else UNKNOWN_SIZE
-        if int(found[3]) < int(found[2]) < limit:
-            raise InputError(
-                f"{self.name}: cut off: its header states {found[2]} bytes, and {found[3]} are "
-                "there"
-            )
 
     def length(self, samplerate: int) -> int | None:
         """Number of samples that `blocks` returns at a sample rate; None if unknown.
@@ -170,11 +143,14 @@ class AudioFile:
         if self._av is not None:
             yield from self._av.blocks(BLOCK)
             return
-        self._file.seek(0)
+        quiet = _without_notes if self._file.format == "MP3" else contextlib.nullcontext
+        with quiet():
+            self._file.seek(0)
         done = 0
         while done < self._file.frames:
             try:
-                samples = self._file.read(BLOCK, dtype="float32", always_2d=True)
+                with quiet():
+                    samples = self._file.read(BLOCK, dtype="float32", always_2d=True)
             except soundfile.LibsndfileError as error:
                 raise InputError(
                     f"{self.name}: damaged or cut off somewhere after sample {done}"
@@ -183,6 +159,26 @@ class AudioFile:
                 raise InputError(f"{self.name}: ends after {done} of {self.samples} samples")
             yield samples
             done += len(samples)
+
+
+@contextlib.contextmanager
+def _without_notes() -> Iterator[None]:
+    """Discard what is printed to standard error in the block.
+
+    mpg123 prints notes about damaged frames, and libsndfile does not let them be turned off.
+    """
+    try:
+        before = os.dup(STANDARD_ERROR)
+    except OSError:  # It is closed.
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), STANDARD_ERROR)
+        yield
+    finally:
+        os.dup2(before, STANDARD_ERROR)
+        os.close(before)
 
 
 def _opened_by_av(name: str, refusal: Exception) -> AvSound:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,9 @@ to be read, are not among them."""
 
 MAX_PADDING = 4096
 """So many samples at most, which fill the last frame of a codec, are beyond the stated length."""
+
+ROUNDING_SECONDS = 0.001
+"""Containers state lengths to a millisecond, so that the last samples may be beyond them too."""
 
 SHORT_SECONDS = 0.1
 """A sound that ends so much earlier than its container says is not considered to be cut off."""
@@ -84,8 +88,9 @@ class AvSound:
                 raise InputError(
                     f"{self._path}: cut off after {yielded + count} of {stated} samples"
                 )
-            if 0 < yielded + count - stated <= MAX_PADDING:
-                rest = rest[: stated - yielded]
+            end = stated + math.ceil(ROUNDING_SECONDS * self.samplerate)
+            if 0 < yielded + count - end <= MAX_PADDING:
+                rest = rest[: end - yielded]
         yield rest
 
     def _frames(self) -> Iterator[Any]:
@@ -99,7 +104,8 @@ class AvSound:
             with av.open(f"file:{self._path}", options=options, metadata_errors="replace") as file:
                 stream = file.streams.best("audio")
                 if stream is None:
-                    raise InputError(f"{self._path}: has no sound")
+                    what = "has no sound" if file.streams.video else "not a sound file"
+                    raise InputError(f"{self._path}: {what}")
                 # Only these containers state the exact length of each stream.
                 self._seconds = 0.0
                 if "mp4" in file.format.name and stream.duration and stream.time_base:

@@ -30,10 +30,10 @@ def play(source: Any, model: Model, **options: Any) -> Sound | None:
     with Player(source, model, **options) as player:
         player.play()
         player.wait()
-    return _sound_of(player.playlist, model, options.get("threads"))
+    return sound_of(player.playlist, model, options.get("threads"))
 
 
-def _sound_of(playlist: Playlist, model: Model, threads: int | None) -> Sound | None:
+def sound_of(playlist: Playlist, model: Model, threads: int | None) -> Sound | None:
     """What is played in one round, decoded when it is needed; None if it can't be again."""
     if not playlist.is_finite:
         return None
