@@ -144,12 +144,12 @@ class AudioFile:
             yield from self._av.blocks(BLOCK)
             return
         quiet = _without_notes if self._file.format == "MP3" else contextlib.nullcontext
-        with quiet():
-            self._file.seek(0)
         done = 0
         while done < self._file.frames:
             try:
                 with quiet():
+                    if done == 0:
+                        self._file.seek(0)
                     samples = self._file.read(BLOCK, dtype="float32", always_2d=True)
             except soundfile.LibsndfileError as error:
                 raise InputError(
