@@ -34,10 +34,11 @@ if TYPE_CHECKING:
     from oobleck_stream.multi_stream_decoder import MultiStreamDecoder as MultiStreamDecoder
     from oobleck_stream.pieces import PIECES as PIECES
     from oobleck_stream.pieces import piece as piece
+    from oobleck_stream.player.play import play as play
     from oobleck_stream.player.player import Player as Player
-    from oobleck_stream.player.player import play as play
     from oobleck_stream.server.remote_decoder import RemoteDecoder as RemoteDecoder
     from oobleck_stream.server.remote_decoder import RemoteError as RemoteError
+    from oobleck_stream.sound import Sound as Sound
 
 # The module of every public name. Modules are imported at first use, because importing Numba takes
 # a quarter of a second.
@@ -58,11 +59,12 @@ _EXPORTS = {
     "Player": "player.player",
     "RemoteDecoder": "server.remote_decoder",
     "RemoteError": "server.remote_decoder",
+    "Sound": "sound",
     "StreamingDecoder": "decoder",
     "StreamingEncoder": "encoder",
     "load": "loading",
     "piece": "pieces",
-    "play": "player.player",
+    "play": "player.play",
     "preset": "config",
     "random_model": "model",
 }

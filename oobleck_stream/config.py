@@ -163,6 +163,15 @@ class OobleckConfig:
         """Channels of each level, from the audio to the latents; one more than strides."""
         return tuple(self.channels * multiple for multiple in (1, *self.multiples))
 
+    @property
+    def summary(self) -> str:
+        """The sound and the latents in a few words."""
+        sound = {1: "mono", 2: "stereo"}.get(self.audio_channels, f"{self.audio_channels} channels")
+        return (
+            f"{self.samplerate} Hz {sound}, {self.latent_dim} values x "
+            f"{self.frame_rate:.4g} frames a second"
+        )
+
     def stride_kernel(self, stride: int) -> int:
         """Kernel length of the strided or transposed convolution with this stride."""
         return self.kernel_per_stride * stride
@@ -205,31 +214,45 @@ _OOBLECK_65536X = OobleckConfig(
     snake_epsilon=0.0,
 )
 
-PRESETS: dict[str, OobleckConfig] = {
-    "stable-audio-open-1.0": _STABLE_AUDIO,
-    "stable-audio-open-small": _STABLE_AUDIO,
-    "stable-audio-2.0": _STABLE_AUDIO,
-    "foundation-1": _STABLE_AUDIO,
-    "tangoflux": _STABLE_AUDIO,
-    "thinksound": _STABLE_AUDIO,
-    "ace-step-1.5": _ACE_STEP,
-    "levo": _ACE_STEP,
-    "songgeneration": _ACE_STEP,
-    "ezaudio": _EZAUDIO,
-    "soloaudio": _EZAUDIO,
-    "yue2": OobleckConfig(
-        samplerate=48000, channels=64, multiples=(1, 2, 4, 8, 16, 32), strides=(2, 2, 4, 4, 5, 6)
-    ),
-    "cosmos3": OobleckConfig(
-        samplerate=48000,
-        channels=320,
-        strides=(2, 4, 5, 6, 8),
-        output_padding="s%2",
-        has_encoder=False,
-    ),
-    "oobleck-65536x": _OOBLECK_65536X,
-    "document": _OOBLECK_65536X,
-}
+
+class Presets(dict[str, OobleckConfig]):
+    """A dictionary of configs that is shown as a table, with a line for each."""
+
+    def __repr__(self) -> str:
+        width = max(map(len, self), default=0)
+        return "\n".join(f"{name:{width}}  {config.summary}" for name, config in self.items())
+
+
+PRESETS = Presets(
+    {
+        "stable-audio-open-1.0": _STABLE_AUDIO,
+        "stable-audio-open-small": _STABLE_AUDIO,
+        "stable-audio-2.0": _STABLE_AUDIO,
+        "foundation-1": _STABLE_AUDIO,
+        "tangoflux": _STABLE_AUDIO,
+        "thinksound": _STABLE_AUDIO,
+        "ace-step-1.5": _ACE_STEP,
+        "levo": _ACE_STEP,
+        "songgeneration": _ACE_STEP,
+        "ezaudio": _EZAUDIO,
+        "soloaudio": _EZAUDIO,
+        "yue2": OobleckConfig(
+            samplerate=48000,
+            channels=64,
+            multiples=(1, 2, 4, 8, 16, 32),
+            strides=(2, 2, 4, 4, 5, 6),
+        ),
+        "cosmos3": OobleckConfig(
+            samplerate=48000,
+            channels=320,
+            strides=(2, 4, 5, 6, 8),
+            output_padding="s%2",
+            has_encoder=False,
+        ),
+        "oobleck-65536x": _OOBLECK_65536X,
+        "document": _OOBLECK_65536X,
+    }
+)
 """The geometry of each published model of the family, by name; and ``"oobleck-65536x"`` (alias
 ``"document"``), which is not a published model."""
 

@@ -113,6 +113,12 @@ class StreamingDecoder:
         )
         self.backend = self._streams.stack.backend
 
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.model.name!r} on {self.backend}: {self.frames_in} frames "
+            f"in, {self.samples_out} samples out, {self._streams.status(0)})"
+        )
+
     @property
     def hop(self) -> int:
         """Samples per latent frame."""

@@ -125,6 +125,10 @@ class DecoderStreams:
         start, skip, _ = self._positions[number]
         return start * self.model.hop + self.stack.rows_out(number) + skip
 
+    def status(self, number: int) -> Status:
+        """Whether a stream takes input, or why not."""
+        return self._positions[number].status
+
     def require_open(self, number: int, action: str) -> None:
         """Raise a ``RuntimeError`` that names the action, unless the stream takes input."""
         require_open(self._positions[number].status, action)

@@ -131,6 +131,12 @@ class StreamingEncoder:
         self._bottleneck = Bottleneck(model.config.latent_scale, sample, seed)
         self._stream = _Stream()
 
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.model.name!r}: {self.samples_in} samples in, "
+            f"{self._stream.status})"
+        )
+
     @property
     def hop(self) -> int:
         """Samples per latent frame."""

@@ -60,7 +60,7 @@ class PlaybackError(RuntimeError):
     --------
     >>> import oobleck_stream as ob
     >>> try:
-    ...     ob.play(ob.piece("keys")[:300], ob.load("tiny"))
+    ...     played = ob.play(ob.piece("keys")[:300], ob.load("tiny"))
     ... except ob.PlaybackError as error:
     ...     print("playback ended early:", error)
     """

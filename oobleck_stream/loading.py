@@ -14,7 +14,7 @@ from oobleck_stream.checkpoints.configs import CONFIG_NAMES
 from oobleck_stream.checkpoints.description import Description, describe
 from oobleck_stream.checkpoints.folder import choose_files, list_files
 from oobleck_stream.checkpoints.folding import fold_decoder, fold_half
-from oobleck_stream.checkpoints.names import find_prefix, half_tensors
+from oobleck_stream.checkpoints.names import HalfTensors, find_prefix, half_tensors
 from oobleck_stream.checkpoints.opening import PICKLE_SUFFIXES, open_container
 from oobleck_stream.checkpoints.packed_file import read_packed
 from oobleck_stream.checkpoints.protobuf_folder import is_library_folder, library_config
@@ -197,7 +197,7 @@ def _load_files(
         build = functools.partial(_fold, weights, config_file, name, config)
         model = cached_model(files, f"{name} {config}", build)
     encoder = functools.partial(_fold_encoder, weights, model.config)
-    return dataclasses.replace(model, load_encoder=encoder)
+    return dataclasses.replace(model, load_encoder=encoder, file=weights)
 
 
 def _fold(
@@ -211,6 +211,11 @@ def _fold(
 
 def _fold_encoder(weights: Path, config: OobleckConfig) -> PackedNetwork:
     """Load the encoder from the checkpoint that the decoder came from."""
+    return fold_half(weights, _encoder_tensors(weights), encoder_layers(config), config)
+
+
+def _encoder_tensors(weights: Path) -> HalfTensors:
+    """Find an encoder's tensors, without reading them; `CheckpointError` if there are none."""
     container = open_container(weights)
     if is_packed(container):
         raise CheckpointError(weights, "can't encode: a packed network has only its decoder")
@@ -218,7 +223,14 @@ def _fold_encoder(weights: Path, config: OobleckConfig) -> PackedNetwork:
     half = half_tensors(container, prefix, "encoder")
     if not half.tensors and not half.unknown:
         raise CheckpointError(weights, f"can't encode: no tensors under {prefix}encoder in it")
-    return fold_half(weights, half, encoder_layers(config), config)
+    return half
+
+
+def require_encoder(model: Model) -> None:
+    """Raise `CheckpointError` if a model has no encoder; the encoder's tensors are not read."""
+    model.require_encoder()
+    if model.file is not None:
+        _encoder_tensors(model.file)
 
 
 def _require_config(source: object, model: Model, config: OobleckConfig | None) -> None:

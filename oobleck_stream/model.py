@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -38,7 +39,7 @@ memory map.
 """
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """An Oobleck network, ready to decode and, if it has an encoder, to encode.
 
@@ -60,6 +61,8 @@ class Model:
     backend : str
         The default backend of `decode` and of `StreamingDecoder`: ``"cpu"``, ``"cuda"`` or
         ``"auto"``. Encoding always runs on the CPU.
+    file : Path, optional
+        The file or folder that the weights were read from; None for random weights.
 
     Examples
     --------
@@ -82,6 +85,14 @@ class Model:
     notes: tuple[str, ...] = field(default=())
     load_encoder: Callable[[], PackedNetwork] | None = field(default=None, repr=False)
     backend: str = "cpu"
+    file: Path | None = None
+
+    def __repr__(self) -> str:
+        milliseconds = 1000 * self.latency / self.samplerate
+        return (
+            f"Model({self.name!r}: {self.config.summary}, {milliseconds:.0f} ms look-ahead, "
+            f"{self.backend})"
+        )
 
     @property
     def encoder(self) -> PackedNetwork:
@@ -101,6 +112,10 @@ class Model:
         return cast(PackedNetwork, packed)
 
     def _packed_encoder(self) -> PackedNetwork:
+        return self.require_encoder()()
+
+    def require_encoder(self) -> Callable[[], PackedNetwork]:
+        """Return the function that loads the encoder; raise `CheckpointError` if there is none."""
         name = self.name or "this model"
         if not self.config.has_encoder:
             raise CheckpointError(
@@ -108,7 +123,7 @@ class Model:
             )
         if self.load_encoder is None:
             raise CheckpointError(name, "can't encode: it has only a decoder")
-        return self.load_encoder()
+        return self.load_encoder
 
     def with_convolution(self, convolution: Convolution) -> Model:
         """Return this model with fast or with direct convolution.

@@ -90,6 +90,14 @@ class MultiStreamDecoder:
         )
         self.backend = self._streams.stack.backend
 
+    def __repr__(self) -> str:
+        fewest, most = min(self.frames_in), max(self.frames_in)
+        frames = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+        return (
+            f"{type(self).__name__}({self.model.name!r} on {self.backend}: {self.streams} streams, "
+            f"{frames} frames in)"
+        )
+
     @property
     def hop(self) -> int:
         """Samples per latent frame."""

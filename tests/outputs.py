@@ -141,6 +141,8 @@ WRITERS = {
     "flac 16": Output("a.flac", writer(AudioWriter, "16")),
     "flac 24": Output("a.flac", writer(AudioWriter, "24", channels=1)),
     "ogg": Output("a.ogg", writer(AudioWriter)),
+    "opus": Output("a.opus", writer(AudioWriter)),
+    "mp3": Output("a.mp3", writer(AudioWriter)),
     "npy": Output("a.npy", writer(LatentWriter)),
     "npy float16": Output("a.npy", writer(LatentWriter, "float16")),
     "bin": Output("a.bin", writer(FlatWriter)),

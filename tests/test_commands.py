@@ -173,7 +173,7 @@ def test_bad_standard_input_leaves_nothing_behind(tmp_path, folder, data, words)
     ("output", "words"),
     [
         ("missing/a.wav", "No such file or directory"),
-        ("a.mp3", ".wav, .flac, .ogg or .bin was expected"),
+        ("a.mp4", ".wav, .flac, .ogg, .opus, .mp3 or .bin was expected"),
         ("folder.wav", "folder"),
     ],
 )

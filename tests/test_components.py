@@ -141,6 +141,12 @@ def test_drawn_snakes_are_stored_without_logarithms():
         assert logarithms.std() == pytest.approx(0.3, rel=0.05)
 
 
+def test_each_component_is_reported_for_the_progress():
+    calls = []
+    built, _, _ = check_decoder(TINY, 1, lambda: calls.append(None))
+    assert len(calls) == len(built) == len(decoder_components(TINY))
+
+
 def test_a_fault_shows_from_its_layer_on(monkeypatch):
     """A block's Snake a thousandth too wide leaves the layers before it as they are."""
     *_, clean, sound = check_decoder(TINY, 1)

@@ -430,7 +430,7 @@ def test_a_failed_writer_leaves_nothing_and_keeps_what_was_there(tmp_path):
     [
         ("missing/a.wav", None, "No such file"),
         ("folder.wav", None, "folder"),
-        ("a.mp3", None, r"\.wav, \.flac, \.ogg was expected"),
+        ("a.mp4", None, r"\.ogg, \.opus, \.mp3 was expected"),
         ("a.flac", "float", "16 or 24 bits"),
         ("a.ogg", "16", "float bits"),
         ("file/a.wav", None, "Not a directory"),

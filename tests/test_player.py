@@ -75,11 +75,14 @@ def test_start_length_and_volume(sound_server, tmp_path, folder, model):
         sound_server,
         run_play,
         *(tmp_path / "a.npy", "--model", folder),
-        *("--start", 0.5, "--length", 0.4, "--volume", 50),
+        *("--start", 0.5, "--length", 0.4, "--volume", 50, "--json"),
     )
     assert (done.returncode, messages(done)) == (0, "")
     expected = model.decode(latents)[22050 : 22050 + 17640] * np.float32(0.5)
     assert np.array_equal(heard, trimmed(expected))
+    moments = [moment for moment in map(json.loads, done.stdout.splitlines()) if "start" in moment]
+    assert {(moment["start"], moment["length"]) for moment in moments} == {(0.5, 0.9)}
+    assert all(0.5 <= moment["position"] <= 0.9 for moment in moments)
 
 
 @pytest.mark.sound

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import math
 import threading
 import time
 
@@ -13,6 +15,8 @@ from hypothesis import strategies as st
 from networks import random_latents, small
 
 import oobleck_stream as ob
+from oobleck_stream.errors import InputError
+from oobleck_stream.files.excerpt import Excerpt
 from oobleck_stream.player.callback import PlaybackCallback
 from oobleck_stream.player.playlist import Playlist
 from oobleck_stream.player.producer import Producer, TimedDecoder
@@ -121,7 +125,7 @@ def test_the_ring_between_two_threads_loses_nothing():
     assert np.array_equal(np.concatenate(received), samples)
 
 
-def test_a_status_line_fits_the_terminal():
+def status_with(**changes):
     status = Status(
         track=1,
         tracks=3,
@@ -140,6 +144,31 @@ def test_a_status_line_fits_the_terminal():
         device_underflows=0,
         silent_seconds=0.25,
     )
+    return dataclasses.replace(status, **changes)
+
+
+def test_the_bar_spans_what_is_played():
+    """Between --start and the end that --length gives."""
+    line = status_with(start=60, position=65, length=70).as_line(200)
+    assert "1:05.0 / 1:10.0" in line
+    assert "[==========          ]" in line
+    assert "[                    ]" in status_with(start=60, position=60, length=70).as_line(200)
+
+
+def test_an_excerpt_ends_with_its_piece():
+    excerpt = Excerpt.of(100, 2.0, 3.0)
+    assert (excerpt.begin, excerpt.end) == (200, 500)
+    assert [excerpt.end_in(samples) for samples in (400, 600, None)] == [400, 500, 500]
+    assert Excerpt.of(100, 2.0).end_in(None) is None
+    with pytest.raises(InputError, match=r"a: lasts 2\.00 s: there is nothing at 2 s"):
+        excerpt.require_within(200, 100, "a")
+    for start, length in ((-1, None), (0, 0), (math.inf, None), (0, math.nan)):
+        with pytest.raises(InputError, match="start must be from 0 and length above 0"):
+            Excerpt.of(100, start, length)
+
+
+def test_a_status_line_fits_the_terminal():
+    status = status_with()
     line = status.as_line(200)
     for part in ("2/3", "1:01.2 / 1:01:40", "[========]", "buffer 750 ms", "RTF 0.30", "vol 50%"):
         assert part in line

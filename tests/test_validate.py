@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -75,6 +76,55 @@ def write(path, rows, kind):
     turned = {"tc": rows, "ct": rows.T, "1ct": rows.T[None], "1tc": rows[None]}[kind]
     np.save(path.with_suffix(".npy"), turned)
     return path.with_suffix(".npy")
+
+
+# progress
+
+
+def test_the_stages_are_counted_on_a_terminal(tmp_path, monkeypatch, folder, inputs):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    options = ("--layers", "--save", tmp_path / "saved", "--model", folder)
+    assert run(["validate", *map(str, (inputs["decoder"], *options))]) == 0
+    assert "stages: 100%" in terminal.getvalue()
+    assert f"{len(STAGES)}/{len(STAGES)} [" in terminal.getvalue()
+
+
+# alignment
+
+
+def test_a_delayed_reference_is_aligned(tmp_path, validate, model, inputs):
+    """Its length may differ, and only what both have is compared."""
+    audio = model.decode(np.load(inputs["decoder"]))
+    for delay in (0, 1105, -777):
+        late = np.concatenate([np.zeros((max(0, delay), 2)), audio[max(0, -delay) :]])
+        reference = write(tmp_path / "late", late.astype(np.float32), "wav")
+        options = ("--align", 0.05, "--tolerance", 0)
+        code, out, err = validate(inputs["decoder"], reference, *options, "--json")
+        facts = json.loads(out)
+        assert (code, facts["passed"], facts["delay"]) == (0, True, delay), err
+        assert facts["stages"]["output"]["shape"] == [len(audio) - max(0, -delay), 2]
+        _, out, _ = validate(inputs["decoder"], reference, *options)
+        side = "late" if delay >= 0 else "early"
+        assert f"aligned: the reference is {abs(delay)} rows {side}" in out
+    code, out, _ = validate(inputs["decoder"], reference, "--align", 0.01, "--tolerance", 1e-3)
+    assert (code, "FAILED" in out) == (1, True)
+    assert_refused(validate(inputs["decoder"], reference), "samples of 2 channels were expected")
+    saved = tmp_path / "saved"
+    assert_refused(
+        validate(inputs["decoder"], saved, "--layers", "--align", 1), "--align", "--layers"
+    )
+
+
+def test_latents_are_aligned_too(tmp_path, validate, model, inputs):
+    latents = model.encode(soundfile.read(inputs["encoder"], dtype="float32")[0])
+    for kind in ("tc", "bin"):
+        reference = write(tmp_path / "late", latents[2:], kind)
+        options = ("--align", 0.5, "--tolerance", 1e-6, "--json")
+        code, out, err = validate(inputs["encoder"], reference, *options)
+        assert code == 0, err
+        assert json.loads(out)["delay"] == -2
 
 
 # references

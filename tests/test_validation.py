@@ -20,6 +20,7 @@ from networks import (
 )
 
 from oobleck_stream.bottleneck import distribution
+from oobleck_stream.validation.alignment import delay_of, overlap
 from oobleck_stream.validation.check import check_stages
 from oobleck_stream.validation.comparison import compare, difference_over_time
 from oobleck_stream.validation.report import report_lines
@@ -29,6 +30,29 @@ from oobleck_stream.validation.stages import layer_outputs, means_alone, stage_s
 def shortened(config):
     """Smaller strides, for the slow reference."""
     return config.replace(strides=tuple(min(stride, 5) for stride in config.strides))
+
+
+# aligning
+
+
+@pytest.mark.parametrize("delay", [-70_000, -5, 0, 3, 99_999])
+def test_the_delay_is_found_across_blocks(delay):
+    random = np.random.default_rng(0)
+    rows = random.standard_normal((400_000, 2)).astype(np.float32)
+    first, theirs = max(0, -delay), max(0, delay)
+    reference = np.concatenate([np.zeros((theirs, 2)), rows[first:]])
+    reference += 0.5 * random.standard_normal(reference.shape)
+    reference[theirs + 1000, 1] = np.nan
+    assert delay_of(reference, rows, 100_000) == delay
+    mine, other = overlap(rows, reference, delay)
+    assert len(mine) == len(other) == len(rows) - first
+    np.testing.assert_array_equal(mine, rows[first:])
+    np.testing.assert_array_equal(other, reference[theirs:])
+
+
+def test_silence_is_not_shifted():
+    assert delay_of(np.zeros((50, 2)), np.ones((40, 2)), 10) == 0
+    assert [len(part) for part in overlap(np.ones((4, 1)), np.ones((9, 1)), -7)] == [0, 0]
 
 
 # comparing

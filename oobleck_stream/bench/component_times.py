@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.bench.component_tensors import (
@@ -150,10 +151,18 @@ def run_components(
         times are in seconds, and deviations relative to the reference's peak.
     """
     config = GEOMETRY if width is None else GEOMETRY.replace(channels=width)
-    compiled = compile_facts()
-    warm_kernels()
-    singles = [_build_single(component, threads) for component in single_components(config)]
-    parts, layers, sound = check_decoder(config, threads)
+    count = len(single_components(config)) + len(decoder_components(config))
+    with tqdm(total=1 + count, unit="", disable=None, leave=False) as bar:
+        bar.set_description("compiling into an empty cache")
+        compiled = compile_facts()
+        warm_kernels()
+        bar.update()
+        bar.set_description("components checked")
+        singles = []
+        for component in single_components(config):
+            singles.append(_build_single(component, threads))
+            bar.update()
+        parts, layers, sound = check_decoder(config, threads, bar.update)
     built, limits = singles + parts, Limits(threads)
     rounds = run_rounds(limits.cases + [part.case for part in built], seconds)
     machine = limits.facts()
@@ -199,9 +208,16 @@ def _build_single(component: Component, threads: int) -> BuiltComponent:
 
 
 def check_decoder(
-    config: OobleckConfig, threads: int
+    config: OobleckConfig, threads: int, after_each: Callable[[], object] = lambda: None
 ) -> tuple[list[BuiltComponent], list[Facts], Facts]:
     """Build the decoder part by part and as a whole, and compare each stage with the reference.
+
+    Parameters
+    ----------
+    config : OobleckConfig
+    threads : int
+    after_each : callable
+        Called after each part, and after the whole.
 
     Returns
     -------
@@ -233,8 +249,10 @@ def check_decoder(
         if component.layers[0] is not snake:
             built.append(part)
             rows = part.output
+            after_each()
     full = BuiltComponent(whole, tensors, latents, threads)
     full.deviation = deviation(full.output, expected)
+    after_each()
     sound = {
         "samples": len(full.output),
         "channels": full.output.shape[1],

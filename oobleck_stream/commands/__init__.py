@@ -33,6 +33,10 @@ Environment:
   OOBLECK_STREAM_LIMITS   "off" lifts the limits on a model's memory and work
 
 \b
+Completion in bash (zsh and fish: zsh_source, fish_source):
+  eval "$(_OOBLECK_STREAM_COMPLETE=bash_source oobleck_stream)"
+
+\b
 Exit status:
   0 success, 1 failure, 2 wrong usage or bad input, 128+N terminated by signal N
 """

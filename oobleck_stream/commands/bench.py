@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from oobleck_stream.commands.completion import models
 from oobleck_stream.commands.options import (
     backend_option,
     json_option,
@@ -33,7 +34,8 @@ class _DefaultGroup(click.Group):
 
     def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
         asks_for_help = arguments[:1] and arguments[0] in self.get_help_option_names(context)
-        if not asks_for_help and (not arguments or arguments[0].startswith("-")):
+        completes = context.resilient_parsing
+        if not (asks_for_help or completes) and (not arguments or arguments[0].startswith("-")):
             arguments = [DEFAULT_COMMAND, *arguments]
         return super().parse_args(context, arguments)
 
@@ -66,7 +68,12 @@ def _model_options(command: Callable[..., None]) -> Callable[..., None]:
         metavar="PRESET",
         help=f"Use this geometry, with random weights. [default: {DEFAULT_PRESET}]",
     )
-    @click.option("--model", metavar="MODEL", help="Use this model, named as for `decode`.")
+    @click.option(
+        "--model",
+        metavar="MODEL",
+        shell_complete=models,
+        help="Use this model, named as for `decode`.",
+    )
     @click.option(
         "--width",
         metavar="N",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from oobleck_stream.commands.completion import models
 from oobleck_stream.commands.options import config_option, json_option
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def _size(context: click.Context, parameter: click.Parameter, value: str | None)
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=models)
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option(
     "--to",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from oobleck_stream.commands.completion import files
 from oobleck_stream.commands.options import threads_option
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ DEFAULT = "keys"
     "-o",
     "--output",
     metavar="FILE",
-    help="Write an audio file (.wav, .flac or .ogg) instead of playing.",
+    shell_complete=files,
+    help="Write an audio file (.wav, .flac, .ogg, .opus or .mp3) instead of playing.",
 )
 @threads_option
 def demo(name: str, list_pieces: bool, output: str | None, threads: int | None) -> None:

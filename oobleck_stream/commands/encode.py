@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from oobleck_stream.commands.completion import files
 from oobleck_stream.commands.options import model_option, threads_option
 
 if TYPE_CHECKING:
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("audio")
-@click.argument("latents")
+@click.argument("audio", shell_complete=files)
+@click.argument("latents", shell_complete=files)
 @model_option
 @click.option(
     "--sample",
@@ -50,7 +51,8 @@ def encode(
     """Encode the file AUDIO to the file LATENTS.
 
     AUDIO may be a WAV, FLAC, Ogg or MP3 file, a file in any other format that libsndfile reads, or
-    a .bin file. LATENTS is an .npy file of shape (frames, latent size), or a .bin file.
+    a .bin file; with the extra av, also an M4A file or a video. LATENTS is an .npy file of shape
+    (frames, latent size), or a .bin file.
 
     AUDIO is resampled to the network's sample rate. If the numbers of channels differ, mono is
     copied to all channels of the network, and stereo is averaged to mono. Other differences are

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from oobleck_stream.commands.completion import files
 from oobleck_stream.commands.options import (
     convolution_option,
     json_option,
@@ -37,12 +39,13 @@ skipped.
 
 
 @click.command()
-@click.argument("latents", required=False)
+@click.argument("latents", required=False, shell_complete=files)
 @model_for_latents_option
 @layout_option
 @look_ahead_option
 @threads_option
 @convolution_option
+@click.option("--presets", is_flag=True, help="List the presets and exit.")
 @json_option
 def info(
     latents: str | None,
@@ -51,9 +54,10 @@ def info(
     look_ahead: Callable[[Model], int] | None,
     threads: int | None,
     convolution: Convolution | None,
+    presets: bool,
     as_json: bool,
 ) -> None:
-    """Show the geometry, cost and speed of a network.
+    """Show the file, geometry, cost and speed of a network.
 
     The speed is measured with a few pushes on this machine. If a file LATENTS is given, its length
     is shown too. With --look-ahead, the cost of earlier samples is shown too.
@@ -62,6 +66,9 @@ def info(
     from oobleck_stream.commands.compiling import warm_kernels
     from oobleck_stream.files.sources import open_latents
 
+    if presets:
+        show_presets(as_json)
+        return
     source = open_latents(latents) if latents else None
     network = chosen_model(model, source, convolution=convolution)
     facts: Facts = {}
@@ -84,6 +91,17 @@ def info(
     for part, values in facts.items():
         for line in lines[part](values):
             click.echo(line)
+
+
+def show_presets(as_json: bool) -> None:
+    """Print a line, or a JSON object, for each preset."""
+    from oobleck_stream.config import PRESETS
+
+    if as_json:
+        facts = {name: dataclasses.asdict(config) for name, config in PRESETS.items()}
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        click.echo(repr(PRESETS))
 
 
 def latents_facts(source: Latents, model: Model, layout: AxisOrder | None) -> Facts:
@@ -116,6 +134,7 @@ def network_facts(model: Model) -> Facts:
     work = multiplications(layers)
     return {
         "name": model.name,
+        "file": None if model.file is None else str(model.file),
         "samplerate": model.samplerate,
         "audio_channels": model.channels,
         "latent_dim": model.latent_dim,
@@ -128,12 +147,30 @@ def network_facts(model: Model) -> Facts:
         "latency_samples": model.latency,
         "latency_seconds": model.latency / model.samplerate,
         "context_frames": model.context,
-        "weights": sum(layer.inputs * layer.outputs * layer.kernel for layer in layers),
+        "weights": _weights(layers),
         "weights_bytes": model.decoder.data.nbytes,
+        "encoder": encoder_facts(model),
         "macs_per_frame": work,
         "macs_per_second": work * config.frame_rate,
         "notes": model.notes,
     }
+
+
+def encoder_facts(model: Model) -> Facts:
+    """Whether a model has an encoder, and how large it is or why there is none."""
+    from oobleck_stream.errors import CheckpointError
+    from oobleck_stream.loading import require_encoder
+    from oobleck_stream.network import encoder_layers
+
+    try:
+        require_encoder(model)
+    except CheckpointError as error:
+        return {"present": False, "problem": "; ".join(error.problems)}
+    return {"present": True, "weights": _weights(encoder_layers(model.config))}
+
+
+def _weights(layers: Iterable[Layer]) -> int:
+    return sum(layer.inputs * layer.outputs * layer.kernel for layer in layers)
 
 
 def _levels(layers: Sequence[Layer]) -> list[Sequence[Layer]]:
@@ -151,8 +188,10 @@ def network_lines(facts: Facts) -> list[str]:
     strides = " ".join(map(str, facts["strides"]))
     widths = " ".join(map(str, facts["widths"]))
     tiles = " ".join(map(str, facts["tiles"]))
+    encoder = facts["encoder"]
     return [
         f"network    {facts['name']}: {facts['samplerate']} Hz {channels}",
+        *([f"           from {facts['file']}"] if facts["file"] else []),
         f"latents    {facts['latent_dim']} numbers per frame, {facts['frame_rate']:.2f} frames "
         f"per second, {facts['hop']} samples each",
         f"levels     strides {strides}; widths {widths}",
@@ -162,6 +201,8 @@ def network_lines(facts: Facts) -> list[str]:
         f"context {facts['context_frames']} frames on each side",
         f"weights    {facts['weights'] / 1e6:.1f} M, "
         f"{facts['weights_bytes'] / 1e6:.0f} MB in memory",
+        "encoder    "
+        + (f"{encoder['weights'] / 1e6:.1f} M" if encoder["present"] else encoder["problem"]),
         f"cost       {facts['macs_per_frame'] / 1e9:.3g} GMAC per frame, "
         f"{facts['macs_per_second'] / 1e9:.3g} GMAC per second of audio",
         *(f"note       {note}" for note in facts["notes"]),

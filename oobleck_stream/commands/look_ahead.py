@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from oobleck_stream.commands.completion import files
 from oobleck_stream.commands.options import (
     json_option,
     layout_option,
@@ -30,7 +31,7 @@ MAX_FRAMES = 1000
 
 
 @click.command("look-ahead")
-@click.argument("latents", required=False)
+@click.argument("latents", required=False, shell_complete=files)
 @model_for_latents_option
 @layout_option
 @look_ahead_option

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from oobleck_stream.commands.values import look_ahead
+from oobleck_stream.commands.completion import files, models
+from oobleck_stream.commands.values import look_ahead, seconds_or
 from oobleck_stream.config import PRESETS
 
 _MODELS = (
@@ -17,6 +18,7 @@ model_for_latents_option = click.option(
     "--model",
     envvar="OOBLECK_STREAM_MODEL",
     metavar="MODEL",
+    shell_complete=models,
     help=f"{_MODELS} "
     "[default: $OOBLECK_STREAM_MODEL, else the model named in the latents, else tiny if it fits]",
 )
@@ -24,6 +26,7 @@ model_option = click.option(
     "--model",
     envvar="OOBLECK_STREAM_MODEL",
     metavar="MODEL",
+    shell_complete=models,
     help=f"{_MODELS} [default: $OOBLECK_STREAM_MODEL, else tiny]",
 )
 config_option = click.option(
@@ -31,6 +34,20 @@ config_option = click.option(
     type=click.Choice(list(PRESETS)),
     metavar="PRESET",
     help="Geometry of the network, instead of the model's own config.",
+)
+start_option = click.option(
+    "--start",
+    metavar="SECONDS",
+    default="0",
+    show_default=True,
+    callback=seconds_or(),
+    help="Start position within each piece.",
+)
+length_option = click.option(
+    "--length",
+    metavar="SECONDS",
+    callback=seconds_or(),
+    help="Maximum duration of each piece. [default: the whole piece]",
 )
 layout_option = click.option(
     "--layout",
@@ -76,7 +93,10 @@ bits_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 plot_option = click.option(
-    "--plot", metavar="FILE", help="Also draw the result into an image file (needs the extra plot)."
+    "--plot",
+    metavar="FILE",
+    shell_complete=files,
+    help="Also draw the result into an image file (needs the extra plot).",
 )
 
 

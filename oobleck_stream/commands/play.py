@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from oobleck_stream.commands.completion import files
 from oobleck_stream.commands.options import (
     backend_option,
     convolution_option,
     layout_option,
+    length_option,
     look_ahead_option,
     model_for_latents_option,
+    start_option,
     threads_option,
 )
 from oobleck_stream.commands.values import finite, repetitions, seconds_or
@@ -33,26 +36,14 @@ POLL_SECONDS = 0.1
 
 
 @click.command()
-@click.argument("latents", nargs=-1)
+@click.argument("latents", nargs=-1, shell_complete=files)
 @model_for_latents_option
 @layout_option
 @threads_option
 @backend_option
 @convolution_option
-@click.option(
-    "--start",
-    metavar="SECONDS",
-    default="0",
-    show_default=True,
-    callback=seconds_or(),
-    help="Start position within each piece.",
-)
-@click.option(
-    "--length",
-    metavar="SECONDS",
-    callback=seconds_or(),
-    help="Maximum duration of each piece. [default: the whole piece]",
-)
+@start_option
+@length_option
 @click.option(
     "--loop",
     "rounds",
@@ -81,8 +72,9 @@ POLL_SECONDS = 0.1
 @click.option(
     "--record",
     metavar="FILE",
-    help="Also write the played audio to a .wav, .flac or .ogg file; with --look-ahead, the exact "
-    "audio.",
+    shell_complete=files,
+    help="Also write the played audio to a .wav, .flac, .ogg, .opus or .mp3 file; with "
+    "--look-ahead, the exact audio.",
 )
 @look_ahead_option
 @click.option(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from tqdm import tqdm
+
+T = TypeVar("T")
 
 WITH_TOTAL = "{l_bar}{bar}| {n:.1f} of {total:.1f} s [{remaining} left{postfix}]"
 WITHOUT_TOTAL = "{n:.1f} s [{elapsed}{postfix}]"
@@ -55,3 +60,26 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
+
+
+@contextlib.contextmanager
+def counted(items: Iterable[T], count: int, what: str) -> Iterator[Iterator[T]]:
+    """Show a progress bar while items are taken, as `Progress` does.
+
+    Parameters
+    ----------
+    items : iterable
+    count : int
+        Number of items.
+    what : str
+        What the items are, in the plural.
+
+    Yields
+    ------
+    iterator
+        The same items.
+    """
+    with tqdm(
+        items, total=count, desc=what, unit="", mininterval=0, disable=None, leave=False
+    ) as bar:
+        yield iter(bar)

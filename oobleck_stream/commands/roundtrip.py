@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING
 
 import click
 
+from oobleck_stream.commands.completion import files
 from oobleck_stream.commands.options import bits_option, model_option, threads_option
 
 if TYPE_CHECKING:
     from oobleck_stream.arrays import FloatArray
     from oobleck_stream.decoder import StreamingDecoder
     from oobleck_stream.encoder import StreamingEncoder
-    from oobleck_stream.files.audio_writer import Bits
+    from oobleck_stream.files.quantization import Bits
 
 
 @click.command()
-@click.argument("audio")
-@click.argument("output")
+@click.argument("audio", shell_complete=files)
+@click.argument("output", shell_complete=files)
 @model_option
 @bits_option
 @threads_option
@@ -30,7 +31,8 @@ def roundtrip(
 
     The command prints the scale-invariant signal-to-distortion ratio (SI-SDR) of the result. AUDIO
     is converted to the sample rate and channels of the network, as `encode` does. OUTPUT is a .wav,
-    .flac, .ogg or .bin file with the sample rate, channels and length of the converted audio.
+    .flac, .ogg, .opus, .mp3 or .bin file with the sample rate, channels and length of the converted
+    audio.
     """
     from oobleck_stream.commands.choice import chosen_model
     from oobleck_stream.commands.compiling import warm_kernels

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from oobleck_stream.commands.completion import files
 from oobleck_stream.commands.options import (
     backend_option,
     layout_option,
@@ -30,7 +31,7 @@ MODULES = ("starlette", "uvicorn", "websockets", "prometheus_client")
 
 
 @click.command()
-@click.argument("latents", nargs=-1)
+@click.argument("latents", nargs=-1, shell_complete=files)
 @model_for_latents_option
 @layout_option
 @threads_option

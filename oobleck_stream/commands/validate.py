@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from oobleck_stream.commands.completion import files
 from oobleck_stream.commands.options import (
     config_option,
     json_option,
@@ -22,7 +23,7 @@ from oobleck_stream.commands.options import (
     require_matplotlib,
     threads_option,
 )
-from oobleck_stream.commands.values import finite
+from oobleck_stream.commands.values import finite, seconds_or
 
 if TYPE_CHECKING:
     from oobleck_stream.arrays import FloatArray
@@ -47,13 +48,19 @@ AUDIO_SUFFIXES = (
     ".rf64",
     ".caf",
     ".au",
+    ".m4a",
+    ".mp4",
+    ".mov",
+    ".mkv",
+    ".webm",
+    ".aac",
 )
 FAILED = 1
 
 
 @click.command()
-@click.argument("piece", metavar="INPUT")
-@click.argument("reference", required=False)
+@click.argument("piece", metavar="INPUT", shell_complete=files)
+@click.argument("reference", required=False, shell_complete=files)
 @model_for_latents_option
 @config_option
 @click.option(
@@ -73,10 +80,20 @@ FAILED = 1
     callback=finite,
     help="Maximum absolute difference. [default: 0.05 for the decoder, 0.01 for the encoder]",
 )
+@click.option(
+    "--align",
+    metavar="SECONDS",
+    callback=seconds_or(),
+    help="Shift REFERENCE by up to so many seconds to where it fits best, and compare only what "
+    "both have. Its length may then differ.",
+)
 @layout_option
 @click.option("--no-pad", is_flag=True, help="Do not pad the audio to a whole number of frames.")
 @click.option(
-    "--save", metavar="FOLDER", help="Write the output to FOLDER, one file for each stage."
+    "--save",
+    metavar="FOLDER",
+    shell_complete=files,
+    help="Write the output to FOLDER, one file for each stage.",
 )
 @click.option(
     "--format",
@@ -98,6 +115,7 @@ def validate(
     peer: str | None,
     layers: bool,
     tolerance: float | None,
+    align: float | None,
     layout: AxisOrder | None,
     no_pad: bool,
     save: str | None,
@@ -128,16 +146,25 @@ def validate(
         raise click.UsageError("REFERENCE, --peer or --save was expected")
     if reference and layers and Path(reference).is_file():
         raise click.UsageError(f"{reference}: with --layers a folder was expected")
+    if align is not None and layers:
+        raise click.UsageError("--align compares the output alone, without --layers")
     if no_pad and half == "decoder":
         raise click.UsageError("--no-pad applies only to the encoder")
     if plot:
         _check_plot(plot, bool(reference or peer))
 
     from oobleck_stream.commands.compiling import warm_kernels
+    from oobleck_stream.commands.progress import counted
     from oobleck_stream.validation.check import check_stages
     from oobleck_stream.validation.folder import new_folder, saved
     from oobleck_stream.validation.plot import COLUMNS
-    from oobleck_stream.validation.stages import layer_outputs, means_alone, whole_output
+    from oobleck_stream.validation.stages import (
+        half_of,
+        layer_outputs,
+        means_alone,
+        stages,
+        whole_output,
+    )
 
     network, source, rows = _opened(piece, model, config, half, layout, no_pad)
     outputs = (layer_outputs if layers else whole_output)(network, rows, half, threads)
@@ -146,16 +173,24 @@ def validate(
     if peer:
         expected = _peer(peer, source, network, half, rows, layers)
     elif reference:
-        expected, means = _files(Path(reference), network, half, len(rows), layers, layout)
+        any_length = align is not None
+        expected, means = _files(
+            Path(reference), network, half, len(rows), layers, layout, any_length
+        )
     if tolerance is None:
         tolerance = TOLERANCES[half]
+    rate = network.samplerate if half == "decoder" else network.config.frame_rate
+    most = None if align is None else round(align * rate)
     with contextlib.ExitStack() as stack:
+        if layers:
+            count = len(stages(half_of(network, half).layers))
+            outputs = stack.enter_context(counted(outputs, count, "stages"))
         if save:
             outputs = saved(outputs, stack.enter_context(new_folder(Path(save))), form)
         if means:
             outputs = means_alone(outputs, network.config.latent_scale)
         warm_kernels()
-        result = check_stages(outputs, expected, tolerance, COLUMNS if plot else None)
+        result = check_stages(outputs, expected, tolerance, COLUMNS if plot else None, most)
     if save:
         click.echo(f"{save}: written", err=True)
     if not (reference or peer):
@@ -229,7 +264,13 @@ def _peer(
 
 
 def _files(
-    path: Path, network: Model, half: Half, rows: int, layers: bool, layout: AxisOrder | None
+    path: Path,
+    network: Model,
+    half: Half,
+    rows: int,
+    layers: bool,
+    layout: AxisOrder | None,
+    any_length: bool,
 ) -> tuple[Reference, bool]:
     """Return a stored reference, and whether its encoder output contains only the means."""
     from oobleck_stream.validation.folder import read_references, visiting
@@ -237,7 +278,9 @@ def _files(
 
     shapes = stage_shapes(half_of(network, half).layers, rows)
     means_dim = network.latent_dim if half == "encoder" else None
-    references: dict[str, RealArray] = read_references(path, shapes, layout, means_dim, layers)
+    references: dict[str, RealArray] = read_references(
+        path, shapes, layout, means_dim, layers, any_length
+    )
     means = OUTPUT in references and references[OUTPUT].shape[1] == means_dim
     return visiting(references), means
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import math
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import soundfile
@@ -14,20 +17,24 @@ from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checks import checked_samples
 from oobleck_stream.errors import InputError
 from oobleck_stream.files import axis_order
+from oobleck_stream.files.cut_off import require_bytes, require_samples
 from oobleck_stream.formats.flat import read_flat
 
 if TYPE_CHECKING:
+    from oobleck_stream.files.av_reader import AvSound
     from oobleck_stream.files.resampler import Resampler
 
 BLOCK = 2**16
 """Number of samples that are read at a time."""
+
+STANDARD_ERROR = 2
 
 MAX_RATIO = 64
 """Maximum ratio of a file's and a network's sample rates. A resampled block grows by this ratio."""
 
 
 class AudioFile:
-    """An audio file in any format that libsndfile reads.
+    """An audio file in any format that libsndfile reads, or PyAV if it is installed.
 
     Parameters
     ----------
@@ -35,39 +42,49 @@ class AudioFile:
 
     Attributes
     ----------
-    samplerate, channels, samples : int
-        The file's sample rate in hertz, its number of channels, and its length in samples.
+    samplerate, channels : int
+        The file's sample rate in hertz, and its number of channels.
+    samples : int or None
+        The file's length in samples. If PyAV reads the file, the length is what the file states,
+        which may be inexact, or None.
 
     Raises
     ------
     InputError
-        If the file can't be read, is not an audio file, or has no samples.
+        If the file can't be read, is not an audio file, has no samples, or states more than
+        there are because it was cut off.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.name = str(path)
         try:
             # Python's error messages are more precise than libsndfile's.
-            Path(path).open("rb").close()
+            require_bytes(path)
         except OSError as error:
             raise InputError(f"{path}: can't be read: {error.strerror}") from error
+        self._av: AvSound | None = None
+        sound: Any
         try:
-            self._file = soundfile.SoundFile(self.name)
+            with _without_notes():
+                self._file = sound = soundfile.SoundFile(self.name)
+            if sound.format == "RAW":
+                raise ValueError("libsndfile takes anything whose name ends in .au or .vox")
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{path}: not a sound file (WAV, FLAC, OGG, MP3, AIFF... were expected)"
-            ) from error
-        self.samplerate: int = self._file.samplerate
-        self.channels: int = self._file.channels
-        self.samples: int = self._file.frames
-        if self.samples == 0:
-            raise InputError(f"{path}: holds no samples; at least one was expected")
+            self._av = sound = _opened_by_av(self.name, error)
+            self.samples: int | None = self._av.samples
+        else:
+            self.samples = self._file.frames
+            require_samples(self.name, self._file)
+        self.samplerate: int = sound.samplerate
+        self.channels: int = sound.channels
 
-    def length(self, samplerate: int) -> int:
-        """Number of samples that `blocks` returns at a sample rate.
+    def length(self, samplerate: int) -> int | None:
+        """Number of samples that `blocks` returns at a sample rate; None if unknown.
 
-        If the audio is resampled, the number may be off by one.
+        The number may be off by one if the audio is resampled, and by more if PyAV reads the file.
         """
+        if self.samples is None:
+            return None
         return math.ceil(self.samples * samplerate / self.samplerate)
 
     def changes(self, samplerate: int, channels: int) -> list[str]:
@@ -123,11 +140,17 @@ class AudioFile:
 
     def _stored(self) -> Iterator[FloatArray]:
         """Yield the file's samples in blocks, without conversion."""
-        self._file.seek(0)
+        if self._av is not None:
+            yield from self._av.blocks(BLOCK)
+            return
+        quiet = _without_notes if self._file.format == "MP3" else contextlib.nullcontext
         done = 0
-        while done < self.samples:
+        while done < self._file.frames:
             try:
-                samples = self._file.read(BLOCK, dtype="float32", always_2d=True)
+                with quiet():
+                    if done == 0:
+                        self._file.seek(0)
+                    samples = self._file.read(BLOCK, dtype="float32", always_2d=True)
             except soundfile.LibsndfileError as error:
                 raise InputError(
                     f"{self.name}: damaged or cut off somewhere after sample {done}"
@@ -136,6 +159,40 @@ class AudioFile:
                 raise InputError(f"{self.name}: ends after {done} of {self.samples} samples")
             yield samples
             done += len(samples)
+
+
+@contextlib.contextmanager
+def _without_notes() -> Iterator[None]:
+    """Discard what is printed to standard error in the block.
+
+    mpg123 prints notes about damaged frames, and libsndfile does not let them be turned off.
+    """
+    try:
+        before = os.dup(STANDARD_ERROR)
+    except OSError:  # It is closed.
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), STANDARD_ERROR)
+        yield
+    finally:
+        os.dup2(before, STANDARD_ERROR)
+        os.close(before)
+
+
+def _opened_by_av(name: str, refusal: Exception) -> AvSound:
+    """Open a file that libsndfile refuses with PyAV; if that is missing, raise an `InputError`."""
+    from oobleck_stream.files.av_reader import HINTED, AvSound
+
+    if importlib.util.find_spec("av") is None:
+        hint = ""
+        if Path(name).suffix.lower() in HINTED:
+            hint = "; pip install 'oobleck_stream[av]' reads M4A, and the sound of videos"
+        raise InputError(
+            f"{name}: not a sound file (WAV, FLAC, OGG, MP3, AIFF... were expected){hint}"
+        ) from refusal
+    return AvSound(name)
 
 
 class FlatAudio:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -13,9 +13,10 @@ import soundfile
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checks import first_not_finite
 from oobleck_stream.errors import InputError
+from oobleck_stream.files.quantization import WIDTHS, Bits, count_clipped, quantized
+from oobleck_stream.files.resampler import Resampler
 from oobleck_stream.formats.atomic import atomic_file, refusing_unwritable
-
-Bits = Literal["16", "24", "float"]
+from oobleck_stream.formats.mp3 import missing_bytes
 
 PIECE = 1 << 14
 """Samples passed to libsndfile at once. Its Vorbis encoder allocates them on the stack."""
@@ -32,11 +33,16 @@ SUBTYPES: dict[str, dict[Bits, str]] = {
     ".wav": {"16": "PCM_16", "24": "PCM_24", "float": "FLOAT"},
     ".flac": {"16": "PCM_16", "24": "PCM_24"},
     ".ogg": {"float": "VORBIS"},
+    ".opus": {"float": "OPUS"},
+    ".mp3": {"float": "MPEG_LAYER_III"},
 }
+
+OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
+"""The sample rates that Opus encodes. Sound with another rate is resampled to the last."""
 
 
 class AudioWriter:
-    """Writes a WAV, FLAC or OGG file, which appears only when it is complete.
+    """Writes a sound file, which appears only when it is complete.
 
     The writer is a context manager. At the end of the block, the file is renamed to `path`. If an
     exception ends the block, the unfinished file is removed.
@@ -44,21 +50,26 @@ class AudioWriter:
     Parameters
     ----------
     path : str or Path
-        The suffix selects the format: ``.wav``, ``.flac`` or ``.ogg``.
+        The suffix selects the format: ``.wav``, ``.flac``, ``.ogg`` (Vorbis), ``.opus`` or
+        ``.mp3``.
     samplerate : int
         Sample rate in hertz.
     channels : int
         Number of audio channels.
     bits : {"16", "24", "float"}, optional
-        Sample format. The default is "16", except for OGG files, which have only "float".
+        Sample format. The default is "16", except for OGG, Opus and MP3 files, which have only
+        "float".
     samples : int, optional
         The number of samples that will be written, if it is known. A WAV file gets an RF64 header
         if these samples take more than 4 GiB.
 
     Attributes
     ----------
+    samplerate : int
+    file_samplerate : int
+        The sample rate of the file. Only for Opus it may differ from `samplerate`.
     written : int
-        Number of samples written so far.
+        Number of samples written so far, at `samplerate`.
     clipped : int
         Number of values so far that were beyond full scale and were clipped. Values in a float WAV
         file are never clipped.
@@ -94,9 +105,17 @@ class AudioWriter:
         self.samplerate, self.channels = samplerate, channels
         self.written = self.clipped = 0
         self.peak = 0.0
-        self._container = suffix[1:].upper()
+        self._container = {".ogg": "OGG", ".opus": "OGG"}.get(suffix, suffix[1:].upper())
+        if not soundfile.check_format(self._container, subtypes[self.bits]):
+            raise InputError(f"{path}: the installed libsndfile writes no {suffix} files")
         if suffix == ".wav" and samples and samples * channels * 4 > MAX_WAV_BYTES:
             self._container = "RF64"
+        self.file_samplerate = samplerate
+        self._resampler: Resampler | None = None
+        if suffix == ".opus" and samplerate not in OPUS_RATES:
+            self.file_samplerate = OPUS_RATES[-1]
+            self._resampler = Resampler(samplerate, self.file_samplerate, channels)
+        self._stored = 0
         with ExitStack() as stack:
             with refusing_unwritable(path):
                 self._part = str(stack.enter_context(atomic_file(self.path)).name)
@@ -114,14 +133,18 @@ class AudioWriter:
         """How many more samples fit into the file. Only WAV files have a limit, of 4 GiB."""
         if self._container != "WAV":
             return sys.maxsize
-        width = {"16": 2, "24": 3, "float": 4}[self.bits]
-        return MAX_WAV_BYTES // (width * self.channels) - self.written
+        return MAX_WAV_BYTES // (WIDTHS[self.bits] * self.channels) - self.written
 
     def _open(self, subtype: str) -> Any:
         """Open the empty temporary file with libsndfile, which writes the header."""
         try:
             return soundfile.SoundFile(
-                self._part, "w", self.samplerate, self.channels, subtype, format=self._container
+                self._part,
+                "w",
+                self.file_samplerate,
+                self.channels,
+                subtype,
+                format=self._container,
             )
         except (soundfile.LibsndfileError, ValueError) as error:
             if getattr(error, "code", None) == SYSTEM_ERROR:
@@ -159,47 +182,57 @@ class AudioWriter:
         if len(samples) > self.room:
             raise InputError(f"{self.path}: a WAV file can't hold more than 4 GiB of sound")
         self.peak = max(self.peak, float(np.abs(samples).max()))
+        self._store(self._resampler.convert(samples) if self._resampler else samples)
+        self.written += len(samples)
+
+    def _store(self, samples: FloatArray) -> None:
+        """Pass samples of the file's rate to libsndfile."""
         for first in range(0, len(samples), PIECE):
             piece = self._quantized(samples[first : first + PIECE])
             try:
                 self._sound.write(piece)
             except (soundfile.LibsndfileError, AssertionError) as error:
                 raise self._failure() from error
-            self.written += len(piece)
+            self._stored += len(piece)
 
     def _quantized(self, samples: FloatArray) -> Any:
         """Convert samples to the file's format, rounding to nearest and clipping at full scale."""
-        if self.bits == "float" and self.path.suffix.lower() == ".wav":
+        if self._container in ("WAV", "RF64") and self.bits == "float":
             return samples
-        self.clipped += int(np.count_nonzero(np.abs(samples) > 1.0))
-        if self.bits == "float":
-            return np.clip(samples, -1.0, 1.0)
-        full = 2 ** (int(self.bits) - 1)
-        steps = np.rint(samples.astype(np.float64) * full).clip(-full, full - 1)
-        # libsndfile expects 24-bit samples in the upper bits of an int32.
-        return steps.astype(np.int16) if self.bits == "16" else steps.astype(np.int32) << 8
+        self.clipped += count_clipped(samples)
+        return (
+            np.clip(samples, -1.0, 1.0) if self.bits == "float" else quantized(samples, self.bits)
+        )
 
     def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
         """Close the file. If no exception ended the block, check that the file is complete."""
+        resampler, self._resampler = self._resampler, None
         try:
-            self._sound.close()
-        except soundfile.LibsndfileError as error:
-            if kind is None:
-                raise self._failure() from error
+            if resampler and kind is None:
+                self._store(resampler.convert(np.empty((0, self.channels), np.float32), last=True))
+        finally:
+            try:
+                self._sound.close()
+            except soundfile.LibsndfileError as error:
+                if kind is None:
+                    raise self._failure() from error
         if kind is None:
             self._require_complete()
 
     def _require_complete(self) -> None:
         """Check the size in the header, because libsndfile ignores write errors while closing."""
-        if self.written == 0 and self._container == "FLAC":
-            raise InputError(f"{self.path}: a FLAC file can't hold 0 samples")
+        kind = self.path.suffix[1:].upper()
+        if self.written == 0 and kind in ("FLAC", "MP3", "OPUS"):
+            raise InputError(f"{self.path}: a {kind} file can't hold 0 samples")
+        if self._container == "MP3" and missing_bytes(self._part):
+            raise self._failure()
         try:
             stored = soundfile.info(self._part).frames
         except soundfile.LibsndfileError as error:
             raise self._failure() from error
         # A WAV file of odd size lacks its last byte: chunks are padded to an even size.
         odd = self._container in ("WAV", "RF64") and Path(self._part).stat().st_size % 2
-        if stored != self.written or odd:
+        if stored != self._stored or odd:
             raise self._failure()
 
     def __enter__(self) -> AudioWriter:

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 from oobleck_stream.errors import InputError
-from oobleck_stream.files.audio_writer import SUBTYPES, AudioWriter, Bits
+from oobleck_stream.files.audio_writer import SUBTYPES, AudioWriter
 from oobleck_stream.files.latents_writer import LatentWriter
+from oobleck_stream.files.quantization import Bits
 from oobleck_stream.formats import flat
 from oobleck_stream.formats.flat_writer import FlatWriter
 

@@ -91,6 +91,8 @@ class Player:
     ----------
     model : Model
     tracks : list of Track
+    playlist : Playlist
+        What is played of each track.
     device : Device
     samplerate : int
         The sample rate that is played, in hertz. This is the network's sample rate, or, if the
@@ -135,9 +137,9 @@ class Player:
         self.model = model
         volume = _checked_volume(volume)
         self.tracks = tracks_of(source, model)
-        self._playlist = Playlist(self.tracks, model.samplerate, start, length)
+        self.playlist = Playlist(self.tracks, model.samplerate, start, length)
         if rounds > 1:
-            self._playlist.require_repeatable()
+            self.playlist.require_repeatable()
         live = look_ahead is not None
         if latency is None:
             latency = LIVE_LATENCY_SECONDS if live else LATENCY_SECONDS
@@ -173,7 +175,7 @@ class Player:
         self._decoder = TimedDecoder(model, threads, look_ahead, self._records_exact)
         if live:
             self._decoder.warm()
-        self._producer = Producer(self._playlist, self._decoder, self._ring, rounds, resampler)
+        self._producer = Producer(self.playlist, self._decoder, self._ring, rounds, resampler)
 
     def play(self) -> None:
         """Start playing, or resume after `pause`.
@@ -275,7 +277,7 @@ class Player:
             if latest is None or mark.ring_sample <= read:
                 latest = mark
         if latest is None:
-            return Position(0, self._playlist.begin)
+            return Position(0, self.playlist.begin)
         passed = (read - latest.ring_sample) * self.model.samplerate // self.samplerate
         return Position(latest.position.track, latest.position.sample + max(0, passed))
 
@@ -285,10 +287,18 @@ class Player:
         return self.place.sample / self.model.samplerate
 
     @property
+    def start(self) -> float:
+        """Seconds from the beginning of each track to the first sample that is played."""
+        return self.playlist.begin / self.model.samplerate
+
+    @property
     def length(self) -> float | None:
-        """Duration of the current track in seconds; None if unknown."""
-        samples = self.tracks[self.place.track].length
-        return None if samples is None else samples / self.model.samplerate
+        """Seconds from the beginning of the current track to where it ends; None if unknown.
+
+        The track ends with its last sample, or earlier if the parameter `length` says so.
+        """
+        end = self.playlist.end_of(self.tracks[self.place.track])
+        return None if end is None else end / self.model.samplerate
 
     @property
     def buffered(self) -> float:
@@ -315,7 +325,7 @@ class Player:
     @looping.setter
     def looping(self, looping: bool) -> None:
         if looping:
-            self._playlist.require_repeatable()
+            self.playlist.require_repeatable()
         self._producer.rounds = math.inf if looping else 1
 
     def seek(self, seconds: float, track: int | None = None) -> None:
@@ -334,7 +344,7 @@ class Player:
             If the track is live. This error is a ``ValueError``.
         """
         number = self.place.track if track is None else track
-        self._target = self._playlist.position_at(number, seconds)
+        self._target = self.playlist.position_at(number, seconds)
         self._producer.go_to(self._target)
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -396,7 +406,7 @@ class Player:
             return default
         if prebuffer != "all":
             return float(prebuffer)
-        total = self._playlist.seconds
+        total = self.playlist.seconds
         if math.isinf(total):
             raise InputError("a live source can't be decoded completely before playing")
         return total + 1.0  # More than there is: playing starts when the producer has finished.
@@ -411,7 +421,7 @@ class Player:
             patience -= POLL_SECONDS
         if self._producer.error is not None and self._ring.fill == 0:
             raise self._producer.error
-        factor, left = self.real_time_factor, self._producer.rounds * self._playlist.seconds
+        factor, left = self.real_time_factor, self._producer.rounds * self.playlist.seconds
         if self._ring.ended or self._prebuffered or factor <= 1.0:
             return
         if left * (1 - 1 / factor) > self.buffered:
@@ -431,16 +441,3 @@ def _checked_volume(factor: float) -> float:
     if not math.isfinite(factor):
         raise InputError(f"volume must be a finite number, not {factor}")
     return factor
-
-
-def play(source: Any, model: Model, **options: Any) -> None:
-    """Play latents to their end; the parameters and errors are those of `Player`.
-
-    Examples
-    --------
-    >>> import oobleck_stream as ob
-    >>> ob.play(ob.piece("keys")[:300], ob.load("tiny"), volume=0.5)
-    """
-    with Player(source, model, **options) as player:
-        player.play()
-        player.wait()

@@ -6,7 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from oobleck_stream.arrays import FloatArray
+from oobleck_stream.decoder import StreamingDecoder
 from oobleck_stream.errors import InputError
+from oobleck_stream.files.excerpt import Excerpt
 from oobleck_stream.player.tracks import Track
 
 
@@ -53,26 +58,23 @@ class Playlist:
         start: float = 0.0,
         length: float | None = None,
     ) -> None:
-        if not (0 <= start < math.inf and (length is None or 0 < length < math.inf)):
-            raise InputError(f"start must be from 0 and length above 0, not {start} and {length}")
+        excerpt = Excerpt.of(samplerate, start, length)
         if not tracks:
             raise InputError("there is nothing to play")
         self.tracks = tracks
         self.samplerate = samplerate
-        self.begin = round(start * samplerate)
-        self.end = None if length is None else self.begin + max(1, round(length * samplerate))
+        self.begin, self.end = excerpt.begin, excerpt.end
+        self._excerpt = excerpt
         for track in tracks:
-            if track.length is not None and self.begin >= track.length:
-                seconds = track.length / samplerate
-                raise InputError(
-                    f"{name_of(track)}: lasts {seconds:.2f} s: there is nothing at {start} s"
-                )
+            excerpt.require_within(track.length, samplerate, name_of(track))
 
     @property
     def seconds(self) -> float:
         """Duration of one round in seconds; infinite if unknown."""
-        ends = [self._end_of(track) for track in self.tracks]
-        return sum(end - self.begin for end in ends) / self.samplerate
+        ends = [self.end_of(track) for track in self.tracks]
+        if None in ends:
+            return math.inf
+        return sum(end - self.begin for end in ends if end is not None) / self.samplerate
 
     def position_at(self, track: int, seconds: float) -> Position:
         """The position at a time within a track; times are clamped to the range that is played.
@@ -85,7 +87,8 @@ class Playlist:
         if not self.tracks[track].seekable:
             raise InputError(f"{name_of(self.tracks[track])}: is live, so seeking is not possible")
         sample = max(self.begin, round(seconds * self.samplerate))
-        return Position(track, int(min(sample, self._end_of(self.tracks[track]))))
+        end = self.end_of(self.tracks[track])
+        return Position(track, sample if end is None else min(sample, end))
 
     def require_repeatable(self) -> None:
         """Raise `InputError` if a track can be played only once."""
@@ -93,10 +96,31 @@ class Playlist:
             if not track.seekable:
                 raise InputError(f"{name_of(track)}: is live, so it can't be played again")
 
-    def _end_of(self, track: Track) -> float:
-        """One past the index of a track's last played sample; infinite if unknown."""
-        ends = [end for end in (track.length, self.end) if end is not None]
-        return min(ends, default=math.inf)
+    @property
+    def is_finite(self) -> bool:
+        """Whether every track can be decoded again, and has a known end."""
+        return all(track.seekable and self.end_of(track) is not None for track in self.tracks)
+
+    def decoded(self, decoder: StreamingDecoder) -> FloatArray:
+        """Decode what is played of all tracks, one after another.
+
+        Returns
+        -------
+        (n, channels) float32
+        """
+        chunks = [np.empty((0, decoder.channels), np.float32)]
+        for track in self.tracks:
+            position, end = self.begin, self.end_of(track)
+            for chunk in track.samples(decoder, self.begin):
+                chunks.append(chunk if end is None else chunk[: max(0, end - position)])
+                position += len(chunk)
+                if end is not None and position >= end:
+                    break
+        return np.concatenate(chunks)
+
+    def end_of(self, track: Track) -> int | None:
+        """One past the index of a track's last played sample; None if unknown."""
+        return self._excerpt.end_in(track.length)
 
 
 def name_of(track: Track) -> str:

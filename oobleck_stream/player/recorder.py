@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 from oobleck_stream.arrays import FloatArray
-from oobleck_stream.files.audio_writer import AudioWriter, Bits
+from oobleck_stream.files.audio_writer import AudioWriter
+from oobleck_stream.files.quantization import Bits
 from oobleck_stream.player.ring import Ring
 
 RING_SECONDS = 5.0

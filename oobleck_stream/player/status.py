@@ -30,7 +30,7 @@ class Status:
     position : float
         Seconds from the beginning of the track.
     length : float or None
-        Duration of the track in seconds; None if unknown.
+        Seconds from the beginning of the track to the end of what is played; None if unknown.
     paused, muted, looping, finished : bool
     volume : float
     buffered : float
@@ -43,6 +43,8 @@ class Status:
         How often decoding was late, and how often the device's own buffer ran empty.
     silent_seconds : float
         Seconds of silence inserted because decoding was late.
+    start : float
+        Seconds from the beginning of the track to the beginning of what is played.
     """
 
     track: int
@@ -61,6 +63,7 @@ class Status:
     underflows: int
     device_underflows: int
     silent_seconds: float
+    start: float = 0.0
 
     @classmethod
     def of(cls, player: Player) -> Status:
@@ -83,6 +86,7 @@ class Status:
             underflows=player.underflows,
             device_underflows=player.device_underflows,
             silent_seconds=player.silent_seconds,
+            start=player.start,
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -94,7 +98,9 @@ class Status:
 
         If the line is too long, less important parts are left out.
         """
-        progress = bar(self.position / self.length, BAR) if self.length else ""
+        progress = ""
+        if self.length is not None and self.length > self.start:
+            progress = bar((self.position - self.start) / (self.length - self.start), BAR)
         meter = bar(_loudness(self.level), METER)
         buffer = f"buffer {1000 * self.buffered:.0f} ms"
         factor = f"RTF {self.real_time_factor:.2f}"

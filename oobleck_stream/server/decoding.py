@@ -26,7 +26,8 @@ from oobleck_stream.errors import InputError
 from oobleck_stream.files import axis_order
 from oobleck_stream.files.axis_order import AxisOrder
 from oobleck_stream.files.latents_pipe import LatentPipe
-from oobleck_stream.server.encoding import HEADER_BYTES, WIDTHS, sample_bytes, wav_header
+from oobleck_stream.files.wav_header import HEADER_BYTES, wav_header
+from oobleck_stream.server.encoding import WIDTHS, sample_bytes
 from oobleck_stream.server.hub import Hub
 from oobleck_stream.server.protocol import PUSH, ProtocolError
 from oobleck_stream.server.session import Session
@@ -245,7 +246,7 @@ class _Request:
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": raw})
         if answer.container == "wav":
-            header = wav_header(model.samplerate, model.channels, answer.sample, samples)
+            header = wav_header(model.samplerate, model.channels, WIDTHS[answer.sample], samples)
             await send({"type": "http.response.body", "body": header, "more_body": True})
 
     async def _chunks(self) -> AsyncIterator[bytes]:

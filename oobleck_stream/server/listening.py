@@ -17,7 +17,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from oobleck_stream.arrays import FloatArray
-from oobleck_stream.server.encoding import WIDTHS, sample_bytes, wav_header
+from oobleck_stream.files.wav_header import wav_header
+from oobleck_stream.server.encoding import WIDTHS, sample_bytes
 from oobleck_stream.server.hub import Hub
 from oobleck_stream.server.protocol import ProtocolError
 from oobleck_stream.server.session import Session
@@ -192,7 +193,7 @@ class _Sound(StreamingResponse):
 
     def __init__(self, rooms: Rooms, name: str, room: Room) -> None:
         model = rooms.hub.model
-        header = wav_header(model.samplerate, model.channels, room.sample, None)
+        header = wav_header(model.samplerate, model.channels, WIDTHS[room.sample], None)
         super().__init__(_sound(header, room), media_type="audio/wav", headers=NOT_KEPT)
         self._rooms, self._name, self._room = rooms, name, room
 

@@ -141,6 +141,12 @@ class RemoteDecoder:
         self._waiting = 0  # samples in them
         self._connect()
 
+    def __repr__(self) -> str:
+        return (
+            f"RemoteDecoder({self._address!r}: {self.frames_in} frames in, {self.samples_out} "
+            f"samples out, {self._status})"
+        )
+
     @property
     def latent_dim(self) -> int:
         """Number of values in a latent frame."""

@@ -23,7 +23,12 @@ def shape_text(shapes: Sequence[Shape]) -> str:
     )
 
 
-def read_rows(path: Path, shapes: Sequence[Shape], layout: AxisOrder | None = None) -> RealArray:
+def read_rows(
+    path: Path,
+    shapes: Sequence[Shape],
+    layout: AxisOrder | None = None,
+    any_length: bool = False,
+) -> RealArray:
     """Read rows of a known shape from a file.
 
     Parameters
@@ -36,6 +41,8 @@ def read_rows(path: Path, shapes: Sequence[Shape], layout: AxisOrder | None = No
     layout : {"tc", "ct"}, optional
         Time first or channels first. It is needed if an ``.npy`` file of two dimensions could be
         either.
+    any_length : bool
+        Whether any number of rows is accepted.
 
     Returns
     -------
@@ -49,10 +56,20 @@ def read_rows(path: Path, shapes: Sequence[Shape], layout: AxisOrder | None = No
     """
     suffix = path.suffix.lower()
     if suffix == ".npy":
-        return _time_first(read_latents(path).array, shapes, layout, path)
+        stored = read_latents(path).array
+    else:
+        stored = read_flat(path) if suffix == FLAT else _samples(path)
+    if any_length:
+        shapes = [(stored.size // channels, channels) for _, channels in shapes]
+    if suffix == ".npy":
+        return _time_first(stored, shapes, layout, path)
     if suffix == FLAT:
-        return _from_flat(read_flat(path), shapes, path)
-    return _samples(path, shapes)
+        return _from_flat(stored, shapes, path)
+    if stored.shape not in shapes:
+        expected = " or ".join(f"{rows} samples of {count}" for rows, count in shapes)
+        rows, count = stored.shape
+        raise InputError(f"{path}: {expected} channels were expected, not {rows} of {count}")
+    return stored
 
 
 def _time_first(
@@ -92,13 +109,9 @@ def _from_flat(numbers: RealArray, shapes: Sequence[Shape], path: Path) -> RealA
     raise InputError(f"{path}: {counts} numbers were expected, not {len(numbers)}")
 
 
-def _samples(path: Path, shapes: Sequence[Shape]) -> RealArray:
+def _samples(path: Path) -> RealArray:
     """Read the samples of an audio file without conversion."""
     import numpy as np
 
     source = AudioFile(path)
-    found = (source.samples, source.channels)
-    if found not in shapes:
-        expected = " or ".join(f"{rows} samples of {count}" for rows, count in shapes)
-        raise InputError(f"{path}: {expected} channels were expected, not {found[0]} of {found[1]}")
     return np.concatenate(list(source.blocks(source.samplerate, source.channels)))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from oobleck_stream.arrays import FloatArray
+from oobleck_stream.validation.alignment import delay_of, overlap
 from oobleck_stream.validation.comparison import (
     Comparison,
     DoubleArray,
@@ -37,12 +38,15 @@ class Validation:
         shapes.
     over_time : (columns, channels) float64, or None
         The largest differences over time, for the last stage that was compared.
+    delay : int or None
+        By how many rows the reference is late; None if it was not aligned.
     """
 
     stages: Mapping[str, Comparison]
     missing: tuple[str, ...] = ()
     problem: str | None = None
     over_time: DoubleArray | None = None
+    delay: int | None = None
 
     @property
     def first_outside(self) -> str | None:
@@ -61,6 +65,7 @@ def check_stages(
     reference: Reference,
     tolerance: float,
     columns: int | None = None,
+    most: int | None = None,
 ) -> Validation:
     """Compare one stage after another, with only one stage in memory at a time.
 
@@ -74,6 +79,9 @@ def check_stages(
         The largest absolute difference that passes.
     columns : int, optional
         Number of columns of `Validation.over_time`. By default, `Validation.over_time` is None.
+    most : int, optional
+        Align the reference before it is compared, by at most so many rows. Rows that only one side
+        has are then not compared.
 
     Raises
     ------
@@ -86,10 +94,15 @@ def check_stages(
     remaining = iter(ours)
     over_time: DoubleArray | None = None
     at = ""
+    delay: int | None = None
 
     def visit(name: str, theirs: RealArray) -> None:
-        nonlocal over_time, at
-        at, mine = name, _skip_to(name, remaining, missing)
+        nonlocal over_time, at, delay
+        at = name
+        mine: RealArray = _skip_to(name, remaining, missing)
+        if most is not None:
+            delay = delay_of(theirs, mine, most)
+            mine, theirs = overlap(mine, theirs, delay)
         stages[name] = compare(mine, theirs, tolerance)
         if columns is not None:
             over_time = difference_over_time(mine, theirs, columns)
@@ -102,7 +115,7 @@ def check_stages(
     unreached = [name for name, _ in remaining]
     if problem is None:
         missing += unreached
-    return Validation(stages, tuple(missing), problem, over_time)
+    return Validation(stages, tuple(missing), problem, over_time, delay)
 
 
 def _skip_to(

@@ -32,6 +32,7 @@ def read_references(
     layout: AxisOrder | None,
     latent_dim: int | None = None,
     layers: bool = True,
+    any_length: bool = False,
 ) -> dict[str, RealArray]:
     """Read the stages in a file or folder, and check the shape of each.
 
@@ -50,6 +51,8 @@ def read_references(
         (the latents).
     layers : bool
         Whether to read all stages, or only the output.
+    any_length : bool
+        Whether any number of rows is accepted.
 
     Returns
     -------
@@ -71,7 +74,7 @@ def read_references(
         possible = [shapes[name]]
         if name == OUTPUT and latent_dim is not None:
             possible.append((shapes[name][0], latent_dim))
-        references[name] = read_rows(file, possible, layout)
+        references[name] = read_rows(file, possible, layout, any_length)
     return references
 
 

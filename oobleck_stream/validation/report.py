@@ -22,6 +22,9 @@ def report_lines(validation: Validation, tolerance: float) -> list[str]:
         lines += [_line(name, comparison) for name, comparison in validation.stages.items()]
     if validation.missing:
         lines.append(f"not in the reference: {', '.join(validation.missing)}")
+    if validation.delay is not None:
+        late = "late" if validation.delay >= 0 else "early"
+        lines.append(f"aligned: the reference is {abs(validation.delay)} rows {late}")
     return [*lines, verdict(validation, tolerance)]
 
 
@@ -59,6 +62,7 @@ def report_facts(validation: Validation, tolerance: float) -> dict[str, Any]:
         "first_outside": validation.first_outside,
         "problem": validation.problem,
         "missing": list(validation.missing),
+        "delay": validation.delay,
         "stages": {name: _facts(found) for name, found in validation.stages.items()},
     }
 

@@ -1,0 +1,68 @@
+"""Refuses sound files that are shorter than they say, which libsndfile reads without a word."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from oobleck_stream.errors import InputError
+from oobleck_stream.formats.mp3 import missing_bytes
+
+NOTED = re.compile(
+    r"^\s*(?:(Riff size|riff)|data|SSND|BODY|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
+)
+"""What libsndfile notes if a file is shorter than its header says: the bytes that the whole file
+(in RF64 and W64 files) or its samples (in WAV, AIFF, AU and SVX files) should have, and those that
+are there."""
+
+UNKNOWN_SIZE, UNKNOWN_FILE_SIZE = 0x7FFF0000, 2**62
+"""A program that writes a WAV file, or an RF64 file, to a pipe states at least so many bytes, or
+none."""
+
+MAX_MISSING = 0.01
+"""The share of an MP3 file that may be missing. If it is more, mpg123 prints a warning of its own;
+if it is less, reading finds that the end is missing."""
+
+
+def require_bytes(path: str | Path) -> None:
+    """Check a file before libsndfile opens it.
+
+    Raises
+    ------
+    InputError
+        If the file is empty, or an MP3 file that was cut off.
+    OSError
+        If the file can't be read.
+    """
+    missing, size = missing_bytes(path), Path(path).stat().st_size
+    if size == 0:
+        raise InputError(f"{path}: is empty; a sound file was expected")
+    if missing > MAX_MISSING * size:
+        raise InputError(f"{path}: cut off: its header states {missing} bytes more")
+
+
+def require_samples(name: str, file: Any) -> None:
+    """Check an open file.
+
+    Parameters
+    ----------
+    name : str
+        The file's name in messages.
+    file : soundfile.SoundFile
+
+    Raises
+    ------
+    InputError
+        If the file has no samples, or was cut off.
+    """
+    if file.frames == 0:
+        raise InputError(f"{name}: holds no samples; at least one was expected")
+    found = NOTED.search(file.extra_info)
+    if found is None:
+        return
+    limit = UNKNOWN_FILE_SIZE if found[1] else UNKNOWN_SIZE
+    if int(found[3]) < int(found[2]) < limit:
+        raise InputError(
+            f"{name}: cut off: its header states {found[2]} bytes, and {found[3]} are there"
+        )

@@ -1,0 +1,40 @@
+"""The length in bytes that an MP3 file states in its first frame, after "Xing" or "Info"."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+FIRST_FRAME = 256
+"""The tag lies within so many bytes of the first frame."""
+
+HAS_FRAMES, HAS_BYTES = 1, 2
+
+
+def missing_bytes(path: str | Path) -> int:
+    """Return how many bytes an MP3 file lacks; 0 if none, or if the file states no length."""
+    with Path(path).open("rb") as file:
+        start = _after_id3(file)
+        file.seek(start)
+        head = file.read(FIRST_FRAME)
+        there = file.seek(0, 2) - start
+    place = max(head.find(b"Xing"), head.find(b"Info"))
+    if not head.startswith(b"\xff") or place < 0 or len(head) < place + 16:
+        return 0
+    flags, first, second = struct.unpack(">III", head[place + 4 : place + 16])
+    if not flags & HAS_BYTES:
+        return 0
+    stated: int = second if flags & HAS_FRAMES else first
+    return max(0, stated - there)
+
+
+def _after_id3(file: BinaryIO) -> int:
+    """The position after an ID3v2 tag, which may precede the first frame."""
+    head = file.read(10)
+    if len(head) < 10 or not head.startswith(b"ID3"):
+        return 0
+    size = 0
+    for octet in head[6:]:
+        size = size << 7 | octet & 127
+    return 10 + size

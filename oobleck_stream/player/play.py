@@ -1,0 +1,40 @@
+"""Plays latents to their end in one call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from oobleck_stream.decoder import StreamingDecoder
+from oobleck_stream.model import Model
+from oobleck_stream.player.player import Player
+from oobleck_stream.player.playlist import Playlist
+from oobleck_stream.sound import Sound
+
+
+def play(source: Any, model: Model, **options: Any) -> Sound | None:
+    """Play latents to their end; the parameters and errors are those of `Player`.
+
+    Returns
+    -------
+    Sound or None
+        What was played (once, if in several rounds), which a notebook shows as a player. It is
+        decoded again when it is shown. It is None for a live source. Where there is no sound card,
+        make a `Sound` of what `Model.decode` returns.
+
+    Examples
+    --------
+    >>> import oobleck_stream as ob
+    >>> ob.play(ob.piece("keys")[:300], ob.load("tiny"), volume=0.5)
+    Sound(44100 Hz, decoded when it is needed)
+    """
+    with Player(source, model, **options) as player:
+        player.play()
+        player.wait()
+    return sound_of(player.playlist, model, options.get("threads"))
+
+
+def sound_of(playlist: Playlist, model: Model, threads: int | None) -> Sound | None:
+    """What is played in one round, decoded when it is needed; None if it can't be again."""
+    if not playlist.is_finite:
+        return None
+    return Sound(lambda: playlist.decoded(StreamingDecoder(model, threads)), model.samplerate)
