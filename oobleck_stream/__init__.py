@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from oobleck_stream.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from oobleck_stream import dataset as dataset
     from oobleck_stream.config import PRESETS as PRESETS
     from oobleck_stream.config import OobleckConfig as OobleckConfig
     from oobleck_stream.config import preset as preset
@@ -69,7 +70,7 @@ _EXPORTS = {
     "random_model": "model",
 }
 
-__all__ = list(_EXPORTS)
+__all__ = [*_EXPORTS, "dataset"]
 
 
 def __getattr__(name: str) -> Any:
@@ -77,8 +78,10 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f"oobleck_stream.{_EXPORTS[name]}"), name)
         globals()[name] = value
         return value
+    if name == "dataset":
+        return importlib.import_module("oobleck_stream.dataset")
     raise AttributeError(f"module 'oobleck_stream' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_EXPORTS})
+    return sorted({*globals(), *__all__})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from oobleck_stream.arrays import FloatArray
 
@@ -31,13 +32,20 @@ def distribution(rows: FloatArray, latent_scale: float) -> tuple[FloatArray, Flo
         gives the deviation ``1e-4 / abs(latent_scale)``. Results that float32 can't hold are
         infinite.
     """
-    mean, scale = np.split(rows, 2, axis=1)
+    scale = np.split(rows, 2, axis=1)[1]
     with np.errstate(all="ignore"):
         # NumPy's vectorized functions may give different bits at different positions in an array.
         # np.logaddexp is a scalar loop, so its result depends only on the element.
         deviation = np.logaddexp(0.0, scale.astype(np.float64)) + MIN_DEVIATION
         deviation /= abs(latent_scale)
-        return mean / np.float32(latent_scale), deviation.astype(np.float32)
+        return means(rows, latent_scale), deviation.astype(np.float32)
+
+
+def means(rows: FloatArray, latent_scale: float) -> FloatArray:
+    """The mean of `distribution` alone, (n, latent_dim) float32."""
+    with np.errstate(all="ignore"):
+        mean: FloatArray = np.split(rows, 2, axis=1)[0] / np.float32(latent_scale)
+    return mean
 
 
 class Bottleneck:
@@ -50,34 +58,63 @@ class Bottleneck:
     sample : bool
         Whether to draw the latents from the distribution; otherwise they are its mean.
     seed : int, optional
-        Seed of the noise. The noise is drawn frame by frame, so the latents don't depend on how the
-        rows are divided into blocks. Without a seed, every run has different noise.
+        Seed of the noise. The noise of a frame depends only on the seed and the frame's number, so
+        the latents don't depend on how the rows are divided into blocks, and a piece may be encoded
+        in parts. Without a seed, every run has different noise.
     """
 
     def __init__(self, latent_scale: float, sample: bool = False, seed: int | None = None) -> None:
         self.sample = sample
         self._latent_scale = latent_scale
         self._seed = seed
-        self._noise = np.random.default_rng(seed)
+        self.reset()
 
     def latents(self, rows: FloatArray) -> FloatArray:
         """Convert the next rows (n, 2 * latent_dim) into latent frames (n, latent_dim), float32."""
-        mean, deviation = distribution(rows, self._latent_scale)
         if not self.sample:
-            return mean
-        noise = self._noise.standard_normal(mean.shape, np.float32)
+            return means(rows, self._latent_scale)
+        mean, deviation = distribution(rows, self._latent_scale)
+        noise = frame_noise(self._key, self._frame, mean.shape)
+        self._frame += len(mean)
         with np.errstate(all="ignore"):
             return mean + deviation * noise
 
-    def reset(self) -> None:
-        """Return to the first frame. If there is a seed, the same noise is drawn again."""
-        self._noise = np.random.default_rng(self._seed)
+    def reset(self, frame: int = 0) -> None:
+        """Go to a frame. If there is a seed, the same noise is drawn again."""
+        self._frame = frame
+        self._key = np.random.SeedSequence(self._seed).generate_state(2, np.uint64)
 
     def snapshot(self) -> Any:
-        """The state of the noise generator, for `restore`; None if no noise is drawn."""
-        return self._noise.bit_generator.state if self.sample else None
+        """The key of the noise and the next frame, for `restore`; None if no noise is drawn."""
+        return (self._key, self._frame) if self.sample else None
 
     def restore(self, state: Any) -> None:
-        """Set the noise generator to a state that `snapshot` returned."""
+        """Continue with the noise of a state that `snapshot` returned."""
         if self.sample:
-            self._noise.bit_generator.state = state
+            self._key, self._frame = state
+
+
+def frame_noise(key: npt.NDArray[Any], first: int, shape: tuple[int, ...]) -> FloatArray:
+    """Draw standard normal noise for some frames.
+
+    Parameters
+    ----------
+    key : (2,) uint64
+    first : int
+        Number of the first frame. The second word of the counter of the generator, Philox, is the
+        frame's number: each frame has a separate sequence.
+    shape : (n, latent_dim)
+
+    Returns
+    -------
+    (n, latent_dim) float32
+    """
+    bits = np.random.Philox(key=key)
+    generator, state = np.random.Generator(bits), bits.state
+    noise = np.empty(shape, np.float32)
+    for row in range(len(noise)):
+        # The state as of a new generator: its buffer is empty.
+        state["state"]["counter"] = np.array([0, first + row, 0, 0], np.uint64)
+        bits.state = state
+        generator.standard_normal(dtype=np.float32, out=noise[row])
+    return noise

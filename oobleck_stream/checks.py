@@ -157,6 +157,13 @@ def checked_samples(array: npt.NDArray[Any], first: int = 0) -> FloatArray:
     return finite_rows(array, first, "audio", "sample")
 
 
+def checked_index(frame: object) -> int:
+    """Return the index of a frame; raise ``ValueError`` unless it is a whole number from 0."""
+    if isinstance(frame, bool) or not isinstance(frame, int | np.integer) or frame < 0:
+        raise ValueError(f"frame must be a whole number from 0, not {frame!r}")
+    return int(frame)
+
+
 def first_not_finite(rows: npt.NDArray[Any]) -> int | None:
     """Index of the first row that contains an infinity or a NaN; None if all rows are finite.
 

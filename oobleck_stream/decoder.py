@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
-from oobleck_stream.checks import checked_frames, checked_latents, decoder_overflow
-from oobleck_stream.decoder_streams import DecoderState, checked_frame
+from oobleck_stream.checks import checked_frames, checked_index, checked_latents, decoder_overflow
+from oobleck_stream.decoder_streams import DecoderState
 from oobleck_stream.early.look_ahead import Missing
 from oobleck_stream.early.streams import open_streams
 from oobleck_stream.errors import NonFiniteError
@@ -263,7 +263,7 @@ class StreamingDecoder:
         ValueError
             If `frame` is not an integer of at least 0; nothing has changed.
         """
-        return self._streams.begin([0], checked_frame(frame))
+        return self._streams.begin([0], checked_index(frame))
 
     def snapshot(self) -> DecoderState:
         """Return a deep copy of the state, for `restore`.

@@ -243,10 +243,3 @@ class DecoderStreams:
         for number, position in zip(numbers, positions, strict=True):
             replaced[number] = position
         self._positions = replaced
-
-
-def checked_frame(frame: object) -> int:
-    """Return the index of a frame; raise ``ValueError`` unless it is a whole number from 0."""
-    if isinstance(frame, bool) or not isinstance(frame, int | np.integer) or frame < 0:
-        raise ValueError(f"frame must be a whole number from 0, not {frame!r}")
-    return int(frame)

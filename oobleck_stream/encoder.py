@@ -9,14 +9,20 @@ import numpy as np
 
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.bottleneck import Bottleneck
-from oobleck_stream.checks import checked_audio, checked_samples, encoder_overflow, first_not_finite
+from oobleck_stream.checks import (
+    checked_audio,
+    checked_index,
+    checked_samples,
+    encoder_overflow,
+    first_not_finite,
+)
 from oobleck_stream.engine.arena import StackState
 from oobleck_stream.engine.packed import PackedNetwork
 from oobleck_stream.engine.stack import Stack
 from oobleck_stream.engine.status import Status, require_complete, require_open, status_of
 from oobleck_stream.errors import NonFiniteError
 from oobleck_stream.model import Model
-from oobleck_stream.network import rows_needed
+from oobleck_stream.network import first_row, rows_needed
 
 
 @dataclass(frozen=True)
@@ -32,10 +38,12 @@ class EncoderState:
         The encoder network that the state belongs to.
     stack : StackState
         The rows that each layer still needs, and how many rows each layer has processed.
-    noise : dict or None
-        State of the random generator; None if the encoder returns means.
+    noise : tuple or None
+        Key of the noise and number of the next frame; None if the encoder returns means.
     samples_in : int
-        Samples pushed so far.
+        Index of the next sample to push, in the whole piece.
+    start, skip : int
+        After a `seek`: the first frame of the stream, and the frames still to drop.
     flushed : bool
         Whether the stream was flushed.
 
@@ -59,13 +67,17 @@ class EncoderState:
     noise: Any = field(repr=False)
     samples_in: int
     flushed: bool
+    start: int = 0
+    skip: int = 0
 
 
 class _Stream(NamedTuple):
-    """The number of samples pushed so far, and the stream's status."""
+    """The next sample, the status, the first frame, and the frames still to drop after a seek."""
 
     samples_in: int = 0
     status: Status = "open"
+    start: int = 0
+    skip: int = 0
 
 
 class StreamingEncoder:
@@ -154,13 +166,17 @@ class StreamingEncoder:
 
     @property
     def samples_in(self) -> int:
-        """Number of samples pushed so far, without the zeros that `flush` adds."""
+        """Index of the next sample to push, in the whole piece.
+
+        Without a `seek`, this is the number of samples pushed since the beginning, without the
+        zeros that `flush` adds.
+        """
         return self._stream.samples_in
 
     @property
     def frames_out(self) -> int:
-        """Number of frames returned so far."""
-        return self._stack.rows_out()
+        """Index of the first frame of the next chunk, in the whole piece."""
+        return self._stream.start + self._stack.rows_out() + self._stream.skip
 
     def reset(self) -> None:
         """Return to the beginning, ready for another piece.
@@ -171,6 +187,50 @@ class StreamingEncoder:
         self._stack.reset()
         self._bottleneck.reset()
         self._stream = _Stream()
+
+    def seek(self, frame: int) -> int:
+        """Move to a frame, and forget what was pushed.
+
+        The encoder keeps no audio, so the caller has to push again from the returned sample. Frames
+        before `frame` are dropped; later frames are bit-identical to those of the whole piece.
+
+        Parameters
+        ----------
+        frame : int
+            Index of the frame, at least 0.
+
+        Returns
+        -------
+        int
+            Index of the sample to push next. It is a multiple of `hop`.
+
+        Raises
+        ------
+        ValueError
+            If `frame` is not an integer of at least 0; nothing has changed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import oobleck_stream as ob
+        >>> model = ob.load("tiny")
+        >>> audio = np.random.default_rng(0).uniform(-0.5, 0.5, (10_000, 2))
+        >>> encoder = ob.StreamingEncoder(model)
+        >>> first = encoder.seek(100)
+        >>> first
+        5440
+        >>> frames = [encoder.push(audio[first:]), encoder.flush()]
+        >>> np.array_equal(np.concatenate(frames), model.encode(audio)[100:])
+        True
+        """
+        frame = checked_index(frame)
+        # Whole frames, because the strides' phases begin with a frame.
+        start = max(0, first_row(self.model.encoder.layers, frame) // self.hop)
+        self._interrupt()
+        self._stack.reset()
+        self._bottleneck.reset(frame)
+        self._stream = _Stream(start * self.hop, "open", start, frame - start)
+        return start * self.hop
 
     def push(self, audio: Any) -> FloatArray:
         """Push audio; return the frames that no later sample can change.
@@ -241,7 +301,7 @@ class StreamingEncoder:
             If an earlier operation was interrupted by an exception or raised `NonFiniteError`.
             After `reset` or `restore`, a snapshot is possible again.
         """
-        samples_in, status = self._stream
+        samples_in, status, start, skip = self._stream
         require_complete(status, "snapshot")
         return EncoderState(
             self.model.encoder,
@@ -249,6 +309,8 @@ class StreamingEncoder:
             self._bottleneck.snapshot(),
             samples_in,
             status == "flushed",
+            start,
+            skip,
         )
 
     def restore(self, state: EncoderState) -> None:
@@ -272,7 +334,7 @@ class StreamingEncoder:
         self._interrupt()
         self._stack.restore(state.stack)
         self._bottleneck.restore(state.noise)
-        self._stream = _Stream(state.samples_in, status_of(state.flushed))
+        self._stream = _Stream(state.samples_in, status_of(state.flushed), state.start, state.skip)
 
     def _interrupt(self) -> None:
         """Mark the stream as changing; after an exception it stays marked."""
@@ -284,11 +346,14 @@ class StreamingEncoder:
         `count` is the number of samples that the caller pushed. It does not include the zeros that
         `flush` adds.
         """
-        samples_in = self.samples_in + count
+        samples_in, start, skip = self.samples_in + count, self._stream.start, self._stream.skip
         self._interrupt()
-        latents = self._bottleneck.latents(self._stack.push(samples, last))
+        rows = self._stack.push(samples, last)
+        dropped = min(skip, len(rows))
+        latents = self._bottleneck.latents(rows[dropped:])
         row = first_not_finite(latents)
-        self._stream = _Stream(samples_in, "overflowed" if row is not None else status_of(last))
+        status = "overflowed" if row is not None else status_of(last)
+        self._stream = _Stream(samples_in, status, start, skip - dropped)
         if row is not None:
             frame = self.frames_out - len(latents) + row
             raise NonFiniteError(encoder_overflow(frame, self.hop), {0: frame}, latents[:row])

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from oobleck_stream.checkpoints import unpacking
-from oobleck_stream.checkpoints.cache import cached_model
+from oobleck_stream.checkpoints.cache import cached_encoder, cached_model
 from oobleck_stream.checkpoints.configs import CONFIG_NAMES
 from oobleck_stream.checkpoints.description import Description, describe
 from oobleck_stream.checkpoints.folder import choose_files, list_files
@@ -196,8 +196,12 @@ def _load_files(
         files = container.files + ((config_file,) if config_file else ())
         build = functools.partial(_fold, weights, config_file, name, config)
         model = cached_model(files, f"{name} {config}", build)
-    encoder = functools.partial(_fold_encoder, weights, model.config)
-    return dataclasses.replace(model, load_encoder=encoder, file=weights)
+    fold = functools.partial(_fold_encoder, weights, model.config)
+    model = dataclasses.replace(model, load_encoder=fold, file=weights)
+    if is_packed(container):
+        return model
+    cached = functools.partial(cached_encoder, files, f"{name} {config}", model)
+    return dataclasses.replace(model, load_encoder=cached)
 
 
 def _fold(

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
-from oobleck_stream.checks import checked_batch, decoder_overflow, finite_rows
-from oobleck_stream.decoder_streams import DecoderState, checked_frame
+from oobleck_stream.checks import checked_batch, checked_index, decoder_overflow, finite_rows
+from oobleck_stream.decoder_streams import DecoderState
 from oobleck_stream.early.look_ahead import Missing
 from oobleck_stream.early.streams import open_streams
 from oobleck_stream.errors import NonFiniteError
@@ -249,7 +249,7 @@ class MultiStreamDecoder:
             If `frame` is not an integer of at least 0, or there is no such stream; nothing has
             changed.
         """
-        return self._streams.begin([self._number(stream)], checked_frame(frame))
+        return self._streams.begin([self._number(stream)], checked_index(frame))
 
     def snapshot(self, stream: int) -> DecoderState:
         """Return a deep copy of a stream's state, for `restore`.

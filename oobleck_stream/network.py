@@ -335,6 +335,14 @@ def rows_needed(layers: Sequence[Layer], row: int) -> int:
     return row + 1
 
 
+def first_row(layers: Sequence[Layer], row: int) -> int:
+    """The first input row that output row `row` depends on; negative for padding."""
+    for layer in reversed(layers):
+        block = (row + layer.trim - layer.spread) // layer.phases
+        row = block * layer.stride_in - layer.left_padding
+    return row
+
+
 def latency(layers: Sequence[Layer]) -> int:
     """The look-ahead: the number of output rows withheld until later input rows are known.
 
@@ -365,14 +373,7 @@ def context(layers: Sequence[Layer]) -> int:
     for layer in layers:
         hop *= layer.phases // layer.tile
     # Trace the output rows of input row 0 back to the input rows that they depend on.
-    first, last = 0, hop - 1
-    for layer in reversed(layers):
-        block = (first + layer.trim - layer.spread) // layer.phases
-        first = block * layer.stride_in - layer.left_padding
-        last = (
-            (last + layer.trim) // layer.phases * layer.stride_in - layer.left_padding + layer.reach
-        )
-    return max(-first, last)
+    return max(-first_row(layers, 0), rows_needed(layers, hop - 1) - 1)
 
 
 def multiplications(layers: Sequence[Layer]) -> int:

@@ -32,6 +32,11 @@ READMES = {
         ROOT / "oobleck_stream",
         ROOT,
     ],
+    "oobleck_stream/dataset/README.md": [
+        ROOT / "oobleck_stream/dataset",
+        ROOT / "oobleck_stream",
+        ROOT,
+    ],
     "tests/README.md": [HERE, ROOT],
     "demos/README.md": [ROOT / "demos", ROOT],
 }

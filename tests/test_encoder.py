@@ -18,6 +18,7 @@ from contract import (
     check_restore,
     check_two_threads,
     cuts,
+    pieces,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -143,6 +144,61 @@ def test_restore_of_noise(tiny, sample):
     check_restore(subject_of(tiny, sample=sample, seed=3), 300, 200)
 
 
+# From the middle
+
+
+@settings(max_examples=25)
+@given(data=st.data())
+def test_seek(tiny, data):
+    """Frames from any place are those of the whole piece, with noise too."""
+    options = {
+        "sample": data.draw(st.booleans()),
+        "seed": data.draw(st.integers(0, 9)),
+        "pad": data.draw(st.booleans()),
+    }
+    audio = random_audio(tiny.config, data.draw(st.integers(0, 4000)))
+    whole = tiny.encode(audio, **options)
+    encoder = ob.StreamingEncoder(tiny, threads=1, **options)
+    encoder.push(random_audio(tiny.config, 777))
+    frame = data.draw(st.integers(0, len(whole)))
+    first = encoder.seek(frame)
+    assert (first % tiny.hop, encoder.samples_in, encoder.frames_out) == (0, first, frame)
+    rest = audio[first:]
+    lengths = data.draw(cuts(len(rest)))
+    at = data.draw(st.integers(0, len(lengths)))
+    chunks = [encoder.push(piece) for piece in pieces(rest, lengths)[:at]]
+    state = encoder.snapshot()
+    encoder = ob.StreamingEncoder(tiny, threads=2, **options)
+    encoder.restore(state)
+    assert encoder.frames_out == frame + sum(map(len, chunks))
+    chunks += [encoder.push(piece) for piece in pieces(rest, lengths)[at:]]
+    np.testing.assert_array_equal(np.concatenate([*chunks, encoder.flush()]), whole[frame:])
+
+
+def test_seek_needs_no_sample_before_what_it_returns(subject):
+    """And every sample from there on, up to the look-ahead."""
+    encoder, at = subject.make(1), 20
+    first, end = encoder.seek(at), (at + 1) * encoder.hop + encoder.latency
+    assert first > 0
+    audio = random_audio(encoder.model.config, end + encoder.hop)
+    expected = subject.whole(audio)[at]
+    assert len(encoder.push(audio[first : end - 1])) == 0
+    np.testing.assert_array_equal(encoder.push(audio[end - 1 : end])[0], expected)
+    encoder.seek(at)
+    changed = audio[first:end].copy()
+    changed[: encoder.hop] += 1
+    assert not np.array_equal(encoder.push(changed)[0], expected)
+
+
+@pytest.mark.parametrize("frame", [-1, 1.0, True, None])
+def test_a_wrong_frame_is_refused(tiny, frame):
+    encoder = ob.StreamingEncoder(tiny)
+    encoder.push(random_audio(tiny.config, 100))
+    with pytest.raises(ValueError, match="whole number"):
+        encoder.seek(frame)
+    assert encoder.samples_in == 100
+
+
 # The numbers
 
 
@@ -230,6 +286,26 @@ def test_full_width(frames):
     assert_accurate(model.encode(audio), mean)
 
 
+def noise_of(seed, frames, latent_dim):
+    """The noise by its definition: Philox, keyed by the seed, with the frame in its counter."""
+    key = np.random.SeedSequence(seed).generate_state(2, np.uint64)
+    rows = [
+        np.random.Generator(np.random.Philox(key=key, counter=frame << 64)).standard_normal(
+            latent_dim, np.float32
+        )
+        for frame in range(frames)
+    ]
+    return np.stack(rows)
+
+
+def test_the_noise_is_standard_normal_and_frames_are_independent():
+    noise = noise_of(3, 20_000, 5).astype(float)
+    assert abs(noise.mean()) < 0.02
+    assert abs(noise.std() - 1) < 0.02
+    correlation = np.corrcoef(np.hstack([noise[:-1], noise[1:]]).T) - np.eye(10)
+    assert np.abs(correlation).max() < 0.04
+
+
 def test_samples_follow_their_distribution(tiny):
     audio = random_audio(tiny.config, 20_000)
     mean, deviation = tiny.encode_distribution(audio)
@@ -237,8 +313,7 @@ def test_samples_follow_their_distribution(tiny):
     np.testing.assert_array_equal(first, second)
     assert not np.array_equal(first, tiny.encode(audio, sample=True, seed=2))
     assert not np.array_equal(tiny.encode(audio, sample=True), tiny.encode(audio, sample=True))
-    noise = np.random.default_rng(1).standard_normal(mean.shape, np.float32)
-    np.testing.assert_array_equal(first, mean + deviation * noise)
+    np.testing.assert_array_equal(first, mean + deviation * noise_of(1, *mean.shape))
     np.testing.assert_array_equal(tiny.encode(audio), mean)
 
 
@@ -335,7 +410,7 @@ def test_after_flush(tiny):
         encoder.flush()
 
 
-@pytest.mark.parametrize("place", ["engine.cpu.engine.run_program", "bottleneck.distribution"])
+@pytest.mark.parametrize("place", ["engine.cpu.engine.run_program", "bottleneck.means"])
 def test_an_interrupted_push_closes_the_encoder(tiny, monkeypatch, place):
     audio = random_audio(tiny.config, 300)
     encoder = ob.StreamingEncoder(tiny)
@@ -403,9 +478,35 @@ def test_a_checkpoint_gives_both_halves(tmp_path, monkeypatch, cached):
     expected = model_of(config, 1).encode(audio)
     for _ in range(2):
         np.testing.assert_array_equal(ob.load(folder).encode(audio), expected)
-    for packed in (tmp_path / "cache").glob("*"):
-        with pytest.raises(ob.CheckpointError, match=rf"{packed.name}: can't encode"):
-            ob.load(packed).encode(audio)
+    packed = sorted((tmp_path / "cache").glob("*"))
+    assert len(packed) == (2 if cached else 0)
+    refusals = {"can't encode": 0, "with a network's decoder was expected": 0}
+    for path in packed:
+        with pytest.raises(ob.CheckpointError, match=path.name) as error:
+            ob.load(path).encode(audio)
+        refusals = {text: n + (text in str(error.value)) for text, n in refusals.items()}
+    assert list(refusals.values()) == [len(packed) // 2] * 2
+
+
+def test_a_cached_encoder_is_a_map_and_never_stale(tmp_path, monkeypatch):
+    monkeypatch.setenv("OOBLECK_STREAM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "MIN_CACHED_BYTES", 1)
+    config = small("ezaudio")
+    folder = write_folder(tmp_path / "model", config, both_halves(config))
+    assert not ob.load(folder).encoder.data.flags.writeable
+    path = max((tmp_path / "cache").glob("*"), key=lambda path: path.stat().st_mtime_ns)
+    before = path.stat()
+    data = ob.load(folder).encoder.data
+    assert isinstance(data.base, np.ndarray)
+    assert data.ctypes.data % 4096 == 0
+    assert path.stat() == before
+    content = path.read_bytes()
+    path.unlink()  # The map is of this file, so it must not be cut.
+    path.write_bytes(content[: len(content) // 2])
+    np.testing.assert_array_equal(ob.load(folder).encoder.data, data)
+    assert path.read_bytes() == content
+    write_folder(folder, config, both_halves(config, 2))
+    assert not np.array_equal(ob.load(folder).encoder.data, data)
 
 
 def test_the_encoder_is_read_at_first_use(tmp_path, monkeypatch):

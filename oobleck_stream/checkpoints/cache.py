@@ -7,14 +7,24 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from oobleck_stream.cache_folder import cache_folder, why_not_trusted
-from oobleck_stream.checkpoints.packed_file import PACKED_SUFFIX, read_packed, write_packed
+from oobleck_stream.checkpoints.packed_file import (
+    PACKED_SUFFIX,
+    read_packed,
+    read_packed_encoder,
+    write_packed,
+)
+from oobleck_stream.engine.packed import PackedNetwork
 from oobleck_stream.errors import CheckpointError
 from oobleck_stream.formats.safetensors import open_safetensors
+from oobleck_stream.formats.tensors import Container
 from oobleck_stream.model import Model
 from oobleck_stream.version import __version__
 from oobleck_stream.warning import warn
+
+T = TypeVar("T")
 
 MIN_CACHED_BYTES = 32_000_000
 """Smaller checkpoints are not cached, because packing them takes hardly any time."""
@@ -27,7 +37,7 @@ HASHED_PAGES, PAGE_BYTES = 64, 4096
 
 
 def cached_model(files: Sequence[Path], options: str, build: Callable[[], Model]) -> Model:
-    """Return a model from the cache. If it is not there, build it and add it to the cache.
+    """Return a model, without its encoder, from the cache; if it is not there, build and add it.
 
     A cached network is valid only if this version of the package packed it, and every source file
     still has the same path, size, modification time (mtime), status change time (ctime) and sampled
@@ -61,6 +71,35 @@ def cached_model(files: Sequence[Path], options: str, build: Callable[[], Model]
     RuntimeWarning
         If other users may write to the cache folder, so that the cache is not used.
     """
+    return _cached(files, options, build, read_packed, write_packed)
+
+
+def cached_encoder(files: Sequence[Path], options: str, model: Model) -> PackedNetwork:
+    """Return a model's encoder from the cache; if it is not there, build and add it.
+
+    Parameters
+    ----------
+    files, options
+        As for `cached_model`.
+    model : Model
+        The model, whose encoder is built if it is not in the cache.
+    """
+    return _cached(
+        files,
+        f"{options} encoder",
+        lambda: model.encoder,
+        read_packed_encoder,
+        lambda path, _, identity: write_packed(path, model, identity, "encoder"),
+    )
+
+
+def _cached(
+    files: Sequence[Path],
+    options: str,
+    build: Callable[[], T],
+    read: Callable[[Container, str], T],
+    write: Callable[[Path, T, str], None],
+) -> T:
     try:
         folder = cache_folder()
     except OSError:
@@ -74,29 +113,29 @@ def cached_model(files: Sequence[Path], options: str, build: Callable[[], Model]
     if folder is None or not identity:
         return build()
     path = folder / f"{_digest([*map(str, sources), options])[:24]}{PACKED_SUFFIX}"
-    found = _cached(path, identity)
+    found = _found(path, identity, read)
     if found is not None:
         return found
-    model = build()
+    built = build()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         exposed = _exposed(folder)
         if exposed:
             warn(f"{folder} {exposed}: no packed networks are kept there")
-            return model
-        write_packed(path, model, identity)
+            return built
+        write(path, built, identity)
         # The memory map replaces the copy on the heap, as on every later start.
-        return read_packed(open_safetensors(path), identity)
+        return read(open_safetensors(path), identity)
     except (OSError, CheckpointError):
-        return model
+        return built
 
 
-def _cached(path: Path, identity: str) -> Model | None:
+def _found(path: Path, identity: str, read: Callable[[Container, str], T]) -> T | None:
     """The cached network in a file; None if the file is missing, invalid or not trusted."""
     try:
         if _exposed(path.parent) or _exposed(path):
             return None
-        return read_packed(open_safetensors(path), identity)
+        return read(open_safetensors(path), identity)
     except (OSError, CheckpointError):
         return None
 

@@ -1,4 +1,6 @@
-"""Packed files. Each contains a network with folded, packed parameters, and loads as a memory map.
+"""Packed files. Each contains folded, packed parameters, and loads as a memory map.
+
+A packed file holds the decoder of a network. Only the cache has packed files with an encoder.
 
 A packed file is a safetensors file with one tensor. The tensor starts at a multiple of 4096 bytes
 in the file, so it is page-aligned in memory and no vector load of the kernels crosses a cache line.
@@ -13,11 +15,13 @@ import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checkpoints.configs import config_from_fields
+from oobleck_stream.config import OobleckConfig
 from oobleck_stream.engine.needs import require_affordable
 from oobleck_stream.engine.packed import PackedNetwork
 from oobleck_stream.errors import CheckpointError
@@ -26,19 +30,21 @@ from oobleck_stream.formats.json_text import parse_json
 from oobleck_stream.formats.safetensors import write_header
 from oobleck_stream.formats.tensors import PACKED, Container, Tensor
 from oobleck_stream.model import Model
-from oobleck_stream.network import decoder_layers
+from oobleck_stream.network import decoder_layers, encoder_layers
 
 FORMAT = f"{PACKED} 3"
 """The version of the format. It must change with the order of the parameters or the metadata."""
 
 PACKED_SUFFIX = ".packed.safetensors"
 
+Half = Literal["decoder", "encoder"]
+
 _TENSOR = "packed"
 _ALIGNMENT = 4096
 
 
-def write_packed(path: Path, model: Model, source: str = "") -> None:
-    """Write the decoder of a model to a packed file, for `read_packed`.
+def write_packed(path: Path, model: Model, source: str = "", half: Half = "decoder") -> None:
+    """Write the decoder or the encoder of a model to a packed file.
 
     Parameters
     ----------
@@ -48,13 +54,14 @@ def write_packed(path: Path, model: Model, source: str = "") -> None:
     model : Model
     source : str
         The identity of the model's source, with which `read_packed` can compare another identity.
+    half : {"decoder", "encoder"}
 
     Raises
     ------
     OSError
         If the file can't be written.
     """
-    data = model.decoder.data
+    data = (model.decoder if half == "decoder" else model.encoder).data
     metadata = {
         "format": FORMAT,
         "config": json.dumps(dataclasses.asdict(model.config)),
@@ -62,6 +69,8 @@ def write_packed(path: Path, model: Model, source: str = "") -> None:
         "notes": json.dumps(model.notes),
         "source": source,
     }
+    if half != "decoder":
+        metadata["half"] = half
     metadata["checksum"] = _checksum(metadata, data)
     tensor = Tensor(_TENSOR, data.shape, "F32", lambda: data)
     with atomic_file(path) as file:
@@ -83,17 +92,34 @@ def read_packed(container: Container, source: str | None = None) -> Model:
     ------
     CheckpointError
         If the file is damaged, if its format has another version, if it was packed from another
-        source, or if the network takes too much memory or work.
+        source, if it holds an encoder, or if the network takes too much memory or work.
     """
+    config, network = _read(container, source, "decoder")
+    path, metadata = container.path, container.metadata
+    notes = parse_json(path, metadata["notes"])
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        raise CheckpointError(path, "damaged: its notes are no list of texts")
+    return Model(config, network, metadata.get("name", str(path)), tuple(notes))
+
+
+def read_packed_encoder(container: Container, source: str | None = None) -> PackedNetwork:
+    """Return the encoder in a packed file, as `read_packed` returns a model."""
+    return _read(container, source, "encoder")[1]
+
+
+def _read(
+    container: Container, source: str | None, half: Half
+) -> tuple[OobleckConfig, PackedNetwork]:
     path, metadata = container.path, container.metadata
     if metadata.get("format") != FORMAT:
         raise CheckpointError(path, f"packed by another version: {metadata.get('format')}")
+    if metadata.get("half", "decoder") != half:
+        raise CheckpointError(path, f"a packed file with a network's {half} was expected")
     if source is not None and metadata.get("source") != source:
         raise CheckpointError(path, "packed from another checkpoint")
     try:
         config = config_from_fields(f"{path} (config in its metadata)", metadata["config"])
-        notes = parse_json(path, metadata["notes"])
-        layers = decoder_layers(config)
+        layers = decoder_layers(config) if half == "decoder" else encoder_layers(config)
         require_affordable(path, layers)
         data = container.tensors[_TENSOR].read()
         network = PackedNetwork.over(layers, data.astype(np.float32, copy=False))
@@ -104,9 +130,7 @@ def read_packed(container: Container, source: str | None = None) -> Model:
         raise CheckpointError(path, f"damaged: not a whole packed network ({error})") from error
     if checksum != metadata.get("checksum"):
         raise CheckpointError(path, "damaged: its content doesn't have the checksum of its header")
-    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
-        raise CheckpointError(path, "damaged: its notes are no list of texts")
-    return Model(config, network, metadata.get("name", str(path)), tuple(notes))
+    return config, network
 
 
 def _checksum(metadata: Mapping[str, str], data: FloatArray) -> str:

@@ -14,6 +14,7 @@ NAMES = (
     "serve",
     "decode",
     "encode",
+    "dataset",
     "roundtrip",
     "validate",
     "info",

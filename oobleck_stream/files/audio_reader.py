@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -32,6 +32,13 @@ STANDARD_ERROR = 2
 MAX_RATIO = 64
 """Maximum ratio of a file's and a network's sample rates. A resampled block grows by this ratio."""
 
+EXACT_FORMATS = frozenset({"AIFF", "AU", "CAF", "FLAC", "RF64", "W64", "WAV", "WAVEX"})
+EXACT_SUBTYPES = frozenset(
+    {"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"}
+)
+"""The formats, and sample formats, in which every sample is stored by itself or in a block that
+libsndfile finds again exactly."""
+
 
 class AudioFile:
     """An audio file in any format that libsndfile reads, or PyAV if it is installed.
@@ -39,6 +46,8 @@ class AudioFile:
     Parameters
     ----------
     path : str or Path
+    file : BinaryIO, optional
+        An open file to read instead; `path` is then its name in messages.
 
     Attributes
     ----------
@@ -55,18 +64,19 @@ class AudioFile:
         there are because it was cut off.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, file: BinaryIO | None = None) -> None:
         self.name = str(path)
         try:
             # Python's error messages are more precise than libsndfile's.
-            require_bytes(path)
+            if file is None:
+                require_bytes(path)
         except OSError as error:
             raise InputError(f"{path}: can't be read: {error.strerror}") from error
         self._av: AvSound | None = None
         sound: Any
         try:
             with _without_notes():
-                self._file = sound = soundfile.SoundFile(self.name)
+                self._file = sound = soundfile.SoundFile(file or self.name)
             if sound.format == "RAW":
                 raise ValueError("libsndfile takes anything whose name ends in .au or .vox")
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:
@@ -77,6 +87,20 @@ class AudioFile:
             require_samples(self.name, self._file)
         self.samplerate: int = sound.samplerate
         self.channels: int = sound.channels
+
+    def __enter__(self) -> AudioFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._av is None:
+            self._file.close()
+
+    @property
+    def is_cuttable(self) -> bool:
+        """Whether samples from the middle are those that reading from the start gives."""
+        if self._av is not None:
+            return False
+        return self._file.format in EXACT_FORMATS and self._file.subtype in EXACT_SUBTYPES
 
     def length(self, samplerate: int) -> int | None:
         """Number of samples that `blocks` returns at a sample rate; None if unknown.
@@ -98,11 +122,19 @@ class AudioFile:
             found.append(f"resampled from {self.samplerate} to {samplerate} Hz")
         return found
 
-    def blocks(self, samplerate: int, channels: int) -> Iterator[FloatArray]:
-        """Read the file from the beginning in blocks of (n, channels) float32.
+    def blocks(self, samplerate: int, channels: int, start: int = 0) -> Iterator[FloatArray]:
+        """Read the file in blocks of (n, channels) float32.
 
         Mono is copied to all channels. For one channel, stereo is converted to the mean of both
         channels.
+
+        Parameters
+        ----------
+        samplerate, channels : int
+            The result's sample rate and channels.
+        start : int
+            The file's sample to begin with. With resampling, or if the file is not `is_cuttable`,
+            the samples from the middle may differ from those of the whole.
 
         Raises
         ------
@@ -121,14 +153,17 @@ class AudioFile:
                 f"{self.name}: has {self.samplerate} Hz; {lowest} to {highest} Hz were expected"
             )
         if samplerate == self.samplerate:
-            return self._converted(channels, None)
+            return self._converted(channels, None, start)
         from oobleck_stream.files.resampler import Resampler
 
         resampler = Resampler(self.samplerate, samplerate, channels)
-        return _finite(self._converted(channels, resampler), f"{self.name}: resampled ")
+        converted = self._converted(channels, resampler, start)
+        return _finite(converted, f"{self.name}: resampled ")
 
-    def _converted(self, channels: int, resampler: Resampler | None) -> Iterator[FloatArray]:
-        for samples in _finite(self._stored(), f"{self.name}: "):
+    def _converted(
+        self, channels: int, resampler: Resampler | None, start: int
+    ) -> Iterator[FloatArray]:
+        for samples in _finite(self._stored(start), f"{self.name}: ", start):
             if self.channels < channels:
                 samples = np.repeat(samples, channels, axis=1)
             elif self.channels > channels:
@@ -138,18 +173,19 @@ class AudioFile:
         if resampler:
             yield resampler.convert(np.empty((0, channels), np.float32), last=True)
 
-    def _stored(self) -> Iterator[FloatArray]:
+    def _stored(self, start: int) -> Iterator[FloatArray]:
         """Yield the file's samples in blocks, without conversion."""
         if self._av is not None:
             yield from self._av.blocks(BLOCK)
             return
         quiet = _without_notes if self._file.format == "MP3" else contextlib.nullcontext
-        done = 0
+        done, moved = start, False
         while done < self._file.frames:
             try:
                 with quiet():
-                    if done == 0:
-                        self._file.seek(0)
+                    if not moved:
+                        self._file.seek(start)
+                        moved = True
                     samples = self._file.read(BLOCK, dtype="float32", always_2d=True)
             except soundfile.LibsndfileError as error:
                 raise InputError(
@@ -233,9 +269,11 @@ class FlatAudio:
         return _finite(cut, f"{self.name}: ")
 
 
-def _finite(blocks: Iterable[FloatArray], prefix: str) -> Iterator[FloatArray]:
-    """Yield the same blocks in C order; raise an `InputError` for a sample that is not finite."""
-    done = 0
+def _finite(blocks: Iterable[FloatArray], prefix: str, done: int = 0) -> Iterator[FloatArray]:
+    """Yield the same blocks in C order; raise an `InputError` for a sample that is not finite.
+
+    `done` is the number of the first sample, for the message.
+    """
     for block in blocks:
         try:
             samples = checked_samples(block, done)

@@ -26,6 +26,9 @@ MAX_WAV_BYTES = 2**32 - 2**16
 rest.
 """
 
+HEADER_BYTES = 4096
+"""Bytes at the start of a WAV file that include all chunks before the samples."""
+
 SYSTEM_ERROR = 2
 """libsndfile's error code SF_ERR_SYSTEM: a system call failed, for example on a full disk."""
 
@@ -217,7 +220,19 @@ class AudioWriter:
                 if kind is None:
                     raise self._failure() from error
         if kind is None:
+            self._clear_time()
             self._require_complete()
+
+    def _clear_time(self) -> None:
+        """Clear the time of writing in a float WAV file, so that equal sounds give equal files."""
+        if self._container not in ("WAV", "RF64"):
+            return
+        with open(self._part, "rb+") as file:
+            # The chunk PEAK has a size, a version and the time: four bytes each.
+            place = file.read(HEADER_BYTES).find(b"PEAK")
+            if place >= 0:
+                file.seek(place + 12)
+                file.write(bytes(4))
 
     def _require_complete(self) -> None:
         """Check the size in the header, because libsndfile ignores write errors while closing."""

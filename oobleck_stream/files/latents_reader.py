@@ -88,7 +88,7 @@ class LatentFile:
             If the shape does not fit or is ambiguous, if there are no frames, or if a frame is not
             finite as float32 (the message has its number).
         """
-        frames = self._view(latent_dim, layout)
+        frames = self.view(latent_dim, layout)
         if len(frames) == 0:
             raise InputError(f"{self.name}: holds no frames; at least one was expected")
         for first in range(0, len(frames), CHECK_FRAMES):
@@ -98,10 +98,17 @@ class LatentFile:
     def count(self, latent_dim: int, layout: AxisOrder | None = None) -> int:
         """The number of frames, which are not read for this."""
         if not self.shaped:
-            return len(self._view(latent_dim, layout))
+            return len(self.view(latent_dim, layout))
         return axis_order.time_first(self.shape, latent_dim, layout, self.name)[0]
 
-    def _view(self, latent_dim: int, layout: AxisOrder | None) -> npt.NDArray[Any]:
+    def view(self, latent_dim: int, layout: AxisOrder | None = None) -> npt.NDArray[Any]:
+        """View the stored numbers as (frames, latent_dim), without a check of the frames.
+
+        Raises
+        ------
+        InputError
+            If the shape does not fit or is ambiguous.
+        """
         if not self.shaped:
             return axis_order.flat_frames(
                 self.array, latent_dim, layout, self.name, "latent numbers"

@@ -13,8 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
-from oobleck_stream.checks import checked_frames, checked_latents
-from oobleck_stream.decoder_streams import checked_frame
+from oobleck_stream.checks import checked_frames, checked_index, checked_latents
 from oobleck_stream.errors import NonFiniteError
 from oobleck_stream.server.protocol import (
     GOING_AWAY,
@@ -217,7 +216,7 @@ class RemoteDecoder:
         int
             Index of the frame to push next.
         """
-        target = checked_frame(frame)
+        target = checked_index(frame)
         self._restart({"type": "seek", "frame": target})
         self.frames_in = max(0, target - int(self.info["context"]))
         self.samples_out, self._status = target * self.hop, "open"

@@ -1,0 +1,232 @@
+"""Where tasks run: in this process, in a local cluster of processes, or on a Dask cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol
+
+from oobleck_stream.dataset.job import Job
+from oobleck_stream.dataset.tasks import Result, Task
+from oobleck_stream.errors import InputError
+
+ALLOWED_DEATHS = 3
+"""How many workers a task may end before it is set aside. A scheduler that was started by somebody
+else has a number of its own.
+"""
+
+CONNECT_SECONDS = 10
+"""How long a scheduler may take to answer."""
+
+WIDTH_SECONDS = 5.0
+"""How often the scheduler is asked for its workers."""
+
+Outcome = Result | BaseException
+Run = Callable[[Task], Result]
+
+
+class WorkerDied(Exception):  # noqa: N818
+    """A task has ended too many workers."""
+
+
+class Engine(Protocol):
+    """Runs tasks. One thread uses it."""
+
+    def width(self) -> int:
+        """How many tasks can run at once; it may change."""
+
+    def submit(self, task: Task) -> None:
+        """Start a task, or put it into a queue."""
+
+    def wait(self, seconds: float) -> list[tuple[Task, Outcome]]:
+        """Wait until tasks have ended, at most for some seconds, and return what became of them.
+
+        A task that can't be run again on another worker has the outcome `WorkerDied`.
+
+        Raises
+        ------
+        OSError
+            If the engine is lost.
+        """
+
+
+class InProcess:
+    """Runs each task at once, in this process."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._ended: list[tuple[Task, Outcome]] = []
+
+    def width(self) -> int:
+        """One task."""
+        return 0
+
+    def submit(self, task: Task) -> None:
+        """Run a task."""
+        try:
+            self._ended.append((task, self._run(task)))
+        except Exception as error:
+            self._ended.append((task, error))
+
+    def wait(self, seconds: float) -> list[tuple[Task, Outcome]]:
+        """Return the task that was run."""
+        ended, self._ended = self._ended, []
+        return ended
+
+
+class DaskEngine:
+    """Runs tasks on the workers of a Dask client.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    run : callable
+        A function of a task, which can be pickled.
+    workers : int, optional
+        If the client's cluster is a local one of this run, the number of its workers. Dask restarts
+        a worker that was killed, but not if it is killed again while it starts.
+    """
+
+    def __init__(self, client: Any, run: Run, workers: int | None = None) -> None:
+        from distributed import KilledWorker
+
+        self._client, self._run, self._workers = client, run, workers
+        self._killed: type[Any] = KilledWorker
+        self._futures: dict[Any, Task] = {}
+        self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._width, self._asked = 0, -WIDTH_SECONDS
+
+    def width(self) -> int:
+        """The number of threads of all workers."""
+        now = time.monotonic()
+        if now - self._asked > WIDTH_SECONDS and self._client.status == "running":
+            self._width, self._asked = sum(self._client.nthreads().values()), now
+            if self._workers is not None:
+                self._client.cluster.scale(self._workers)
+        return self._width
+
+    def submit(self, task: Task) -> None:
+        """Send a task to the scheduler."""
+        future = self._client.submit(self._run, task, pure=False)
+        self._futures[future] = task
+        future.add_done_callback(self._ended.put)
+
+    def wait(self, seconds: float) -> list[tuple[Task, Outcome]]:
+        """As `Engine.wait`."""
+        ended = []
+        try:
+            ended.append(self._ended.get(timeout=seconds))
+            while True:
+                ended.append(self._ended.get_nowait())
+        except queue.Empty:
+            pass
+        if self._client.status not in ("running", "newly-created"):
+            raise OSError(f"the connection to the scheduler {self._client} was lost")
+        return [(self._futures.pop(future), self._outcome(future)) for future in ended]
+
+    def _outcome(self, future: Any) -> Outcome:
+        if future.status == "finished":
+            try:
+                result: Result = future.result()
+            except Exception as error:
+                return error
+            return result
+        if future.status in ("cancelled", "lost"):
+            return OSError("the scheduler has lost a task")
+        failure: BaseException = future.exception()
+        if isinstance(failure, self._killed):
+            return WorkerDied(f"its task ended {failure.allowed_failures + 1} workers")
+        return failure
+
+
+def require_dask() -> None:
+    """Raise an `InputError` if Dask is not installed."""
+    try:
+        import distributed  # noqa: F401
+    except ImportError:
+        raise InputError(
+            "several workers need Dask: pip install 'oobleck_stream[dask]' "
+            "(or use --workers 0, which works in this process)"
+        ) from None
+
+
+@contextmanager
+def local_cluster(workers: int) -> Iterator[Any]:
+    """Start a scheduler in this process and some worker processes; yield a client.
+
+    Each worker has one thread, and tasks in it use the threads that their job says.
+    """
+    require_dask()
+    import dask
+    from distributed import Client, LocalCluster
+
+    settings = {
+        "distributed.scheduler.allowed-failures": ALLOWED_DEATHS - 1,
+        # Outputs go to files, so nothing in the workers' memory is worth spilling to the disk.
+        "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.target": False,
+    }
+    with (
+        dask.config.set(settings),
+        # Workers are started after the cluster, whose start would fail if one of them died.
+        LocalCluster(
+            n_workers=0,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        cluster.scale(workers)
+        yield client
+
+
+@contextmanager
+def remote_cluster(address: str) -> Iterator[Any]:
+    """Connect to a scheduler; yield a client."""
+    require_dask()
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout=CONNECT_SECONDS)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise InputError(f"{address}: no Dask scheduler answers there: {error}") from error
+    with client:
+        yield client
+
+
+def warm_hosts(client: Any, job: Job) -> None:
+    """Load the model on one worker of each machine, which fills the machine's caches.
+
+    Workers of a machine would otherwise all fold and compile at once.
+    """
+    hosts: dict[str, str] = {}
+    for address, info in client.scheduler_info(n_workers=-1)["workers"].items():
+        hosts.setdefault(info["host"], address)
+    with suppress(OSError):  # A worker that has just died is not needed for this.
+        client.run(warm, job, workers=list(hosts.values()))
+
+
+def warm(job: Job) -> None:
+    """Load the model of a job and compile what it needs, or load it from the caches."""
+    from oobleck_stream.dataset.coding import open_decoder, open_encoder
+
+    stream: Any = open_encoder(job, "") if job.settings.direction == "encode" else open_decoder(job)
+    rows = stream.hop if job.settings.direction == "encode" else 1
+    width = stream.channels if job.settings.direction == "encode" else job.network.latent_dim
+    stream.seek(0)
+    stream.push([[0.0] * width] * rows)
+    stream.flush()
+
+
+def default_workers() -> int:
+    """The number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

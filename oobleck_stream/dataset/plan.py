@@ -1,0 +1,468 @@
+"""Which tasks are left, by what is in the output folder, and which tasks follow from results."""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from oobleck_stream.dataset.job import (
+    DESCRIPTION,
+    Job,
+    describe,
+    require_same,
+)
+from oobleck_stream.dataset.places import WORK, Place
+from oobleck_stream.dataset.records import (
+    DONE,
+    FILE_LIST,
+    ITEMS,
+    MANIFEST,
+    PARTS,
+    RECORDS,
+    SET_ASIDE,
+    Line,
+    read_json,
+    read_lines,
+    write_text,
+)
+from oobleck_stream.dataset.shards import shard_name
+from oobleck_stream.dataset.sources import Source
+from oobleck_stream.dataset.tasks import (
+    Batch,
+    Join,
+    Pack,
+    Piece,
+    Prepare,
+    Result,
+    Task,
+    Unit,
+    unit_spans,
+)
+from oobleck_stream.dataset.worker import failed_line, run_task
+from oobleck_stream.errors import InputError
+
+BYTES_PER_SECOND = {".wav": 176_000, ".flac": 100_000, ".aif": 176_000, ".aiff": 176_000}
+"""Typical sizes of a second of sound, which decide only how many inputs a task has."""
+
+COMPRESSED_BYTES_PER_SECOND = 16_000
+
+MAX_BATCH = 64
+"""Most inputs of a task."""
+
+MERGED_RECORDS = 1000
+"""How many records are merged into one."""
+
+
+@dataclass
+class _Open:
+    """The parts of a long input that are still to be done."""
+
+    piece: Piece
+    parts: tuple[tuple[int, int], ...]
+    missing: set[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run has done.
+
+    Attributes
+    ----------
+    inputs : int
+        Number of inputs.
+    done : int
+        How many of them were encoded or decoded in this run.
+    kept : int
+        How many were done already.
+    failed : tuple of Line
+        The inputs that failed, with their errors.
+    gone : int
+        Items in the output folder whose input is gone. They stay, and are not in the manifest.
+    seconds : float
+        Sound that was encoded or decoded in this run.
+    wall_seconds : float
+        How long the run took.
+    """
+
+    inputs: int
+    done: int
+    kept: int
+    failed: tuple[Line, ...]
+    gone: int
+    seconds: float
+    wall_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Status:
+    """How much of a run is done.
+
+    Attributes
+    ----------
+    inputs : int
+        Inputs that were not done when the run began.
+    done, failed : int
+        How many of these are done, and how many have failed.
+    total_bytes, bytes : int
+        Size of these inputs, and of what was read of them.
+    seconds : float
+        Sound that was encoded or decoded.
+    """
+
+    inputs: int
+    done: int
+    failed: int
+    total_bytes: int
+    bytes: int
+    seconds: float
+
+
+class Plan:
+    """The tasks of a run. They can be run by anything that can call a function.
+
+    `tasks` are those that can be run at once, and `follow` gives the tasks that follow from a
+    result. `rounds` does this for a function like ``map``. `finish` writes the manifest.
+
+    Parameters
+    ----------
+    job : Job
+    sources : sequence of Source
+        The inputs, sorted by key.
+    shard_items : int
+        Inputs for each file, in layouts with several items in a file. It is used when the data set
+        is begun.
+    share : (int, int), optional
+        ``(i, n)``: only the i-th of n shares of the inputs, counted from 1. What needs all shares
+        is left to a run without this.
+
+    Attributes
+    ----------
+    job : Job
+    run : callable
+        Runs a task: ``plan.run(task)`` returns its `Result`. It can be pickled.
+    failures : list of Line
+        The inputs that have failed so far.
+    Raises
+    ------
+    InputError
+        If the output folder is of other settings.
+    OSError
+        If it can't be read or written.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        sources: Sequence[Source],
+        shard_items: int = 1000,
+        share: tuple[int, int] | None = None,
+    ) -> None:
+        self.job = job
+        self.run: Callable[[Task], Result] = functools.partial(run_task, job)
+        self._share = share
+        self._first_keys = self._begin(sources, shard_items)
+        if share is not None:
+            sources = [source for source in sources if _in_share(source.key, share)]
+        self._sources = {source.key: source for source in sources}
+        self._keys = [source.key for source in sources]
+        self._files = job.place.files()
+        self._records: list[str] = []
+        self._lines: dict[str, list[Line]] = {}
+        self._failed: dict[str, Line] = {}
+        self._gone = 0
+        self._read_lines()
+        self._kept = len(self._lines)
+        self._open: dict[str, _Open] = {}
+        self._pending = [source for source in sources if source.key not in self._lines]
+        self._total_bytes = sum(source.size for source in self._pending)
+        self._waiting = self._count_by_shard()
+        self._seconds, self._bytes = 0.0, 0
+        self.failures: list[Line] = []
+
+    @property
+    def status(self) -> Status:
+        """How much is done."""
+        return Status(
+            len(self._pending),
+            len(self._lines) - self._kept,
+            len(self._failed),
+            self._total_bytes,
+            self._bytes,
+            self._seconds,
+        )
+
+    def _begin(self, sources: Sequence[Source], shard_items: int) -> list[str]:
+        """Compare the output folder's description, or write it; return the shards' first keys."""
+        place, settings = self.job.place, self.job.settings
+        try:
+            found = read_json(place, DESCRIPTION)
+        except ValueError as error:
+            raise InputError(f"{place.address}/{DESCRIPTION}: damaged: {error}") from error
+        if found is not None:
+            require_same(place.address, found, settings)
+            return list(found["shards"])
+        keys = [source.key for source in sources]
+        shards = keys[::shard_items] if settings.layout != "files" else []
+        write_text(place, DESCRIPTION, [json.dumps(describe(settings, shards), indent=1)])
+        return shards
+
+    def _read_lines(self) -> None:
+        """Collect the lines of inputs that are done: unchanged, with all their outputs there."""
+        place = self.job.place
+        records = sorted(name for name in self._files if name.startswith(RECORDS))
+        names = [name for name in (MANIFEST,) if name in self._files] + records
+        found: dict[str, dict[int, Line]] = {}
+        gone = set()
+        for line in read_lines(place, names):
+            source = self._sources.get(line.source)
+            if source is None:
+                gone.add(line.key)
+                continue
+            current = (line.size, line.stamp) == (source.size, source.stamp)
+            if line.status != DONE or not current or self._files.get(line.output) != line.bytes:
+                continue
+            items = found.setdefault(line.source, {})
+            older = items.get(line.item)
+            # An item may be in a file of its own and, later, in a file of several.
+            if older is None or older.output.startswith(ITEMS):
+                items[line.item] = line
+        self._gone = len(gone) if self._share is None else 0
+        for key, items in found.items():
+            if len(items) == next(iter(items.values())).items:
+                self._lines[key] = [items[number] for number in sorted(items)]
+        # Other shares merge their own records.
+        self._records = records if self._share is None else []
+
+    # Tasks
+
+    def tasks(self) -> Iterator[Task]:
+        """The tasks that can be run at once; the first time that they are asked for."""
+        ready = [number for number, waiting in enumerate(self._waiting) if waiting == 0]
+        for number in ready:
+            yield from self._pack(number)
+        batch: list[Source] = []
+        seconds = 0.0
+        longest = self.job.unit / self.job.network.config.frame_rate
+        for source in self._pending:
+            length = _guessed_seconds(self.job, source)
+            if batch and (seconds + length > longest or len(batch) == MAX_BATCH):
+                yield Batch(tuple(batch))
+                batch, seconds = [], 0.0
+            batch.append(source)
+            seconds += length
+        if batch:
+            yield Batch(tuple(batch))
+
+    def follow(self, task: Task, result: Result) -> list[Task]:
+        """Take note of a result; return the tasks that follow from it."""
+        self._seconds += result.seconds
+        self._bytes += result.bytes
+        if result.record:
+            self._records.append(result.record)
+            self._merge_records()
+        if isinstance(task, Pack):
+            for line in result.lines:
+                items = self._lines[line.source]
+                items[line.item] = line
+            return []
+        following: list[Task] = []
+        by_source: dict[str, list[Line]] = {}
+        for line in result.lines:
+            by_source.setdefault(line.source, []).append(line)
+        for key, lines in by_source.items():
+            following += self._closed(key, lines)
+        for piece in result.pieces:
+            following += self._opened(piece)
+        if isinstance(task, Unit) and task.piece.source.key in self._open:
+            following += self._part_done(task)
+        return following
+
+    def set_aside(self, task: Task, reason: str) -> list[Task]:
+        """Give a task up that ends its worker, and its inputs; return the tasks that follow.
+
+        Inputs that share a task are tried again, each alone.
+        """
+        if isinstance(task, Pack):
+            raise InputError(f"{self.job.out}/{task.output}: could not be written: {reason}")
+        if isinstance(task, Batch):
+            if len(task.sources) > 1:
+                return [Batch((source,)) for source in task.sources]
+            source = task.sources[0]
+        else:
+            source = task.piece.source
+        line = failed_line(source, f"{source.address}: {reason}", SET_ASIDE)
+        return self._closed(source.key, [line])
+
+    def rounds(self, run_all: Callable[[list[Task]], Iterable[Result]]) -> Report:
+        """Run all tasks with a function like ``map``, and write the manifest.
+
+        Parameters
+        ----------
+        run_all : callable
+            Takes a list of tasks, and returns what `run` returns for each, in this order.
+
+        Returns
+        -------
+        Report
+        """
+        tasks: list[Task] = list(self.tasks())
+        while tasks:
+            results = list(run_all(tasks))
+            tasks = [
+                following
+                for task, result in zip(tasks, results, strict=True)
+                for following in self.follow(task, result)
+            ]
+        return self.finish()
+
+    def _closed(self, key: str, lines: list[Line]) -> list[Task]:
+        """Note that an input is done or has failed."""
+        self._open.pop(key, None)
+        if key in self._lines or key in self._failed:
+            return []
+        if lines[0].status == DONE:
+            self._lines[key] = lines
+        else:
+            self._failed[key] = lines[0]
+            self.failures.append(lines[0])
+        if not self._waiting:
+            return []
+        number = self._shard_of(key)
+        self._waiting[number] -= 1
+        return self._pack(number) if self._waiting[number] == 0 else []
+
+    def _opened(self, piece: Piece) -> list[Task]:
+        """The tasks of a long input that was opened, or prepared."""
+        if piece.source.key in self._failed:
+            return []
+        if piece.frames == 0:
+            return [Prepare(piece)]
+        parts = unit_spans(piece.frames, self.job.unit)
+        folder = f"{PARTS}/{piece.source.identity}"
+        missing = {
+            (first, last)
+            for first, last in parts
+            if self._files.get(f"{folder}/{first}-{last}.part", -1)
+            != self._part_bytes(first, last, piece)
+        }
+        self._open[piece.source.key] = _Open(piece, parts, missing)
+        if not missing:
+            return [Join(piece, parts)]
+        return [Unit(piece, first, last) for first, last in sorted(missing)]
+
+    def _part_bytes(self, first: int, last: int, piece: Piece) -> int:
+        model = self.job.network
+        if self.job.settings.direction == "encode":
+            return 4 * model.latent_dim * (last - first)
+        end = model.decoded_length(piece.frames) if last == piece.frames else last * model.hop
+        return 4 * model.channels * (end - first * model.hop)
+
+    def _part_done(self, task: Unit) -> list[Task]:
+        found = self._open[task.piece.source.key]
+        found.missing.discard((task.first, task.last))
+        return [] if found.missing else [Join(found.piece, found.parts)]
+
+    # Files of several items
+
+    def _shard_of(self, key: str) -> int:
+        return max(0, bisect.bisect_right(self._first_keys, key) - 1)
+
+    def _count_by_shard(self) -> list[int]:
+        """How many inputs of each file are neither done nor failed."""
+        if self._share is not None:
+            return []
+        counts = [0] * len(self._first_keys)
+        if counts:
+            for source in self._pending:
+                counts[self._shard_of(source.key)] += 1
+        return counts
+
+    def _pack(self, number: int) -> list[Task]:
+        """The task that writes a file, unless the file is there and holds the right items."""
+        name = shard_name(number, self.job.settings.layout)
+        keys = self._keys
+        first = bisect.bisect_left(keys, self._first_keys[number]) if number else 0
+        following = self._first_keys[number + 1 : number + 2]
+        last = bisect.bisect_left(keys, following[0]) if following else len(keys)
+        lines = [line for key in keys[first:last] for line in self._lines.get(key, ())]
+        if not lines:
+            self.job.place.remove(name)
+            return []
+        if all(line.output == name and line.count == len(lines) for line in lines):
+            return []
+        return [Pack(name, tuple(sorted(lines, key=lambda line: line.key)))]
+
+    # Records
+
+    def _merge_records(self) -> None:
+        """Merge records, so that there are never very many files of them."""
+        if len(self._records) < MERGED_RECORDS:
+            return
+        place, merged = self.job.place, self._records
+        name = hashlib.sha256("\n".join(merged).encode()).hexdigest()[:24]
+        record = f"{RECORDS}/merged-{name}.jsonl"
+        write_text(place, record, (line.text() for line in read_lines(place, merged)))
+        for name in merged:
+            place.remove(name)
+        self._records = [record]
+
+    def finish(self) -> Report:
+        """Write the manifest, and the list of files that stable-audio-tools reads.
+
+        With a share of the inputs, nothing is written, because other runs may still go on.
+
+        Returns
+        -------
+        Report
+        """
+        report = Report(
+            len(self._sources),
+            len(self._lines) - self._kept,
+            self._kept,
+            tuple(self._failed[key] for key in sorted(self._failed)),
+            self._gone,
+            self._seconds,
+        )
+        if self._share is not None:
+            return report
+        place = self.job.place
+        write_text(place, MANIFEST, self._manifest())
+        if self.job.settings.layout == "files" and self.job.settings.direction == "encode":
+            done = (lines for _, lines in sorted(self._lines.items()))
+            write_text(place, FILE_LIST, (line.output for lines in done for line in lines))
+        self._clean(place)
+        return report
+
+    def _manifest(self) -> Iterator[str]:
+        for key in sorted(self._sources):
+            if key in self._failed:
+                yield self._failed[key].text()
+            for line in self._lines.get(key, ()):
+                yield line.text()
+
+    def _clean(self, place: Place) -> None:
+        """Remove the records, which are in the manifest now, and what changed inputs left."""
+        for name in set(self._records):
+            place.remove(name)
+        # Parts of inputs that failed are kept for the next run.
+        if len(self._lines) == len(self._sources) or not place.files(WORK):
+            place.remove_folder(WORK)
+
+
+def _in_share(key: str, share: tuple[int, int]) -> bool:
+    number, count = share
+    digest = hashlib.sha256(key.encode()).digest()
+    return int.from_bytes(digest[:8], "little") % count == number - 1
+
+
+def _guessed_seconds(job: Job, source: Source) -> float:
+    """About how long an input is, by its size."""
+    if job.settings.direction == "decode":
+        model = job.network
+        return source.size / (4 * model.latent_dim) / model.config.frame_rate
+    suffix = source.address[source.address.rfind(".") :].lower()
+    return source.size / BYTES_PER_SECOND.get(suffix, COMPRESSED_BYTES_PER_SECOND)

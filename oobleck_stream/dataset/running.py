@@ -1,0 +1,109 @@
+"""Runs the tasks of a plan on an engine, and tells how it goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from oobleck_stream.dataset.engines import Engine, WorkerDied
+from oobleck_stream.dataset.plan import Plan, Report, Status
+from oobleck_stream.dataset.records import Line
+from oobleck_stream.dataset.tasks import Task
+
+TICK_SECONDS = 0.5
+"""How often progress is reported, at least."""
+
+AHEAD = 2
+"""How many tasks, per task that runs, are sent to the workers before they are needed."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes
+    ----------
+    status : Status
+        What is done.
+    wall_seconds : float
+        Since the run began.
+    workers : int
+        How many tasks can run at once; 0 in this process.
+    failures : tuple of Line
+        Inputs that have failed since progress was last told.
+    """
+
+    status: Status
+    wall_seconds: float
+    workers: int
+    failures: tuple[Line, ...] = ()
+
+    @property
+    def speed(self) -> float:
+        """Seconds of sound per second."""
+        return self.status.seconds / max(1e-9, self.wall_seconds)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the rest is expected to take; None if it can't be known yet."""
+        done, total = self.status.bytes, self.status.total_bytes
+        return max(0, total - done) * self.wall_seconds / done if done else None
+
+
+def execute(
+    plan: Plan, engine: Engine, strict: bool = False, tell: Callable[[Progress], None] | None = None
+) -> Report:
+    """Run all tasks of a plan.
+
+    Parameters
+    ----------
+    plan : Plan
+    engine : Engine
+    strict : bool
+        Whether the first input that fails ends the run.
+    tell : callable, optional
+        Called with the `Progress`, often.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    OSError
+        If an output can't be written, or the engine is lost. What was finished stays, and the same
+        run, begun again, does the rest.
+    InputError
+        If a worker has another model.
+    """
+    tell = tell or (lambda progress: None)
+    start, told = time.perf_counter(), 0
+    fresh, following, in_flight, more = plan.tasks(), deque[Task](), 0, True
+    while more or following or in_flight:
+        width = engine.width()
+        while in_flight < AHEAD * width + 1:
+            # What follows from results goes first, so that few long inputs are open at once.
+            task = following.popleft() if following else next(fresh, None)
+            if task is None:
+                more = False
+                break
+            engine.submit(task)
+            in_flight += 1
+        for task, outcome in engine.wait(TICK_SECONDS):
+            in_flight -= 1
+            if isinstance(outcome, WorkerDied):
+                following += plan.set_aside(task, str(outcome))
+            elif isinstance(outcome, BaseException):
+                raise outcome
+            else:
+                following += plan.follow(task, outcome)
+        failures = tuple(plan.failures[told:])
+        told += len(failures)
+        tell(Progress(plan.status, time.perf_counter() - start, width, failures))
+        if strict and plan.status.failed:
+            break
+    report = plan.finish()
+    return dataclasses.replace(report, wall_seconds=time.perf_counter() - start)

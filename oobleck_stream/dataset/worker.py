@@ -1,0 +1,339 @@
+"""What a worker does: `run_task` runs a task of a job, anywhere and any number of times.
+
+Errors in an input become lines of its items. An ``OSError`` is one of the output, for example a
+full disk, and ends the run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from oobleck_stream.arrays import FloatArray
+from oobleck_stream.dataset.coding import (
+    decode_part,
+    encode_part,
+    encoder_latency,
+    open_decoder,
+    open_encoder,
+    part_end,
+)
+from oobleck_stream.dataset.items import hashed, write_audio_item, write_latent_item
+from oobleck_stream.dataset.job import Job
+from oobleck_stream.dataset.records import FAILED, PARTS, RECORDS, Line, read_json, write_text
+from oobleck_stream.dataset.shards import run_pack
+from oobleck_stream.dataset.sounds import LatentRows, open_sound, padded_blocks, read_rows
+from oobleck_stream.dataset.sources import Source
+from oobleck_stream.dataset.tasks import (
+    Batch,
+    Join,
+    Pack,
+    Piece,
+    Prepare,
+    Result,
+    Task,
+    Unit,
+    item_spans,
+)
+from oobleck_stream.errors import InputError
+from oobleck_stream.files.audio_reader import AudioFile
+
+
+def run_task(job: Job, task: Task) -> Result:
+    """Run a task.
+
+    Raises
+    ------
+    OSError
+        If an output can't be written.
+    InputError
+        If the model is not the one that the data set was begun with.
+    """
+    _ = job.network  # An error of the model is not one of an input.
+    if isinstance(task, Batch):
+        return _run_batch(job, task)
+    if isinstance(task, Pack):
+        return run_pack(job, task)
+    run: Callable[[Job, Any], Result] = _RUNNERS[type(task)]
+    return _attempt(job, task.piece.source, functools.partial(run, job, task))
+
+
+def failed_line(source: Source, error: str, status: str = FAILED) -> Line:
+    """The line of an input that can't be used."""
+    return Line(
+        key=source.key,
+        source=source.key,
+        size=source.size,
+        stamp=source.stamp,
+        status=status,
+        error=" ".join(error.split()),
+    )
+
+
+def _attempt(job: Job, source: Source, action: Callable[[], Result]) -> Result:
+    """Return the action's result, or the line of its failure."""
+    try:
+        return action()
+    except OSError:
+        raise
+    except MemoryError:
+        reason = f"{source.address}: out of memory"
+    except (ValueError, FloatingPointError) as error:  # InputError, NonFiniteError
+        reason = str(error)
+    except Exception as error:
+        reason = f"{source.address}: {type(error).__name__}: {error}"
+    return Result(lines=(failed_line(source, reason),), bytes=source.size)
+
+
+def _run_batch(job: Job, task: Batch) -> Result:
+    results = [
+        _attempt(job, source, functools.partial(_short, job, source)) for source in task.sources
+    ]
+    lines = tuple(line for result in results for line in result.lines)
+    record = _record(job, task.name, lines) if lines else ""
+    return Result(
+        lines,
+        tuple(piece for result in results for piece in result.pieces),
+        record,
+        sum(result.seconds for result in results),
+        sum(result.bytes for result in results),
+    )
+
+
+def _record(job: Job, name: str, lines: tuple[Line, ...]) -> str:
+    record = f"{RECORDS}/{name}.jsonl"
+    write_text(job.place, record, (line.text() for line in lines))
+    return record
+
+
+def _short(job: Job, source: Source) -> Result:
+    """Encode or decode an input, or find out that it is a long one."""
+    if job.settings.direction == "decode":
+        rows = LatentRows(source, job.network.latent_dim, job.settings.order)
+        piece = Piece(source, len(rows))
+        if piece.frames > job.unit:
+            return Result(pieces=(piece,))
+        chunks = decode_part(open_decoder(job), rows.blocks, piece.frames, 0, piece.frames)
+        return _audio_result(job, piece, chunks)
+    with open_sound(source) as sound:
+        long = _opened(job, source, sound)
+        if long is not None:
+            return Result(pieces=(long,))
+        return _encode_short(job, source, sound)
+
+
+def _opened(job: Job, source: Source, sound: AudioFile) -> Piece | None:
+    """What is known of a long input; None for a short one."""
+    model = job.network
+    length = sound.length(model.samplerate)
+    if length is not None and -(-_used(job, length) // model.hop) <= job.unit:
+        return None
+    changes = tuple(sound.changes(model.samplerate, model.channels))
+    sound.blocks(model.samplerate, model.channels)  # Refuses what can't be converted.
+    if length is None or not sound.is_cuttable or sound.samplerate != model.samplerate:
+        return Piece(source, scratch=True, changes=changes)
+    return Piece(source, _frames(job, length), length, changes=changes)
+
+
+def _used(job: Job, samples: int) -> int:
+    """How many samples of a piece its items depend on, with silence that is added."""
+    return min(_padded(job, samples), _reach(job))
+
+
+def _reach(job: Job) -> int:
+    """The number of samples that a cropped piece depends on; huge if it is not cropped."""
+    crop = job.settings.crop
+    if crop is None:
+        return 2**62
+    return crop * job.network.hop + encoder_latency(job.network)
+
+
+def _padded(job: Job, samples: int) -> int:
+    """The length of a piece with the silence that is added, in samples."""
+    settings, hop = job.settings, job.network.hop
+    if settings.pad and settings.crop:
+        return max(samples, settings.crop * hop)
+    if settings.pad and settings.split:
+        size = settings.split * hop
+        return -(-samples // size) * size
+    return samples
+
+
+def _frames(job: Job, samples: int) -> int:
+    """The number of frames of a piece's items."""
+    frames = job.network.encoded_length(_padded(job, samples))
+    return min(frames, job.settings.crop) if job.settings.crop else frames
+
+
+def _encode_short(job: Job, source: Source, sound: AudioFile) -> Result:
+    model, encoder = job.network, open_encoder(job, source.key)
+    changes = sound.changes(model.samplerate, model.channels)
+    blocks = sound.blocks(model.samplerate, model.channels)
+    reach, samples = _reach(job), 0
+
+    def read(start: int, stop: int) -> Iterator[FloatArray]:
+        nonlocal samples
+        for block in blocks:
+            yield block[: reach - samples]
+            samples += min(len(block), reach - samples)
+            if samples == reach:
+                samples = max(samples, sound.length(model.samplerate) or 0)
+                return
+        silence = min(_padded(job, samples), reach) - samples
+        yield from padded_blocks(iter(()), 0, silence, model.channels)
+
+    # The length is known only after the samples were resampled.
+    latents = encode_part(encoder, read, 0, 0, reach // model.hop)
+    frames = _frames(job, samples)
+    return _latent_result(
+        job,
+        Piece(source, frames, samples, changes=tuple(changes)),
+        lambda a, b: iter([latents[a:b]]),
+    )
+
+
+def _latent_result(
+    job: Job, piece: Piece, rows: Callable[[int, int], Iterator[FloatArray]]
+) -> Result:
+    """Write the items of a piece of which all frames are there."""
+    source, rate = piece.source, job.network.samplerate
+    if piece.samples == 0:
+        raise InputError(f"{source.address}: holds no samples; at least one was expected")
+    changes, used = list(piece.changes), piece.frames * job.network.hop
+    silence = _padded(job, piece.samples) - piece.samples
+    if silence > 0:
+        changes.append(f"{silence / rate:.3f} s of silence added at the end")
+    if job.settings.crop and piece.samples > used:
+        changes.append(f"the first {used / rate:.3f} s of {piece.samples / rate:.3f} s")
+    lines = [
+        write_latent_item(job, source, span, rows(span.first, span.last), piece.samples, changes)
+        for span in item_spans(piece.frames, job.settings.split)
+    ]
+    return _finished(job, source, lines, min(piece.samples, used))
+
+
+def _audio_result(job: Job, piece: Piece, chunks: Iterator[FloatArray]) -> Result:
+    samples = job.network.decoded_length(piece.frames)
+    line = write_audio_item(job, piece.source, chunks, piece.frames, samples)
+    return _finished(job, piece.source, [line], samples)
+
+
+def _finished(job: Job, source: Source, lines: list[Line], samples: int) -> Result:
+    """Add the input's hash to the lines; refuse an input that has been changed meanwhile."""
+    try:
+        with source.open() as file:
+            digest = hashed(file)
+    except OSError as error:
+        raise InputError(f"{source.address}: can't be read: {error}") from error
+    if not source.is_unchanged():
+        raise InputError(f"{source.address}: was changed while it was read")
+    found = tuple(dataclasses.replace(line, sha256=digest) for line in lines)
+    return Result(found, seconds=samples / job.network.samplerate, bytes=source.size)
+
+
+def _prepare(job: Job, task: Prepare) -> Result:
+    """Write the converted samples of an input to a scratch file, unless it is there."""
+    source, place, model = task.piece.source, job.place, job.network
+    folder = f"{PARTS}/{source.identity}"
+    samples = read_json(place, f"{folder}/scratch.json")
+    if samples is None:
+        reach, written = _reach(job), 0
+        with (
+            open_sound(source) as sound,
+            place.new(f"{folder}/scratch") as path,
+            path.open("wb") as file,
+        ):
+            for block in sound.blocks(model.samplerate, model.channels):
+                kept = block[: reach - written]
+                file.write(kept.astype("<f4", copy=False).data)
+                written += len(kept)
+                if written == reach:
+                    break
+            samples = written
+            if written == reach:
+                samples = max(written, sound.length(model.samplerate) or 0)
+        write_text(place, f"{folder}/scratch.json", [str(samples)])
+    if samples == 0:
+        raise InputError(f"{source.address}: holds no samples; at least one was expected")
+    piece = dataclasses.replace(task.piece, samples=samples, frames=_frames(job, samples))
+    return Result(pieces=(piece,))
+
+
+def _run_unit(job: Job, task: Unit) -> Result:
+    """Write the frames, or the samples, of a part of a piece."""
+    piece, model = task.piece, job.network
+    source, name = piece.source, f"{PARTS}/{piece.source.identity}/{task.first}-{task.last}.part"
+    share = round(source.size * (task.last - task.first) / piece.frames)
+    with job.place.new(name) as path, path.open("wb") as file:
+        if job.settings.direction == "decode":
+            rows = LatentRows(source, model.latent_dim, job.settings.order)
+            decoder = open_decoder(job)
+            for chunk in decode_part(decoder, rows.blocks, piece.frames, task.first, task.last):
+                file.write(chunk.astype("<f4", copy=False).data)
+        else:
+            frames = _encode_unit(job, task)
+            file.write(frames.astype("<f4", copy=False).data)
+        if not source.is_unchanged():
+            raise InputError(f"{source.address}: was changed while it was read")
+    seconds = (task.last - task.first) * model.hop / model.samplerate
+    return Result(seconds=seconds, bytes=share)
+
+
+def _encode_unit(job: Job, task: Unit) -> FloatArray:
+    piece, model = task.piece, job.network
+    encoder = open_encoder(job, piece.source.key)
+    samples = _padded(job, piece.samples)
+
+    def padded(start: int, stop: int, blocks: Iterator[FloatArray]) -> Iterator[FloatArray]:
+        own = max(0, min(stop, piece.samples) - start)
+        return padded_blocks(blocks, own, stop - start - own, model.channels)
+
+    def read_scratch(start: int, stop: int) -> Iterator[FloatArray]:
+        last = max(start, min(stop, piece.samples))
+        with job.place.open(f"{PARTS}/{piece.source.identity}/scratch") as file:
+            yield from padded(start, stop, read_rows(file, start, last, model.channels))
+
+    def read_source(start: int, stop: int) -> Iterator[FloatArray]:
+        with open_sound(piece.source) as sound:
+            blocks = sound.blocks(model.samplerate, model.channels, min(start, piece.samples))
+            yield from padded(start, stop, blocks)
+
+    read = read_scratch if piece.scratch else read_source
+    return encode_part(encoder, read, samples, task.first, task.last)
+
+
+def _join(job: Job, task: Join) -> Result:
+    """Write the items of a piece from its parts; afterwards the parts are not needed any more."""
+    piece, model, settings = task.piece, job.network, job.settings
+    folder = f"{PARTS}/{piece.source.identity}"
+    width = model.latent_dim if settings.direction == "encode" else model.channels
+
+    def rows(first: int, last: int) -> Iterator[FloatArray]:
+        for start, end in task.parts:
+            low, high = max(first, start), min(last, end)
+            if low >= high:
+                continue
+            with job.place.open(f"{folder}/{start}-{end}.part") as file:
+                if settings.direction == "encode":
+                    yield from read_rows(file, low - start, high - start, width)
+                else:
+                    count = part_end(model, piece.frames, end) - start * model.hop
+                    yield from read_rows(file, 0, count, width)
+
+    if settings.direction == "encode":
+        result = _latent_result(job, piece, rows)
+    else:
+        result = _audio_result(job, piece, rows(0, piece.frames))
+    record = _record(job, f"join-{piece.source.identity}", result.lines)
+    job.place.remove_folder(folder)
+    # The sound and the bytes were counted with the parts.
+    return Result(result.lines, record=record)
+
+
+_RUNNERS: dict[type, Callable[[Job, Any], Result]] = {
+    Prepare: _prepare,
+    Unit: _run_unit,
+    Join: _join,
+}

@@ -1,0 +1,176 @@
+"""Small data sets, what their outputs have to be, and clusters to make them with."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from networks import random_tensors, write_folder
+
+import oobleck_stream as ob
+from oobleck_stream.files.audio_reader import AudioFile
+
+CONFIG = ob.OobleckConfig(
+    latent_dim=8,
+    channels=4,
+    multiples=(1, 2, 4),
+    strides=(2, 4, 8),
+    samplerate=8000,
+    audio_channels=2,
+)
+"""A stereo network with short frames, which encodes and decodes 90 seconds in one."""
+
+RATE = CONFIG.samplerate
+
+
+def write_model(folder):
+    """Write a checkpoint with both halves; return its folder."""
+    tensors = random_tensors(CONFIG, 1) | random_tensors(CONFIG, 1, "encoder")
+    return write_folder(folder, CONFIG, tensors)
+
+
+@functools.cache
+def noise(samples, channels=2, seed=0):
+    """Sound, float32."""
+    generator = np.random.default_rng(seed)
+    return np.float32(0.2) * generator.standard_normal((samples, channels), np.float32)
+
+
+def write_sound(path, samples, rate=RATE, channels=2, seed=0, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, noise(samples, channels, seed), rate, **options)
+
+
+def write_sounds(folder, count=12, longest=16_000):
+    """Write WAV files of mixed lengths into three folders."""
+    generator = np.random.default_rng(3)
+    for number in range(count):
+        samples = int(generator.integers(500, longest))
+        write_sound(folder / f"{number % 3}" / f"sound{number}.wav", samples, seed=number)
+    return folder
+
+
+def write_latents(folder, count=12, longest=300):
+    """Write `.npy` files of mixed lengths into three folders."""
+    generator = np.random.default_rng(4)
+    for number in range(count):
+        frames = int(generator.integers(9, longest))
+        path = folder / f"{number % 3}" / f"latents{number}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, generator.standard_normal((frames, CONFIG.latent_dim), np.float32))
+    return folder
+
+
+def converted(path):
+    """The sound of a file as the network hears it."""
+    blocks = AudioFile(path).blocks(CONFIG.samplerate, CONFIG.audio_channels)
+    return np.concatenate(list(blocks))
+
+
+def manifest(out):
+    """The lines of the manifest by key."""
+    lines = map(json.loads, (Path(out) / "manifest.jsonl").read_text().splitlines())
+    return {line["key"]: line for line in lines}
+
+
+def digests(out):
+    """The SHA-256 of every file of an output folder, without unfinished work."""
+    return {
+        path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in Path(out).rglob("*")
+        if path.is_file() and ".work" not in path.parts
+    }
+
+
+def leftovers(out):
+    """Files of unfinished work."""
+    return [path for path in (Path(out) / ".work").rglob("*") if path.is_file()]
+
+
+@contextlib.contextmanager
+def tcp_cluster(workers=2):
+    """Start a scheduler and workers by hand; yield the scheduler's address and process."""
+    processes = []
+    environment = os.environ | {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "10"}
+    try:
+        scheduler = _start(["scheduler", "--host", "127.0.0.1", "--port", "0"], environment)
+        processes.append(scheduler)
+        address = _announced(scheduler)
+        for _ in range(workers):
+            command = ["worker", address, "--nthreads", "1", "--no-dashboard"]
+            processes.append(_start(command, environment))
+        yield address, scheduler
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            process.kill()
+            process.wait()
+            process.stderr.close()
+
+
+def _start(arguments, environment):
+    command = [sys.executable, "-m", "distributed.cli.dask_" + arguments[0], *arguments[1:]]
+    if arguments[0] == "scheduler":
+        command += ["--dashboard-address", "127.0.0.1:0"]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True)
+
+
+def _announced(scheduler):
+    """The address that a scheduler prints; its later output is thrown away."""
+    address = None
+    for line in scheduler.stderr:
+        if "Scheduler at:" in line:
+            address = line.split()[-1]
+            break
+    threading.Thread(target=lambda: [None for _ in scheduler.stderr], daemon=True).start()
+    assert address is not None
+    return address
+
+
+def children():
+    """The processes that multiprocessing has started from this one."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
+            if int(parent) == os.getpid() and b"spawn_main" in (path / "cmdline").read_bytes():
+                found.append(int(path.name))
+    return sorted(found)
+
+
+@contextlib.contextmanager
+def killing(every, spared):
+    """Kill one of the processes that `children` finds every so many seconds, in a thread.
+
+    Those that are spared are not killed. Yields a list of the processes that were killed.
+    """
+    ended, killed = threading.Event(), []
+
+    def kill():
+        generator = np.random.default_rng(1)
+        while not ended.wait(every):
+            living = [pid for pid in children() if pid not in spared]
+            if living:
+                killed.append(living[int(generator.integers(len(living)))])
+                os.kill(killed[-1], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        ended.set()
+        thread.join()
