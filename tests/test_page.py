@@ -189,6 +189,8 @@ def test_keys(page):
     assert page.page.locator("#help").is_visible()
     keyboard.press("Escape")
     expect(page.page.locator("#help")).to_be_hidden()
+    keyboard.press("Space")
+    expect(page.page.get_by_role("button", name="Play", exact=True)).to_be_visible()
 
 
 def test_the_instrument(page, server, model, tmp_path):

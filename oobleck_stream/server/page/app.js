@@ -318,7 +318,8 @@ function loop() {
 function key(event) {
   const within = event.target.closest("input, select, textarea, dialog[open]");
   if (event.ctrlKey || event.metaKey || event.altKey || (within && event.key !== "?")) return;
-  if (event.key === " " && event.target.closest("button, a")) return;
+  // Right after a dialog was closed, its hidden button may still have the focus.
+  if (event.key === " " && event.target.closest("button, a")?.checkVisibility()) return;
   const actions = { " ": toggle, m: mute, l: loop, "?": () => $("help").showModal(),
     9: () => changeVolume(-5), 0: () => changeVolume(5) };
   if (event.key in SEEKS) seek(position() + SEEKS[event.key]);
