@@ -6,18 +6,23 @@ conversion to float32 is a separate function, so that callers can convert in blo
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
-from oobleck_stream.arrays import FloatArray
+from oobleck_stream.arrays import FloatArray, as_array
 
 CHECK_FRAMES = 4096
 """Number of latent frames converted to float32 at a time, when a long array is checked."""
 
 CHECK_SAMPLES = 2**17
 """Number of samples converted to float32 at a time, when a long array is checked."""
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value is a whole number of Python or NumPy. True and False are not numbers here."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def checked_latents(latents: Any, latent_dim: int) -> npt.NDArray[Any]:
@@ -113,10 +118,15 @@ def checked_audio(audio: Any, channels: int) -> npt.NDArray[Any]:
 
 
 def _real_array(values: Any, name: str) -> npt.NDArray[Any]:
-    array = np.asarray(values)
-    if array.dtype.kind not in "fiub":
+    array = as_array(values)
+    # The bfloat16 of JAX and others is a void type to NumPy, but one that converts to float32.
+    if array.dtype.kind not in "fiub" and not _converts(array.dtype):
         raise ValueError(f"{name} must be real numbers, not {array.dtype}")
     return array
+
+
+def _converts(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind == "V" and dtype.names is None and np.can_cast(dtype, np.float32)
 
 
 def finite_rows(array: npt.NDArray[Any], first: int, name: str, row: str) -> FloatArray:

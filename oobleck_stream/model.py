@@ -83,6 +83,10 @@ class Model:
     load_encoder: Callable[[], PackedNetwork] | None = field(default=None, repr=False)
     backend: str = "cpu"
 
+    def __deepcopy__(self, memo: object) -> Model:
+        """The model itself, because it never changes."""
+        return self
+
     @property
     def encoder(self) -> PackedNetwork:
         """The encoder's layers and packed parameters, read and packed at first use.
@@ -387,10 +391,14 @@ def random_model(name: str | OobleckConfig, seed: int = 0, backend: str = "cpu")
     label = name if isinstance(name, str) else "config"
     title = f"random {label}, seed {seed}"
 
-    def half(layers: Sequence[network.Layer], scale: float = 1.0) -> PackedNetwork:
-        require_affordable(title, layers)
-        return pack_network(layers, parameters, scale)
-
-    decoder = half(network.decoder_layers(config), config.latent_scale)
-    encoder = functools.partial(half, network.encoder_layers(config))
+    pack = functools.partial(_pack_random, title, parameters)
+    decoder = pack(network.decoder_layers(config), config.latent_scale)
+    encoder = functools.partial(pack, network.encoder_layers(config))
     return Model(config, decoder, title, load_encoder=encoder, backend=backend)
+
+
+def _pack_random(
+    title: str, parameters: RandomParameters, layers: Sequence[network.Layer], scale: float = 1.0
+) -> PackedNetwork:
+    require_affordable(title, layers)
+    return pack_network(layers, parameters, scale)

@@ -359,7 +359,8 @@ def context(layers: Sequence[Layer]) -> int:
     """The receptive field in input rows: the larger of its two sides.
 
     It is the number of neighbours of input row n that affect the output rows
-    ``[n * hop, (n + 1) * hop)``.
+    ``[n * hop, (n + 1) * hop)``. The rows after the last input row's own follow from biases where
+    no input row reaches, but only if there is an input row: it counts as their neighbour.
     """
     hop = 1
     for layer in layers:
@@ -372,7 +373,8 @@ def context(layers: Sequence[Layer]) -> int:
         last = (
             (last + layer.trim) // layer.phases * layer.stride_in - layer.left_padding + layer.reach
         )
-    return max(-first, last)
+    beyond = -(-(output_length(layers, 1) - hop) // hop)
+    return max(-first, last, beyond)
 
 
 def multiplications(layers: Sequence[Layer]) -> int:

@@ -7,6 +7,9 @@ import click
 from oobleck_stream.commands.values import look_ahead
 from oobleck_stream.config import PRESETS
 
+MODEL_VARIABLE = "OOBLECK_STREAM_MODEL"
+"""The environment variable with the default of ``--model``."""
+
 _MODELS = (
     "Model: a folder, a .safetensors file, a Hugging Face id (ORGANISATION/NAME), tiny (bundled), "
     "or random:PRESET for random weights."
@@ -15,14 +18,14 @@ _MODELS = (
 # For commands that read latents. A file of latents may name the model that encoded them.
 model_for_latents_option = click.option(
     "--model",
-    envvar="OOBLECK_STREAM_MODEL",
+    envvar=MODEL_VARIABLE,
     metavar="MODEL",
     help=f"{_MODELS} "
     "[default: $OOBLECK_STREAM_MODEL, else the model named in the latents, else tiny if it fits]",
 )
 model_option = click.option(
     "--model",
-    envvar="OOBLECK_STREAM_MODEL",
+    envvar=MODEL_VARIABLE,
     metavar="MODEL",
     help=f"{_MODELS} [default: $OOBLECK_STREAM_MODEL, else tiny]",
 )

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 
@@ -380,6 +380,11 @@ class Player:
         for recorder in (played, exact):
             if recorder is not None:
                 recorder.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Player holds an audio device and can't be copied or pickled: make another one"
+        )
 
     def __enter__(self) -> Player:
         return self
