@@ -61,9 +61,9 @@ def as_array(values: Any) -> npt.NDArray[Any]:
     ValueError
         If it has no numbers that NumPy can hold, as a tensor on torch's device ``meta``.
     """
-    if isinstance(values, list | tuple) and values and _is_foreign(values[0]):
+    if isinstance(values, list | tuple) and values and is_foreign(values[0]):
         values = [as_array(value) for value in values]
-    if not _is_foreign(values):
+    if not is_foreign(values):
         return np.asarray(values)
     try:
         if hasattr(values, "detach"):
@@ -74,7 +74,7 @@ def as_array(values: Any) -> npt.NDArray[Any]:
         raise ValueError(f"a {kind} can't be converted to a NumPy array: {error}") from error
 
 
-def _is_foreign(values: Any) -> bool:
+def is_foreign(values: Any) -> bool:
     """Whether the values belong to another library than NumPy."""
     if isinstance(values, np.ndarray | np.generic):
         return False
