@@ -31,15 +31,16 @@ if TYPE_CHECKING:
     from oobleck_stream.errors import PlaybackError as PlaybackError
     from oobleck_stream.loading import load as load
     from oobleck_stream.model import Model as Model
-    from oobleck_stream.model import random_model as random_model
     from oobleck_stream.multi_stream_decoder import MultiStreamDecoder as MultiStreamDecoder
     from oobleck_stream.pieces import PIECES as PIECES
     from oobleck_stream.pieces import piece as piece
     from oobleck_stream.player.play import play as play
     from oobleck_stream.player.player import Player as Player
+    from oobleck_stream.random_weights import random_model as random_model
     from oobleck_stream.server.remote_decoder import RemoteDecoder as RemoteDecoder
     from oobleck_stream.server.remote_decoder import RemoteError as RemoteError
     from oobleck_stream.sound import Sound as Sound
+    from oobleck_stream.vae import torch_vae as torch_vae
 
 # The module of every public name. Modules are imported at first use, because importing Numba takes
 # a quarter of a second.
@@ -67,7 +68,8 @@ _EXPORTS = {
     "piece": "pieces",
     "play": "player.play",
     "preset": "config",
-    "random_model": "model",
+    "random_model": "random_weights",
+    "torch_vae": "vae",
 }
 
 __all__ = [*_EXPORTS, "dataset"]

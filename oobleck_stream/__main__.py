@@ -6,6 +6,8 @@ after termination by signal N (130 after Ctrl-C).
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import sys
 import warnings
@@ -13,8 +15,10 @@ from types import FrameType
 from typing import TextIO
 
 import click
+from click.core import ParameterSource
 
 from oobleck_stream.commands import commands
+from oobleck_stream.commands.options import MODEL_VARIABLE
 from oobleck_stream.errors import CheckpointError, CudaUnavailable, InputError, PlaybackError
 
 FAILURE = 1
@@ -25,6 +29,7 @@ INTERRUPTED = SIGNALLED + signal.SIGINT
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    _occupy_closed_descriptors()
     for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
@@ -33,26 +38,61 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
+def _occupy_closed_descriptors() -> None:
+    """Keep the numbers of closed standard streams from being given to the files that are opened.
+
+    What is read from or written to the stream then still fails as it does when it is closed.
+    """
+    for number, mode in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_RDONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, mode)  # It gets the lowest number that is free.
+
+
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
     try:
         return int(commands.main(arguments, "oobleck_stream", standalone_mode=False) or 0)
+    except click.BadParameter as error:
+        return _report(_naming_the_variable(error).format_message(), BAD_INPUT)
     except click.ClickException as error:
         return _report(error.format_message(), BAD_INPUT)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except OSError as error:
+        if error.errno == errno.EBADF and sys.stdin is None:
+            return _report("standard input is closed", BAD_INPUT)
         named = error.filename is not None and error.strerror
         return _report(f"{error.filename}: {error.strerror}" if named else str(error), FAILURE)
     except MemoryError:
         return _report("out of memory", FAILURE)
+    except CheckpointError as error:
+        return _report(f"{_variable_of(error, arguments)}{error}", BAD_INPUT)
     except Exception as error:
         return _report_expected(error)
 
 
+def _naming_the_variable(error: click.BadParameter) -> click.BadParameter:
+    """The error, which names the environment variable if the value came from one."""
+    if error.ctx is not None and error.param is not None and error.param.name is not None:
+        source = error.ctx.get_parameter_source(error.param.name)
+        if source is ParameterSource.ENVIRONMENT:
+            error.param_hint = f"${error.param.envvar}"
+    return error
+
+
+def _variable_of(error: CheckpointError, arguments: list[str]) -> str:
+    """The beginning of a message about the model that $OOBLECK_STREAM_MODEL names; else empty."""
+    named = os.environ.get(MODEL_VARIABLE)
+    if named and error.source.startswith(named) and not any(named in word for word in arguments):
+        return f"${MODEL_VARIABLE}: "
+    return ""
+
+
 def _report_expected(error: Exception) -> int:
     """Report an error that the library raises on purpose; raise any other error again, as a bug."""
-    if isinstance(error, InputError | CheckpointError | CudaUnavailable):
+    if isinstance(error, InputError | CudaUnavailable):
         return _report(str(error), BAD_INPUT)
     if isinstance(error, PlaybackError):
         return _report(str(error), FAILURE)

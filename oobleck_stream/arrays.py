@@ -1,4 +1,4 @@
-"""Array types, and memory for rows, weights and sums."""
+"""Array types, arrays of other libraries, and memory for rows, weights and sums."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ IntArray = npt.NDArray[np.int64]
 
 HUGE_PAGES_FROM = 2**22
 """Bytes from which huge pages are requested, as NumPy does for its own arrays."""
+
+HOST_DEVICES = (1, 3, 13)
+"""DLPack's numbers of the CPU, and of memory of CUDA that the CPU can read."""
 
 
 def aligned_zeros(*shape: int) -> FloatArray:
@@ -39,3 +42,66 @@ def _anonymous_pages(size: int) -> mmap.mmap:
         with contextlib.suppress(OSError):  # the kernel may be built without huge pages
             pages.madvise(advice)
     return pages
+
+
+def as_array(values: Any) -> npt.NDArray[Any]:
+    """Convert numbers of any library to a NumPy array, without a copy where that is possible.
+
+    The libraries are not imported: torch's tensors are recognized by their methods, all others by
+    ``__array__`` or ``__dlpack__``.
+
+    Parameters
+    ----------
+    values : array_like
+        Torch's tensors may be on any device, may require gradients, and may have a dtype that NumPy
+        lacks, such as bfloat16, which becomes float32. Also sequences of such tensors.
+
+    Raises
+    ------
+    ValueError
+        If it has no numbers that NumPy can hold, as a tensor on torch's device ``meta``.
+    """
+    if isinstance(values, list | tuple) and values and is_foreign(values[0]):
+        values = [as_array(value) for value in values]
+    if not is_foreign(values):
+        return np.asarray(values)
+    try:
+        if hasattr(values, "detach"):
+            return _from_torch(values)
+        return _from_protocols(values)
+    except (TypeError, RuntimeError, BufferError) as error:
+        kind = f"{type(values).__module__}.{type(values).__qualname__}"
+        raise ValueError(f"a {kind} can't be converted to a NumPy array: {error}") from error
+
+
+def is_foreign(values: Any) -> bool:
+    """Whether the values belong to another library than NumPy."""
+    if isinstance(values, np.ndarray | np.generic):
+        return False
+    return any(hasattr(values, name) for name in ("detach", "__array__", "__dlpack__"))
+
+
+def _from_torch(tensor: Any) -> npt.NDArray[Any]:
+    """Convert a tensor of torch, also from another device, or of a dtype that NumPy lacks."""
+    try:
+        array: npt.NDArray[Any] = tensor.numpy(force=True)
+    except TypeError:
+        if tensor.is_complex():
+            raise
+        array = tensor.float().numpy(force=True)
+    return array
+
+
+def _from_protocols(values: Any) -> npt.NDArray[Any]:
+    """Convert by ``__array__``, or else by ``__dlpack__``, also from another device."""
+    refused: Exception | None = None
+    if hasattr(values, "__array__"):
+        try:
+            return np.asarray(values)
+        except TypeError as error:  # CuPy refuses to leave the GPU without being told to.
+            refused = error
+    if not hasattr(values, "__dlpack__"):
+        raise refused or TypeError("it has neither __array__ nor __dlpack__")
+    if values.__dlpack_device__()[0] in HOST_DEVICES:
+        return np.from_dlpack(values)
+    return np.from_dlpack(values, device="cpu")

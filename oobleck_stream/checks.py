@@ -6,18 +6,23 @@ conversion to float32 is a separate function, so that callers can convert in blo
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
-from oobleck_stream.arrays import FloatArray
+from oobleck_stream.arrays import FloatArray, as_array
 
 CHECK_FRAMES = 4096
 """Number of latent frames converted to float32 at a time, when a long array is checked."""
 
 CHECK_SAMPLES = 2**17
 """Number of samples converted to float32 at a time, when a long array is checked."""
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value is a whole number of Python or NumPy. True and False are not numbers here."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def checked_latents(latents: Any, latent_dim: int) -> npt.NDArray[Any]:
@@ -39,13 +44,13 @@ def checked_latents(latents: Any, latent_dim: int) -> npt.NDArray[Any]:
     ValueError
         If the shape is wrong or the dtype is not real.
     """
-    array = _real_array(latents, "latents")
+    array = real_array(latents, "latents")
     if array.ndim == 1 and array.shape[0] == latent_dim:
         array = array[np.newaxis]
     if array.ndim != 2 or array.shape[1] != latent_dim:
         raise ValueError(
             f"latents of shape (frames, {latent_dim}) were expected, or ({latent_dim},) for one "
-            f"frame, not {array.shape}"
+            f"frame, not {array.shape}{_advice(array, latent_dim, 'latents')}"
         )
     return array
 
@@ -71,7 +76,7 @@ def checked_batch(latents: Any, streams: int, latent_dim: int) -> npt.NDArray[An
     ValueError
         If the shape is wrong or the dtype is not real.
     """
-    array = _real_array(latents, "latents")
+    array = real_array(latents, "latents")
     if array.shape == (streams, latent_dim):
         array = array[:, np.newaxis]
     if array.ndim != 3 or (array.shape[0], array.shape[2]) != (streams, latent_dim):
@@ -101,22 +106,37 @@ def checked_audio(audio: Any, channels: int) -> npt.NDArray[Any]:
     ValueError
         If the shape is wrong or the dtype is not real.
     """
-    array = _real_array(audio, "audio")
+    array = real_array(audio, "audio")
     if array.ndim == 1 and channels == 1:
         array = array[:, np.newaxis]
     if array.ndim != 2 or array.shape[1] != channels:
         mono = " or (samples,)" if channels == 1 else ""
         raise ValueError(
             f"audio of shape (samples, {channels}){mono} was expected, not {array.shape}"
+            f"{_advice(array, channels, 'audio')}"
         )
     return array
 
 
-def _real_array(values: Any, name: str) -> npt.NDArray[Any]:
-    array = np.asarray(values)
-    if array.dtype.kind not in "fiub":
+def _advice(array: npt.NDArray[Any], size: int, name: str) -> str:
+    """How to push an array of which the last axis is time, or which is a batch; else nothing."""
+    if array.ndim not in (2, 3) or size not in array.shape[-2:]:
+        return ""
+    part = name if array.ndim == 2 else f"{name}[0]"
+    return f": push {part}" if array.shape[-1] == size else f": push {part}.T"
+
+
+def real_array(values: Any, name: str) -> npt.NDArray[Any]:
+    """Convert numbers of any library to an array; raise ``ValueError`` if they are not real."""
+    array = as_array(values)
+    # The bfloat16 of JAX and others is a void type to NumPy, but one that converts to float32.
+    if array.dtype.kind not in "fiub" and not _converts(array.dtype):
         raise ValueError(f"{name} must be real numbers, not {array.dtype}")
     return array
+
+
+def _converts(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind == "V" and dtype.names is None and np.can_cast(dtype, np.float32)
 
 
 def finite_rows(array: npt.NDArray[Any], first: int, name: str, row: str) -> FloatArray:
@@ -159,7 +179,7 @@ def checked_samples(array: npt.NDArray[Any], first: int = 0) -> FloatArray:
 
 def checked_index(frame: object) -> int:
     """Return the index of a frame; raise ``ValueError`` unless it is a whole number from 0."""
-    if isinstance(frame, bool) or not isinstance(frame, int | np.integer) or frame < 0:
+    if not is_whole(frame) or frame < 0:
         raise ValueError(f"frame must be a whole number from 0, not {frame!r}")
     return int(frame)
 

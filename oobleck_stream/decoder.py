@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checks import checked_frames, checked_index, checked_latents, decoder_overflow
-from oobleck_stream.decoder_streams import DecoderState
+from oobleck_stream.decoder_streams import DecoderState, continued
 from oobleck_stream.early.look_ahead import Missing
 from oobleck_stream.early.streams import open_streams
 from oobleck_stream.errors import NonFiniteError
@@ -108,6 +109,16 @@ class StreamingDecoder:
         exact: bool = True,
     ) -> None:
         self.model = model
+        self._make = functools.partial(
+            type(self),
+            model,
+            threads,
+            backend,
+            look_ahead=look_ahead,
+            fade=fade,
+            missing=missing,
+            exact=exact,
+        )
         self.latency, self._streams = open_streams(
             model, 1, threads, backend, look_ahead, fade, missing, exact
         )
@@ -290,6 +301,10 @@ class StreamingDecoder:
             If `state` is not a state of a decoder of this model; nothing has changed.
         """
         self._streams.restore(state, 0)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How the decoder is copied and pickled: the same options, and the state of its stream."""
+        return continued, (self._make, self._streams.copied())
 
     def _nonempty(self, step: Callable[..., FloatArray], *frames: Any) -> Iterator[FloatArray]:
         """Yield the result of a push or flush, or the samples before an overflow, unless empty."""

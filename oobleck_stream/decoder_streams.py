@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -226,6 +226,17 @@ class DecoderStreams:
         self.stack.restore(state.stack, number)
         self._replace([number], [Position(state.start, state.skip, status_of(state.flushed))])
 
+    def copied(self) -> tuple[list[DecoderState], list[FloatArray]]:
+        """The states of all streams and their last exact samples, for `continue_from`."""
+        states = [self.snapshot(number) for number in range(len(self))]
+        return states, [samples.copy() for samples in self._finals]
+
+    def continue_from(self, states: Sequence[DecoderState], finals: list[FloatArray]) -> None:
+        """Continue as the streams of which `copied` returned these; they have the same options."""
+        for number, state in enumerate(states):
+            self.restore(state, number)
+        self._finals = finals
+
     def _interrupt(self, numbers: Sequence[int]) -> None:
         """Mark streams as changing; after an exception they stay marked."""
         marked = [self._positions[number]._replace(status="interrupted") for number in numbers]
@@ -243,3 +254,18 @@ class DecoderStreams:
         for number, position in zip(numbers, positions, strict=True):
             replaced[number] = position
         self._positions = replaced
+
+
+def continued(make: Callable[[], Any], copied: tuple[list[DecoderState], list[FloatArray]]) -> Any:
+    """Make a decoder, and let its streams continue where they were copied.
+
+    Parameters
+    ----------
+    make : callable
+        Returns a decoder with the options of the one that is copied.
+    copied : tuple
+        What `DecoderStreams.copied` returned.
+    """
+    decoder = make()
+    decoder._streams.continue_from(*copied)
+    return decoder

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -138,6 +140,7 @@ class StreamingEncoder:
     ) -> None:
         self.model = model
         self.pad = pad
+        self._make = functools.partial(type(self), model, threads, sample, seed, pad)
         self.latency = rows_needed(model.encoder.layers, 0) - model.hop
         self._stack = Stack(model.encoder, threads)
         self._bottleneck = Bottleneck(model.config.latent_scale, sample, seed)
@@ -336,6 +339,10 @@ class StreamingEncoder:
         self._bottleneck.restore(state.noise)
         self._stream = _Stream(state.samples_in, status_of(state.flushed), state.start, state.skip)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How the encoder is copied and pickled: the same options, and the state of its stream."""
+        return _continued, (self._make, self.snapshot())
+
     def _interrupt(self) -> None:
         """Mark the stream as changing; after an exception it stays marked."""
         self._stream = self._stream._replace(status="interrupted")
@@ -358,3 +365,10 @@ class StreamingEncoder:
             frame = self.frames_out - len(latents) + row
             raise NonFiniteError(encoder_overflow(frame, self.hop), {0: frame}, latents[:row])
         return latents
+
+
+def _continued(make: Callable[[], StreamingEncoder], state: EncoderState) -> StreamingEncoder:
+    """Make an encoder that continues from the state of the one that is copied."""
+    encoder = make()
+    encoder.restore(state)
+    return encoder

@@ -25,8 +25,9 @@ from oobleck_stream.errors import CheckpointError
 from oobleck_stream.formats.flat import is_flat
 from oobleck_stream.formats.tensors import Container, is_packed
 from oobleck_stream.formats.torch_archive import open_torch
-from oobleck_stream.model import Model, random_model
+from oobleck_stream.model import Model
 from oobleck_stream.network import encoder_layers
+from oobleck_stream.random_weights import random_model
 
 TINY = Path(__file__).parent / "data" / "tiny.safetensors"
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")

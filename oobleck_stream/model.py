@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -15,28 +14,12 @@ import numpy.typing as npt
 from oobleck_stream import network
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.bottleneck import Bottleneck, distribution
-from oobleck_stream.checks import (
-    CHECK_FRAMES,
-    CHECK_SAMPLES,
-    checked_audio,
-    checked_frames,
-    checked_latents,
-    checked_samples,
-    decoder_overflow,
-    encoder_overflow,
-    first_not_finite,
-)
-from oobleck_stream.config import Convolution, OobleckConfig, preset
-from oobleck_stream.engine.needs import require_affordable
+from oobleck_stream.config import Convolution, OobleckConfig
 from oobleck_stream.engine.packed import PackedNetwork, repacked
-from oobleck_stream.engine.stack import Stack
 from oobleck_stream.errors import CheckpointError, NonFiniteError
-from oobleck_stream.parameters import RandomParameters, pack_network
-
-DECODE_FRAMES = 256
-"""Number of frames that `Model.decode` checks and pushes at a time. So it never copies a whole
-memory map.
-"""
+from oobleck_stream.files.axis_order import AxisOrder
+from oobleck_stream.layout import pieces_of_audio, pieces_of_latents
+from oobleck_stream.whole import decode_pieces, encode_pieces
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -93,6 +76,10 @@ class Model:
             f"Model({self.name!r}: {self.config.summary}, {milliseconds:.0f} ms look-ahead, "
             f"{self.backend})"
         )
+
+    def __deepcopy__(self, memo: object) -> Model:
+        """The model itself, because it never changes."""
+        return self
 
     @property
     def encoder(self) -> PackedNetwork:
@@ -197,59 +184,50 @@ class Model:
         out: FloatArray | None = None,
         threads: int | None = None,
         backend: str | None = None,
+        *,
+        layout: AxisOrder | None = None,
     ) -> FloatArray:
-        """Decode a whole piece.
+        """Decode a whole piece, or a batch of pieces.
 
-        The piece is decoded in blocks, so only the returned array grows with its length.
+        The pieces are decoded in blocks, so only the returned array grows with their length.
 
         Parameters
         ----------
-        latents : (frames, latent_dim) array_like of real numbers
-            May be a memory map.
-        out : (samples, channels) float32, C-contiguous, optional
+        latents : (frames, latent_dim) or (batch, frames, latent_dim) array_like of real numbers
+            May be a memory map, or a tensor of torch or another library, of any dtype and on any
+            device. The last two axes may be (latent_dim, frames) instead, as in torch's pipelines.
+            If only this order fits the shape, the latents are read so, and a ``RuntimeWarning``
+            says so, once. A 2-D array is (frames, latent_dim) if that fits.
+        out : (samples, channels) or (batch, samples, channels) float32, C-contiguous, optional
             Where to write the result, for example a memory map. Nothing is written if the latents
             are rejected.
         threads, backend : optional
             As for `StreamingDecoder`; the result does not depend on them.
+        layout : {"tc", "ct"}, optional
+            The order of the last two axes of `latents`: ``"tc"`` is time first (frames,
+            latent_dim), and ``"ct"`` channels first (latent_dim, frames).
 
         Returns
         -------
-        (samples, channels) float32, C-contiguous
+        (samples, channels) or (batch, samples, channels) float32, C-contiguous
             The audio; this is `out` if it was passed. Full scale is 1.0; nothing is clipped.
 
         Raises
         ------
         ValueError
-            If the shape or dtype of `latents` or `out` is wrong, or a frame is not finite as
-            float32 (the message names the frame).
+            If the shape or dtype of `latents` or `out` is wrong, if a batch fits both orders of
+            axes and `layout` is not given, or if a frame is not finite as float32 (the message
+            names the frame).
         NonFiniteError
             If the latents are so large that float32 overflows inside the network and samples would
             not be finite. The error names the first such frame, and its `output` holds the samples
-            before that frame; `out` is partly written.
+            before that frame, for a batch as a list of pieces; `out` is partly written.
         CudaUnavailable
             If the backend is ``"cuda"`` and can't be used. This error is a ``RuntimeError``.
         """
-        array = checked_latents(latents, self.latent_dim)
-        for first in range(0, len(array), CHECK_FRAMES):
-            checked_frames(array[first : first + CHECK_FRAMES], first)
-        shape = (self.decoded_length(len(array)), self.channels)
-        if out is None:
-            out = np.empty(shape, np.float32)
-        elif out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
-            raise ValueError(f"out must be C-contiguous float32 of shape {shape}")
-        elif not out.flags.writeable:
-            raise ValueError("out must be writable")
-        stack = Stack(self.decoder, threads, backend=backend or self.backend)
-        for first in range(0, len(array), DECODE_FRAMES):
-            frames = checked_frames(array[first : first + DECODE_FRAMES], first)
-            start, last = stack.rows_out(), first + len(frames) >= len(array)
-            stack.push(frames, last, out[start:])
-            row = first_not_finite(out[start : stack.rows_out()])
-            if row is not None:
-                frame = (start + row) // self.hop
-                message = decoder_overflow(frame, self.context, len(array))
-                raise NonFiniteError(message, {0: frame}, out[: start + row])
-        return out
+        pieces = pieces_of_latents(latents, self.latent_dim, layout)
+        backend = backend or self.backend
+        return decode_pieces(self.decoder, pieces, self.hop, out, threads, backend)
 
     def encoded_length(self, samples: int, pad: bool = True) -> int:
         """Number of latent frames that `samples` samples encode to, with `pad` as in `encode`."""
@@ -264,16 +242,18 @@ class Model:
         seed: int | None = None,
         pad: bool = True,
         threads: int | None = None,
+        *,
+        layout: AxisOrder | None = None,
     ) -> FloatArray:
-        """Encode a whole piece.
+        """Encode a whole piece, or a batch of pieces.
 
-        The piece is encoded in blocks, so only the returned array grows with its length.
+        The pieces are encoded in blocks, so only the returned array grows with their length.
 
         Parameters
         ----------
-        audio : (samples, channels) array_like of real numbers
-            Full scale is 1.0. It may be a memory map. For a mono network, the shape (samples,) is
-            accepted too.
+        audio : (samples, channels) or (batch, samples, channels) array_like of real numbers
+            Full scale is 1.0. It may be a memory map, a tensor, or have its channels first, as for
+            `decode`. For a mono network, the shape (samples,) is accepted too.
         sample : bool
             Whether to draw the latents from the encoder's normal distributions instead of
             returning their means.
@@ -285,127 +265,109 @@ class Model:
             Otherwise the samples after the last whole frame do not become a frame.
         threads : int, optional
             As for `StreamingEncoder`; the result does not depend on it.
+        layout : {"tc", "ct"}, optional
+            The order of the last two axes of `audio`: ``"tc"`` is time first (samples, channels),
+            and ``"ct"`` channels first (channels, samples).
 
         Returns
         -------
-        (frames, latent_dim) float32, C-contiguous
+        (frames, latent_dim) or (batch, frames, latent_dim) float32, C-contiguous
             If `pad` is true, there are ``ceil(samples / hop)`` frames.
 
         Raises
         ------
         ValueError
-            If the shape or dtype is wrong, or a sample is not finite as float32 (the message names
-            the sample). If the model can't encode, the error is a `CheckpointError`.
+            If the shape or dtype is wrong, if a batch fits both orders of axes and `layout` is not
+            given, or if a sample is not finite as float32 (the message names the sample). If the
+            model can't encode, the error is a `CheckpointError`.
         NonFiniteError
             If the audio is so large that float32 overflows inside the network and latents would not
             be finite. The error names the first such frame, and its `output` holds the frames
-            before that frame.
+            before that frame, for a batch as a list of pieces.
         """
-        array = self._checked_audio(audio)
-        latents = np.empty((self.encoded_length(len(array), pad), self.latent_dim), np.float32)
-        bottleneck, done = Bottleneck(self.config.latent_scale, sample, seed), 0
-        for rows in self._encoded_rows(array, pad, threads):
-            latents[done : done + len(rows)] = bottleneck.latents(rows)
-            row = first_not_finite(latents[done : done + len(rows)])
-            if row is not None:
-                raise self._overflow(done + row, latents[: done + row])
-            done += len(rows)
-        return latents
+        pieces = pieces_of_audio(audio, self.channels, layout)
+        bottleneck = Bottleneck(self.config.latent_scale, sample, seed)
+        return self._encoded(pieces, bottleneck.latents, self.latent_dim, pad, threads)
 
     def encode_distribution(
-        self, audio: Any, pad: bool = True, threads: int | None = None
+        self,
+        audio: Any,
+        pad: bool = True,
+        threads: int | None = None,
+        *,
+        layout: AxisOrder | None = None,
     ) -> tuple[FloatArray, FloatArray]:
-        """Encode a whole piece to normal distributions, one for each value of each frame.
+        """Encode a whole piece, or a batch, to normal distributions: one for each value of a frame.
 
         Parameters
         ----------
-        audio, pad, threads
+        audio, pad, threads, layout
             As for `encode`.
 
         Returns
         -------
-        mean, deviation : (frames, latent_dim) float32, C-contiguous
+        mean, deviation : (frames, latent_dim) or (batch, frames, latent_dim) float32, C-contiguous
 
         Raises
         ------
         ValueError, NonFiniteError
             As for `encode`.
         """
-        array = self._checked_audio(audio)
-        shape = (self.encoded_length(len(array), pad), self.latent_dim)
-        mean, deviation, done = np.empty(shape, np.float32), np.empty(shape, np.float32), 0
-        for rows in self._encoded_rows(array, pad, threads):
-            part = slice(done, done + len(rows))
-            mean[part], deviation[part] = distribution(rows, self.config.latent_scale)
-            row = first_not_finite(np.concatenate([mean[part], deviation[part]], axis=1))
-            if row is not None:
-                frame = done + row
-                raise self._overflow(frame, (mean[:frame], deviation[:frame]))
-            done += len(rows)
+        pieces = pieces_of_audio(audio, self.channels, layout)
+        scale = self.config.latent_scale
+
+        def both(rows: FloatArray) -> FloatArray:
+            return np.concatenate(distribution(rows, scale), axis=1)
+
+        try:
+            rows = self._encoded(pieces, both, 2 * self.latent_dim, pad, threads)
+        except NonFiniteError as error:
+            error.output = self._halves(error.output)
+            raise
+        mean, deviation = self._halves(rows)
         return mean, deviation
 
-    def _overflow(self, frame: int, output: Any) -> NonFiniteError:
-        """The error for an encoded frame that is not finite; `output` has the frames before it."""
-        return NonFiniteError(encoder_overflow(frame, self.hop), {0: frame}, output)
+    def encoder_rows(
+        self,
+        audio: Any,
+        threads: int | None = None,
+        *,
+        layout: AxisOrder | None = None,
+    ) -> FloatArray:
+        """Compute the encoder's output: for each frame its means, then its scales.
 
-    def _checked_audio(self, audio: Any) -> npt.NDArray[Any]:
-        """Return audio as (samples, channels); raise ``ValueError`` if it is invalid."""
-        array = checked_audio(audio, self.channels)
-        for first in range(0, len(array), CHECK_SAMPLES):
-            checked_samples(array[first : first + CHECK_SAMPLES], first)
-        return array
+        Parameters
+        ----------
+        audio, threads, layout
+            As for `encode`. Samples after the last whole frame do not become a frame.
 
-    def _encoded_rows(
-        self, array: npt.NDArray[Any], pad: bool, threads: int | None
-    ) -> Iterator[FloatArray]:
-        """Yield the encoder's output rows for a whole piece, block by block."""
-        stack = Stack(self.encoder, threads)
-        for first in range(0, len(array), CHECK_SAMPLES):
-            yield stack.push(checked_samples(array[first : first + CHECK_SAMPLES], first))
-        missing = -len(array) % self.hop if pad else 0
-        yield stack.push(np.zeros((missing, self.channels), np.float32), last=True)
+        Returns
+        -------
+        (frames, 2 * latent_dim) or (batch, frames, 2 * latent_dim) float32, C-contiguous
+            The means are not divided by `latent_scale` yet. The standard deviation of a scale is
+            ``softplus(scale) + 1e-4``.
 
+        Raises
+        ------
+        ValueError, NonFiniteError
+            As for `encode`.
+        """
+        pieces = pieces_of_audio(audio, self.channels, layout)
+        return self._encoded(pieces, lambda rows: rows, 2 * self.latent_dim, False, threads)
 
-def random_model(name: str | OobleckConfig, seed: int = 0, backend: str = "cpu") -> Model:
-    """Make a model of a preset's geometry with random weights, for tests and benchmarks.
+    def _encoded(
+        self,
+        pieces: npt.NDArray[Any],
+        convert: Callable[[FloatArray], FloatArray],
+        width: int,
+        pad: bool,
+        threads: int | None,
+    ) -> FloatArray:
+        return encode_pieces(self.encoder, pieces, self.hop, convert, width, pad, threads)
 
-    Parameters
-    ----------
-    name : str or OobleckConfig
-        Name of a preset, or a config.
-    seed : int
-        The same seed gives the same weights.
-    backend : str
-        As for `Model`.
-
-    Returns
-    -------
-    Model
-
-    Raises
-    ------
-    ValueError
-        If there is no preset with this name.
-    CheckpointError
-        If the decoder takes too much memory or work. The encoder is checked at its first use. This
-        error is a ``ValueError``.
-
-    Examples
-    --------
-    >>> import oobleck_stream as ob
-    >>> model = ob.random_model(ob.preset("ezaudio").replace(channels=4), seed=1)
-    >>> model.decode(model.encode([0.5] * 4800)).shape
-    (4800, 1)
-    """
-    config = preset(name) if isinstance(name, str) else name
-    parameters = RandomParameters(config, seed)
-    label = name if isinstance(name, str) else "config"
-    title = f"random {label}, seed {seed}"
-
-    def half(layers: Sequence[network.Layer], scale: float = 1.0) -> PackedNetwork:
-        require_affordable(title, layers)
-        return pack_network(layers, parameters, scale)
-
-    decoder = half(network.decoder_layers(config), config.latent_scale)
-    encoder = functools.partial(half, network.encoder_layers(config))
-    return Model(config, decoder, title, load_encoder=encoder, backend=backend)
+    def _halves(self, rows: Any) -> Any:
+        """Split rows of means and deviations, or a list of such rows, into both."""
+        if isinstance(rows, list):
+            return tuple(list(halves) for halves in zip(*map(self._halves, rows), strict=True))
+        parts = rows[..., : self.latent_dim], rows[..., self.latent_dim :]
+        return tuple(np.ascontiguousarray(part) for part in parts)

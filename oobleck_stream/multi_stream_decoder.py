@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
-from oobleck_stream.checks import checked_batch, checked_index, decoder_overflow, finite_rows
-from oobleck_stream.decoder_streams import DecoderState
+from oobleck_stream.checks import (
+    checked_batch,
+    checked_index,
+    decoder_overflow,
+    finite_rows,
+    is_whole,
+)
+from oobleck_stream.decoder_streams import DecoderState, continued
 from oobleck_stream.early.look_ahead import Missing
 from oobleck_stream.early.streams import open_streams
 from oobleck_stream.errors import NonFiniteError
@@ -80,11 +87,21 @@ class MultiStreamDecoder:
         missing: Missing = "zeros",
         exact: bool = True,
     ) -> None:
-        whole = isinstance(streams, int | np.integer) and not isinstance(streams, bool)
-        if not (whole and streams >= 1):
+        if not (is_whole(streams) and streams >= 1):
             raise ValueError(f"streams must be a whole number from 1, not {streams!r}")
         self.model = model
         self.streams = int(streams)
+        self._make = functools.partial(
+            type(self),
+            model,
+            streams,
+            threads,
+            backend,
+            look_ahead=look_ahead,
+            fade=fade,
+            missing=missing,
+            exact=exact,
+        )
         self.latency, self._streams = open_streams(
             model, self.streams, threads, backend, look_ahead, fade, missing, exact
         )
@@ -282,6 +299,10 @@ class MultiStreamDecoder:
         """
         self._streams.restore(state, self._number(stream))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How the decoder is copied and pickled: the same options and states of streams."""
+        return continued, (self._make, self._streams.copied())
+
     def _nonempty(
         self, step: Callable[..., list[FloatArray]], *frames: Any
     ) -> Iterator[list[FloatArray]]:
@@ -300,8 +321,7 @@ class MultiStreamDecoder:
 
     def _number(self, stream: Any) -> int:
         """Return the index of a stream; raise ``ValueError`` unless there is such a stream."""
-        whole = isinstance(stream, int | np.integer) and not isinstance(stream, bool)
-        if not (whole and 0 <= stream < self.streams):
+        if not (is_whole(stream) and 0 <= stream < self.streams):
             raise ValueError(f"stream must be below {self.streams}, not {stream!r}")
         return int(stream)
 

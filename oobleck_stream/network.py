@@ -367,13 +367,15 @@ def context(layers: Sequence[Layer]) -> int:
     """The receptive field in input rows: the larger of its two sides.
 
     It is the number of neighbours of input row n that affect the output rows
-    ``[n * hop, (n + 1) * hop)``.
+    ``[n * hop, (n + 1) * hop)``. The rows after the last input row's own follow from biases where
+    no input row reaches, but only if there is an input row: it counts as their neighbour.
     """
     hop = 1
     for layer in layers:
         hop *= layer.phases // layer.tile
     # Trace the output rows of input row 0 back to the input rows that they depend on.
-    return max(-first_row(layers, 0), rows_needed(layers, hop - 1) - 1)
+    beyond = -(-(output_length(layers, 1) - hop) // hop)
+    return max(-first_row(layers, 0), rows_needed(layers, hop - 1) - 1, beyond)
 
 
 def multiplications(layers: Sequence[Layer]) -> int:

@@ -17,8 +17,8 @@ from oobleck_stream.bench.peers import refusal
 from oobleck_stream.bench.rounds import Case, run_rounds, take_turn
 from oobleck_stream.config import PRESETS
 from oobleck_stream.engine.stack import Stack
-from oobleck_stream.model import random_model
 from oobleck_stream.network import decoder_layers
+from oobleck_stream.random_weights import random_model
 
 SMALL = ["--width", "4", "--threads", "2", "--seconds", "0.05"]
 ROUNDS = [*SMALL, "--pushes", "2,1", "--batch", "5"]

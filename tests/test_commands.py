@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -74,6 +75,49 @@ def test_the_environment_names_the_model(tmp_path, monkeypatch, folder):
     done = run_command("decode", path, "-o", tmp_path / "a.wav")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.wav").exists()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("OOBLECK_STREAM_THREADS", "abc"),
+        ("OOBLECK_STREAM_THREADS", "0"),
+        ("OOBLECK_STREAM_BACKEND", "gpu"),
+        ("OOBLECK_STREAM_MODEL", "no/such/model.safetensors"),
+    ],
+)
+def test_bad_values_of_variables_are_named_by_the_variable(tmp_path, monkeypatch, variable, value):
+    path = save(tmp_path / "a.npy", random_latents(CONFIG, 3))
+    monkeypatch.setenv(variable, value)
+    done = run_command("decode", path, "-o", tmp_path / "a.wav")
+    assert_refused(done, f"${variable}", value)
+    assert "--" not in done.stderr
+
+
+def test_bad_options_are_not_named_by_the_variable(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.npy", random_latents(CONFIG, 3))
+    monkeypatch.setenv("OOBLECK_STREAM_THREADS", "abc")
+    monkeypatch.setenv("OOBLECK_STREAM_MODEL", "no")
+    arguments = ("decode", path, "-o", tmp_path / "a.wav")
+    done = run_command(*arguments, "--threads", "many")
+    assert_refused(done, "--threads", "many")
+    done = run_command(*arguments, "--threads", 1, "--model", "no/such/model.safetensors")
+    assert_refused(done, "no/such/model.safetensors: no such file")
+    assert "$" not in done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes file descriptors in a shell")
+@pytest.mark.parametrize("streams", ["<&-", "<&- >&-"])
+def test_a_closed_standard_input(tmp_path, folder, streams):
+    arguments = ["decode", "-", "-o", str(tmp_path / "a.wav"), "--model", str(folder)]
+    done = subprocess.run(
+        ["sh", "-c", f"{shlex.join([*COMMAND, *arguments])} {streams}"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert_refused(done, "standard input is closed")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_metadata_names_the_model(tmp_path, folder):

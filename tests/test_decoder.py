@@ -101,6 +101,30 @@ def test_seek(subject, data):
     assert decoder.samples_out == len(expected)
 
 
+@pytest.mark.parametrize("strides", [(2,), (2, 2)])
+def test_seek_to_the_end_without_context(strides):
+    """The samples after the last frame's own are only biases here, but they are due."""
+    config = ob.OobleckConfig(
+        latent_dim=3,
+        channels=2,
+        multiples=(1, 2)[: len(strides)],
+        strides=strides,
+        kernel=1,
+        kernel_per_stride=1,
+        transpose_padding="(k-1)//2",
+        output_padding="s-1",
+    )
+    model = ob.random_model(config)
+    latents = random_latents(config, 5)
+    expected = model.decode(latents)
+    assert len(expected) > 5 * model.hop
+    for frame in range(6):
+        decoder = ob.StreamingDecoder(model)
+        first = decoder.seek(frame)
+        sound = np.concatenate([decoder.push(latents[first:]), decoder.flush()])
+        np.testing.assert_array_equal(sound, expected[frame * model.hop :])
+
+
 def test_context_is_exact(subject):
     """Frames `context` away reach a frame's samples on one side at least; further ones on none."""
     model = subject.make(1).model
@@ -225,10 +249,23 @@ def test_bad_seek(model, frame):
         ob.StreamingDecoder(model).seek(frame)
 
 
-@pytest.mark.parametrize("threads", [0, -1, "many", 257])
+@pytest.mark.parametrize(
+    "threads", [0, -1, "many", "2", 257, 2.7, 2.0, float("inf"), float("nan"), True, [2]]
+)
 def test_bad_threads(model, threads):
-    with pytest.raises(ValueError, match="threads must be a whole number from 1 to 256"):
+    with pytest.raises(ValueError, match=r"^threads must be a whole number from 1 to 256"):
         ob.StreamingDecoder(model, threads=threads)
+
+
+def test_threads_may_be_numpys(model):
+    assert ob.StreamingDecoder(model, threads=np.int8(2)).push(np.zeros(64)).shape == (0, 2)
+
+
+@pytest.mark.parametrize("threads", ["abc", "0", "2.7", "-1", "inf"])
+def test_bad_threads_in_the_environment(model, monkeypatch, threads):
+    monkeypatch.setenv("OOBLECK_STREAM_THREADS", threads)
+    with pytest.raises(ValueError, match=r"^OOBLECK_STREAM_THREADS must be a whole number from 1"):
+        ob.StreamingDecoder(model)
 
 
 def test_decode_into(model):

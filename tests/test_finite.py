@@ -54,7 +54,7 @@ def test_decode_names_the_first_frame():
 
 
 def test_decode_finds_an_overflow_in_any_block(monkeypatch):
-    monkeypatch.setattr("oobleck_stream.model.DECODE_FRAMES", 16)
+    monkeypatch.setattr("oobleck_stream.whole.DECODE_FRAMES", 16)
     out = np.full_like(WHOLE, 7)
     with pytest.raises(ob.NonFiniteError, match=NAMED):
         MODEL.decode(LATENTS, out=out)

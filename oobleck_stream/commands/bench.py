@@ -101,7 +101,7 @@ class _Network:
 
     def load(self, backend: str = "cpu") -> Model:
         from oobleck_stream.loading import load
-        from oobleck_stream.model import random_model
+        from oobleck_stream.random_weights import random_model
 
         if self.model is not None:
             return load(self.model, backend=backend)

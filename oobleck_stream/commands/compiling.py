@@ -67,7 +67,7 @@ def warm_kernels(quiet: bool = False, backend: str = "cpu") -> None:
     """
     from oobleck_stream.config import OobleckConfig
     from oobleck_stream.engine.backends import what_cuda_lacks
-    from oobleck_stream.model import random_model
+    from oobleck_stream.random_weights import random_model
 
     with nullcontext() if quiet else report_compiling(backend):
         if backend == "cuda" or (backend == "auto" and not what_cuda_lacks()):

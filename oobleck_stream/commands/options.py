@@ -8,6 +8,9 @@ from oobleck_stream.commands.completion import files, models
 from oobleck_stream.commands.values import look_ahead, seconds_or
 from oobleck_stream.config import PRESETS
 
+MODEL_VARIABLE = "OOBLECK_STREAM_MODEL"
+"""The environment variable with the default of ``--model``."""
+
 _MODELS = (
     "Model: a folder, a .safetensors file, a Hugging Face id (ORGANISATION/NAME), tiny (bundled), "
     "or random:PRESET for random weights."
@@ -16,7 +19,7 @@ _MODELS = (
 # For commands that read latents. A file of latents may name the model that encoded them.
 model_for_latents_option = click.option(
     "--model",
-    envvar="OOBLECK_STREAM_MODEL",
+    envvar=MODEL_VARIABLE,
     metavar="MODEL",
     shell_complete=models,
     help=f"{_MODELS} "
@@ -24,7 +27,7 @@ model_for_latents_option = click.option(
 )
 model_option = click.option(
     "--model",
-    envvar="OOBLECK_STREAM_MODEL",
+    envvar=MODEL_VARIABLE,
     metavar="MODEL",
     shell_complete=models,
     help=f"{_MODELS} [default: $OOBLECK_STREAM_MODEL, else tiny]",

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray, IntArray
+from oobleck_stream.checks import is_whole
 from oobleck_stream.engine.arena import ArenaLayout
 from oobleck_stream.engine.packed import PackedNetwork
 from oobleck_stream.engine.program import Program
@@ -28,7 +29,8 @@ def default_threads() -> int:
     """Threads of a push when none are requested: OOBLECK_STREAM_THREADS, or the cores allowed."""
     requested = os.environ.get("OOBLECK_STREAM_THREADS", "").strip()
     if requested:
-        return checked_threads(requested, "OOBLECK_STREAM_THREADS")
+        number = int(requested) if requested.isdecimal() else requested
+        return checked_threads(number, "OOBLECK_STREAM_THREADS")
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return max(1, os.cpu_count() or 1)
@@ -36,13 +38,9 @@ def default_threads() -> int:
 
 def checked_threads(threads: Any, name: str = "threads") -> int:
     """Return the number of threads; raise ``ValueError`` if not from 1 to `MAX_THREADS`."""
-    try:
-        count = int(threads)
-    except (TypeError, ValueError):
-        count = 0
-    if not 1 <= count <= MAX_THREADS:
+    if not (is_whole(threads) and 1 <= threads <= MAX_THREADS):
         raise ValueError(f"{name} must be a whole number from 1 to {MAX_THREADS}, not {threads!r}")
-    return count
+    return int(threads)
 
 
 class Engine(Protocol):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -85,10 +86,29 @@ class PackedNetwork:
             )
         return cls(tuple(layers), data, tuple(where))
 
+    def __copy__(self) -> PackedNetwork:
+        """The network itself, because it never changes."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> PackedNetwork:
+        """The network itself, because it never changes."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How the network is pickled: with all parameters, also those in a memory map."""
+        return _unpickled, (self.layers, np.asarray(self.data))
+
     @classmethod
     def empty(cls, layers: Sequence[Layer]) -> PackedNetwork:
         """A network of zeros, to be filled by `pack_layer`."""
         return cls.over(layers, aligned_zeros(parameter_offsets(layers)[1]))
+
+
+def _unpickled(layers: Sequence[Layer], data: FloatArray) -> PackedNetwork:
+    network = PackedNetwork.empty(layers)
+    network.data[:] = data
+    network.data.flags.writeable = False
+    return network
 
 
 def pack_layer(

