@@ -46,13 +46,15 @@ def run_play(server: SoundServer, *arguments: object, **options) -> subprocess.C
     )
 
 
-def run_script(server: SoundServer, script: str, *arguments: object) -> subprocess.CompletedProcess:
+def run_script(
+    server: SoundServer, script: str, *arguments: object, timeout: float = 60
+) -> subprocess.CompletedProcess:
     """Run Python code that plays; its standard output is JSON."""
     done = subprocess.run(
         [sys.executable, "-c", script, *map(str, arguments)],
         env=server.environment,
         capture_output=True,
-        timeout=60,
+        timeout=timeout,
         text=True,
     )
     assert (done.returncode, messages(done)) == (0, "")

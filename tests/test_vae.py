@@ -122,7 +122,9 @@ print(json.dumps(players[0].finished))
 def test_its_callback_plays_the_last_step(folder, pipelines, sound_server, tmp_path):
     """What is played is what the pipeline then returns, bit for bit."""
     recorded, made = tmp_path / "played.wav", tmp_path / "made.npy"
-    done = run_script(sound_server, PLAY, folder, recorded, made, Path(__file__).parent)
+    # Importing all of transformers and diffusers takes long on a busy machine.
+    places = folder, recorded, made, Path(__file__).parent
+    done = run_script(sound_server, PLAY, *places, timeout=300)
     assert json.loads(done.stdout) is True
     played, rate = soundfile.read(recorded, dtype="float32")
     expected = np.load(made)
