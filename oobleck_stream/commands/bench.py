@@ -78,7 +78,8 @@ def _model_options(command: Callable[..., None]) -> Callable[..., None]:
         "--width",
         metavar="N",
         type=click.IntRange(1),
-        help="Channels of the preset's level next to the audio. [default: as in the preset]",
+        help="Channels of the preset's level at the audio's sample rate. [default: as in the "
+        "preset]",
     )
     @functools.wraps(command)
     def with_network(
@@ -258,7 +259,7 @@ def streams(
 @_model_options
 @threads_option
 @backend_option
-@look_ahead_option
+@look_ahead_option("none: random frames are played")
 @_seconds_option
 @json_option
 def play(
@@ -296,7 +297,7 @@ def play(
 @bench.command("look-ahead")
 @_model_options
 @threads_option
-@look_ahead_option
+@look_ahead_option("10, 25 and 50%")
 @_seconds_option
 @json_option
 def look_ahead(
@@ -349,7 +350,7 @@ def look_ahead(
     type=click.IntRange(0),
     default=100,
     show_default=True,
-    help="Number of clients that then listen to one decode.",
+    help="Number of clients that afterwards listen to one session.",
 )
 @click.option(
     "--buffer",
@@ -357,7 +358,7 @@ def look_ahead(
     type=click.FloatRange(0.05, 5.0),
     default=0.3,
     show_default=True,
-    help="Sound that a client has on its way.",
+    help="Duration of sound that each client buffers.",
 )
 @threads_option
 @_seconds_option
@@ -408,7 +409,7 @@ def serve(
     "--width",
     metavar="N",
     type=click.IntRange(1),
-    help="Channels of the level next to the audio. [default: as in the preset]",
+    help="Channels of the level at the audio's sample rate. [default: as in the preset]",
 )
 @threads_option
 @_seconds_option

@@ -150,7 +150,7 @@ def dataset() -> None:
 @click.option(
     "--pad",
     is_flag=True,
-    help="Fill items up to the length of --crop or --split with silence, encoded as such.",
+    help="Append silence to the audio before encoding, up to the length of --crop or --split.",
 )
 @_run_options
 def encode(seed: int | None, as_json: bool, **options: Any) -> int:

@@ -42,7 +42,7 @@ skipped.
 @click.argument("latents", required=False, shell_complete=files)
 @model_for_latents_option
 @layout_option
-@look_ahead_option
+@look_ahead_option("all of it")
 @threads_option
 @convolution_option
 @click.option("--presets", is_flag=True, help="List the presets and exit.")

@@ -34,7 +34,7 @@ MAX_FRAMES = 1000
 @click.argument("latents", required=False, shell_complete=files)
 @model_for_latents_option
 @layout_option
-@look_ahead_option
+@look_ahead_option("5, 10, 15, 25, 50 and 75%")
 @click.option(
     "--frames",
     metavar="N",

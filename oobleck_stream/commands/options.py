@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import click
 
 from oobleck_stream.commands.completion import files, models
@@ -76,18 +79,24 @@ backend_option = click.option(
 convolution_option = click.option(
     "--convolution",
     type=click.Choice(["fast", "direct"]),
-    help="How wide networks compute: fast needs fewer multiplications, direct has a shorter "
-    "look-ahead. The samples differ in their rounding. [default: as the network's config says, "
-    "else fast]",
+    help="Method for the convolutions of wide networks: fast needs fewer multiplications, direct "
+    "has a shorter look-ahead. The samples differ in their rounding. [default: as the network's "
+    "config says, else fast]",
 )
-look_ahead_option = click.option(
-    "--look-ahead",
-    metavar="TIME|%",
-    callback=look_ahead,
-    help="How long to wait for later frames: seconds, milliseconds (80ms), or a share of the "
-    "network's look-ahead (25%). With less than all of it, the sound comes sooner and is not exact "
-    "(see `oobleck_stream look-ahead`). [default: all of it]",
-)
+
+
+def look_ahead_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option --look-ahead, whose help says what the default is."""
+    return click.option(
+        "--look-ahead",
+        metavar="TIME|%",
+        callback=look_ahead,
+        help="How long to wait for later frames: seconds, milliseconds (80ms), or a share of the "
+        "network's look-ahead (25%). With less than all of it, the sound comes sooner and is not "
+        f"exact (see `oobleck_stream look-ahead`). [default: {default}]",
+    )
+
+
 bits_option = click.option(
     "--bits",
     type=click.Choice(["16", "24", "float"]),

@@ -76,7 +76,7 @@ POLL_SECONDS = 0.1
     help="Also write the played audio to a .wav, .flac, .ogg, .opus or .mp3 file; with "
     "--look-ahead, the exact audio.",
 )
-@look_ahead_option
+@look_ahead_option("all of it")
 @click.option(
     "--device",
     metavar="DEVICE",
@@ -87,14 +87,14 @@ POLL_SECONDS = 0.1
     "--latency",
     metavar="SECONDS|low|high",
     callback=seconds_or("low", "high"),
-    help="Latency of the audio device. [default: 0.1; with --look-ahead 0.02]",
+    help="Latency of the audio device. [default: 0.1, or 0.02 if --look-ahead is given]",
 )
 @click.option(
     "--buffer",
     metavar="SECONDS",
     callback=seconds_or(),
-    help="Maximum duration of audio that is decoded ahead of playback. [default: 1; with "
-    "--look-ahead 0.02, or one frame]",
+    help="Maximum duration of audio that is decoded ahead of playback. [default: 1, or if "
+    "--look-ahead is given, 0.02 but at least one frame]",
 )
 @click.option(
     "--prebuffer",

@@ -61,21 +61,21 @@ MODULES = ("starlette", "uvicorn", "websockets", "prometheus_client")
     type=click.FloatRange(0.05, 1.0),
     default=0.85,
     show_default=True,
-    help="Share of real time that decoding may take; more streams are refused.",
+    help="Share of real time that decoding may take; a stream that would exceed it is refused.",
 )
 @click.option(
     "--token",
     metavar="TOKEN|none",
     default="auto",
-    help="What clients must know. [default: none on this machine's local address, else a new one]",
+    help="Secret that clients must send. [default: none if --host is this machine only, else a new one]",
 )
 @click.option(
     "--allow-origin",
     "origins",
     multiple=True,
     metavar="URL",
-    help="Address of another site whose pages may use the server, or by which a proxy publishes "
-    "it; may be repeated.",
+    help="Another site whose pages may use the server, or the server's public address behind a "
+    "proxy, such as https://example.com; may be repeated.",
 )
 @click.option(
     "--tls-cert", type=click.Path(exists=True, dir_okay=False), help="Certificate for https."
@@ -87,7 +87,7 @@ MODULES = ("starlette", "uvicorn", "websockets", "prometheus_client")
     "--osc",
     type=click.IntRange(1, 65535),
     metavar="PORT",
-    help="UDP port for OSC messages that play the instrument (needs the extra osc).",
+    help="UDP port for OSC messages that control the page's instrument (needs the extra osc).",
 )
 @click.option("--open", "open_page", is_flag=True, help="Open the page in a browser.")
 @click.option("--json", "as_json", is_flag=True, help="Print the address and /v1/info as JSON.")

@@ -84,8 +84,8 @@ FAILED = 1
     "--align",
     metavar="SECONDS",
     callback=seconds_or(),
-    help="Shift REFERENCE by up to so many seconds to where it fits best, and compare only what "
-    "both have. Its length may then differ.",
+    help="Shift REFERENCE by at most this many seconds to the best match, and compare only the "
+    "overlap. Its length may then differ.",
 )
 @layout_option
 @click.option("--no-pad", is_flag=True, help="Do not pad the audio to a whole number of frames.")
