@@ -31,6 +31,9 @@ PIECE_SECONDS = 30.0
 KNOCKS = 20
 PLAIN_SECONDS = 2.0
 
+MAX_UNSTEADY = 16
+"""Pushes after which a stream's pushes no longer need to be planned."""
+
 
 @dataclass
 class Listener:
@@ -155,8 +158,8 @@ async def _listen(address: str, seconds: float) -> int:
     return count
 
 
-def _tick_seconds(url: str) -> tuple[float, int]:
-    """The sum and the number of the server's ticks so far."""
+def _ticks(url: str) -> tuple[float, int, int]:
+    """The seconds and the number of the server's ticks so far, and the frames decoded in them."""
     with urlopen(f"{url}v1/metrics") as answer:
         lines = dict(
             line.rsplit(" ", 1)
@@ -164,18 +167,19 @@ def _tick_seconds(url: str) -> tuple[float, int]:
             if not line.startswith("#")
         )
     name = "oobleck_stream_tick_seconds_"
-    return float(lines[f"{name}sum"]), int(float(lines[f"{name}count"]))
+    frames = int(float(lines["oobleck_stream_decoded_frames_total"]))
+    return float(lines[f"{name}sum"]), int(float(lines[f"{name}count"])), frames
 
 
 def plain_tick(model: Model, slots: int, streams: int, threads: int | None) -> float:
-    """Median seconds of the same pushes without a server."""
+    """Median seconds of a push of a block for some of the streams of a decoder."""
     block = block_frames(model)
     decoder = MultiStreamDecoder(model, slots, threads)
     latents = np.repeat(random_latents(model, slots)[:, None], block, axis=1)
     active = np.arange(slots) < streams
-    for _ in range(-(-(model.context + 2) // block)):
+    for _ in range(-(-(model.context + 2) // block) + MAX_UNSTEADY):
         decoder.push(latents, active)
-    return float(np.mean(take_turn(lambda: decoder.push(latents, active), PLAIN_SECONDS)))
+    return float(np.median(take_turn(lambda: decoder.push(latents, active), PLAIN_SECONDS)))
 
 
 async def _measure(
@@ -187,7 +191,7 @@ async def _measure(
         alone = Listener(ahead)
         await alone.play(address, "piece", min(3.0, seconds))
         count = min(sessions or server["slots"], server["slots"])
-        before = _tick_seconds(url)
+        before = _ticks(url)
         crowd = [Listener(ahead) for _ in range(count)]
         playing = [asyncio.create_task(one.play(address, "piece", seconds)) for one in crowd]
         await asyncio.sleep(min(2.0, seconds / 2))
@@ -196,8 +200,9 @@ async def _measure(
             tried = [await _knock(address) for _ in range(KNOCKS)]
             knocks = [taken for taken in tried if taken is not None]
         await asyncio.gather(*playing)
-        after = _tick_seconds(url)
+        after = _ticks(url)
         heard = await asyncio.gather(*[_listen(url, min(5.0, seconds)) for _ in range(listeners)])
+        spent, ticks, frames = (late - soon for late, soon in zip(after, before, strict=True))
         rate = server["samplerate"] * server["channels"] * 4 * min(5.0, seconds)
         return {
             "network": server["model"],
@@ -210,8 +215,9 @@ async def _measure(
             "parked": sum(one.refused for one in crowd),
             "gaps": sum(one.gaps for one in crowd),
             "longest_gap": max(one.missing for one in crowd),
-            "tick": (after[0] - before[0]) / max(1, after[1] - before[1]),
-            "ticks": after[1] - before[1],
+            "tick": spent / max(1, ticks),
+            "ticks": ticks,
+            "frames_per_tick": frames / max(1, ticks),
             "refusal_worst": max(knocks, default=None),
             "listeners": listeners,
             "listeners_whole": sum(size >= 0.9 * rate for size in heard),
@@ -248,12 +254,14 @@ def serve_facts(
     Returns
     -------
     dict
-        Times in seconds. ``tick`` is the mean time of a push by the server, ``plain_tick`` that of
-        the same push without a server.
+        Times in seconds. ``tick`` is the mean time of a push by the server. ``plain_tick`` is the
+        time of a push without a server, for as many streams as the server's pushes had on average.
     """
     facts = asyncio.run(_measure(arguments, sessions, listeners, ahead, seconds))
-    facts["plain_tick"] = plain_tick(model, facts["slots"], facts["sessions"], threads)
-    facts["block_seconds"] = block_frames(model) * model.hop / model.samplerate
+    block = block_frames(model)
+    facts["sessions_per_tick"] = streams = max(1, round(facts["frames_per_tick"] / block))
+    facts["plain_tick"] = plain_tick(model, facts["slots"], streams, threads)
+    facts["block_seconds"] = block * model.hop / model.samplerate
     return facts
 
 
@@ -268,8 +276,9 @@ def serve_lines(facts: Facts) -> list[str]:
         f"{facts['first_sound_worst']:.2f} s for the last of all at once",
         f"gaps       {facts['gaps']}, the longest {1e3 * facts['longest_gap']:.0f} ms; "
         f"{facts['parked']} sessions parked because of overload",
-        f"ticks      {facts['ticks']}, mean {1e3 * facts['tick']:.2f} ms, of a block of "
-        f"{1e3 * facts['block_seconds']:.1f} ms; without a server {plain:.2f} ms",
+        f"ticks      {facts['ticks']}, on average for {facts['sessions_per_tick']} sessions and "
+        f"{1e3 * facts['tick']:.2f} ms; such a push without a server {plain:.2f} ms, "
+        f"a block {1e3 * facts['block_seconds']:.1f} ms",
         f"refusal    of one more within {knocks}",
         f"listeners  {facts['listeners_whole']} of {facts['listeners']} had all sound",
     ]

@@ -67,7 +67,8 @@ MODULES = ("starlette", "uvicorn", "websockets", "prometheus_client")
     "--token",
     metavar="TOKEN|none",
     default="auto",
-    help="Secret that clients must send. [default: none if --host is this machine only, else a new one]",
+    help="Secret that clients must send. [default: none if --host is this machine only, else a "
+    "new one]",
 )
 @click.option(
     "--allow-origin",
