@@ -37,13 +37,13 @@ HASHED_PAGES, PAGE_BYTES = 64, 4096
 
 
 def cached_model(files: Sequence[Path], options: str, build: Callable[[], Model]) -> Model:
-    """Return a model, without its encoder, from the cache; if it is not there, build and add it.
+    """Return a model without its encoder from the cache, to which a missing model is added.
 
     A cached network is valid only if this version of the package packed it, and every source file
     still has the same path, size, modification time (mtime), status change time (ctime) and sampled
-    bytes. Programs can set a file's mtime but not its ctime: the kernel sets it to the current time
-    whenever the content or the attributes of the file change. Faking a ctime requires the right to
-    set the system clock or to write to the disk below the file system.
+    bytes. Programs can set a file's mtime but not its ctime. The kernel sets the ctime to the
+    current time whenever the content or the attributes of the file change. Faking a ctime requires
+    the right to set the system clock or to write to the disk below the file system.
 
     Without a ctime (Windows, some network file systems), a changed file of the same size and mtime
     is detected by its sampled bytes alone: the first MiB, and 64 pages spread over the file. Whole
@@ -53,8 +53,8 @@ def cached_model(files: Sequence[Path], options: str, build: Callable[[], Model]
 
     The checksum of a cached network is verified at every read. A truncated or corrupt file is
     replaced. Networks that another user may have written are ignored. Several processes may use the
-    same cache at once. If the cache can't be written, for instance because the disk is full, the
-    built model is returned nevertheless.
+    same cache at the same time. If the cache can't be written, for instance because the disk is
+    full, the built model is returned nevertheless.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def cached_model(files: Sequence[Path], options: str, build: Callable[[], Model]
 
 
 def cached_encoder(files: Sequence[Path], options: str, model: Model) -> PackedNetwork:
-    """Return a model's encoder from the cache; if it is not there, build and add it.
+    """Return a model's encoder from the cache, to which a missing encoder is added.
 
     Parameters
     ----------
@@ -141,7 +141,9 @@ def _found(path: Path, identity: str, read: Callable[[Container, str], T]) -> T 
 
 
 def _exposed(path: Path) -> str:
-    """Why another user may have written to a file or folder; empty if no other user can have.
+    """The reason why another user may have written to a file or folder.
+
+    The reason is empty if no other user can have written there.
 
     Write permission for the user's group is accepted, because the group often has only one member,
     and because the files contain weights rather than code.
@@ -172,7 +174,7 @@ def _identity(sources: Sequence[Path], options: str) -> str:
 
 
 def _digest(parts: Sequence[str | bytes]) -> str:
-    """The hexadecimal SHA-256 digest of some parts, each of which is preceded by its length."""
+    """The hexadecimal SHA-256 digest of `parts`, each preceded by its length."""
     digest = hashlib.sha256()
     for part in parts:
         # The length prefix distinguishes ("ab", "c") from ("a", "bc").

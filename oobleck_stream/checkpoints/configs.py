@@ -74,7 +74,7 @@ def config_from_fields(source: object, text: bytes | str) -> OobleckConfig:
 def _config(
     source: object, values: dict[str, Any], read: Callable[[Options], _Fields]
 ) -> OobleckConfig:
-    """Return the config whose fields `read` extracts; raise one error for all problems."""
+    """Return the config whose fields `read` extracts. One error reports all problems."""
     problems: list[str] = []
     fields = read(Options(values, "", problems))
     if not problems:
@@ -151,7 +151,8 @@ def _stable_audio_tools(options: Options) -> _Fields:
     decoder.require("use_snake", True, False)
     decoder.require("antialias_activation", False, False)
     decoder.require("use_nearest_upsample", False, False)
-    # `soft_clip` is a tanh after the decoder; only a second tanh after `final_tanh` is unsupported.
+    # `soft_clip` is a tanh after the decoder. It is unsupported only after `final_tanh`, where it
+    # would be a second tanh.
     final_tanh, soft_clip = decoder.flag("final_tanh", True), outer.flag("soft_clip", False)
     if final_tanh and soft_clip:
         outer.problems.append(f"{outer.name('soft_clip')} after final_tanh is not supported")

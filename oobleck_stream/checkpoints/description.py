@@ -1,4 +1,4 @@
-"""The network in a container: its decoder's tensors, its config, and the assumptions about it."""
+"""Describes the network in a container: the decoder's tensors, the config, the assumptions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from oobleck_stream.errors import CheckpointError
 from oobleck_stream.formats.json_text import read_text
 from oobleck_stream.formats.tensors import Container
 
-# Parts of an autoencoder that change the sound in ways that shapes don't show.
+# Parts of an autoencoder that change the sound but can't be inferred from the tensors' shapes.
 _UNSUPPORTED_PARTS = ("bottleneck", "pretransform", "transformers")
 
 
@@ -47,9 +47,8 @@ def describe(
     config_file : Path or None
         The config file beside the container.
     config : OobleckConfig, optional
-        The config. It takes precedence over the config in the container's metadata, which takes
-        precedence over `config_file`. If there is none of these, the config is inferred from the
-        shapes of the tensors.
+        The config to use. By default, it is the config in the container's metadata, or else the one
+        in `config_file`, or else it is inferred from the shapes of the tensors.
 
     Raises
     ------
@@ -70,7 +69,7 @@ def describe(
 def _found_config(
     container: Container, config_file: Path | None, notes: list[str]
 ) -> OobleckConfig | None:
-    """Return the config in the container's metadata or in the file beside it; None without both."""
+    """Return the config in the container's metadata, or else in the file; None if there is none."""
     if "config" in container.metadata:
         source = f"{container.path} (config in its metadata)"
         found = config_from_json(source, container.metadata["config"])
@@ -85,7 +84,7 @@ def _found_config(
 
 
 def _inferred_config(container: Container, half: HalfTensors, notes: list[str]) -> OobleckConfig:
-    """Infer the config from the shapes of the tensors; append each assumption to `notes`."""
+    """Infer the config from the shapes of the tensors, and append each assumption to `notes`."""
     problems: list[str] = []
     geometry = read_geometry(half, 2, problems)
     others = tuple(f"{half.prefix}{part}." for part in _UNSUPPORTED_PARTS)

@@ -77,7 +77,7 @@ def _folder(name: str) -> str:
 
 
 def _choose_weights(source: object, names: list[str]) -> str | None:
-    """Choose a file with a usual name, else the only index, else the only .safetensors file."""
+    """Choose a file with a usual name, or else the only index, or else the only .safetensors."""
     for name in _USUAL_NAMES:
         for usual in (name, name.replace(".safetensors", INDEX_SUFFIX)):
             if usual in names:

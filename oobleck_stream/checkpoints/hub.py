@@ -31,9 +31,9 @@ def fetch(repository: str) -> Path:
     Raises
     ------
     CheckpointError
-        If huggingface_hub is not installed; if the repository is unknown, its licence has not been
-        accepted, or it has no weights in a supported format; or if the hub can't be reached and
-        there is no earlier download.
+        If huggingface_hub is not installed, if the repository is unknown, if its licence has not
+        been accepted, or if it has no weights in a supported format. Also if the hub can't be
+        reached and there is no earlier download.
     """
     try:
         import huggingface_hub
@@ -78,7 +78,7 @@ def fetch(repository: str) -> Path:
 
 
 def _cached(huggingface_hub: Any, repository: str) -> Path | None:
-    """The folder of an earlier download with a config; None if there is no such download."""
+    """The folder of an earlier download that has a config; None if there is no such download."""
     for folder in AUTOENCODER_FOLDERS:
         for name in CONFIG_NAMES:
             relative = name if folder == "." else f"{folder}/{name}"

@@ -1,8 +1,9 @@
-"""Maps tensor names to canonical names, which are the names that stable-audio-tools uses.
+"""Maps the names of tensors to canonical names.
 
-The names that diffusers uses are supported too. With both, a weight is either stored as it is or as
-the magnitude g and the direction v of weight norm (https://arxiv.org/abs/1602.07868). The names of
-g and v are those of either of torch's two implementations of weight norm.
+The canonical names are those of stable-audio-tools. Checkpoints may also use the names of
+diffusers. Each weight is stored either as one tensor or as the two tensors of weight norm, the
+magnitude g and the direction v (https://arxiv.org/abs/1602.07868). Torch has two implementations of
+weight norm, which name g and v differently. Both are supported.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from oobleck_stream.errors import CheckpointError
 from oobleck_stream.formats.tensors import Container, Tensor
 
 KNOWN_PREFIXES = ("pretransform.model.", "model.pretransform.model.", "autoencoder.", "")
-"""Known prefixes of ``decoder.``, in order of preference. If a checkpoint has several decoders and
-exactly one of them has averaged weights (EMA), this one is taken; otherwise the order decides."""
+"""Known prefixes of ``decoder.``, in order of preference. The order matters only if a checkpoint
+has several decoders. If exactly one of them has averaged weights (EMA), that decoder is chosen
+whatever its prefix."""
 
 # Suffix in the container -> canonical suffix. The first two are those of
 # torch.nn.utils.parametrizations.weight_norm, the next two of torch.nn.utils.weight_norm.
@@ -30,8 +32,8 @@ _SUFFIXES = {
     "alpha": "alpha",
     "beta": "beta",
 }
-# The modules of a block and of a residual unit, by their names in diffusers. Their order is that of
-# their numbers in stable-audio-tools.
+# Diffusers' names of the modules of a block and of a residual unit, in the order in which
+# stable-audio-tools numbers these modules.
 _BLOCKS = {
     "decoder": ("snake1", "conv_t1", "res_unit1", "res_unit2", "res_unit3"),
     "encoder": ("res_unit1", "res_unit2", "res_unit3", "snake1", "conv1"),
@@ -53,7 +55,7 @@ class HalfTensors:
     prefix : str
         The part of the container's names before ``decoder.`` or ``encoder.``.
     tensors : mapping of str to Tensor
-        Tensors by canonical name.
+        The tensors, keyed by canonical name.
     unknown : tuple of str
         Names in the container that have no canonical name.
     duplicates : tuple of str
@@ -75,7 +77,7 @@ class HalfTensors:
         return len({match[1] for match in map(_BLOCK.match, self.tensors) if match})
 
     def stored_name(self, name: str) -> str:
-        """A tensor's name in the container, for messages; the expected name if it is missing."""
+        """The name in the container of tensor `name`; the expected name if it is missing."""
         if name in self.tensors:
             return self.tensors[name].name
         module, _, suffix = name.rpartition(".")
@@ -101,7 +103,7 @@ def diffusers_modules(half: str, depth: int) -> dict[str, str]:
 
 
 def find_prefix(container: Container) -> tuple[str, list[str]]:
-    """Choose a decoder in a container; return the prefix of its tensors' names.
+    """Choose a decoder in a container, and return the prefix of its tensors' names.
 
     Returns
     -------
@@ -170,7 +172,7 @@ def _module_names(half: str, names: Iterable[str]) -> dict[str, str]:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Split a name into the module and the canonical suffix, which is empty if it is unknown."""
+    """Split a name into module and canonical suffix. The suffix is empty if it is unknown."""
     for suffix, canonical in _SUFFIXES.items():
         if name.endswith(f".{suffix}"):
             return name[: -len(suffix) - 1], canonical

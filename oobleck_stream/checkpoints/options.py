@@ -21,7 +21,7 @@ class Options:
     values : Mapping
         The JSON object.
     where : str
-        The path of the object in the file, for messages; empty for the whole file.
+        The path of the object in the file, for messages. Empty if the object is the whole file.
     problems : list of str
         The list to which a sentence is appended for each problem.
     """
@@ -59,9 +59,9 @@ class Options:
         return value
 
     def integer(self, option: str, default: int | None = None) -> int:
-        """Return a whole number from 1 to 2**31 - 1, or the default. 2.0 counts as a whole number.
+        """Return a whole number from 1 to 2**31 - 1, or `default` if the option is missing.
 
-        Without a default, the option is required.
+        2.0 counts as a whole number. If `default` is None, the option is required.
         """
         value = self._values.get(option, default)
         if isinstance(value, float) and value.is_integer():
@@ -104,7 +104,7 @@ class Options:
         return value
 
     def require(self, option: str, supported: object, default: object) -> bool:
-        """Return whether an option has its only supported value. If not, report a problem.
+        """Return whether an option has its only supported value; otherwise report a problem.
 
         Parameters
         ----------

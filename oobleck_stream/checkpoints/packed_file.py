@@ -33,7 +33,7 @@ from oobleck_stream.model import Model
 from oobleck_stream.network import decoder_layers, encoder_layers
 
 FORMAT = f"{PACKED} 3"
-"""The version of the format. It must change with the order of the parameters or the metadata."""
+"""The format and its version, which must change if the parameters' order or the metadata change."""
 
 PACKED_SUFFIX = ".packed.safetensors"
 
@@ -53,7 +53,7 @@ def write_packed(path: Path, model: Model, source: str = "", half: Half = "decod
         after an error.
     model : Model
     source : str
-        The identity of the model's source, with which `read_packed` can compare another identity.
+        The identity of the model's source. `read_packed` can compare it with an expected identity.
     half : {"decoder", "encoder"}
 
     Raises
@@ -103,7 +103,7 @@ def read_packed(container: Container, source: str | None = None) -> Model:
 
 
 def read_packed_encoder(container: Container, source: str | None = None) -> PackedNetwork:
-    """Return the encoder in a packed file, as `read_packed` returns a model."""
+    """Return the encoder in a packed file. Parameters and errors are like `read_packed`'s."""
     return _read(container, source, "encoder")[1]
 
 
@@ -134,6 +134,6 @@ def _read(
 
 
 def _checksum(metadata: Mapping[str, str], data: FloatArray) -> str:
-    """The CRC-32 of config, name, notes, source and parameters, which detects only damage."""
+    """The CRC-32 of config, name, notes, source and parameters. It detects damage, not forgery."""
     texts = json.dumps([metadata[name] for name in ("config", "name", "notes", "source")])
     return f"{zlib.crc32(data.data, zlib.crc32(texts.encode())):08x}"

@@ -1,4 +1,4 @@
-"""Folders of protobuf files, each of which is a library of tensors (see ``weights.proto``).
+"""Reads folders of protobuf files. Each file is a library of tensors (see ``weights.proto``).
 
 The libraries are the `.pb` files. In a folder without `.pb` files, every file that is neither
 hidden nor a config is a library. Opening a folder parses every file once for the names and shapes.
@@ -35,8 +35,8 @@ SUFFIX = ".pb"
 NO_PROTOBUF = "weights in protobuf need one package more: pip install 'oobleck_stream[protobuf]'"
 
 MAX_TENSORS = 100_000
-"""Maximum tensors in a library. They are counted before parsing, because an empty entry has 2 bytes
-in the file but takes 60 when parsed."""
+"""Maximum number of tensors in a library. The tensors are counted before parsing, because an empty
+entry of 2 bytes in the file takes 60 bytes of memory when it is parsed."""
 
 _WIRE_VARINT, _WIRE_BYTES, _WIRE_FIXED = 0, 2, {1: 8, 5: 4}
 _VARINT_BYTES = 10
@@ -48,8 +48,8 @@ and the tag of the key (0x0a) or of the tensor (0x12)."""
 def is_library_folder(folder: Path, names: Collection[str]) -> bool:
     """Whether a folder contains protobuf libraries, and no safetensors file is among `names`.
 
-    If there is no `.pb` file, every file must start like a library. One such file proves nothing,
-    because a text can start in the same way.
+    If there is no `.pb` file, every file must start like a library. A single file that does is not
+    enough, because a text can start in the same way.
     """
     if any(".safetensors" in name for name in names):
         return False
@@ -101,7 +101,7 @@ def _files(folder: Path) -> tuple[Path, ...]:
 
 
 def _begins_like_one(path: Path) -> bool:
-    """Whether a file starts like a library; false if it can't be read."""
+    """Whether a file can be read and starts like a library."""
     try:
         with path.open("rb") as file:
             return _START.match(file.read(16)) is not None
@@ -110,7 +110,7 @@ def _begins_like_one(path: Path) -> bool:
 
 
 class _Parser:
-    """Parses libraries and keeps the library parsed last, because tensors are read file by file."""
+    """Parses libraries and keeps the last one, because tensors are read file by file."""
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -124,7 +124,7 @@ class _Parser:
         self._library: CollectionLibraryData | None = None
 
     def parsed(self, path: Path) -> CollectionLibraryData:
-        """Return the parsed library in a file; raise a `CheckpointError` if it is damaged."""
+        """Return the parsed library in a file. A damaged file raises a `CheckpointError`."""
         if self._library is None or self._path != path:
             self._library = None  # Free the last library before the next is parsed.
             try:
@@ -179,7 +179,7 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
 def _index(
     path: Path, library: CollectionLibraryData
 ) -> Iterator[tuple[str, tuple[int, ...], str]]:
-    """Return name, shape and dtype of each tensor in a library; raise if a tensor is damaged."""
+    """Yield name, shape and dtype of each tensor in a library. A damaged tensor is an error."""
     if not library.collections:
         raise CheckpointError(path, "not a protobuf library of weights: no tensors in it")
     for position, entry in enumerate(library.collections):
@@ -201,7 +201,7 @@ def _index(
 
 
 def _numbers_of(collection: CollectionData) -> tuple[str, int]:
-    """Return the dtype and the number of a tensor's values.
+    """Return the dtype and the count of a tensor's values.
 
     The values are in `data`, or, if `data` is empty, in `data_32`.
     """

@@ -40,7 +40,7 @@ class Geometry:
 def read_geometry(
     half: HalfTensors, kernel_per_stride: int, problems: list[str]
 ) -> Geometry | None:
-    """Infer the geometry of a decoder; return None if the shapes don't fit an Oobleck decoder.
+    """Infer the geometry of a decoder, or return None if no Oobleck decoder has such shapes.
 
     Parameters
     ----------
@@ -66,7 +66,8 @@ def read_geometry(
     for shape in reversed(blocks):
         if shape is None:
             return None
-        width, _, kernel = shape  # (inputs, outputs, kernel), as torch stores a transposed one.
+        # Torch stores the weight of a transposed convolution as (inputs, outputs, kernel).
+        width, _, kernel = shape
         if width % last[1] or kernel % kernel_per_stride:
             problems.append(
                 f"a transposed convolution of shape {shape_text(shape)} is not of this family "
@@ -108,8 +109,8 @@ def config_from_geometry(geometry: Geometry) -> tuple[OobleckConfig, list[str]]:
 
     If there are presets with the same geometry and all of them have the same sample rate, the first
     of these presets is used.
-    The presets with ``kernel_per_stride == 1`` (`oobleck-65536x`) are excluded, because `geometry`
-    must have been read with a value of 2.
+    `geometry` must have been read with ``kernel_per_stride=2``. Therefore the presets with a value
+    of 1 (`oobleck-65536x`) are excluded.
 
     Returns
     -------

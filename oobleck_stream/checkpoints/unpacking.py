@@ -24,20 +24,22 @@ NOTES = (
 )
 
 _TINY, _HUGE = 1e-60, 1e60
-"""Finite float64 numbers that stand for 0 and infinity. Their logarithms are finite. When they are
-rounded to float32, the first becomes 0 and the second infinity."""
+"""Float64 numbers that stand for 0 and infinity. Both numbers and their logarithms are finite.
+Rounded to float32, `_TINY` becomes 0 and `_HUGE` becomes infinity."""
 
 
 def unpacked(path: Path, config: OobleckConfig, *networks: PackedNetwork) -> Container:
-    """Return a container of the tensors of packed networks, with stable-audio-tools' names.
+    """Return a container with tensors reconstructed from packed networks.
+
+    The tensors have stable-audio-tools' names. The weights of the first layer still include the
+    latent scale.
 
     Parameters
     ----------
     path : Path
         The source of the networks, for messages.
     config : OobleckConfig
-        The config, which determines how Snakes are stored. The first layer's weights already
-        include the latent scale.
+        The config, which determines how Snakes are stored.
     *networks : PackedNetwork
     """
     tensors = {
@@ -55,7 +57,7 @@ def _layer_tensors(network: PackedNetwork, index: int, config: OobleckConfig) ->
     shape = (layer.outputs, layer.inputs, layer.kernel)
     if layer.transposed:
         shape = (layer.inputs, layer.outputs, layer.kernel)
-    # `part(0)` returns a function that unpacks the weight, and so on.
+    # `part(number)` returns a function that calls `_part` with this number.
     part = functools.partial(functools.partial, _part, network, index)
     yield Tensor(f"{layer.name}.weight", shape, "F32", part(0))
     if layer.bias:
@@ -68,7 +70,7 @@ def _layer_tensors(network: PackedNetwork, index: int, config: OobleckConfig) ->
 
 
 def _part(network: PackedNetwork, index: int, number: int) -> FloatArray:
-    """Return a layer's parameter by its number: weight, bias, alpha, 1 / (beta + epsilon)."""
+    """Return parameter `number` of a layer: weight, bias, alpha or 1 / (beta + epsilon)."""
     part = unpack_layer(network, index)[number]
     assert part is not None
     return part

@@ -50,7 +50,8 @@ def expected_tensors(half: HalfTensors, layer: Layer) -> Iterator[tuple[str, _Sh
     first, second = layer.outputs, layer.inputs
     if layer.transposed:
         first, second = second, first
-    # torch computes the norm over all axes but the first. If transposed, that is the inputs' axis.
+    # Torch computes the norm over all axes but the first, which is the axis of the inputs in a
+    # transposed convolution.
     whole = (first, second, layer.kernel)
     normed = any(f"{layer.name}.weight_{part}" in half.tensors for part in "gv")
     if normed or f"{layer.name}.weight" not in half.tensors:
@@ -79,8 +80,8 @@ class StoredParameters:
     Attributes
     ----------
     problems : list of str
-        A sentence for each tensor read so far whose values, as stored or after folding, are not all
-        finite.
+        A sentence for each tensor read so far that has values that are not finite, as stored or
+        after folding.
     """
 
     def __init__(self, half: HalfTensors, config: OobleckConfig) -> None:
@@ -122,7 +123,7 @@ class StoredParameters:
         return values
 
     def _check(self, results: Sequence[FloatArray], stored: dict[str, FloatingArray]) -> None:
-        """Report stored values that are not finite; if all are finite, report folded values."""
+        """Report stored values that are not finite or, if all are finite, such folded values."""
         guilty = [name for name, values in stored.items() if not np.isfinite(values).all()]
         self.problems += [f"{name} holds values that are not finite" for name in guilty]
         if not guilty and not all(np.isfinite(result).all() for result in results):

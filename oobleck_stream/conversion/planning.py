@@ -35,7 +35,7 @@ class ConversionOptions:
         one.
     weight_norm : {"keep", "fold"}
     dtype : str or None
-        The dtype as named in safetensors, such as ``"F32"``. None keeps each tensor's dtype.
+        The new dtype, as named in safetensors, such as ``"F32"``. None keeps each tensor's dtype.
     naming : {"stable-audio-tools", "diffusers"}
     widen : bool
         Whether to convert dtypes narrower than float32 to float32 (which is lossless).
@@ -59,13 +59,13 @@ class Conversion:
     tensors : tuple of Tensor
         The tensors with their new names. Each reads its source on demand.
     kept : dict of str to int
-        Number of the source's tensors that are kept, for each half.
+        Number of tensors of the source that are kept, keyed by half (decoder or encoder).
     dropped : tuple of str
-        Names, in the source, of the tensors that are not kept.
+        The source's names of the tensors that are not kept.
     renamed : tuple of str
         The rules by which names and shapes change.
     dtypes : dict of (str, str) to int
-        Number of tensors for each pair of old and new dtype.
+        Number of tensors, keyed by the old and the new dtype.
     notes : tuple of str
         What the user should know about the result.
     """
@@ -137,7 +137,7 @@ def plan_conversion(
 def _encoder(
     source: Container, found: Description, requested: bool | None, notes: list[str]
 ) -> HalfTensors | None:
-    """Return the encoder, or None if it is missing or not requested; note why it is missing."""
+    """Return the encoder, or None if it is missing or not requested. A missing one is noted."""
     if requested is False:
         return None
     half = half_tensors(source, found.decoder.prefix, "encoder")

@@ -26,7 +26,7 @@ _BLOCK = 2**16
 
 
 def library_name(number: int) -> str:
-    """Return the name of file `number`, counted from 1."""
+    """Return the name of a file from its index, counted from 1."""
     return f"weights-{number:05}{SUFFIX}"
 
 
@@ -76,7 +76,7 @@ def _library(tensor: Tensor) -> CollectionLibraryData:
     stored = tensor.read_stored().ravel()
     numbers = entry.collection.data if tensor.dtype == "F64" else entry.collection.data_32
     for first in range(0, len(stored), _BLOCK):
-        # protobuf takes ten times as long for NumPy's numbers, so they are converted to Python
-        # numbers, in blocks because these are big.
+        # Protobuf takes ten times as long for NumPy's numbers as for Python's. The numbers are
+        # converted in blocks, because Python's numbers take much memory.
         numbers.extend(stored[first : first + _BLOCK].tolist())
     return library

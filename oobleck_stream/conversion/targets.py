@@ -1,4 +1,4 @@
-"""The target of a conversion: its kind, checks before writing, and the replacement of shards."""
+"""Infers and checks the target of a conversion, and replaces the target's shards."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ def target_of(path: Path, to: Kind | None = None) -> Target:
     Raises
     ------
     CheckpointError
-        If `to` is given and the name is that of a file, or if `to` is None and it is not.
+        If `to` is given and the name is that of a file, or if `to` is None and the name is not that
+        of a file.
     """
     name = path.name.lower()
     kind: Kind | None = None
@@ -149,8 +150,8 @@ def atomic_shards(
     """Write shards and their index, which replace the old files at the end of the block.
 
     If an exception ends the block, the old files are unchanged. Replacing several files is not
-    atomic: the old index is removed first, so an interruption between the renames leaves shards
-    without an index, never an index with the wrong shards.
+    atomic. The old index is removed first. An interruption between the renames can therefore leave
+    shards without an index, but never an index with the wrong shards.
 
     Parameters
     ----------
@@ -191,7 +192,10 @@ def atomic_shards(
 
 
 def _shards_named_in(index: Path) -> set[str]:
-    """Return the shards in an index that have this package's names, if the index can be read."""
+    """Return the shards in an index whose names follow this package's pattern.
+
+    The result is empty if the index can't be read.
+    """
     if not index.name.endswith(INDEX_SUFFIX) or not index.is_file():
         return set()
     try:

@@ -48,7 +48,7 @@ class Writing:
 
 
 def write_conversion(conversion: Conversion, writing: Writing, advance: Advance) -> None:
-    """Write the tensors of a conversion one by one. The target appears when it is complete.
+    """Write the tensors of a conversion one by one. The target appears only when it is complete.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def write_conversion(conversion: Conversion, writing: Writing, advance: Advance)
 
 
 def missing_for_library(conversion: Conversion, target: Target) -> list[str]:
-    """Return what the library that reads such folders expects but will not find, as sentences."""
+    """Return a sentence for each part that the target's library expects but will not find."""
     if target.kind not in ("diffusers", "stable-audio-tools"):
         return []
     found = []
@@ -136,7 +136,7 @@ def _write_folder(
 
 
 def _config_text(conversion: Conversion, target: Target) -> str:
-    """Return the config in the target's format; raise ``ValueError`` if that can't express it."""
+    """Return the config in the target's format. Raise ``ValueError`` if it can't be expressed."""
     if target.kind == "diffusers":
         return diffusers_config(conversion.config, conversion.has_encoder)
     if target.kind == "stable-audio-tools":

@@ -1,4 +1,4 @@
-"""Encode and decode data sets: the functions for Python programs and for the command line."""
+"""Encodes and decodes data sets, for Python programs and for the command line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from oobleck_stream.loading import load
 from oobleck_stream.model import Model
 
 UNIT_SECONDS = 120.0
-"""Longest part of a piece that a task encodes or decodes, by default."""
+"""The default of `unit`: the longest part of an input, in seconds, that a task processes."""
 
 Address = str | os.PathLike[str]
 
@@ -50,44 +50,44 @@ def encode(
 ) -> Report:
     """Encode many audio files to latents.
 
-    The latents of each input are bit-identical to those of `Model.encode`. A run that is repeated
-    does only what is missing or has changed.
+    The latents of each input are bit-identical to those of `Model.encode`. A repeated run processes
+    only inputs that are missing from the output or have changed.
 
     Parameters
     ----------
     source : str or path
-        A folder, which is searched with all folders in it; a list of paths (``.txt``, ``.lst`` or
-        ``.jsonl``); a glob pattern; one file; or an fsspec address of one of these.
+        A folder (searched recursively), a list of paths (``.txt``, ``.lst`` or ``.jsonl``), a glob
+        pattern, one audio file, or the fsspec address of one of these.
     out : str or path
         The output folder, or its fsspec address.
     model : str or path
         As for `oobleck_stream.load`. Each machine loads it for itself.
     layout : {"files", "webdataset", "parquet"}
-        ``files`` is stable-audio-tools' layout, an ``.npy`` and a ``.json`` file for each item.
-        The others have several items in a file.
+        ``files`` is stable-audio-tools' layout: an ``.npy`` and a ``.json`` file for each item.
+        The other layouts have several items in a file.
     dtype : {"float32", "float16"}
-        That of the stored latents.
+        The dtype of the stored latents.
     sample, seed
         As for `Model.encode`. The noise of each input depends on `seed` and on the input's name.
     crop : float, optional
-        How many seconds of each input are used, from its beginning; by default all.
+        Encode only this many seconds from the beginning of each input. By default, encode all.
     split : float, optional
-        Cut each input into items of this many seconds; the last is shorter. It can't be combined
-        with `crop`. Both are rounded to whole frames, and cut latents rather than sound: the frames
-        are those of the whole input.
+        Cut each input into items of this many seconds, of which the last may be shorter. It can't
+        be combined with `crop`. Both are rounded to whole frames. They cut the latents and not the
+        sound, so the frames are those of the whole input.
     pad : bool
-        Whether silence fills items up to the length of `crop` or `split`.
+        Whether items that are shorter than `crop` or `split` are padded with silence.
     shard_items : int
-        About how many inputs a file has, in layouts with several items in a file.
+        Approximate number of inputs per file, in layouts with several items in a file.
     share : (int, int), optional
-        ``(i, n)``: do only the i-th of n shares of the inputs, counted from 1. A last run without
-        it does what needs all shares.
+        With ``(i, n)``, process only the i-th of n shares of the inputs, counted from 1. After all
+        shares, a run without `share` does the work that needs all of them.
     unit : float
         Longest part of an input, in seconds, that one task encodes. It has no effect on the output.
     threads : int
         Threads of each task.
     workers : int, optional
-        Number of worker processes on this machine; by default the number of cores divided by
+        Number of worker processes on this machine. The default is the number of cores divided by
         `threads`. With 0, this process does the work itself.
     scheduler : str, optional
         The address of a Dask scheduler, whose workers are used instead.
@@ -96,7 +96,7 @@ def encode(
     strict : bool
         Whether the first input that fails ends the run.
     progress : callable, optional
-        Called with a `Progress` at least twice a second.
+        Called with a `Progress` at least twice a second, or after each task if `workers` is 0.
     on_cluster : callable, optional
         Called with the address of Dask's dashboard.
 
@@ -107,15 +107,15 @@ def encode(
     Raises
     ------
     InputError
-        If there are no inputs, or the output folder was begun with other settings, or a package is
-        missing, or no scheduler answers.
+        If there are no inputs, if the output folder was begun with other settings, if a package is
+        missing, or if no scheduler answers.
     CheckpointError
-        If the model can't be loaded, or can't encode.
+        If the model can't be loaded or has no encoder.
     ValueError
         If an argument is out of range.
     OSError
-        If an output can't be written, or the scheduler is lost. What was finished stays; the same
-        call does the rest.
+        If an output can't be written, or the connection to the scheduler is lost. Finished outputs
+        stay, and the same call, made again, does the rest.
     """
     plan = plan_encode(
         source,
@@ -159,8 +159,8 @@ def decode(
 ) -> Report:
     """Decode many files of latents to audio.
 
-    The samples of each input are those of `Model.decode`, in the sample format of the file. A run
-    that is repeated does only what is missing or has changed.
+    The samples of each input are those of `Model.decode`, in the sample format of the file. A
+    repeated run processes only inputs that are missing from the output or have changed.
 
     Parameters
     ----------
@@ -170,10 +170,10 @@ def decode(
     audio : {"wav", "flac"}
         The format of the audio files.
     bits : {"16", "24", "float"}
-        The sample format; FLAC has no ``float``.
+        The sample format. FLAC does not support ``float``.
     order : {"tc", "ct"}, optional
-        Order of the axes of latents whose shape fits both: (time, channels), or (channels, time),
-        as `encode` writes them.
+        Axis order of the latents: (time, channels), or (channels, time) as `encode` writes them. It
+        is needed only if the shape fits both.
     backend : str
         Where to decode, as for `oobleck_stream.load`.
 
@@ -228,7 +228,7 @@ def plan_encode(
 
     Examples
     --------
-    With Python's own processes, or with anything else that has a ``map``::
+    Run the tasks in a pool of processes, or with any other function like ``map``::
 
         plan = ob.dataset.plan_encode("music", "latents")
         with ProcessPoolExecutor() as pool:
@@ -291,7 +291,7 @@ def run_plan(
     progress: Callable[[Progress], None] | None = None,
     on_cluster: Callable[[str], None] | None = None,
 ) -> Report:
-    """Run a plan; the parameters are those of `encode`."""
+    """Run a plan. The parameters are those of `encode`."""
     if workers is not None and workers < 0:
         raise ValueError(f"workers must be at least 0, not {workers}")
     count = None
@@ -336,7 +336,7 @@ def _job(
 
 
 def _absolute(address: Address) -> str:
-    """The address as other processes can use it, which may have another working folder."""
+    """The address in a form that is valid in processes with another working folder."""
     text = os.fspath(address)
     return text if is_remote(text) else os.path.abspath(os.path.expanduser(text))
 

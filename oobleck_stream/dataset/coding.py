@@ -1,4 +1,4 @@
-"""Exact parts of a piece: frames of its latents, or samples of its sound, from the middle."""
+"""Encodes and decodes parts of a piece, bit-identically to these parts of the whole."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from oobleck_stream.model import Model
 from oobleck_stream.network import rows_needed
 
 Read = Callable[[int, int], Iterator[FloatArray]]
-"""Reads the rows from the first index up to the second, in blocks."""
+"""A function that takes a start and an end index, and yields the rows from start up to end in
+blocks."""
 
 
 def encoder_latency(model: Model) -> int:
-    """The number of samples after a frame's own that the frame depends on."""
+    """The number of samples that a frame depends on beyond the end of its own samples."""
     return rows_needed(model.encoder.layers, 0) - model.hop
 
 
 def encode_part(
     encoder: StreamingEncoder, read: Read, samples: int, first: int, last: int
 ) -> FloatArray:
-    """Encode some frames of a piece; the samples around them that they depend on are read too.
+    """Encode the frames from `first` up to `last` of a piece, from all samples they depend on.
 
     Parameters
     ----------
@@ -34,14 +35,14 @@ def encode_part(
     read : callable
         Reads the samples of the piece.
     samples : int
-        Length of the piece.
+        Length of the piece in samples.
     first, last : int
-        The frames from `first` up to `last`.
+        Index of the first frame, and one past the index of the last frame.
 
     Returns
     -------
     (last - first, latent_dim) float32
-        Bit-identical to these frames of the whole.
+        The frames, bit-identical to those of the whole piece.
 
     Raises
     ------
@@ -58,7 +59,7 @@ def encode_part(
 def decode_part(
     decoder: StreamingDecoder, read: Read, frames: int, first: int, last: int
 ) -> Iterator[FloatArray]:
-    """Decode the samples of some frames of a piece, with the frames around them.
+    """Decode the frames from `first` up to `last` of a piece, from all frames they depend on.
 
     Parameters
     ----------
@@ -66,15 +67,15 @@ def decode_part(
     read : callable
         Reads the latents of the piece.
     frames : int
-        Length of the piece.
+        Length of the piece in frames.
     first, last : int
-        The frames from `first` up to `last`. The last frames of a piece include the samples after
-        them, if the network makes some.
+        Index of the first frame, and one past the index of the last frame. If `last` is `frames`,
+        any samples that the network returns after the last frame are included.
 
     Yields
     ------
     (k, channels) float32
-        The chunks, put together, are bit-identical to these samples of the whole.
+        Chunks of samples. Concatenated, they are bit-identical to those of the whole piece.
 
     Raises
     ------
@@ -94,13 +95,13 @@ def decode_part(
 
 
 def part_end(model: Model, frames: int, last: int) -> int:
-    """The index of the sample after those of the frames up to `last` of a piece of `frames`."""
+    """The index at which the samples of the frames before `last` end, in a piece of `frames`."""
     whole = model.decoded_length(frames)
     return whole if last == frames else min(whole, last * model.hop)
 
 
 class _Kept(threading.local):
-    """The stream of a thread, which is kept because its plans and its memory can be used again."""
+    """Keeps a stream for each thread, so that its plans and memory are reused."""
 
     job: Job | None = None
     stream: StreamingDecoder | StreamingEncoder | None = None
@@ -110,14 +111,14 @@ _kept = _Kept()
 
 
 def open_decoder(job: Job) -> StreamingDecoder:
-    """This thread's decoder; it has to be positioned with `seek`."""
+    """This thread's decoder. The caller must position it with `seek`."""
     if _kept.job != job or not isinstance(_kept.stream, StreamingDecoder):
         _kept.stream, _kept.job = StreamingDecoder(job.network, job.threads), job
     return _kept.stream
 
 
 def open_encoder(job: Job, key: str) -> StreamingEncoder:
-    """This thread's encoder for an input of this key; it has to be positioned with `seek`."""
+    """This thread's encoder for the input `key`. The caller must position it with `seek`."""
     seed = job.settings.seed_of(key)
     if seed is not None:
         return StreamingEncoder(job.network, job.threads, sample=True, seed=seed)

@@ -1,4 +1,4 @@
-"""Where tasks run: in this process, in a local cluster of processes, or on a Dask cluster."""
+"""Runs tasks in this process, in a local cluster of processes, or on a Dask cluster."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from oobleck_stream.dataset.tasks import Result, Task
 from oobleck_stream.errors import InputError
 
 ALLOWED_DEATHS = 3
-"""How many workers a task may end before it is set aside. A scheduler that was started by somebody
-else has a number of its own.
+"""A task is set aside after it has ended this many workers. A scheduler that was started by another
+program has its own limit.
 """
 
 CONNECT_SECONDS = 10
-"""How long a scheduler may take to answer."""
+"""How many seconds a scheduler may take to answer."""
 
 WIDTH_SECONDS = 5.0
-"""How often the scheduler is asked for its workers."""
+"""Interval in seconds at which the scheduler is asked for its workers."""
 
 Outcome = Result | BaseException
 Run = Callable[[Task], Result]
@@ -37,32 +37,32 @@ class Engine(Protocol):
     """Runs tasks. One thread uses it."""
 
     def width(self) -> int:
-        """How many tasks can run at once; it may change."""
+        """How many tasks can run at the same time. The result may change."""
 
     def submit(self, task: Task) -> None:
         """Start a task, or put it into a queue."""
 
     def wait(self, seconds: float) -> list[tuple[Task, Outcome]]:
-        """Wait until tasks have ended, at most for some seconds, and return what became of them.
+        """Wait for at most `seconds` until a task ends. Return the ended tasks and their outcomes.
 
         A task that can't be run again on another worker has the outcome `WorkerDied`.
 
         Raises
         ------
         OSError
-            If the engine is lost.
+            If the connection to the workers is lost.
         """
 
 
 class InProcess:
-    """Runs each task at once, in this process."""
+    """Runs each task in this process, as soon as it is submitted."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._ended: list[tuple[Task, Outcome]] = []
 
     def width(self) -> int:
-        """One task."""
+        """Return 0, which stands for one task in this process."""
         return 0
 
     def submit(self, task: Task) -> None:
@@ -85,10 +85,10 @@ class DaskEngine:
     ----------
     client : distributed.Client
     run : callable
-        A function of a task, which can be pickled.
+        A function that takes a task and returns its result. It must be picklable.
     workers : int, optional
-        If the client's cluster is a local one of this run, the number of its workers. Dask restarts
-        a worker that was killed, but not if it is killed again while it starts.
+        Number of workers to keep running, if the cluster is a local one. It is needed because Dask
+        restarts a killed worker, but not a worker that is killed again while it starts.
     """
 
     def __init__(self, client: Any, run: Run, workers: int | None = None) -> None:
@@ -156,9 +156,9 @@ def require_dask() -> None:
 
 @contextmanager
 def local_cluster(workers: int) -> Iterator[Any]:
-    """Start a scheduler in this process and some worker processes; yield a client.
+    """Start a scheduler in this process and `workers` worker processes, and yield a client.
 
-    Each worker has one thread, and tasks in it use the threads that their job says.
+    Each worker runs one task at a time, which uses as many threads as its job specifies.
     """
     require_dask()
     import dask
@@ -204,7 +204,7 @@ def remote_cluster(address: str) -> Iterator[Any]:
 def warm_hosts(client: Any, job: Job) -> None:
     """Load the model on one worker of each machine, which fills the machine's caches.
 
-    Workers of a machine would otherwise all fold and compile at once.
+    Otherwise, all workers of a machine would fold and compile at the same time.
     """
     hosts: dict[str, str] = {}
     for address, info in client.scheduler_info(n_workers=-1)["workers"].items():

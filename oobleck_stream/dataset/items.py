@@ -1,4 +1,4 @@
-"""Writes items: latents in the form that stable-audio-tools reads, and audio files."""
+"""Writes items, which are audio files or latents in the form that stable-audio-tools reads."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ from oobleck_stream.files.audio_writer import AudioWriter
 from oobleck_stream.files.quantization import Bits
 
 MAX_ITEM_BYTES = 100_000_000
-"""Maximum size of an item in a file of several, whose writers and readers keep whole items in
-memory."""
+"""Maximum size in bytes of an item in a file that holds several items. Writers and readers of such
+files keep whole items in memory."""
 
 MASK_PIECE = 2**16
-"""Numbers of a padding mask that are written at a time."""
+"""Number of padding mask values that are written at a time."""
 
 
 def item_key(job: Job, source: Source, span: Span) -> str:
-    """The key of an item; items of a split input are numbered."""
+    """The key of an item, which ends in the item's number if the input is split."""
     return f"{source.key}.{span.number:05d}" if job.settings.split else source.key
 
 
 def item_name(job: Job, source: Source, key: str) -> str:
     """The name of an item's file without its suffix.
 
-    Items of files that hold several are first written to the folder of unfinished work.
+    In layouts with several items in a file, each item is first written to a file of its own in the
+    folder of unfinished work.
     """
     if job.settings.layout == "files":
         return key
@@ -59,22 +60,22 @@ def write_latent_item(
     samples: int,
     changes: Iterable[str],
 ) -> Line:
-    """Write the latents of an item and the JSON beside them; the latents appear last.
+    """Write the JSON of an item, and then its latents beside it.
 
     Parameters
     ----------
     job, source, span
-        Which item this is.
+        The job, the input, and the item of the input.
     rows : iterable of (n, latent_dim) float32
-        Its frames.
+        The frames of the item.
     samples : int
         Length of the input at the network's sample rate.
     changes : iterable of str
-        How the input was converted.
+        Phrases that say how the input was converted.
     """
     model, key = job.network, item_key(job, source, span)
     place, name = job.place, item_name(job, source, key)
-    # The samples of the input in the item; the rest of its frames is silence.
+    # Number of the item's samples that come from the input. The rest of its frames is silence.
     own = min(samples, span.last * model.hop) - span.first * model.hop
     info = {
         "key": key,
@@ -100,7 +101,7 @@ def write_latent_item(
 
 
 def _write_sidecar(text: Any, info: dict[str, Any], filled: int) -> None:
-    """Write the JSON with the padding mask, which is too long to be kept in memory."""
+    """Write the JSON with the padding mask, piece by piece because the mask can be very long."""
     head = json.dumps(info, ensure_ascii=False, sort_keys=True)
     text.write(head[:-1] + ', "padding_mask": [')
     counts = ((1, filled), (0, info["frames"] - filled))
@@ -116,7 +117,7 @@ def _write_sidecar(text: Any, info: dict[str, Any], filled: int) -> None:
 def _write_latents(
     file: BinaryIO, rows: Iterable[FloatArray], frames: int, job: Job, source: Source
 ) -> None:
-    """Write an array (latent_dim, frames) of which the frames are stored one after another."""
+    """Write an array (latent_dim, frames) in Fortran order, one frame after another."""
     dtype, done = np.dtype(job.settings.dtype).newbyteorder("<"), 0
     header = {
         "descr": npy_format.dtype_to_descr(dtype),
@@ -139,12 +140,12 @@ def _write_latents(
 def write_audio_item(
     job: Job, source: Source, chunks: Iterator[FloatArray], frames: int, samples: int
 ) -> Line:
-    """Write the audio of an item, and the JSON beside it for files that hold several items."""
+    """Write the audio of an item, and a JSON file beside it unless the layout is ``files``."""
     model, span = job.network, Span(0, 0, frames)
     name, suffix = item_name(job, source, source.key), data_suffix(job)
     changes: list[str] = []
     with job.place.new(name + suffix) as path:
-        # The writer chooses the format by the suffix.
+        # The suffix of the name selects the writer's format.
         local = path.with_name("audio" + suffix)
         try:
             with AudioWriter(
@@ -153,7 +154,8 @@ def write_audio_item(
                 for chunk in chunks:
                     writer.write(chunk)
         except InputError as error:
-            if isinstance(error.__cause__, OSError):  # The disk is full, not the latents wrong.
+            # The latents are not to blame if the disk is full.
+            if isinstance(error.__cause__, OSError):
                 raise error.__cause__ from None
             raise
         local.rename(path)
@@ -183,7 +185,7 @@ def _line(
     samples: int,
     changes: Iterable[str],
 ) -> Line:
-    """The line of an item that was written to a path; the input's hash is added later."""
+    """The line of an item that was written to `path`, still without the input's hash."""
     with path.open("rb") as file:
         digest = hashed(file)
     size = path.stat().st_size

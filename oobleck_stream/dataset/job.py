@@ -1,4 +1,4 @@
-"""What a run is: the settings that decide every byte of the output, and how the work is done."""
+"""Describes a run: the settings, which determine the output, and how the work is done."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ DESCRIPTION = "oobleck-dataset.json"
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides every byte of the output, together with the inputs.
+    """The settings that, together with the inputs, determine every byte of the output.
 
     Attributes
     ----------
     direction : {"encode", "decode"}
     layout : {"files", "webdataset", "parquet"}
     network : str
-        `fingerprint` of the model.
+        The `fingerprint` of the model.
     dtype : {"float32", "float16"}
-        That of stored latents.
+        The dtype of stored latents.
     sample : bool
-        Whether latents are drawn from their distributions; otherwise they are the means.
+        Whether latents are drawn from their distributions. Otherwise they are the means.
     seed : int
-        Seed of these draws. The noise of an input also depends on its key.
+        The seed of the draws. The noise of an input also depends on the input's key.
     crop : int or None
-        How many frames of each input are used.
+        Maximum number of frames of each input that are used. None means all.
     split : int or None
-        Into items of how many frames an input is cut.
+        Maximum number of frames of an item. None means that inputs are not cut into items.
     pad : bool
-        Whether silence fills the last item up to `crop` or `split` frames.
+        Whether the last item is padded with silence to `crop` or `split` frames.
     audio : {"wav", "flac"}
         The format of decoded audio.
     bits : {"16", "24", "float"}
         The sample format of decoded audio.
     order : {"tc", "ct"} or None
-        The axis order of the latents to decode; None if the shape tells it.
+        The axis order of the latents to decode. None means that it is inferred from their shape.
     """
 
     direction: Direction
@@ -72,7 +72,7 @@ class Settings:
     order: AxisOrder | None = None
 
     def seed_of(self, key: str) -> int | None:
-        """The seed of an input's noise, for `Model.encode`; None without noise."""
+        """The seed of the noise for the input `key`, as for `Model.encode`; None without noise."""
         if not self.sample:
             return None
         digest = hashlib.sha256(json.dumps([self.seed, key]).encode()).digest()
@@ -81,22 +81,22 @@ class Settings:
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that a worker needs to know; small, and can be pickled.
+    """Everything that a worker needs to know about a run. A job is small and picklable.
 
     Attributes
     ----------
     out : str
         The address of the output folder.
     model : str
-        What to load, as for `oobleck_stream.load`. Every machine loads it for itself.
+        The source of the model, as for `oobleck_stream.load`. Every machine loads it for itself.
     settings : Settings
     unit : int
         Longest part of a piece that one task encodes or decodes, in frames. It has no effect on
         the output.
     threads : int
-        Threads of a task.
+        Number of threads of each task.
     backend : str
-        Where to decode.
+        Where to decode, as for `oobleck_stream.load`.
     """
 
     out: str
@@ -113,12 +113,12 @@ class Job:
 
     @property
     def network(self) -> Model:
-        """The model; it is loaded once in a process.
+        """The model, which is loaded once per process.
 
         Raises
         ------
         InputError
-            If it is not the network of the settings, for example on another machine.
+            If the model is not the one in `settings`, for example because this machine has another.
         """
         model, found = _loaded(self.model, self.backend, self.settings.direction)
         if found != self.settings.network:
@@ -138,7 +138,7 @@ def _loaded(source: str, backend: str, direction: Direction) -> tuple[Model, str
 
 
 def fingerprint(model: Model, direction: Direction) -> str:
-    """A SHA-256 of the parameters and the config that encoding or decoding depends on.
+    """The SHA-256 of the parameters and the config that encoding or decoding depends on.
 
     It does not depend on the file format of the checkpoint, nor on how parameters are packed.
     """
@@ -158,7 +158,7 @@ def describe(settings: Settings, shards: list[str]) -> dict[str, Any]:
 
 
 def require_same(address: str, found: dict[str, Any], settings: Settings) -> None:
-    """Raise an `InputError` if the description of an output folder is one of other settings."""
+    """Raise an `InputError` if the description of an output folder has other settings."""
     if found.get("format") != FORMAT or not isinstance(found.get("settings"), dict):
         raise InputError(f"{address}: {DESCRIPTION} is of another version of this package")
     wanted = dataclasses.asdict(settings)

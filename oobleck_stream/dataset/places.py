@@ -1,7 +1,7 @@
-"""Folders that outputs are written to: on a local disk, or at an fsspec address.
+"""Reads and writes files in folders on a local disk or at an fsspec address.
 
-A file appears under its name when it is complete: locally by a rename, in an object store by the
-end of the upload. Two processes that write the same file at once do not disturb each other.
+A file appears under its name only when it is complete. It appears by a rename on a local disk, and
+by the end of the upload in an object store. Two processes may write the same file at the same time.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ class Place(Protocol):
         """
 
     def open(self, name: str) -> BinaryIO:
-        """Open a file for reading; it can be positioned."""
+        """Open a file for reading. The file supports `seek`."""
 
     def files(self, folder: str = "") -> dict[str, int]:
-        """The names and sizes in bytes of all files in a folder and the folders in it."""
+        """Map the name of each file in a folder, searched recursively, to its size in bytes."""
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
 
     def remove_folder(self, name: str) -> None:
-        """Remove a folder with all its content, if it is there."""
+        """Remove a folder with all its content if it exists."""
 
 
 class LocalPlace:
@@ -71,8 +71,9 @@ class LocalPlace:
         target.parent.mkdir(parents=True, exist_ok=True)
         beside = self._root / WORK / "new"
         beside.mkdir(parents=True, exist_ok=True)
-        # The private folders are apart from the outputs: to remove those that killed processes
-        # left, their folder is listed for every file, and a data set's folders are large.
+        # The private folders are not beside the outputs. For every file, the folder that contains
+        # them is listed to remove those that killed processes left, and a data set's own folders
+        # are too large for that.
         with private_folder(beside / hashlib.sha256(name.encode()).hexdigest()[:16]) as folder:
             part = folder / "file"
             yield part
@@ -83,7 +84,8 @@ class LocalPlace:
             except OSError as error:
                 error.filename, error.filename2 = str(target), None
                 raise
-            if not name.startswith(WORK):  # Unfinished work that is lost is only done again.
+            # Unfinished work need not survive a crash, because it can be done again.
+            if not name.startswith(WORK):
                 sync_folder(target.parent)
 
     def open(self, name: str) -> BinaryIO:
@@ -130,7 +132,7 @@ class RemotePlace:
 
     @contextmanager
     def new(self, name: str) -> Iterator[Path]:
-        """As `Place.new`. The file is written to the local temporary folder, and uploaded."""
+        """As `Place.new`. The file is written to the local temporary folder and then uploaded."""
         with tempfile.TemporaryDirectory(prefix="oobleck-") as folder:
             part = Path(folder) / "file"
             yield part
@@ -183,7 +185,7 @@ def open_place(address: str) -> Place:
 
 
 def is_remote(address: str) -> bool:
-    """Whether an address is one for fsspec rather than a local path."""
+    """Whether an address is an fsspec address rather than a local path."""
     return "://" in address and not address.startswith(("file://", "local://"))
 
 
@@ -193,13 +195,13 @@ def local_path(address: str) -> str:
 
 
 def file_system(address: str) -> tuple[Any, str]:
-    """The fsspec file system of an address, and the path in it.
+    """Return the fsspec file system of an address, and the path in that file system.
 
     Raises
     ------
     InputError
-        If fsspec, or the package for the address's protocol, is not installed, or if there is no
-        such protocol.
+        If fsspec is not installed, if the package for the address's protocol is not installed, or
+        if there is no such protocol.
     """
     try:
         import fsspec
@@ -214,7 +216,7 @@ def file_system(address: str) -> tuple[Any, str]:
 
 @contextmanager
 def _system_errors(address: str) -> Iterator[None]:
-    """Convert the errors of a file system's client, which can be of any class, to ``OSError``."""
+    """Convert the errors of a file system's client, whatever their class, to ``OSError``."""
     try:
         yield
     except OSError:

@@ -1,4 +1,4 @@
-"""Which tasks are left, by what is in the output folder, and which tasks follow from results."""
+"""Finds the tasks that the output folder still lacks, and those that follow from results."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ from oobleck_stream.dataset.worker import failed_line, run_task
 from oobleck_stream.errors import InputError
 
 BYTES_PER_SECOND = {".wav": 176_000, ".flac": 100_000, ".aif": 176_000, ".aiff": 176_000}
-"""Typical sizes of a second of sound, which decide only how many inputs a task has."""
+"""Typical number of bytes of a second of sound, by suffix, for choosing the inputs of a task."""
 
 COMPRESSED_BYTES_PER_SECOND = 16_000
 
 MAX_BATCH = 64
-"""Most inputs of a task."""
+"""Maximum number of inputs of a task."""
 
 MERGED_RECORDS = 1000
-"""How many records are merged into one."""
+"""Number of records at which they are merged into one."""
 
 
 @dataclass
 class _Open:
-    """The parts of a long input that are still to be done."""
+    """A long input, with all its parts and those that are still missing."""
 
     piece: Piece
     parts: tuple[tuple[int, int], ...]
@@ -68,24 +68,25 @@ class _Open:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run has done.
+    """The result of a run.
 
     Attributes
     ----------
     inputs : int
         Number of inputs.
     done : int
-        How many of them were encoded or decoded in this run.
+        Number of inputs that were encoded or decoded in this run.
     kept : int
-        How many were done already.
+        Number of inputs that were already done when the run began.
     failed : tuple of Line
         The inputs that failed, with their errors.
     gone : int
-        Items in the output folder whose input is gone. They stay, and are not in the manifest.
+        Number of items in the output folder whose input no longer exists. They stay in the folder
+        but are not in the manifest.
     seconds : float
-        Sound that was encoded or decoded in this run.
+        Seconds of sound that were encoded or decoded in this run.
     wall_seconds : float
-        How long the run took.
+        Duration of the run in seconds.
     """
 
     inputs: int
@@ -99,18 +100,18 @@ class Report:
 
 @dataclass(frozen=True)
 class Status:
-    """How much of a run is done.
+    """The progress of a run.
 
     Attributes
     ----------
     inputs : int
-        Inputs that were not done when the run began.
+        Number of inputs that were not done when the run began.
     done, failed : int
-        How many of these are done, and how many have failed.
+        Number of these inputs that are done, and that have failed.
     total_bytes, bytes : int
-        Size of these inputs, and of what was read of them.
+        Total size of these inputs, and the part of it that has been processed.
     seconds : float
-        Sound that was encoded or decoded.
+        Seconds of sound that were encoded or decoded.
     """
 
     inputs: int
@@ -122,10 +123,11 @@ class Status:
 
 
 class Plan:
-    """The tasks of a run. They can be run by anything that can call a function.
+    """The tasks of a run, which any program that can call a function can run.
 
-    `tasks` are those that can be run at once, and `follow` gives the tasks that follow from a
-    result. `rounds` does this for a function like ``map``. `finish` writes the manifest.
+    `tasks` yields the tasks that can run immediately. `follow` takes the result of a task, and
+    returns the tasks that need this result. `rounds` runs all tasks with a function like ``map``.
+    `finish` writes the manifest.
 
     Parameters
     ----------
@@ -133,25 +135,26 @@ class Plan:
     sources : sequence of Source
         The inputs, sorted by key.
     shard_items : int
-        Inputs for each file, in layouts with several items in a file. It is used when the data set
-        is begun.
+        Number of inputs per file, in layouts with several items in a file. It has an effect only
+        when the data set is begun.
     share : (int, int), optional
-        ``(i, n)``: only the i-th of n shares of the inputs, counted from 1. What needs all shares
-        is left to a run without this.
+        With ``(i, n)``, plan only the i-th of n shares of the inputs, counted from 1. Work that
+        needs all shares is left to a run without `share`.
 
     Attributes
     ----------
     job : Job
     run : callable
-        Runs a task: ``plan.run(task)`` returns its `Result`. It can be pickled.
+        A picklable function that takes a task, runs it, and returns its `Result`.
     failures : list of Line
         The inputs that have failed so far.
+
     Raises
     ------
     InputError
-        If the output folder is of other settings.
+        If the output folder was begun with other settings.
     OSError
-        If it can't be read or written.
+        If the output folder can't be read or written.
     """
 
     def __init__(
@@ -185,7 +188,7 @@ class Plan:
 
     @property
     def status(self) -> Status:
-        """How much is done."""
+        """The progress of the run."""
         return Status(
             len(self._pending),
             len(self._lines) - self._kept,
@@ -196,7 +199,7 @@ class Plan:
         )
 
     def _begin(self, sources: Sequence[Source], shard_items: int) -> list[str]:
-        """Compare the output folder's description, or write it; return the shards' first keys."""
+        """Check or write the output folder's description. Return the first key of each shard."""
         place, settings = self.job.place, self.job.settings
         try:
             found = read_json(place, DESCRIPTION)
@@ -211,7 +214,7 @@ class Plan:
         return shards
 
     def _read_lines(self) -> None:
-        """Collect the lines of inputs that are done: unchanged, with all their outputs there."""
+        """Collect the lines of inputs that are unchanged and whose outputs all exist."""
         place = self.job.place
         records = sorted(name for name in self._files if name.startswith(RECORDS))
         names = [name for name in (MANIFEST,) if name in self._files] + records
@@ -227,20 +230,20 @@ class Plan:
                 continue
             items = found.setdefault(line.source, {})
             older = items.get(line.item)
-            # An item may be in a file of its own and, later, in a file of several.
+            # An item may first be in a file of its own, and later in a file of several items.
             if older is None or older.output.startswith(ITEMS):
                 items[line.item] = line
         self._gone = len(gone) if self._share is None else 0
         for key, items in found.items():
             if len(items) == next(iter(items.values())).items:
                 self._lines[key] = [items[number] for number in sorted(items)]
-        # Other shares merge their own records.
+        # Only a run without `share` may merge all records, because each share merges its own.
         self._records = records if self._share is None else []
 
     # Tasks
 
     def tasks(self) -> Iterator[Task]:
-        """The tasks that can be run at once; the first time that they are asked for."""
+        """Yield the tasks that need no result of another task. Call this only once."""
         ready = [number for number, waiting in enumerate(self._waiting) if waiting == 0]
         for number in ready:
             yield from self._pack(number)
@@ -258,7 +261,7 @@ class Plan:
             yield Batch(tuple(batch))
 
     def follow(self, task: Task, result: Result) -> list[Task]:
-        """Take note of a result; return the tasks that follow from it."""
+        """Record the result of a task, and return the tasks that need this result."""
         self._seconds += result.seconds
         self._bytes += result.bytes
         if result.record:
@@ -282,9 +285,10 @@ class Plan:
         return following
 
     def set_aside(self, task: Task, reason: str) -> list[Task]:
-        """Give a task up that ends its worker, and its inputs; return the tasks that follow.
+        """Give up a task that keeps ending its worker, and return the tasks that follow.
 
-        Inputs that share a task are tried again, each alone.
+        If the task has several inputs, each input is tried again in a task of its own. A single
+        input is set aside.
         """
         if isinstance(task, Pack):
             raise InputError(f"{self.job.out}/{task.output}: could not be written: {reason}")
@@ -303,7 +307,8 @@ class Plan:
         Parameters
         ----------
         run_all : callable
-            Takes a list of tasks, and returns what `run` returns for each, in this order.
+            A function that takes a list of tasks, and returns the results of `run` in the same
+            order.
 
         Returns
         -------
@@ -320,7 +325,7 @@ class Plan:
         return self.finish()
 
     def _closed(self, key: str, lines: list[Line]) -> list[Task]:
-        """Note that an input is done or has failed."""
+        """Record that an input is done or has failed, and return the tasks that follow."""
         self._open.pop(key, None)
         if key in self._lines or key in self._failed:
             return []
@@ -336,7 +341,7 @@ class Plan:
         return self._pack(number) if self._waiting[number] == 0 else []
 
     def _opened(self, piece: Piece) -> list[Task]:
-        """The tasks of a long input that was opened, or prepared."""
+        """The tasks that follow when a long input has been opened or prepared."""
         if piece.source.key in self._failed:
             return []
         if piece.frames == 0:
@@ -372,7 +377,7 @@ class Plan:
         return max(0, bisect.bisect_right(self._first_keys, key) - 1)
 
     def _count_by_shard(self) -> list[int]:
-        """How many inputs of each file are neither done nor failed."""
+        """The number of inputs of each shard that are neither done nor failed."""
         if self._share is not None:
             return []
         counts = [0] * len(self._first_keys)
@@ -382,7 +387,7 @@ class Plan:
         return counts
 
     def _pack(self, number: int) -> list[Task]:
-        """The task that writes a file, unless the file is there and holds the right items."""
+        """The task that writes a shard; none if the shard already holds the right items."""
         name = shard_name(number, self.job.settings.layout)
         keys = self._keys
         first = bisect.bisect_left(keys, self._first_keys[number]) if number else 0
@@ -399,7 +404,7 @@ class Plan:
     # Records
 
     def _merge_records(self) -> None:
-        """Merge records, so that there are never very many files of them."""
+        """Merge the records into one file when there are many."""
         if len(self._records) < MERGED_RECORDS:
             return
         place, merged = self.job.place, self._records
@@ -413,7 +418,7 @@ class Plan:
     def finish(self) -> Report:
         """Write the manifest, and the list of files that stable-audio-tools reads.
 
-        With a share of the inputs, nothing is written, because other runs may still go on.
+        If the plan has a `share`, nothing is written, because runs of other shares may still go on.
 
         Returns
         -------
@@ -445,7 +450,7 @@ class Plan:
                 yield line.text()
 
     def _clean(self, place: Place) -> None:
-        """Remove the records, which are in the manifest now, and what changed inputs left."""
+        """Remove the records, which are in the manifest now, and work that is no longer needed."""
         for name in set(self._records):
             place.remove(name)
         # Parts of inputs that failed are kept for the next run.
@@ -460,7 +465,7 @@ def _in_share(key: str, share: tuple[int, int]) -> bool:
 
 
 def _guessed_seconds(job: Job, source: Source) -> float:
-    """About how long an input is, by its size."""
+    """Estimate the duration of an input from its size."""
     if job.settings.direction == "decode":
         model = job.network
         return source.size / (4 * model.latent_dim) / model.config.frame_rate

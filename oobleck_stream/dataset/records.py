@@ -1,7 +1,8 @@
-"""The manifest: one line for each item, and the records from which it is made.
+"""Reads and writes the manifest, which has one line for each item, and the records.
 
-A task that completes items writes a record, a file of lines, last: outputs without a record are
-made again. Records are merged into the manifest at the end of a run.
+A record is a file with the lines of the items that a task has completed. A task writes its record
+last, and outputs without a record are made again. At the end of a run, the records are merged into
+the manifest.
 """
 
 from __future__ import annotations
@@ -24,36 +25,37 @@ DONE, FAILED, SET_ASIDE = "done", "failed", "set aside"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What became of an item.
+    """The state of an item, or of an input that failed, as in the manifest.
 
     Attributes
     ----------
     key : str
-        The item's name.
+        The name of the item.
     source : str
-        The key of its input. The manifest has no absolute paths, so the folder can be moved.
+        The key of the input. The manifest has no absolute paths, so the folder can be moved.
     size, stamp, sha256
-        Those of the input. The hash is empty if the input could not be read.
+        Size, stamp and hash of the input. The hash is empty if the input failed.
     status : {"done", "failed", "set aside"}
-        An input is set aside if the task of it has killed its worker several times.
+        An input is set aside if its task has killed several workers.
     error : str
-        Why the input failed; otherwise empty.
+        The reason why the input failed. Empty if it did not fail.
     item, items : int
-        The item's number among those of its input, and their number.
+        Index of the item among the items of its input, and how many items the input has.
     output : str
         The file that holds the item.
     member : str
-        The item's name in that file, if it holds several.
+        The name of the item in `output`, if that file holds several items.
     count : int
-        How many items the file holds.
+        How many items `output` holds.
     bytes : int
-        Size of the file.
+        Size of `output` in bytes.
     output_sha256 : str
-        Hash of the item's latents or audio as stored; a file that holds one item has this hash.
+        Hash of the item's latents or audio as stored. If `output` holds only this item, it is also
+        the hash of `output`.
     frames, samples : int
-        Latent frames and samples of the item.
+        Number of latent frames and of samples in the item.
     changes : list of str
-        How the input was converted, cropped and padded.
+        Phrases that say how the input was converted, cropped and padded.
     """
 
     key: str
@@ -76,7 +78,7 @@ class Line:
 
     @classmethod
     def parse(cls, text: str) -> Line:
-        """Read a line of a manifest; raise ``ValueError`` if it is not one."""
+        """Parse a line of a manifest. Any other text raises ``ValueError``."""
         values = json.loads(text)
         if not isinstance(values, dict) or not {"key", "source", "status"} <= values.keys():
             raise ValueError("not a line of a manifest")
@@ -91,13 +93,13 @@ _NAMES = tuple(entry.name for entry in fields(Line))
 
 
 def write_text(place: Place, name: str, lines: Iterable[str]) -> None:
-    """Write a text file; each line gets an end."""
+    """Write a text file, with a newline after each line."""
     with place.new(name) as path, open(path, "w", encoding="utf-8") as file:
         file.writelines(line + "\n" for line in lines)
 
 
 def read_json(place: Place, name: str) -> Any:
-    """Read a JSON file; None if it does not exist."""
+    """Return the content of a JSON file, or None if the file does not exist."""
     try:
         with place.open(name) as file:
             return json.loads(file.read())
@@ -106,7 +108,7 @@ def read_json(place: Place, name: str) -> Any:
 
 
 def read_lines(place: Place, names: Iterable[str]) -> Iterator[Line]:
-    """Read manifests and records. Files that have just been removed are left out."""
+    """Yield the lines of manifests and records. Files that no longer exist are skipped."""
     for name in names:
         try:
             with place.open(name) as file:

@@ -1,4 +1,4 @@
-"""Runs the tasks of a plan on an engine, and tells how it goes on."""
+"""Runs the tasks of a plan on an engine, and reports progress."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from oobleck_stream.dataset.records import Line
 from oobleck_stream.dataset.tasks import Task
 
 TICK_SECONDS = 0.5
-"""How often progress is reported, at least."""
+"""Maximum number of seconds to wait for tasks before progress is reported."""
 
 AHEAD = 2
-"""How many tasks, per task that runs, are sent to the workers before they are needed."""
+"""Number of tasks sent to the workers for each task that can run at the same time."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes
     ----------
     status : Status
-        What is done.
+        The part of the run that is done.
     wall_seconds : float
-        Since the run began.
+        Seconds since the run began.
     workers : int
-        How many tasks can run at once; 0 in this process.
+        Number of tasks that can run at the same time; 0 if this process does the work itself.
     failures : tuple of Line
-        Inputs that have failed since progress was last told.
+        Inputs that have failed since progress was last reported.
     """
 
     status: Status
@@ -48,7 +48,7 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """How long the rest is expected to take; None if it can't be known yet."""
+        """How long the rest is expected to take; None if no estimate is possible yet."""
         done, total = self.status.bytes, self.status.total_bytes
         return max(0, total - done) * self.wall_seconds / done if done else None
 
@@ -65,7 +65,7 @@ def execute(
     strict : bool
         Whether the first input that fails ends the run.
     tell : callable, optional
-        Called with the `Progress`, often.
+        Called with the `Progress` after each wait of at most `TICK_SECONDS`.
 
     Returns
     -------
@@ -74,8 +74,8 @@ def execute(
     Raises
     ------
     OSError
-        If an output can't be written, or the engine is lost. What was finished stays, and the same
-        run, begun again, does the rest.
+        If an output can't be written, or the engine loses its workers. Finished outputs stay, and
+        the same run, begun again, does the rest.
     InputError
         If a worker has another model.
     """
@@ -85,7 +85,7 @@ def execute(
     while more or following or in_flight:
         width = engine.width()
         while in_flight < AHEAD * width + 1:
-            # What follows from results goes first, so that few long inputs are open at once.
+            # Tasks that follow from results go first, to keep few long inputs open at a time.
             task = following.popleft() if following else next(fresh, None)
             if task is None:
                 more = False

@@ -1,8 +1,8 @@
-"""Files of several items: WebDataset's tar files, and Parquet files.
+"""Writes and reads files that hold several items: WebDataset's tar files, and Parquet files.
 
-Which items a file holds is decided when the data set is begun, by its first key. A file is always
-written as a whole: from the items that are new, which are in files of their own until then, and
-from the items that stay, which are read from the older file.
+The first key of each file is fixed when the data set is begun, and determines which items the file
+holds. A file is always written as a whole. New items are in files of their own until then. Items
+that stay are read from the older version of the file.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from oobleck_stream.errors import InputError
 SUFFIXES = {"webdataset": ".tar", "parquet": ".parquet"}
 
 ROW_GROUP_BYTES = 2**25
-"""Bytes of items after which a Parquet file begins a new group of rows."""
+"""Number of bytes of items after which a Parquet file begins a new row group."""
 
 
 class Entry(NamedTuple):
-    """An item in a file: its name there, its latents or audio, and the JSON beside it."""
+    """An item of a file: its name in the file, its latents or audio, and its JSON."""
 
     member: str
     data: bytes
@@ -47,12 +47,12 @@ def require_packages(layout: Layout) -> None:
 
 
 def shard_name(number: int, layout: Layout) -> str:
-    """The name of a file of several items."""
+    """The name of the file with index `number` that holds several items."""
     return f"shard-{number:06d}{SUFFIXES[layout]}"
 
 
 def run_pack(job: Job, task: Pack) -> Result:
-    """Write a file of several items, and its record; the items' own files are removed then."""
+    """Write a file of several items and its record, and then remove the items' own files."""
     place, layout = job.place, job.settings.layout
     members = [member_name(line.key) for line in task.lines]
     write: Callable[[Path, Iterable[Entry], Job], None] = (
@@ -79,7 +79,7 @@ def run_pack(job: Job, task: Pack) -> Result:
 
 
 def member_name(key: str) -> str:
-    """The name of an item without dots, which end an item's name in WebDataset's tar files."""
+    """A name for an item that has no dots, because WebDataset ends an item's name at a dot."""
     return f"{key.replace('.', '_')}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
 
 
@@ -98,7 +98,7 @@ def _entry(place: Place, line: Line, older: Callable[[str], Entry]) -> Entry:
 
 @contextmanager
 def _older(place: Place, name: str, layout: Layout) -> Iterator[Callable[[str], Entry]]:
-    """Yield a function that reads an item of the older file of this name, which is opened then."""
+    """Yield a function that reads an item of file `name`, which its first call opens."""
     opened: list[tuple[BinaryIO, Callable[[str], Entry]]] = []
 
     def read(member: str) -> Entry:
@@ -119,13 +119,13 @@ def _older(place: Place, name: str, layout: Layout) -> Iterator[Callable[[str], 
 
 
 def _write_tar(path: Path, entries: Iterable[Entry], job: Job) -> None:
-    """Write a tar file, in which nothing depends on the time, the user or the machine.
+    """Write a tar file that does not depend on the time, the user or the machine.
 
-    webdataset's own writer makes the same files, but importing webdataset imports torch if that is
-    installed, which would take 200 MB of every worker.
+    The `webdataset` package writes the same files. It is not used, because importing it also
+    imports torch if torch is installed, which would take 200 MB in every worker.
     """
     suffix = "npy" if job.settings.direction == "encode" else job.settings.audio
-    # PAX allows names of any length and with any characters.
+    # The PAX format allows names of any length and with any characters.
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
         for entry in entries:
             for name, content in (("json", entry.info), (suffix, entry.data)):
@@ -180,7 +180,7 @@ def _table(rows: list[dict[str, Any]], schema: Any) -> Any:
     for field in schema:
         values = [row[field.name] for row in rows]
         if field.name == "latents":
-            # Without a Python object for every number.
+            # This avoids a Python object for every number.
             width = field.type.value_type.list_size
             offsets = np.cumsum([0, *(len(value) for value in values)], dtype=np.int32)
             flat = pa.array(np.concatenate(values).ravel(), field.type.value_type.value_type)
@@ -192,7 +192,7 @@ def _table(rows: list[dict[str, Any]], schema: Any) -> Any:
 
 
 def _schema(job: Job) -> Any:
-    """The columns. Those of audio are marked as the library `datasets` marks them."""
+    """The columns. For audio, they have the metadata that the library `datasets` expects."""
     import pyarrow as pa
 
     if job.settings.direction == "encode":
@@ -236,7 +236,7 @@ def _audio_row(entry: Entry, job: Job) -> dict[str, Any]:
 
 
 def _facts(entry: Entry) -> dict[str, Any]:
-    """The values of the other columns, from an item's JSON."""
+    """The values of all columns but the latents or audio, from an item's JSON."""
     info = json.loads(entry.info)
     mask = info.pop("padding_mask", None)
     return {
@@ -244,7 +244,7 @@ def _facts(entry: Entry) -> dict[str, Any]:
         "sample_rate": info["sample_rate"],
         "seconds_start": float(info.get("seconds_start", 0)),
         "seconds_total": float(info["seconds_total"]),
-        # Frames with sound; silence that was added fills the others.
+        # The number of frames with sound. The other frames are added silence.
         "filled": info["frames"] if mask is None else sum(mask),
         "info": json.dumps(info, ensure_ascii=False, sort_keys=True),
     }

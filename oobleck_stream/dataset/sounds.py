@@ -1,4 +1,4 @@
-"""Inputs as workers read them: sound at the network's rate and channels, and latents."""
+"""Reads inputs in a worker: latents, and sound at the network's sample rate and channels."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from oobleck_stream.files.axis_order import AxisOrder
 from oobleck_stream.files.latents_reader import LatentFile, cut, read_latents
 
 BLOCK = 2**16
-"""Rows that are read at a time."""
+"""Number of rows that are read at a time."""
 
 DECODED = 32
-"""Latent frames that are decoded at a time."""
+"""Number of latent frames that are decoded at a time."""
 
 
 @contextmanager
 def open_sound(source: Source) -> Iterator[AudioFile]:
-    """Open an audio file, locally or in a store, of which only the parts in use are read.
+    """Open an audio file on a disk or in a store. Only the parts in use are read.
 
     Raises
     ------
     InputError
-        If it can't be read, or is no audio file.
+        If the file can't be read, or is not an audio file.
     """
     if not is_remote(source.address):
         with AudioFile(source.address) as sound:
@@ -48,7 +48,7 @@ def open_sound(source: Source) -> Iterator[AudioFile]:
 def padded_blocks(
     blocks: Iterator[FloatArray], samples: int, silence: int, channels: int
 ) -> Iterator[FloatArray]:
-    """Yield at most `samples` samples of some blocks, and then `silence` samples of silence."""
+    """Yield the first `samples` samples of `blocks`, and then `silence` samples of silence."""
     left = samples
     for block in blocks:
         yield block[:left]
@@ -62,7 +62,7 @@ def padded_blocks(
 
 
 def read_rows(file: BinaryIO, first: int, last: int, width: int) -> Iterator[FloatArray]:
-    """Read rows of float32 from a scratch file or a part, in blocks of (n, width).
+    """Yield the rows from `first` up to `last` of a scratch file or a part, as (n, width) float32.
 
     Raises
     ------
@@ -80,19 +80,19 @@ def read_rows(file: BinaryIO, first: int, last: int, width: int) -> Iterator[Flo
 
 
 class LatentRows:
-    """The frames of a file of latents; only those in use are read.
+    """Reads frames from a file of latents. Only the frames in use are read.
 
     Parameters
     ----------
     source : Source
     latent_dim : int
     order : {"tc", "ct"} or None
-        The axis order; None if the shape tells it.
+        The axis order. None means that it is inferred from the shape.
 
     Raises
     ------
     InputError
-        If the file can't be read, or has no latents of this size.
+        If the file can't be read, or has no frames of size `latent_dim`.
     """
 
     def __init__(self, source: Source, latent_dim: int, order: AxisOrder | None) -> None:
@@ -121,9 +121,9 @@ def _latents(source: Source) -> LatentFile:
 
 @functools.lru_cache(maxsize=1)
 def _downloaded(source: Source) -> LatentFile:
-    """The content of a remote file, whose local copy is removed at once.
+    """The content of a remote file, whose local copy is removed before this returns.
 
-    The last file is kept, because consecutive tasks are often parts of the same one.
+    The last content is kept, because consecutive tasks are often parts of the same input.
     """
     suffix = os.path.splitext(source.address)[1].lower()
     with tempfile.TemporaryDirectory(prefix="oobleck-") as folder:
@@ -135,7 +135,7 @@ def _downloaded(source: Source) -> LatentFile:
             raise InputError(f"{source.address}: can't be read: {error}") from error
         try:
             found = read_latents(path)
-            if os.name == "nt":  # A mapped file can't be removed there.
+            if os.name == "nt":  # Windows can't remove a mapped file.
                 array = np.array(found.array)
                 return LatentFile(found.name, found.shape, lambda: array, found.metadata)
             _ = found.array

@@ -1,4 +1,4 @@
-"""Finds the inputs of a data set: in a folder, a list, a glob pattern, or at an fsspec address."""
+"""Finds the inputs of a data set from a folder, a list, a glob pattern or an fsspec address."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LATENT_SUFFIXES = frozenset([".bin", ".npy", ".npz", ".safetensors"])
 LIST_SUFFIXES = (".txt", ".lst", ".jsonl")
 
 MAX_NAME_BYTES = 180
-"""Maximum length of each part of a key. File systems allow 255 bytes, and suffixes follow."""
+"""Maximum length in bytes of each part of a key. File systems allow 255, with the suffixes."""
 
 _MAGIC = re.compile(r"[*?\[]")
 
@@ -52,13 +52,15 @@ class Source:
     Attributes
     ----------
     key : str
-        The name in the data set: the path in the folder that was searched, or as the list has it.
+        The name of the input in the data set, made from its path in the searched folder or from its
+        entry in the list.
     address : str
         An absolute local path, or a URL.
     size : int
-        In bytes.
+        The size in bytes.
     stamp : str
-        What changes when the file changes: the modification time, or what the store has for it.
+        A text that changes when the file changes: the modification time, or for instance the ETag
+        of a store.
     """
 
     key: str
@@ -68,19 +70,19 @@ class Source:
 
     @property
     def identity(self) -> str:
-        """A name for the work on this version of the file."""
+        """A name that identifies the work on this version of the file."""
         text = json.dumps([self.key, self.size, self.stamp])
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
     def is_unchanged(self) -> bool:
-        """Whether the file still has this size and stamp."""
+        """Whether the file still has the same size and stamp."""
         try:
             return _stamped(self.address) == (self.size, self.stamp)
         except OSError:
             return False
 
     def open(self) -> BinaryIO:
-        """Open the file; an `InputError` names it if that fails."""
+        """Open the file. If that fails, an `InputError` names the file."""
         try:
             if is_remote(self.address):
                 system, path = file_system(self.address)
@@ -95,31 +97,31 @@ class Source:
 def find_sources(
     text: str, suffixes: Iterable[str], out: str = "", strip: bool = False
 ) -> list[Source]:
-    """Find the inputs that a text names.
+    """Find the inputs that `text` names.
 
     Parameters
     ----------
     text : str
-        A folder, which is searched with all folders in it; a list, which is a ``.txt`` or ``.lst``
-        file with a path in each line, or a ``.jsonl`` file of objects with a ``path``; a glob
-        pattern; one input file; or an fsspec address of one of these. Relative paths in a list are
-        relative to the list's folder. Names that begin with a dot are skipped in folders.
+        A folder, a list, a glob pattern, one input file, or the fsspec address of one of these. A
+        folder is searched recursively, but names that begin with a dot are skipped. A list is a
+        ``.txt`` or ``.lst`` file with a path in each line, or a ``.jsonl`` file of objects with a
+        ``path``. Relative paths in a list are relative to the list's folder.
     suffixes : iterable of str
         The suffixes of inputs in folders, in lower case.
     out : str
         The output folder, which is not searched.
     strip : bool
-        Whether keys have no suffix.
+        Whether the suffix is removed from each key.
 
     Returns
     -------
     list of Source
-        Sorted by key; all keys are different.
+        The inputs, sorted by key. All keys are different.
 
     Raises
     ------
     InputError
-        If nothing is found, or if a listed file does not exist, or if two inputs have one key.
+        If nothing is found, if a listed file does not exist, or if two inputs have the same key.
     """
     known = tuple(suffixes)
     try:
@@ -155,7 +157,7 @@ def _local(path: str, suffixes: tuple[str, ...], out: str) -> Iterator[Source]:
         else:
             yield _listed(os.path.basename(path), path)
     elif _MAGIC.search(path):
-        # The part of the path before the first folder with a special character.
+        # The part of the path before the first component with a wildcard.
         fixed = os.path.dirname(path[: _MAGIC.search(path).start()])  # type: ignore[union-attr]
         for name in glob.iglob(path, recursive=True):
             if os.path.isfile(name):
@@ -165,7 +167,7 @@ def _local(path: str, suffixes: tuple[str, ...], out: str) -> Iterator[Source]:
 
 
 def _walk(root: str, suffixes: tuple[str, ...], skipped: str) -> Iterator[Source]:
-    """The inputs in a folder and the folders in it, also through symbolic links."""
+    """Yield the inputs in a folder, searched recursively and through symbolic links."""
     pending, seen = [root], {skipped}
     while pending:
         folder = pending.pop()
@@ -247,13 +249,13 @@ def _facts(info: dict[str, Any]) -> tuple[int, str]:
     """The size and the stamp of a file in a store."""
     names = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created")
     stamp = next((info[name] for name in names if info.get(name)), "")
-    # A store's client may give the same time as a number and as an object.
+    # The client of a store may return the same time once as a number and once as an object.
     stamp = stamp.timestamp() if isinstance(stamp, datetime) else stamp
     return int(info.get("size") or 0), str(stamp)
 
 
 def safe_key(name: str) -> str:
-    """A relative name for outputs, from a path or a URL: no parts ``..``, none that is too long."""
+    """Make a relative name for outputs from a path or a URL, without ``..`` or overlong parts."""
     name = name.replace(os.sep, "/").replace("://", "/").replace("\0", "")
     parts = [part for part in name.split("/") if part not in ("", ".")]
     return "/".join(_safe_part(part) for part in parts)
@@ -262,7 +264,7 @@ def safe_key(name: str) -> str:
 def _safe_part(part: str) -> str:
     if part == "..":
         return "__"
-    # The data set's own names begin with a dot.
+    # Names that begin with a dot are reserved for the data set's own files.
     part = "_" + part[1:] if part.startswith(".") else part
     encoded = os.fsencode(part)
     if len(encoded) <= MAX_NAME_BYTES:

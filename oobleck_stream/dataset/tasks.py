@@ -1,4 +1,4 @@
-"""The tasks of a run. Each can be pickled, and running one twice does no harm."""
+"""Defines the tasks of a run. Tasks are picklable, and a task may run more than once."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from oobleck_stream.dataset.sources import Source
 
 @dataclass(frozen=True)
 class Piece:
-    """What is known of a long input after it was opened.
+    """The facts about an input that are known after it was opened.
 
     Attributes
     ----------
     source : Source
     frames : int
-        Latent frames to encode or decode.
+        Number of latent frames to encode or decode.
     samples : int
-        Samples of the input itself at the network's rate.
+        Number of samples in the input itself, at the network's sample rate.
     scratch : bool
-        Whether its samples are read from a scratch file, because they can't be read from the
-        middle of the input exactly: it is resampled, or compressed with loss.
+        Whether the samples are read from a scratch file. A scratch file is needed if reading from
+        the middle of the input would not be exact, for instance because the input is resampled or
+        has a lossy format.
     changes : tuple of str
-        How the input is converted.
+        Phrases that say how the input is converted.
     """
 
     source: Source
@@ -39,7 +40,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Batch:
-    """Encode or decode short inputs. Long ones among them are only opened."""
+    """Encode or decode short inputs. Long inputs among them are only opened."""
 
     sources: tuple[Source, ...]
 
@@ -52,7 +53,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Prepare:
-    """Convert a long input that can't be cut exactly, from its start, to a scratch file."""
+    """Convert a long input from its start to a scratch file, because it can't be cut exactly."""
 
     piece: Piece
 
@@ -68,7 +69,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Join:
-    """Make the items of a long input of its parts; `parts` are their first and last frames."""
+    """Join the parts of a long input to items. Each part is a range of frames (first, end)."""
 
     piece: Piece
     parts: tuple[tuple[int, int], ...]
@@ -76,15 +77,15 @@ class Join:
 
 @dataclass(frozen=True)
 class Pack:
-    """Write a file of several items.
+    """Write a file that holds several items.
 
     Attributes
     ----------
     output : str
-        The file's name.
+        The name of the file.
     lines : tuple of Line
-        The items, sorted by key. Each is either in a file of its own, or in the older file of the
-        same name.
+        The items, sorted by key. Each item is read from a file of its own, or from the older
+        version of `output`.
     """
 
     output: str
@@ -96,20 +97,20 @@ Task: TypeAlias = Batch | Prepare | Unit | Join | Pack
 
 @dataclass(frozen=True)
 class Result:
-    """What a task has done.
+    """The result of a task.
 
     Attributes
     ----------
     lines : tuple of Line
-        Items that are finished, and inputs that failed.
+        The items that are finished, and the inputs that failed.
     pieces : tuple of Piece
-        Long inputs that were opened.
+        The long inputs that were opened.
     record : str
-        The record that contains the lines; empty if there is none.
+        The name of the record that contains `lines`. Empty if there is none.
     seconds : float
-        Sound that was encoded or decoded.
+        Seconds of sound that were encoded or decoded.
     bytes : int
-        Bytes of inputs that this was.
+        Number of bytes of the inputs that were processed.
     """
 
     lines: tuple[Line, ...] = ()
@@ -121,7 +122,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Span:
-    """An item of a piece: its number, and its frames from `first` up to `last`."""
+    """An item of a piece: item `number` of `count`, with the frames from `first` up to `last`."""
 
     number: int
     first: int

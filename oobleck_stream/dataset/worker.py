@@ -1,7 +1,8 @@
-"""What a worker does: `run_task` runs a task of a job, anywhere and any number of times.
+"""Runs the tasks of a job in a worker.
 
-Errors in an input become lines of its items. An ``OSError`` is one of the output, for example a
-full disk, and ends the run.
+`run_task` may run in any process, and more than once for the same task. An error in an input
+becomes a line for this input. An ``OSError`` is an error of the output, for example a full disk,
+and ends the run.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def run_task(job: Job, task: Task) -> Result:
     InputError
         If the model is not the one that the data set was begun with.
     """
-    _ = job.network  # An error of the model is not one of an input.
+    _ = job.network  # Load the model here, so that its errors are not blamed on an input.
     if isinstance(task, Batch):
         return _run_batch(job, task)
     if isinstance(task, Pack):
@@ -61,7 +62,7 @@ def run_task(job: Job, task: Task) -> Result:
 
 
 def failed_line(source: Source, error: str, status: str = FAILED) -> Line:
-    """The line of an input that can't be used."""
+    """The line of an input that failed, with the reason."""
     return Line(
         key=source.key,
         source=source.key,
@@ -73,7 +74,7 @@ def failed_line(source: Source, error: str, status: str = FAILED) -> Line:
 
 
 def _attempt(job: Job, source: Source, action: Callable[[], Result]) -> Result:
-    """Return the action's result, or the line of its failure."""
+    """Call `action` and return its result. If the input fails, the result has a failed line."""
     try:
         return action()
     except OSError:
@@ -109,7 +110,7 @@ def _record(job: Job, name: str, lines: tuple[Line, ...]) -> str:
 
 
 def _short(job: Job, source: Source) -> Result:
-    """Encode or decode an input, or find out that it is a long one."""
+    """Encode or decode an input, or only open it if it is long."""
     if job.settings.direction == "decode":
         rows = LatentRows(source, job.network.latent_dim, job.settings.order)
         piece = Piece(source, len(rows))
@@ -125,7 +126,7 @@ def _short(job: Job, source: Source) -> Result:
 
 
 def _opened(job: Job, source: Source, sound: AudioFile) -> Piece | None:
-    """What is known of a long input; None for a short one."""
+    """Return the `Piece` of a long input; None if the input is short."""
     model = job.network
     length = sound.length(model.samplerate)
     if length is not None and -(-_used(job, length) // model.hop) <= job.unit:
@@ -138,12 +139,12 @@ def _opened(job: Job, source: Source, sound: AudioFile) -> Piece | None:
 
 
 def _used(job: Job, samples: int) -> int:
-    """How many samples of a piece its items depend on, with silence that is added."""
+    """The number of samples that the items of a piece depend on, with added silence."""
     return min(_padded(job, samples), _reach(job))
 
 
 def _reach(job: Job) -> int:
-    """The number of samples that a cropped piece depends on; huge if it is not cropped."""
+    """The number of samples that a cropped piece depends on; 2**62 without cropping."""
     crop = job.settings.crop
     if crop is None:
         return 2**62
@@ -151,7 +152,7 @@ def _reach(job: Job) -> int:
 
 
 def _padded(job: Job, samples: int) -> int:
-    """The length of a piece with the silence that is added, in samples."""
+    """The length of a piece in samples, with added silence."""
     settings, hop = job.settings, job.network.hop
     if settings.pad and settings.crop:
         return max(samples, settings.crop * hop)
@@ -162,7 +163,7 @@ def _padded(job: Job, samples: int) -> int:
 
 
 def _frames(job: Job, samples: int) -> int:
-    """The number of frames of a piece's items."""
+    """The number of frames in all items of a piece."""
     frames = job.network.encoded_length(_padded(job, samples))
     return min(frames, job.settings.crop) if job.settings.crop else frames
 
@@ -184,7 +185,7 @@ def _encode_short(job: Job, source: Source, sound: AudioFile) -> Result:
         silence = min(_padded(job, samples), reach) - samples
         yield from padded_blocks(iter(()), 0, silence, model.channels)
 
-    # The length is known only after the samples were resampled.
+    # The exact length is known only after resampling.
     latents = encode_part(encoder, read, 0, 0, reach // model.hop)
     frames = _frames(job, samples)
     return _latent_result(
@@ -197,7 +198,7 @@ def _encode_short(job: Job, source: Source, sound: AudioFile) -> Result:
 def _latent_result(
     job: Job, piece: Piece, rows: Callable[[int, int], Iterator[FloatArray]]
 ) -> Result:
-    """Write the items of a piece of which all frames are there."""
+    """Write the items of a piece, whose frames `rows` reads."""
     source, rate = piece.source, job.network.samplerate
     if piece.samples == 0:
         raise InputError(f"{source.address}: holds no samples; at least one was expected")
@@ -221,7 +222,7 @@ def _audio_result(job: Job, piece: Piece, chunks: Iterator[FloatArray]) -> Resul
 
 
 def _finished(job: Job, source: Source, lines: list[Line], samples: int) -> Result:
-    """Add the input's hash to the lines; refuse an input that has been changed meanwhile."""
+    """Add the input's hash to the lines. Refuse an input that changed while it was read."""
     try:
         with source.open() as file:
             digest = hashed(file)
@@ -234,7 +235,7 @@ def _finished(job: Job, source: Source, lines: list[Line], samples: int) -> Resu
 
 
 def _prepare(job: Job, task: Prepare) -> Result:
-    """Write the converted samples of an input to a scratch file, unless it is there."""
+    """Write the converted samples of an input to a scratch file, unless the file exists."""
     source, place, model = task.piece.source, job.place, job.network
     folder = f"{PARTS}/{source.identity}"
     samples = read_json(place, f"{folder}/scratch.json")
@@ -262,7 +263,7 @@ def _prepare(job: Job, task: Prepare) -> Result:
 
 
 def _run_unit(job: Job, task: Unit) -> Result:
-    """Write the frames, or the samples, of a part of a piece."""
+    """Encode or decode a part of a piece, and write its frames or samples."""
     piece, model = task.piece, job.network
     source, name = piece.source, f"{PARTS}/{piece.source.identity}/{task.first}-{task.last}.part"
     share = round(source.size * (task.last - task.first) / piece.frames)
@@ -305,7 +306,7 @@ def _encode_unit(job: Job, task: Unit) -> FloatArray:
 
 
 def _join(job: Job, task: Join) -> Result:
-    """Write the items of a piece from its parts; afterwards the parts are not needed any more."""
+    """Write the items of a piece from its parts, and then remove the parts."""
     piece, model, settings = task.piece, job.network, job.settings
     folder = f"{PARTS}/{piece.source.identity}"
     width = model.latent_dim if settings.direction == "encode" else model.channels
@@ -328,7 +329,7 @@ def _join(job: Job, task: Join) -> Result:
         result = _audio_result(job, piece, rows(0, piece.frames))
     record = _record(job, f"join-{piece.source.identity}", result.lines)
     job.place.remove_folder(folder)
-    # The sound and the bytes were counted with the parts.
+    # The seconds and the bytes were already counted in the results of the parts.
     return Result(result.lines, record=record)
 
 

@@ -1,1 +1,1 @@
-"""Reads latents from files and pipes and writes them to files; reads and writes audio files."""
+"""Reads and writes files of latents and of audio. Latents are also read from pipes."""

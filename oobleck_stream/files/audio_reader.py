@@ -1,4 +1,4 @@
-"""Audio files, read in blocks with the sample rate and channels that a network requires."""
+"""Reads audio files in blocks, with the sample rate and channels that a network requires."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ EXACT_FORMATS = frozenset({"AIFF", "AU", "CAF", "FLAC", "RF64", "W64", "WAV", "W
 EXACT_SUBTYPES = frozenset(
     {"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"}
 )
-"""The formats, and sample formats, in which every sample is stored by itself or in a block that
-libsndfile finds again exactly."""
+"""File formats and sample formats in which reading can start at any sample. In these, libsndfile
+finds the exact position of each sample, or of the block that contains the sample."""
 
 
 class AudioFile:
@@ -47,21 +47,21 @@ class AudioFile:
     ----------
     path : str or Path
     file : BinaryIO, optional
-        An open file to read instead; `path` is then its name in messages.
+        An open file to read instead of `path`, which is then only a name for messages.
 
     Attributes
     ----------
     samplerate, channels : int
         The file's sample rate in hertz, and its number of channels.
     samples : int or None
-        The file's length in samples. If PyAV reads the file, the length is what the file states,
-        which may be inexact, or None.
+        The file's length in samples. If PyAV reads the file, this is the length that the file
+        states, which may be inexact. None if the file states no length.
 
     Raises
     ------
     InputError
-        If the file can't be read, is not an audio file, has no samples, or states more than
-        there are because it was cut off.
+        If the file can't be read, is not an audio file or has no samples. Also if it was cut off,
+        so that it has fewer samples than it states.
     """
 
     def __init__(self, path: str | Path, file: BinaryIO | None = None) -> None:
@@ -97,7 +97,7 @@ class AudioFile:
 
     @property
     def is_cuttable(self) -> bool:
-        """Whether samples from the middle are those that reading from the start gives."""
+        """Whether reading from the middle gives the same samples as reading from the start."""
         if self._av is not None:
             return False
         return self._file.format in EXACT_FORMATS and self._file.subtype in EXACT_SUBTYPES
@@ -105,7 +105,7 @@ class AudioFile:
     def length(self, samplerate: int) -> int | None:
         """Number of samples that `blocks` returns at a sample rate; None if unknown.
 
-        The number may be off by one if the audio is resampled, and by more if PyAV reads the file.
+        The result may be off by one if the audio is resampled, and by more if PyAV reads the file.
         """
         if self.samples is None:
             return None
@@ -133,8 +133,8 @@ class AudioFile:
         samplerate, channels : int
             The result's sample rate and channels.
         start : int
-            The file's sample to begin with. With resampling, or if the file is not `is_cuttable`,
-            the samples from the middle may differ from those of the whole.
+            Index in the file of the first sample to read. If it is not 0, the samples may differ
+            from those of a full read if they are resampled or if `is_cuttable` is false.
 
         Raises
         ------
@@ -205,7 +205,7 @@ def _without_notes() -> Iterator[None]:
     """
     try:
         before = os.dup(STANDARD_ERROR)
-    except OSError:  # It is closed.
+    except OSError:  # Standard error is closed.
         yield
         return
     try:
@@ -218,7 +218,7 @@ def _without_notes() -> Iterator[None]:
 
 
 def _opened_by_av(name: str, refusal: Exception) -> AvSound:
-    """Open a file that libsndfile refuses with PyAV; if that is missing, raise an `InputError`."""
+    """Open with PyAV a file that libsndfile refuses. An `InputError` says if PyAV is missing."""
     from oobleck_stream.files.av_reader import HINTED, AvSound
 
     if importlib.util.find_spec("av") is None:
@@ -232,7 +232,9 @@ def _opened_by_av(name: str, refusal: Exception) -> AvSound:
 
 
 class FlatAudio:
-    """Audio in a flat `.bin` file: channels first, without sample rate and number of channels.
+    """Reads audio from a flat `.bin` file, which states neither sample rate nor channels.
+
+    The samples are stored channels first.
 
     Parameters
     ----------
@@ -249,7 +251,7 @@ class FlatAudio:
         self._numbers = read_flat(path)
 
     def length(self, samplerate: int) -> None:
-        """Return None: the length is unknown without the number of channels."""
+        """Return None, because the length is unknown without the number of channels."""
 
     def changes(self, samplerate: int, channels: int) -> list[str]:
         """The sample rate and number of channels that are assumed, as one phrase."""
@@ -261,8 +263,8 @@ class FlatAudio:
         Raises
         ------
         InputError
-            If the count of numbers is not a multiple of `channels`. While the blocks are read, also
-            if a sample is not finite.
+            If the file's number of values is not a multiple of `channels`. While the blocks are
+            read, also if a sample is not finite.
         """
         samples = axis_order.flat_frames(self._numbers, channels, "ct", self.name, "channels")
         cut = (samples[first : first + BLOCK] for first in range(0, len(samples), BLOCK))
@@ -270,9 +272,9 @@ class FlatAudio:
 
 
 def _finite(blocks: Iterable[FloatArray], prefix: str, done: int = 0) -> Iterator[FloatArray]:
-    """Yield the same blocks in C order; raise an `InputError` for a sample that is not finite.
+    """Yield the same blocks in C order. A sample that is not finite raises an `InputError`.
 
-    `done` is the number of the first sample, for the message.
+    `done` is the index of the first sample, for the message.
     """
     for block in blocks:
         try:

@@ -19,7 +19,7 @@ from oobleck_stream.formats.atomic import atomic_file, refusing_unwritable
 from oobleck_stream.formats.mp3 import missing_bytes
 
 PIECE = 1 << 14
-"""Samples passed to libsndfile at once. Its Vorbis encoder allocates them on the stack."""
+"""Number of samples passed to libsndfile per call. Its Vorbis encoder puts them on the stack."""
 
 MAX_WAV_BYTES = 2**32 - 2**16
 """Maximum size of the samples in a WAV file in bytes. The header has 32-bit sizes and takes the
@@ -27,7 +27,7 @@ rest.
 """
 
 HEADER_BYTES = 4096
-"""Bytes at the start of a WAV file that include all chunks before the samples."""
+"""Number of bytes at the start of a WAV file in which all chunks before the samples lie."""
 
 SYSTEM_ERROR = 2
 """libsndfile's error code SF_ERR_SYSTEM: a system call failed, for example on a full disk."""
@@ -41,7 +41,7 @@ SUBTYPES: dict[str, dict[Bits, str]] = {
 }
 
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
-"""The sample rates that Opus encodes. Sound with another rate is resampled to the last."""
+"""The sample rates that Opus encodes. Sound with any other rate is resampled to 48000 Hz."""
 
 
 class AudioWriter:
@@ -70,12 +70,12 @@ class AudioWriter:
     ----------
     samplerate : int
     file_samplerate : int
-        The sample rate of the file. Only for Opus it may differ from `samplerate`.
+        The sample rate of the file. It can differ from `samplerate` only for Opus.
     written : int
         Number of samples written so far, at `samplerate`.
     clipped : int
-        Number of values so far that were beyond full scale and were clipped. Values in a float WAV
-        file are never clipped.
+        Number of values written so far that were beyond full scale and therefore clipped. Values in
+        a float WAV file are never clipped.
     peak : float
         The largest absolute value written so far.
 
@@ -133,7 +133,7 @@ class AudioWriter:
 
     @property
     def room(self) -> int:
-        """How many more samples fit into the file. Only WAV files have a limit, of 4 GiB."""
+        """How many more samples fit into the file. Only WAV files have a limit, which is 4 GiB."""
         if self._container != "WAV":
             return sys.maxsize
         return MAX_WAV_BYTES // (WIDTHS[self.bits] * self.channels) - self.written
@@ -158,7 +158,7 @@ class AudioWriter:
             ) from error
 
     def _failure(self) -> OSError:
-        """The error for a failed write, for which libsndfile reports no reason."""
+        """The error for a failed write. Libsndfile reports no reason for it."""
         return OSError(f"{self.path}: writing failed (is the disk full?)")
 
     def write(self, samples: FloatArray) -> None:
@@ -172,10 +172,10 @@ class AudioWriter:
         Raises
         ------
         InputError
-            If a sample is not finite (the message has its number), or the file has no `room` for
+            If a sample is not finite (the message has its index), or the file has no `room` for
             the samples.
         OSError
-            If writing fails; the message names the file.
+            If writing fails. The message names the file.
         """
         if len(samples) == 0:
             return
@@ -224,11 +224,11 @@ class AudioWriter:
             self._require_complete()
 
     def _clear_time(self) -> None:
-        """Clear the time of writing in a float WAV file, so that equal sounds give equal files."""
+        """Clear the timestamp in a float WAV file, so that equal sounds give equal files."""
         if self._container not in ("WAV", "RF64"):
             return
         with open(self._part, "rb+") as file:
-            # The chunk PEAK has a size, a version and the time: four bytes each.
+            # The chunk's name PEAK is followed by size, version and timestamp, of 4 bytes each.
             place = file.read(HEADER_BYTES).find(b"PEAK")
             if place >= 0:
                 file.seek(place + 12)
@@ -245,7 +245,7 @@ class AudioWriter:
             stored = soundfile.info(self._part).frames
         except soundfile.LibsndfileError as error:
             raise self._failure() from error
-        # A WAV file of odd size lacks its last byte: chunks are padded to an even size.
+        # Chunks are padded to an even size, so a WAV file of odd size lacks its last byte.
         odd = self._container in ("WAV", "RF64") and Path(self._part).stat().st_size % 2
         if stored != self._stored or odd:
             raise self._failure()

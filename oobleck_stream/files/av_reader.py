@@ -1,4 +1,4 @@
-"""Sound in formats that FFmpeg reads and libsndfile does not: M4A, and the sound of videos."""
+"""Reads sound in formats that only FFmpeg supports, not libsndfile, such as M4A and videos."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from oobleck_stream.arrays import FloatArray
 from oobleck_stream.errors import InputError
 
 HINTED = (".m4a", ".m4b", ".mp4", ".mov", ".aac", ".mkv", ".webm", ".wma", ".avi", ".3gp")
-"""Common suffixes of such files. For these, a message names the extra if PyAV is not installed."""
+"""Common suffixes of such files. If PyAV is not installed, the message about a file with one of
+these suffixes names the extra to install."""
 
 FORMATS = (
     "aac,ac3,eac3,aiff,amr,ape,asf,avi,caf,dsf,flac,flv,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,"
     "mpc,mpc8,mpeg,mpegts,ogg,tta,w64,wav,wv"
 )
-"""FFmpeg's names of the containers that are read. Playlists, which name other files and addresses
-to be read, are not among them."""
+"""FFmpeg's names of the containers that are read. Playlists are not among them, because they make
+FFmpeg read other files and addresses."""
 
 MAX_PADDING = 4096
-"""So many samples at most, which fill the last frame of a codec, are beyond the stated length."""
+"""Maximum number of samples beyond the stated length that pad the last frame of a codec."""
 
 ROUNDING_SECONDS = 0.001
-"""Containers state lengths to a millisecond, so that the last samples may be beyond them too."""
+"""Containers round lengths to a millisecond, so samples up to this far beyond them are kept."""
 
 SHORT_SECONDS = 0.1
-"""A sound that ends so much earlier than its container says is not considered to be cut off."""
+"""A sound counts as cut off only if it ends earlier than its container states by more than this."""
 
 
 class AvSound:
-    """The first sound in a file, as PyAV decodes it (the extra ``av``).
+    """Reads the first sound in a file with PyAV (the extra ``av``).
 
     Parameters
     ----------
@@ -42,7 +43,7 @@ class AvSound:
     ----------
     samplerate, channels : int
     samples : int or None
-        The length as the container states it, which may be inexact; None if it states none.
+        The length that the container states, which may be inexact. None if it states no length.
 
     Raises
     ------
@@ -57,14 +58,14 @@ class AvSound:
         first = next(self._frames(), None)
         if first is None:
             raise InputError(f"{path}: holds no samples; at least one was expected")
-        # Not what the container says: some codecs double the rate that it states.
+        # The container's rate is not used, because some codecs double it.
         self.samplerate, self.channels = _form(first)
         self.samples = round(self._seconds * self.samplerate) if self._seconds else None
 
     def blocks(self, size: int) -> Iterator[FloatArray]:
-        """Yield the samples from the beginning in blocks (n, channels) float32 of `size`.
+        """Yield the samples from the beginning in blocks (n, channels) float32 with ``n == size``.
 
-        The last block has another length.
+        Only the last block may have another length.
 
         Raises
         ------
@@ -94,10 +95,10 @@ class AvSound:
         yield rest
 
     def _frames(self) -> Iterator[Any]:
-        """Decode the file from the beginning; yield its frames."""
+        """Decode the file from the beginning, and yield its frames."""
         import av
 
-        # The protocol is named, because a path with a colon could be taken for an address.
+        # Without the protocol, FFmpeg could mistake a path with a colon for an address.
         options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
         frames = 0
         try:

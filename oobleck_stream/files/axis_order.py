@@ -1,4 +1,4 @@
-"""Infers from the size of a latent frame which axis of stored latents is time."""
+"""Infers which axis of stored latents is time, from the size of a latent frame."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def time_first(
     Raises
     ------
     InputError
-        If neither axis has the size `latent_dim`, or both have it and `layout` is None.
+        If neither axis has the size `latent_dim`, or if both axes have it and `layout` is None.
     """
     first, second = matrix_shape(shape, name)
     if layout is None and first == second == latent_dim:
@@ -103,12 +103,12 @@ def flat_frames(
     layout : {"tc", "ct"} or None
         The axis order. None means channels first.
     name, what : str
-        The name of the source, and the words for what `size` counts, for error messages.
+        For error messages: the name of the source, and what `size` counts, such as "channels".
 
     Raises
     ------
     InputError
-        If the number of numbers is not a multiple of `size`.
+        If the length of `numbers` is not a multiple of `size`.
     """
     if len(numbers) % size:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Refuses sound files that are shorter than they say, which libsndfile reads without a word."""
+"""Refuses sound files that are shorter than they state. Libsndfile would read them silently."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from oobleck_stream.formats.mp3 import missing_bytes
 NOTED = re.compile(
     r"^\s*(?:(Riff size|riff)|data|SSND|BODY|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
 )
-"""What libsndfile notes if a file is shorter than its header says: the bytes that the whole file
-(in RF64 and W64 files) or its samples (in WAV, AIFF, AU and SVX files) should have, and those that
-are there."""
+"""The line that libsndfile logs if a file is shorter than its header states. It has the number of
+bytes that the header states, and the number that exists. In RF64 and W64 files, the bytes are those
+of the whole file. In WAV, AIFF, AU and SVX files, they are those of the samples."""
 
 UNKNOWN_SIZE, UNKNOWN_FILE_SIZE = 0x7FFF0000, 2**62
-"""A program that writes a WAV file, or an RF64 file, to a pipe states at least so many bytes, or
-none."""
+"""A program that writes to a pipe doesn't know the size. It states 0, or at least `UNKNOWN_SIZE`
+bytes of samples in a WAV file, or at least `UNKNOWN_FILE_SIZE` bytes in an RF64 file."""
 
 MAX_MISSING = 0.01
-"""The share of an MP3 file that may be missing. If it is more, mpg123 prints a warning of its own;
-if it is less, reading finds that the end is missing."""
+"""The share of an MP3 file that may be missing when it is opened. If more is missing, mpg123 prints
+a warning of its own. If less is missing, this is found when the end is read."""
 
 
 def require_bytes(path: str | Path) -> None:
@@ -31,7 +31,7 @@ def require_bytes(path: str | Path) -> None:
     Raises
     ------
     InputError
-        If the file is empty, or an MP3 file that was cut off.
+        If the file is empty, or if it is an MP3 file that was cut off.
     OSError
         If the file can't be read.
     """

@@ -1,4 +1,4 @@
-"""The part of a piece that is wanted: where it begins, and how long it lasts at most."""
+"""Describes the requested part of a piece, by its beginning and its maximum duration."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Excerpt:
         Raises
         ------
         InputError
-            If `start` is negative, if `length` is not positive, or if one is not finite.
+            If `start` is negative, if `length` is not positive, or if either is not finite.
         """
         if not (0 <= start < math.inf and (length is None or 0 < length < math.inf)):
             raise InputError(f"start must be from 0 and length above 0, not {start} and {length}")
@@ -46,9 +46,10 @@ class Excerpt:
         return cls(begin, None if length is None else begin + max(1, round(length * samplerate)))
 
     def end_in(self, samples: int | None) -> int | None:
-        """One past the last sample that a piece of `samples` samples has in this range.
+        """Return one past the index of the last sample in this range of a piece.
 
-        None means unknown, which `samples` may be too.
+        `samples` is the length of the piece. If it is None, the length is unknown. The result is
+        None if it is unknown too.
         """
         known = [end for end in (samples, self.end) if end is not None]
         return min(known, default=None)

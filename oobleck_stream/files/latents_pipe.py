@@ -1,4 +1,4 @@
-"""Latents from standard input: an `.npy` stream, or raw little-endian float32 frames."""
+"""Reads latents from standard input: an `.npy` stream, or raw little-endian float32 frames."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RAW_FRAME = np.dtype("<f4")
 
 
 class LatentPipe:
-    """Latent frames from a pipe, which are passed on as they arrive.
+    """Reads latent frames from a pipe, and passes them on as they arrive.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class LatentPipe:
         return read_header(self, self.name) if self._ahead == MAGIC else None
 
     def read(self, size: int = PIECE) -> bytes:
-        """Read 1 to `size` bytes; return no bytes at the end of the pipe."""
+        """Read 1 to `size` bytes. At the end of the pipe, the result is empty."""
         if self._ahead:
             piece, self._ahead = self._ahead[:size], self._ahead[size:]
             return piece
@@ -97,7 +97,7 @@ class LatentPipe:
     def _rows(
         self, latent_dim: int, dtype: np.dtype[Any], count: int | None, size: int
     ) -> Iterator[FloatArray]:
-        """Yield frames that are stored one after another: `count` frames, or as many as arrive."""
+        """Yield `count` frames that are stored one after another. None means as many as arrive."""
         row, got, ahead = latent_dim * dtype.itemsize, 0, b""
         while count is None or got < count:
             room = size if count is None else min(size, count - got)
@@ -114,7 +114,7 @@ class LatentPipe:
             raise InputError(f"{self.name}: {_shortfall(got, count, bool(ahead))}")
 
     def _decoded(self, frames: npt.NDArray[Any], first: int) -> Iterator[FloatArray]:
-        """Yield frames as float32; if one is not finite, yield the frames before it and raise."""
+        """Yield frames as float32. Raise at a frame that is not finite, after those before it."""
         try:
             block = as_decoded(frames, first, self.name)
         except InputError:
@@ -125,7 +125,7 @@ class LatentPipe:
     def _transposed(
         self, header: Header, latent_dim: int, layout: AxisOrder | None, size: int
     ) -> Iterator[FloatArray]:
-        """Read frames stored channels first; the first is complete only at the end of the array."""
+        """Yield frames stored channels first, of which none is complete until the array ends."""
         array = read_numbers(self, header, self.name)
         frames = axis_order.frames_view(array, latent_dim, layout, self.name)
         yield from cut(frames, size, self.name)

@@ -1,4 +1,4 @@
-"""Latents from `.npy`, `.npz`, `.safetensors` and `.bin` files, in either axis order."""
+"""Reads latents from `.npy`, `.npz`, `.safetensors` and `.bin` files, in either axis order."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class LatentFile:
     metadata : mapping of str to str
         The file's metadata. Its entry `model` names the network that the latents belong to.
     shaped : bool
-        Whether the file stores a shape. If it does not, `array` is one-dimensional, and its order
-        is channels first unless a layout is passed.
+        Whether the file stores a shape. If it does not, `array` is one-dimensional, and the frames
+        are read as channels first unless a layout is passed.
     """
 
     name: str
@@ -73,7 +73,7 @@ class LatentFile:
         return axis_order.fits(self.shape, latent_dim, self.name)
 
     def frames(self, latent_dim: int, layout: AxisOrder | None = None) -> npt.NDArray[Any]:
-        """Check every frame; return a view (frames, latent_dim) in the file's own dtype.
+        """Check every frame, and return a view (frames, latent_dim) in the file's own dtype.
 
         Parameters
         ----------
@@ -86,7 +86,7 @@ class LatentFile:
         ------
         InputError
             If the shape does not fit or is ambiguous, if there are no frames, or if a frame is not
-            finite as float32 (the message has its number).
+            finite as float32 (the message has its index).
         """
         frames = self.view(latent_dim, layout)
         if len(frames) == 0:
@@ -96,7 +96,7 @@ class LatentFile:
         return frames
 
     def count(self, latent_dim: int, layout: AxisOrder | None = None) -> int:
-        """The number of frames, which are not read for this."""
+        """The number of frames, found without reading them."""
         if not self.shaped:
             return len(self.view(latent_dim, layout))
         return axis_order.time_first(self.shape, latent_dim, layout, self.name)[0]
@@ -129,14 +129,14 @@ class LatentFile:
 def cut(frames: npt.NDArray[Any], size: int, name: str, number: int = 0) -> Iterator[FloatArray]:
     """Yield blocks of at most `size` frames as float32.
 
-    `number` is the number of the first frame, for messages.
+    `number` is the index of the first frame, for messages.
     """
     for first in range(0, len(frames), size):
         yield as_decoded(frames[first : first + size], number + first, name)
 
 
 def as_decoded(frames: npt.NDArray[Any], first: int, name: str) -> FloatArray:
-    """Convert frames to float32; raise an `InputError` that names a frame that is not finite."""
+    """Convert frames to float32. An `InputError` names a frame that is not finite."""
     try:
         return checked_frames(frames, first)
     except ValueError as error:

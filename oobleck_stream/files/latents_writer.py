@@ -58,7 +58,7 @@ class LatentWriter:
             self._output = stack.pop_all()
 
     def _write_header(self) -> None:
-        """Write the header with the present number of frames.
+        """Write the header with the current number of frames.
 
         NumPy leaves room in the header for any length of the first axis, so the header can be
         overwritten in place.
@@ -80,7 +80,7 @@ class LatentWriter:
         Raises
         ------
         InputError
-            If a number is not finite in the file's dtype; the message has the frame's number.
+            If a value is not finite in the file's dtype. The message has the index of its frame.
         OSError
             If writing fails. The error's ``filename`` is the name of the file.
         """

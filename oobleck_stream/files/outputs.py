@@ -16,7 +16,7 @@ from oobleck_stream.formats.flat_writer import FlatWriter
 def open_audio_writer(
     name: str, samplerate: int, channels: int, bits: Bits | None = None, samples: int | None = None
 ) -> AudioWriter | FlatWriter:
-    """Open a writer of audio; the parameters and errors are those of `AudioWriter`."""
+    """Open a writer of audio. The parameters and errors are those of `AudioWriter`."""
     suffix = _known_suffix(name, (*SUBTYPES, flat.SUFFIX))
     if suffix != flat.SUFFIX:
         return AudioWriter(name, samplerate, channels, bits, samples)
@@ -28,7 +28,7 @@ def open_audio_writer(
 def open_latent_writer(
     name: str, latent_dim: int, dtype: str = "float32"
 ) -> LatentWriter | FlatWriter:
-    """Open a writer of latents; the parameters and errors are those of `LatentWriter`."""
+    """Open a writer of latents. The parameters and errors are those of `LatentWriter`."""
     suffix = _known_suffix(name, (".npy", flat.SUFFIX))
     if suffix != flat.SUFFIX:
         return LatentWriter(name, latent_dim, dtype)
@@ -50,7 +50,7 @@ def refuse_input(output: str, source: str) -> None:
 
 
 def _known_suffix(name: str, known: tuple[str, ...]) -> str:
-    """Return the suffix of a name in lower case; raise an `InputError` if it is not known."""
+    """Return the suffix of a name in lower case. An `InputError` reports an unknown suffix."""
     suffix = Path(name).suffix.lower()
     if suffix not in known:
         endings = f"{', '.join(known[:-1])} or {known[-1]}"

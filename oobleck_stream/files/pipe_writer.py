@@ -20,22 +20,22 @@ PipeFormat = Literal["wav", "raw"]
 
 
 class PipeWriter:
-    """Writes samples to standard output, each block at once.
+    """Writes samples to standard output. Each block is written immediately.
 
-    The writer is a context manager, like `AudioWriter`, and has the same attributes. What was
-    written before an exception can't be taken back.
+    Like `AudioWriter`, the writer is a context manager, and it has the same attributes. Samples
+    that were written before an exception can't be taken back.
 
     Parameters
     ----------
     form : {"wav", "raw"}
-        A WAV file, whose header has the length if it is known; or the samples alone, little-endian
-        and interleaved.
+        ``"wav"`` writes a WAV file. Its header contains the length if `samples` is given. ``"raw"``
+        writes only the samples, little-endian and interleaved.
     samplerate : int
         Sample rate in hertz.
     channels : int
         Number of audio channels.
     bits : {"16", "24", "float"}, optional
-        Sample format. The default is "16" for a WAV file and "float" for samples alone.
+        Sample format. The default is "16" for ``"wav"`` and "float" for ``"raw"``.
     samples : int, optional
         The number of samples that will be written, if it is known.
 
@@ -63,7 +63,8 @@ class PipeWriter:
         self.peak = 0.0
         self._row = channels * WIDTHS[self.bits]
         self._is_wav = form == "wav"
-        # Unbuffered: each block leaves at once, and nothing is left to flush if the reader leaves.
+        # Without a buffer, each block is passed on immediately, and nothing remains to be flushed
+        # when the reader closes the pipe.
         self._file = io.FileIO(STANDARD_OUTPUT, "wb", closefd=False)
         if self._is_wav:
             self._put(wav_header(samplerate, channels, WIDTHS[self.bits], samples))
@@ -79,9 +80,9 @@ class PipeWriter:
         Raises
         ------
         InputError
-            If a sample is not finite (the message has its number).
+            If a sample is not finite (the message has its index).
         OSError
-            If writing fails, for example because the reader has left.
+            If writing fails, for example because the reader has closed the pipe.
         """
         if len(samples) == 0:
             return

@@ -1,4 +1,4 @@
-"""Conversion of samples to the formats in which files and pipes hold them."""
+"""Converts samples to the sample formats of files and pipes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDTHS: dict[Bits, int] = {"16": 2, "24": 3, "float": 4}
 
 
 def quantized(samples: FloatArray, bits: Bits) -> npt.NDArray[Any]:
-    """Round samples to the nearest step, and clip them at full scale.
+    """Round samples to the nearest value of a sample format, and clip them at full scale.
 
     Parameters
     ----------
@@ -27,8 +27,8 @@ def quantized(samples: FloatArray, bits: Bits) -> npt.NDArray[Any]:
     Returns
     -------
     (n, channels) array
-        int16; or int32 with the 24 bits at the upper end, as libsndfile expects them; or the
-        float32 samples themselves, which are neither rounded nor clipped.
+        For "16", int16. For "24", int32 with the 24 bits at the upper end, as libsndfile expects
+        them. For "float", the samples themselves, neither rounded nor clipped.
     """
     if bits == "float":
         return samples

@@ -1,4 +1,4 @@
-"""Conversion of the sample rate, chunk by chunk."""
+"""Converts the sample rate of a sound, chunk by chunk."""
 
 from __future__ import annotations
 

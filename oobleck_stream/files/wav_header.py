@@ -1,11 +1,11 @@
-"""The header of a WAV file of which the length may be unknown."""
+"""Makes the header of a WAV file, whose length may be unknown."""
 
 from __future__ import annotations
 
 import struct
 
 UNKNOWN_SIZE = 0xFFFFFFFF
-"""Stands for an unknown size in a WAV header, as players expect it of a stream."""
+"""The size in a WAV header that means an unknown size. Players expect it in a stream."""
 
 HEADER_BYTES = 44
 PCM, FLOAT = 1, 3
@@ -21,8 +21,8 @@ def wav_header(samplerate: int, channels: int, width: int, samples: int | None) 
     width : int
         Bytes per value: 2 and 3 are integers, 4 is float32.
     samples : int or None
-        Samples of the whole file. If it is None, or the file would exceed 4 GiB, the sizes are
-        `UNKNOWN_SIZE`: readers read to the end.
+        Number of samples in the whole file. If it is None, or if the file would exceed 4 GiB, the
+        sizes are `UNKNOWN_SIZE`, which makes readers read to the end.
     """
     size = UNKNOWN_SIZE if samples is None else samples * channels * width
     if size > UNKNOWN_SIZE - HEADER_BYTES:

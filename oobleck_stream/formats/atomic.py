@@ -1,7 +1,7 @@
 """Files and folders that appear under their names only when they are complete and on the disk.
 
 Everything is first written into a private folder beside the target. The folder is called
-``.NAME.XXXXXXXX.oobleck-part``, where the X stand for random characters; it has the mode 0700 and
+``.NAME.XXXXXXXX.oobleck-part``, where the X stand for random characters. It has the mode 0700 and
 is created exclusively. The content is then flushed, fsynced, closed and renamed. An exception
 removes the private folder and leaves the old target as it was. An `OSError` about a file in the
 private folder reports the path that the file would have had after the renaming.
@@ -10,7 +10,7 @@ If the target is a symbolic link, the link stays, and the file or folder that it
 replaced. A pipe, socket or device is never replaced, neither directly nor through a link.
 
 A process that is killed leaves its private folder behind. Every writer holds a lock (``flock``) on
-its own private folder, so a folder without a lock is abandoned; the next writer of the same target
+its own private folder, so a folder without a lock is abandoned. The next writer of the same target
 removes it. On systems without such locks (Windows, some network file systems), the folder stays.
 """
 
@@ -38,9 +38,8 @@ PART_SUFFIX = ".oobleck-part"
 OLD_SUFFIX = ".oobleck-old"
 
 MAX_NAME = 50
-"""How many characters of the target's name the private folder's name contains, as names are
-limited.
-"""
+"""Maximum number of characters of the target's name in the private folder's name, because file
+systems limit the length of names."""
 
 
 @contextmanager
@@ -118,7 +117,7 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def private_folder(target: Path) -> Iterator[Path]:
-    """Create a folder, which only this user can enter, beside a target; remove it after the block.
+    """Create a folder beside a target, which only this user can enter, for the time of the block.
 
     Folders of the same target that killed processes have left behind are removed first.
 
@@ -130,7 +129,7 @@ def private_folder(target: Path) -> Iterator[Path]:
     Raises
     ------
     OSError
-        If the folder can't be created; the error's ``filename`` is then `target`. If the block
+        If the folder can't be created. The error's ``filename`` is then `target`. If the block
         raises an error about a file in the folder, the error is changed to report a file of the
         same name beside the target.
     """
@@ -147,7 +146,7 @@ def private_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
-    """Create a file; at the end of the block it is flushed to the disk and closed.
+    """Create a file, which is flushed to the disk and closed at the end of the block.
 
     Raises
     ------
@@ -167,7 +166,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def sync_file(file: BinaryIO) -> None:
-    """Flush a file to the disk; an `OSError` reports the file's name."""
+    """Flush a file to the disk. An `OSError` reports the file's name."""
     with naming(file.name):
         file.flush()
         os.fsync(file.fileno())
@@ -176,8 +175,8 @@ def sync_file(file: BinaryIO) -> None:
 def sync_folder(folder: Path) -> None:
     """Flush the entries of a folder to the disk, so that renames in it survive a crash.
 
-    Errors are ignored: some file systems can't sync a folder, the files themselves are already on
-    the disk, and the rename has happened.
+    Errors are ignored, because some file systems can't sync a folder. At that point, the files
+    themselves are already on the disk, and the rename has happened.
     """
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
@@ -218,7 +217,7 @@ def file_destination(path: Path) -> Path:
     """
     try:
         mode = os.stat(path).st_mode
-    except OSError:  # There is nothing yet; opening reports any other reason.
+    except OSError:  # Nothing exists yet, or opening will report the error.
         mode = stat.S_IFREG
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
@@ -238,7 +237,7 @@ class _NamedFile(io.FileIO):
 
 @contextmanager
 def _reported_as(path: Path, actual: Path) -> Iterator[None]:
-    """Change an `OSError` from the block about `actual`, or a file in it, to report `path`."""
+    """Replace `actual` by `path` in the filename of an `OSError` from the block."""
     try:
         yield
     except OSError as error:
@@ -259,7 +258,7 @@ def _require_replaceable(target: Path, replace: bool) -> None:
 
 
 def _replace_folder(new: Path, target: Path) -> None:
-    """Rename a folder to its target. An existing folder is moved aside first, and deleted last."""
+    """Rename a folder to its target. An old target is moved aside first, and deleted last."""
     if not os.path.lexists(target):
         os.replace(new, target)
         return
@@ -278,7 +277,7 @@ def _replace_folder(new: Path, target: Path) -> None:
 
 
 def _random_folder(target: Path, suffix: str) -> Path:
-    """Create a folder with a random name beside a target; an `OSError` names the target."""
+    """Create a folder with a random name beside a target. An `OSError` names the target."""
     try:
         return Path(tempfile.mkdtemp(suffix, f".{target.name[:MAX_NAME]}.", target.parent))
     except OSError as error:

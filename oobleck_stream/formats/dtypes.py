@@ -1,4 +1,7 @@
-"""The dtypes of tensors in files, by their names in safetensors, and rounding to these dtypes."""
+"""Defines the dtypes of tensors in files, and rounds values to them.
+
+A dtype is identified by its name in safetensors.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ BITS: Mapping[str, int] = {
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
     "F4": 4,
 }
-"""Bits of an element of every dtype of safetensors, including the dtypes that are not read."""
+"""Bits per element of every dtype of safetensors, including the dtypes that are not read."""
 
 _BFLOAT16_EXPONENT = 0x7F80
 
@@ -57,7 +60,7 @@ def code_of(name: str) -> str | None:
 
 
 def from_stored(data: npt.NDArray[np.uint8], dtype: str) -> FloatingArray:
-    """Interpret bytes as numbers of a dtype of `FLOATS`; bfloat16 is converted to float32."""
+    """Interpret bytes as numbers of a dtype of `FLOATS`. Bfloat16 is converted to float32."""
     numbers = data.view(FLOATS[dtype].stored)
     if dtype == "BF16":
         # A bfloat16 is the upper half of a float32, so the conversion is exact.
@@ -90,7 +93,7 @@ def to_stored(values: FloatingArray, dtype: str, name: str) -> npt.NDArray[Any]:
     with np.errstate(over="ignore"):
         if dtype == "BF16":
             stored = _bfloat16(values)
-            # An exponent of all ones is infinity: the value was rounded beyond the maximum.
+            # An exponent of all ones means infinity, so the value was rounded beyond the maximum.
             finite = ((stored & _BFLOAT16_EXPONENT) != _BFLOAT16_EXPONENT).all()
         else:
             stored = np.ascontiguousarray(values, FLOATS[dtype].stored)
@@ -107,8 +110,8 @@ def _bfloat16(values: FloatingArray) -> npt.NDArray[np.uint16]:
     The bits of a bfloat16 are the upper half of the bits of a float32.
     """
     bits = _float32_bits(values)
-    # The added number is just under half of the last kept place, plus 1 if that place is odd. With
-    # it, the shift rounds half to even.
+    # The lowest kept bit is worth 2**16. Adding just under half of that, plus 1 if the lowest kept
+    # bit is set, makes the shift round half to even.
     odd = bits >> 16
     odd &= 1
     bits += odd
@@ -128,6 +131,7 @@ def _float32_bits(values: FloatingArray) -> npt.NDArray[np.uint32]:
     bits = numbers.view(np.uint32)
     if values.dtype.itemsize > numbers.dtype.itemsize:
         away, inexact = np.abs(numbers) > np.abs(values), numbers != values
-        bits -= away  # Truncate: the next float32 towards zero has the next smaller bits.
+        # Truncate. As an integer, the next float32 towards zero is smaller by 1.
+        bits -= away
         bits |= inexact
     return bits

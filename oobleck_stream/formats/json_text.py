@@ -13,7 +13,7 @@ MAX_JSON_BYTES = 2**24
 
 
 def parse_json(source: object, text: bytes | str) -> Any:
-    """Parse a JSON text; raise a `CheckpointError` if it is not valid."""
+    """Parse a JSON text. Invalid text raises a `CheckpointError`."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

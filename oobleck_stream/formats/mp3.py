@@ -1,4 +1,7 @@
-"""The length in bytes that an MP3 file states in its first frame, after "Xing" or "Info"."""
+"""Compares an MP3 file's length with the length in bytes that its first frame states.
+
+The stated length is in a tag that begins with "Xing" or "Info".
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 FIRST_FRAME = 256
-"""The tag lies within so many bytes of the first frame."""
+"""Number of bytes of the first frame in which the tag is searched."""
 
 HAS_FRAMES, HAS_BYTES = 1, 2
 
 
 def missing_bytes(path: str | Path) -> int:
-    """Return how many bytes an MP3 file lacks; 0 if none, or if the file states no length."""
+    """Return how many bytes an MP3 file lacks. The result is 0 if the file states no length."""
     with Path(path).open("rb") as file:
         start = _after_id3(file)
         file.seek(start)
@@ -30,7 +33,7 @@ def missing_bytes(path: str | Path) -> int:
 
 
 def _after_id3(file: BinaryIO) -> int:
-    """The position after an ID3v2 tag, which may precede the first frame."""
+    """The position after the ID3v2 tag that may precede the first frame; 0 without a tag."""
     head = file.read(10)
     if len(head) < 10 or not head.startswith(b"ID3"):
         return 0

@@ -34,7 +34,7 @@ class Readable(Protocol):
     """A source of bytes: a file or a pipe."""
 
     def read(self, size: int = ..., /) -> bytes:
-        """Return at most `size` bytes; return no bytes only at the end."""
+        """Return at most `size` bytes. The result is empty only at the end."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,10 @@ class Header:
 
 
 def exactly(stream: Readable, size: int) -> bytes:
-    """Read `size` bytes, or fewer if the stream ends; memory grows only with the bytes received."""
+    """Read `size` bytes, or fewer if the stream ends.
+
+    Memory grows only with the bytes received.
+    """
     pieces, missing = [], size
     while missing:
         piece = stream.read(min(_PIECE, missing))
@@ -73,7 +76,7 @@ def exactly(stream: Readable, size: int) -> bytes:
 
 
 def read_header(stream: Readable, name: str) -> Header:
-    """Read the magic string and the header, after which the stream is at the first number.
+    """Read the magic string and the header, which leaves the stream at the first number.
 
     Parameters
     ----------

@@ -24,7 +24,7 @@ from oobleck_stream.formats.json_text import MAX_JSON_BYTES
 from oobleck_stream.formats.tensors import MAX_DIMENSIONS, Container, Tensor, shape_text
 
 Advance = Callable[[int], object]
-"""A progress callback. It is called with the number of bytes that have just been completed."""
+"""A progress callback, which takes the number of bytes completed since its last call."""
 
 _LENGTH_BYTES = 8
 _GIT_LFS = b"version https://git-lfs"
@@ -79,7 +79,7 @@ def _read(data: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> Fl
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a JSON object for ``json.loads``; raise ``ValueError`` if a key occurs twice."""
+    """Make a JSON object for ``json.loads``, or raise ``ValueError`` if a key occurs twice."""
     values = dict(pairs)
     if len(values) != len(pairs):
         raise ValueError("a name stands twice in it")
@@ -122,7 +122,7 @@ def _checked_entry(path: Path, name: str, entry: Any) -> tuple[tuple[int, ...], 
 
 
 def _counts(values: Any) -> tuple[int, ...] | None:
-    """Return a JSON list of at most 32 integers from 0 to 2**63 - 1 as a tuple, else None."""
+    """Return `values` as a tuple of at most 32 integers from 0 to 2**63 - 1, or None."""
     if not isinstance(values, list) or len(values) > MAX_DIMENSIONS:
         return None
     if not all(type(value) is int and 0 <= value < 2**63 for value in values):

@@ -29,7 +29,7 @@ def open_sharded(path: Path) -> Container:
     ------
     CheckpointError
         If the index or a file is damaged or missing. Also if tensors are missing from the files to
-        which the index maps them; the message then names these tensors and their files.
+        which the index maps them. The message then names these tensors and their files.
     """
     index = parse_json(path, read_text(path))
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
@@ -39,7 +39,7 @@ def open_sharded(path: Path) -> Container:
         raise CheckpointError(path, "not an index of safetensors files: no proper weight_map")
     shards: dict[str, Container] = {}
     for file in sorted(set(weight_map.values())):
-        # Only names without a folder are accepted, so that an index can't open files elsewhere.
+        # Only names without a folder are accepted, so that an index can't refer to files elsewhere.
         if Path(file).name != file or "\\" in file or not file.endswith(".safetensors"):
             raise CheckpointError(path, f"{file!r} is not the name of a file beside the index")
         if not (path.parent / file).is_file():
@@ -68,7 +68,10 @@ def shard_names(index: str, count: int) -> list[str]:
 
 
 def cut_into_shards(tensors: Sequence[Tensor], size: int) -> list[list[Tensor]]:
-    """Split tensors, in order, into groups of at most `size` bytes; a larger tensor is a group."""
+    """Split tensors, in order, into groups of at most `size` bytes.
+
+    A tensor that is larger is a group of its own.
+    """
     shards: list[list[Tensor]] = []
     room = 0
     for tensor in tensors:

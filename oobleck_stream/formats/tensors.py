@@ -1,4 +1,7 @@
-"""Named tensors in files. Opening a container parses its index; each tensor is read on demand."""
+"""Represents named tensors in files.
+
+Opening a container parses its index. Each tensor is read on demand.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,9 @@ class Tensor:
         return math.prod(self.shape) * BITS[self.dtype] // 8
 
     def read_stored(self) -> npt.NDArray[Any]:
-        """Read the values and round them to `dtype`; `read` may return another dtype.
+        """Read the values and round them to `dtype`.
+
+        Rounding is needed because `read` may return another dtype.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Reads files from ``torch.save`` with ``weights_only=True``, so no code in a pickle is executed.
+"""Reads files from ``torch.save``, without executing code from a pickle (``weights_only=True``).
 
 Since torch 1.6 such a file is an uncompressed zip archive of a pickle and the tensors' storages
 (https://pytorch.org/docs/stable/notes/serialization.html). Older versions wrote a sequence of
@@ -22,7 +22,7 @@ from oobleck_stream.formats.tensors import Container, Tensor
 from oobleck_stream.memory import capped_trial
 
 MEMORY_PER_BYTE, SPARE_MEMORY = 4, 2**29
-"""Opening a file may take that many times its size, and that many bytes, of memory."""
+"""Opening a file may take up to `MEMORY_PER_BYTE` times its size, plus `SPARE_MEMORY` bytes."""
 
 _ZIP = b"PK\3\4"
 
@@ -38,7 +38,7 @@ def open_torch(path: Path) -> Container:
     ------
     CheckpointError
         If torch is not installed, if the file is damaged or contains no tensors, if it contains
-        objects that could only be created by executing code, or if it would expand to much more
+        objects that could only be created by executing code, or if it would take much more memory
         than its size.
     """
     try:
@@ -65,17 +65,18 @@ def open_torch(path: Path) -> Container:
         raise CheckpointError(path, "holds no tensors by name, nor any under state_dict")
     size = path.stat().st_size
     for name in tensors:
-        # A stride of 0 repeats values, and a meta tensor has none: a small file can claim any size.
+        # A small file can claim any size, because a stride of 0 repeats values and a meta tensor
+        # has no values.
         if found[name].numel() * found[name].element_size() > size:
             raise CheckpointError(path, f"damaged: {name} has more numbers than are in the file")
     return Container(path, tensors, {}, (path,))
 
 
 def _loaded(torch: Any, path: Path) -> Any:
-    """Return the unpickled object in a file. A zip archive is memory-mapped, an older file is read.
+    """Return the unpickled object in a file.
 
-    A pickle can make torch allocate any amount of memory, so a process with a limit unpickles it
-    first.
+    A zip archive is memory-mapped. A file in the older format is read. A pickle can make torch
+    allocate any amount of memory, so the file is first unpickled in a process with a memory limit.
     """
     try:
         memory = MEMORY_PER_BYTE * path.stat().st_size + SPARE_MEMORY
@@ -111,9 +112,10 @@ def _attempt(torch: Any, path: Path) -> tuple[Any, str]:
 
 
 def _expands(path: Path) -> bool:
-    """Whether an archive expands when unpacked, like a zip bomb. Torch itself never compresses.
+    """Whether an archive expands when unpacked, like a zip bomb.
 
-    The unpacked size is also larger than the archive if several entries share the same bytes.
+    Torch itself never compresses. The unpacked size is also larger than the archive if several
+    entries share the same bytes.
     """
     with zipfile.ZipFile(path) as archive:
         files = archive.infolist()

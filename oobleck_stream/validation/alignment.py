@@ -1,4 +1,4 @@
-"""Finds by how many rows a reference is delayed, so that both can be compared."""
+"""Finds the delay of a reference in rows, so that a network can be compared with it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import numpy as np
 from oobleck_stream.validation.comparison import DoubleArray, RealArray
 
 BLOCK_CELLS = 2**18
-"""Number of elements whose correlation is computed at once, or twice `most` rows if they have more.
-"""
+"""Number of elements in a block whose correlation is computed in one call. If ``2 * most`` rows
+have more elements, the block has that many rows."""
 
 
 def delay_of(reference: RealArray, ours: RealArray, most: int) -> int:
-    """Return the delay of a reference: its row ``n + delay`` belongs to our row ``n``.
+    """Return the delay of `reference`, whose row ``n + delay`` belongs to row ``n`` of `ours`.
 
-    The delay is where the cross-correlation of all channels is largest.
+    The delay is the one at which the cross-correlation, summed over all channels, is largest.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def delay_of(reference: RealArray, ours: RealArray, most: int) -> int:
     Returns
     -------
     int
-        From ``-most`` to `most`; 0 if either is silent.
+        From ``-most`` to `most`; 0 if `reference` or `ours` is silent.
     """
     sums = np.zeros(2 * most + 1)
     block = max(1, 2 * most, BLOCK_CELLS // ours.shape[1])
@@ -37,7 +37,7 @@ def delay_of(reference: RealArray, ours: RealArray, most: int) -> int:
 
 
 def overlap(ours: RealArray, reference: RealArray, delay: int) -> tuple[RealArray, RealArray]:
-    """Return the rows of both that belong to each other, views of the same length."""
+    """Return views of the rows of `ours` and `reference` that belong to each other."""
     first, theirs = max(0, -delay), max(0, delay)
     count = max(0, min(len(ours) - first, len(reference) - theirs))
     return ours[first : first + count], reference[theirs : theirs + count]
@@ -46,7 +46,7 @@ def overlap(ours: RealArray, reference: RealArray, delay: int) -> tuple[RealArra
 def _rows(array: RealArray, first: int, count: int) -> DoubleArray:
     """Copy `count` rows from index `first`, which may be negative.
 
-    Rows outside, and values that are not finite, are zeros.
+    Rows outside the array are zeros, and so are values that are not finite.
     """
     rows = np.zeros((count, array.shape[1]))
     begin, end = max(0, first), max(0, min(len(array), first + count))

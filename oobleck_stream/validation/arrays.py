@@ -1,4 +1,4 @@
-"""Reads stored arrays as rows (time, channels), in whichever order the file has the axes."""
+"""Reads stored arrays as rows (time, channels), whatever the axis order in the file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Shape = tuple[int, int]
 
 
 def shape_text(shapes: Sequence[Shape]) -> str:
-    """Format the shapes of arrays in which rows may be stored."""
+    """Format the shapes that a file's array may have, for messages."""
     return " or ".join(
         f"({rows}, {channels}) or (1, {channels}, {rows})" for rows, channels in shapes
     )
@@ -77,8 +77,8 @@ def _time_first(
 ) -> RealArray:
     """View an array with time first.
 
-    If both orders fit an array with a leading axis of size 1, it is taken to be in PyTorch's order,
-    (1, channels, time).
+    If an array has a leading axis of size 1 and both orders fit, the order is assumed to be
+    PyTorch's, (1, channels, time).
     """
     flat, channels_first = array, layout == "ct"
     if array.ndim == 3 and len(array) == 1:

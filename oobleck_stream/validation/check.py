@@ -20,7 +20,8 @@ Visit = Callable[[str, RealArray], None]
 """Called with a stage's name and the reference's rows after it."""
 
 Reference = Callable[[Visit], None]
-"""A function that visits a reference's stages in order. It frees each stage's rows afterwards."""
+"""A function that calls a `Visit` for each stage of a reference, in order. It frees each stage's
+rows after the call."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +31,7 @@ class Validation:
     Parameters
     ----------
     stages : mapping of str to Comparison
-        The comparison of each stage that the reference has, by the stage's name, in order.
+        The comparison of each stage that the reference has, keyed by the stage's name and in order.
     missing : tuple of str
         Names of the network's stages that the reference does not have.
     problem : str or None
@@ -39,7 +40,7 @@ class Validation:
     over_time : (columns, channels) float64, or None
         The largest differences over time, for the last stage that was compared.
     delay : int or None
-        By how many rows the reference is late; None if it was not aligned.
+        Number of rows by which the reference is late; None if it was not aligned.
     """
 
     stages: Mapping[str, Comparison]
@@ -80,8 +81,8 @@ def check_stages(
     columns : int, optional
         Number of columns of `Validation.over_time`. By default, `Validation.over_time` is None.
     most : int, optional
-        Align the reference before it is compared, by at most so many rows. Rows that only one side
-        has are then not compared.
+        If given, the reference is aligned by at most `most` rows before it is compared. Rows that
+        only one side has are then not compared.
 
     Raises
     ------
@@ -121,7 +122,7 @@ def check_stages(
 def _skip_to(
     name: str, remaining: Iterator[tuple[str, FloatArray]], missing: list[str]
 ) -> FloatArray:
-    """Return our rows of a stage; append the names of the stages before it to `missing`."""
+    """Return our rows of a stage, and append the names of the skipped stages to `missing`."""
     for stage, rows in remaining:
         if stage == name:
             return rows

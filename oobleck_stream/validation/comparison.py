@@ -1,4 +1,4 @@
-"""Metrics of the difference between rows and a reference."""
+"""Measures the difference between a network's rows and a reference."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RealArray = npt.NDArray[Any]
 DoubleArray = npt.NDArray[np.float64]
 
 BLOCK_CELLS = 2**18
-"""Number of elements compared at once, so that float64 copies take only a few MiB."""
+"""Number of elements compared at a time, so that float64 copies take only a few MiB."""
 
 
 class ShapeError(ValueError):
@@ -107,7 +107,7 @@ def compare(ours: RealArray, reference: RealArray, tolerance: float) -> Comparis
             squares += float(np.square(difference).sum())
             signal += float(np.square(expected).sum())
             peak = float(np.maximum(peak, np.abs(expected).max()))
-        # argmax treats NaN as the largest value; after the first NaN nothing replaces it.
+        # argmax treats NaN as the largest value. Once a NaN is found, no later value replaces it.
         place = int(difference.argmax())
         found = float(difference.flat[place])
         if not math.isnan(largest) and not found <= largest:
@@ -138,7 +138,8 @@ def difference_over_time(ours: RealArray, reference: RealArray, columns: int) ->
     ----------
     ours, reference : (rows, channels) arrays of real numbers
     columns : int
-        Number of intervals, which have nearly equal lengths. There are at most as many as rows.
+        Maximum number of intervals, which have nearly equal lengths. There are never more intervals
+        than rows.
 
     Returns
     -------

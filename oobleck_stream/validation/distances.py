@@ -1,4 +1,4 @@
-"""How far a sound is from a reference: as samples, and as spectra.
+"""Measures how far a sound is from a reference, by samples and by spectra.
 
 All functions take two arrays (samples, channels) of the same shape.
 """
@@ -13,22 +13,22 @@ from oobleck_stream.arrays import FloatArray
 DoubleArray = npt.NDArray[np.float64]
 
 STFT_SIZES = (256, 512, 1024, 2048)
-"""Windows of `stft_distance`, in samples."""
+"""Sizes of the windows of `stft_distance`, in samples."""
 
 MEL_BANDS, MEL_SIZE = 80, 2048
-"""Number of mel bands, and the window of their spectra in samples."""
+"""Number of mel bands, and size in samples of the window of their spectra."""
 
 QUIET = 1e-5
-"""Magnitudes are raised to this (-100 dB of full scale) before their logarithm is taken."""
+"""Smaller magnitudes are replaced by this one (-100 dB of full scale) before the logarithm."""
 
 BLOCK_FRAMES = 1024
-"""Windows that are transformed at once."""
+"""Number of windows that are transformed in one call."""
 
 
 def si_sdr(reference: FloatArray, sound: FloatArray) -> float:
     """The scale-invariant signal-to-distortion ratio in dB, over all channels.
 
-    Infinite for equal arrays.
+    It is infinite for equal arrays.
     """
     target, output = (x.astype(np.float64).ravel() for x in (reference, sound))
     if np.array_equal(target, output):
@@ -52,28 +52,28 @@ def log_mel_distance(reference: FloatArray, sound: FloatArray, samplerate: int) 
 
 
 def stft_distance(reference: FloatArray, sound: FloatArray) -> float:
-    """The multi-resolution STFT distance: the mean over `STFT_SIZES`, 0 for equal arrays.
+    """The multi-resolution STFT distance, which is 0 for equal arrays.
 
-    For each size, spectral convergence plus the mean absolute difference of the natural logarithms
-    of the magnitudes: https://arxiv.org/abs/1910.11480.
+    It is a mean over `STFT_SIZES`. The term for each size is the spectral convergence plus the mean
+    absolute difference of the magnitudes' natural logarithms (https://arxiv.org/abs/1910.11480).
     """
     distances = []
     for size in STFT_SIZES:
         first, second = magnitudes(reference, size), magnitudes(sound, size)
         convergence = np.linalg.norm(first - second) / max(float(np.linalg.norm(first)), 1e-20)
-        floor = QUIET * size / 4  # relative to a sine of full scale
+        floor = QUIET * size / 4  # A sine of full scale has the magnitude size / 4.
         logarithms = np.log(np.maximum(first, floor)) - np.log(np.maximum(second, floor))
         distances.append(convergence + np.abs(logarithms).mean())
     return float(np.mean(distances))
 
 
 def magnitudes(sound: FloatArray, size: int) -> DoubleArray:
-    """The magnitudes of the spectra of Hann windows, a quarter of their size apart.
+    """The magnitudes of a sound's spectra, with Hann windows a quarter of their size apart.
 
     Returns
     -------
     (channels * windows, size // 2 + 1) float64
-        Zeros follow the sound as far as the last window reaches.
+        The sound is padded with zeros to the end of the last window.
     """
     hop = size // 4
     windows = max(0, -(-(len(sound) - size) // hop)) + 1
@@ -90,7 +90,7 @@ def magnitudes(sound: FloatArray, size: int) -> DoubleArray:
 
 
 def mel_filters(samplerate: int, size: int, bands: int) -> DoubleArray:
-    """Triangles of unit area in hertz from 0 to half the sample rate, (bands, size // 2 + 1)."""
+    """The (bands, size // 2 + 1) mel filters, triangles of unit area up to half the sample rate."""
     step = np.log(6.4) / 27
 
     def to_hertz(mel: DoubleArray) -> DoubleArray:

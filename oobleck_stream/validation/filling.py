@@ -55,12 +55,12 @@ def _own_names(part: Any) -> Iterator[str]:
 
 
 def _of_kind(module: Any, *kinds: type) -> Iterator[Any]:
-    """Yield a module's parts of some types, in the order in which they run."""
+    """Yield a module's parts that have one of the types `kinds`, in the order in which they run."""
     return (part for part in module.modules() if isinstance(part, kinds))
 
 
 def _set_weight(convolution: Any, given: LayerTensors) -> None:
-    """Set a weight. If it has weight norm, set both parts, under torch's old or new names."""
+    """Set a weight. With weight norm, set the magnitude and the direction instead."""
     names = dict(convolution.named_parameters())
     if given.magnitude is not None:
         older = "weight_g" in names

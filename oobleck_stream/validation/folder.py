@@ -1,4 +1,4 @@
-"""Folders with one file per stage, which are read as references or written for later use as one."""
+"""Reads a folder with one file per stage as a reference, and writes such folders."""
 
 from __future__ import annotations
 
@@ -39,16 +39,17 @@ def read_references(
     Parameters
     ----------
     path : Path
-        A file with the output, or a folder with a file for each of some stages: ``input_conv.npy``,
-        ``block_1.npy`` and so on. The files may also end in ``.bin`` or ``.wav``.
+        A file with the output, or a folder with one file per stage: ``input_conv.npy``,
+        ``block_1.npy`` and so on. The folder need not contain every stage. The files may also end
+        in ``.bin`` or ``.wav``.
     shapes : mapping of str to (rows, channels)
         The shape of every stage of the network.
     layout : {"tc", "ct"}, optional
         Time first or channels first. It is needed if an ``.npy`` file of two dimensions could be
         either.
     latent_dim : int, optional
-        For an encoder, the number of means in a row: the stored output may contain only the means
-        (the latents).
+        For an encoder, the number of means in a row. If it is given, the stored output may also
+        contain only the means (the latents).
     layers : bool
         Whether to read all stages, or only the output.
     any_length : bool
@@ -57,7 +58,7 @@ def read_references(
     Returns
     -------
     dict
-        An array (rows, channels), usually a memory map, for each stage by name.
+        Maps the name of each stage to an array (rows, channels), usually a memory map.
 
     Raises
     ------
@@ -79,7 +80,7 @@ def read_references(
 
 
 def _refuse_unknown_names(folder: Path, names: tuple[str, ...]) -> None:
-    """Raise an error for a file whose name is not a stage: it would not be compared."""
+    """Raise an error for a file whose name is not a stage, because it would not be compared."""
     for file in sorted(folder.iterdir()):
         if file.suffix in SUFFIXES and file.stem not in names and not file.name.startswith("."):
             raise InputError(f"{file}: is none of {', '.join(names)}")
@@ -142,8 +143,8 @@ def saved(
     folder : Path
     form : {"npy", "bin"}
         With ``"npy"``, each file is an array of shape (1, channels, rows), which is PyTorch's
-        order. With ``"bin"``, each file contains the number of values (int32) and then the same
-        values.
+        order. With ``"bin"``, each file contains the number of values (int32) and then the values
+        in the same order.
 
     Raises
     ------

@@ -1,4 +1,7 @@
-"""The same network in other libraries, in float64. Each library is imported only on request."""
+"""Builds the same network in other libraries (peers), in float64.
+
+Each library is imported only on request.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ HINTS = {
     "diffusers": "pip install 'oobleck_stream[peers]'",
     "stable-audio-tools": "pip install stable-audio-tools",
 }
-"""The peers, and the command that installs each."""
+"""Maps each peer to the command that installs it."""
 
 _FIXED = (
     "dilations",
@@ -40,11 +43,11 @@ _FIXED = (
     "output_bias",
     "snake_epsilon",
 )
-"""Config fields for which the libraries have only the value of a default `OobleckConfig`."""
+"""Config fields for which the libraries support only the default value of `OobleckConfig`."""
 
 
 def refusal(peer: str, config: OobleckConfig, half: Half) -> str | None:
-    """Return why a peer can't build a network; None if it can.
+    """Return the reason why a peer can't build a network; None if it can.
 
     Parameters
     ----------
@@ -58,7 +61,7 @@ def refusal(peer: str, config: OobleckConfig, half: Half) -> str | None:
     default = OobleckConfig()
     fixed = list(_FIXED)
     if half == "decoder":
-        # diffusers' Cosmos3 decoder pads the output, its Oobleck decoder does not.
+        # Diffusers' Cosmos3 decoder pads the output, but its Oobleck decoder does not.
         cosmos = peer == "diffusers" and config.output_padding == "s%2"
         fixed += [] if cosmos else ["output_padding"]
         fixed += ["final_tanh"] if peer == "diffusers" else []
@@ -81,7 +84,7 @@ def peer_reference(
     rows: FloatArray,
     layers: bool = False,
 ) -> Reference:
-    """Return the stages that a peer computes from some rows, in float64 on the CPU.
+    """Return a `Reference` with the stages that a peer computes in float64 on the CPU.
 
     Parameters
     ----------
@@ -123,7 +126,7 @@ def peer_reference(
 def _opened(
     peer: str, config: OobleckConfig, half: Half, tensors: Tensors
 ) -> Callable[[FloatArray, Visit], None]:
-    """Build the peer's network; return a function that runs it over rows and visits its stages."""
+    """Build the peer's network, and return a function that runs it and visits its stages."""
     if peer == "torch":
         operations = TorchOperations()
         network = prepare(tensors, operations, config.snake_epsilon)
@@ -198,7 +201,7 @@ def diffusers_module(config: OobleckConfig, half: Half) -> tuple[Any, dict[str, 
 
 
 def _stable_audio_tools_module(config: OobleckConfig, half: Half) -> tuple[Any, dict[str, Any]]:
-    """Build stable-audio-tools' decoder or encoder, and return it as `diffusers_module` does."""
+    """Build stable-audio-tools' decoder or encoder. The result is as for `diffusers_module`."""
     autoencoders = importlib.import_module("stable_audio_tools.models.autoencoders")
 
     common = {

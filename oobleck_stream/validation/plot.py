@@ -19,16 +19,16 @@ MAX_LINES = 8
 SUFFIXES = (".png", ".svg", ".pdf")
 
 DECADES = 7
-"""The range of an image's colour scale in decades, down from the tolerance."""
+"""The range of an image's colour scale in decades. The tolerance is at its upper end."""
 
 MIN_DIFFERENCE = 1e-12
-"""On a logarithmic axis, smaller differences and zero are drawn as this difference."""
+"""On a logarithmic axis, zero and any smaller difference are drawn as this difference."""
 
 
 def write_plot(
     validation: Validation, path: Path, tolerance: float, duration: float, title: str
 ) -> None:
-    """Plot the last stage's difference over time and, with several stages, all stages' metrics.
+    """Plot the last stage's difference over time and, if there are several, all stages' metrics.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A validation as plain text and as JSON."""
+"""Formats a validation as plain text and as JSON."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def verdict(validation: Validation, tolerance: float) -> str:
 
 
 def report_facts(validation: Validation, tolerance: float) -> dict[str, Any]:
-    """Return the same facts for JSON; infinities and NaN, which JSON does not have, become null."""
+    """Return the facts of a report for JSON. Infinities and NaN become null."""
     return {
         "passed": validation.passed,
         "tolerance": tolerance,

@@ -1,7 +1,7 @@
-"""The points in a network at which two implementations can be compared: its stages.
+"""Defines and computes the stages of a network, at which two implementations can be compared.
 
-They are, in order: the input convolution, each block, the Snake before the last convolution, and
-the output. Every network of the family has them.
+In order, the stages are the input convolution, each block, the Snake before the last convolution,
+and the output. Every network of the family has them.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _run(network: PackedNetwork, rows: FloatArray, threads: int | None) -> Float
 
 
 def _part(network: PackedNetwork, numbers: range) -> PackedNetwork:
-    """Return some layers as a network that shares the given network's parameters."""
+    """Return the layers in `numbers` as a network that shares the given network's parameters."""
     layers = slice(numbers.start, numbers.stop)
     return PackedNetwork(network.layers[layers], network.data, network.offsets[layers])
 
@@ -165,7 +165,7 @@ def _part(network: PackedNetwork, numbers: range) -> PackedNetwork:
 def _snake_alone(network: PackedNetwork) -> PackedNetwork:
     """Return the Snake before the last layer, followed by an identity convolution.
 
-    The kernels have no Snake without a product.
+    The convolution is needed because the kernels can't compute a Snake on its own.
     """
     width = network.layers[-1].inputs
     _, _, alpha, inverse_beta = unpack_layer(network, len(network.layers) - 1)

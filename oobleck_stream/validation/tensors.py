@@ -1,6 +1,7 @@
-"""A network's parameters for a peer: as the checkpoint stores them, or as the kernels use them.
+"""Prepares a network's parameters for a peer, as the checkpoint stores them if possible.
 
-If a peer gets the stored tensors, the comparison also covers how they were folded and packed.
+Otherwise they are the parameters that the kernels use. If a peer gets the stored tensors, the
+comparison also covers how they were folded and packed.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def tensors_for_peer(source: str, model: Model, half: Half) -> tuple[Tensors, bo
         The checkpoint's tensors. If the source has none (random weights, packed files), the
         model's folded parameters.
     stored : bool
-        Whether the tensors are the checkpoint's.
+        Whether the tensors are those that the checkpoint stores.
     """
     network = half_of(model, half)
     found = _stored_half(source, half)
@@ -47,7 +48,7 @@ def tensors_for_peer(source: str, model: Model, half: Half) -> tuple[Tensors, bo
 
 
 def _stored_half(source: str, half: Half) -> HalfTensors | None:
-    """Open the tensors of a decoder or encoder; return None if the source stores no tensors."""
+    """Open the tensors of a decoder or encoder. None if the source stores no tensors."""
     if is_random(source):
         return None
     container = open_container(find_files(source)[0])
