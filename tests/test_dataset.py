@@ -152,7 +152,7 @@ UNUSUAL = {
     "n" * 230 + ".wav": (lambda path: write_sound(path, 100), []),
 }
 BROKEN = {
-    "empty.wav": (lambda path: path.write_bytes(b""), "not a sound file"),
+    "empty.wav": (lambda path: path.write_bytes(b""), "is empty; a sound file was expected"),
     "no samples.wav": (lambda path: soundfile.write(path, np.zeros((0, 2)), RATE), "no samples"),
     "text.wav": (lambda path: path.write_text("text"), "not a sound file"),
     "cut.flac": (lambda path: cut_file(path), "damaged or cut off"),
@@ -624,7 +624,7 @@ def test_an_hour_in_shuffled_parts(tmp_path):
 
 
 def test_the_commands(sounds, tmp_path, model):
-    (sounds / "broken.wav").write_text("")
+    (sounds / "broken.wav").write_text("broken")
     options = ("--model", model, "--workers", 0)
     done = run_command("dataset", "encode", sounds, tmp_path / "out", *options)
     assert done.returncode == 1

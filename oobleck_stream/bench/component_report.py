@@ -94,6 +94,6 @@ def _component_line(row: Facts) -> str:
 
 
 def _minutes(row: Facts) -> str:
-    """Format the time of an earlier implementation of this geometry; "-" if it is unknown."""
+    """Format the time of an earlier implementation of this geometry, or "-" if it is unknown."""
     seconds = row["earlier_seconds"]
     return "-" if seconds is None else f"{seconds / 60:.0f} min"

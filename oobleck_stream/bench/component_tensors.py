@@ -16,7 +16,7 @@ NamedTensors = dict[str, FloatArray]
 
 
 def draw_tensors(layers: Sequence[Layer], seed: int = 0) -> NamedTensors:
-    """Draw the tensors of some layers, under stable-audio-tools' names.
+    """Draw the tensors of `layers`, keyed by their names in stable-audio-tools.
 
     `RandomParameters` draws the weights and biases, so activations neither grow nor vanish in a
     deep network. The magnitudes of weight norm then change each weight's norm by up to 10 %. Alpha

@@ -47,7 +47,7 @@ Facts = dict[str, Any]
 EARLIER_COMPILE_SECONDS = (83.0, 96.0)
 EARLIER_DECODER_SECONDS = 17 * 60.0
 EARLIER_SAMPLE = 0.278
-"""The value of every sample of that implementation, whose decoder was wrong."""
+"""The value of every sample that the decoder of the earlier implementation wrongly returned."""
 
 
 class BuiltComponent:
@@ -67,7 +67,8 @@ class BuiltComponent:
     output : (m, outputs) float32
         Result of the last call.
     deviation : float
-        Largest difference from the reference, relative to the reference's peak; NaN until set.
+        Largest difference from the reference, relative to the reference's peak. NaN until it is
+        set.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class BuiltComponent:
         self._stack.push(self._rows, True, self.output)
 
     def facts(self, peak: float) -> Facts:
-        """Return the figures, with the machine's peak in GFLOP/s."""
+        """Return the component's figures. `peak` is the machine's peak rate in GFLOP/s."""
         component, seconds = self.component, self.case.median
         operations = component.operations
         rate = None if operations is None else operations / seconds / 1e9
@@ -147,8 +148,8 @@ def run_components(
     Returns
     -------
     dict
-        ``machine``, ``threads``, ``rounds``, ``compile``, ``components``, ``layers``, ``sound``;
-        times are in seconds, and deviations relative to the reference's peak.
+        The keys are ``machine``, ``threads``, ``rounds``, ``compile``, ``components``, ``layers``
+        and ``sound``. Times are in seconds. Deviations are relative to the reference's peak.
     """
     config = GEOMETRY if width is None else GEOMETRY.replace(channels=width)
     count = len(single_components(config)) + len(decoder_components(config))
@@ -180,7 +181,7 @@ def run_components(
 
 
 def compile_facts() -> Facts:
-    """Time a whole process that compiles the kernels into an empty cache."""
+    """Time a new process that compiles all kernels, because its cache is empty."""
     from oobleck_stream.engine.kernel_entries import SUFFIX
 
     with TemporaryDirectory() as cache:
@@ -239,7 +240,7 @@ def check_decoder(
     network = prepare(layer_tensors(layers, tensors), operations)
     stages = reference_outputs(network, latents, operations)
     *parts, whole = decoder_components(config)
-    # The reference's stages are these, in this order.
+    # The reference yields these stages in this order.
     checked = [*parts[:-1], Component("final Snake", [snake], parts[-1].rows), parts[-1]]
     built, facts = [], []
     for component, (_, expected) in zip(checked, stages, strict=True):

@@ -1,4 +1,4 @@
-"""The components that are timed separately: their layers, and how many rows they process.
+"""Defines the components that are timed separately: their layers and numbers of rows.
 
 They belong to the preset with the largest hop, 65,536 samples per latent frame. Its decoder
 upsamples by 16, 16, 8, 8 and 4, with kernels as long as the strides. Its levels are 2048, 1024,
@@ -27,14 +27,14 @@ WHOLE = "full decoder"
 
 @dataclass(frozen=True)
 class Component:
-    """Some layers that are timed together.
+    """Consecutive layers that are timed together.
 
     Parameters
     ----------
     name : str
     layers : sequence of Layer
     rows : int
-        Length of the input.
+        Number of rows of the input.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Component:
 
     @property
     def operations(self) -> int | None:
-        """The number of floating-point operations of the products; None for a separate Snake."""
+        """Number of floating-point operations of the products. None for a separate Snake."""
         if self.layers[0].name == IDENTITY:
             return None
         total, rows = 0, self.rows
@@ -68,7 +68,7 @@ class Component:
 
     @property
     def bytes(self) -> int:
-        """The minimum memory traffic in bytes: input, output and parameters are each moved once."""
+        """Minimum memory traffic in bytes, if input, output and parameters are each moved once."""
         first, last = self.layers[0], self.layers[-1]
         if first.name == IDENTITY:
             return 4 * 2 * self.rows * first.inputs

@@ -1,4 +1,4 @@
-"""The time of every layer, in a steady push and in a full batch."""
+"""Measures the time of every layer, in a steady push and in a full batch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Facts = dict[str, Any]
 PUSH_SECONDS = 1.0
 BATCHES = 3
 MAX_BLOCK = 32
-"""Frames per push. Every preset decodes them in one program, as only the last program's times are
-kept.
+"""Maximum number of frames per push. Every preset decodes this many frames in one program. That is
+necessary because only the times of the last program are kept.
 """
 
 
@@ -39,8 +39,8 @@ def layer_facts(model: Model, batch: int, threads: int, peak: float) -> list[Fac
     -------
     list of dict
         One dict for each layer. Its entries ``push`` and ``batch`` contain the time in
-        milliseconds, GFLOP/s, the share of the peak, and the GB/s at which weights are read,
-        counting one read of a layer's weights per step.
+        milliseconds, the rate in GFLOP/s, the share of the peak, and the rate in GB/s at which
+        weights are read. This rate counts one read of a layer's weights per step.
     """
     push = LayerTimes(model, threads)
     push.run(model.context + 1, 1, record=False)
@@ -82,7 +82,7 @@ class LayerTimes:
         self._steps: Counter[int] = Counter()
 
     def run(self, frames: int, block: int, record: bool = True) -> None:
-        """Push `frames` frames in blocks of up to `block`; record the total time of each layer."""
+        """Push `frames` frames in blocks of up to `block`. Keep the layers' times if `record`."""
         latents = random_latents(self._model, frames)
         seconds: defaultdict[int, float] = defaultdict(float)
         steps: Counter[int] = Counter()
@@ -98,7 +98,7 @@ class LayerTimes:
             self._steps = steps
 
     def facts(self, index: int, operations: int, peak: float) -> Facts:
-        """Return a layer's figures from its median time; one record has `operations` operations."""
+        """Return a layer's figures. Each of its recorded times is for `operations` operations."""
         layer = self._model.decoder.layers[index]
         seconds = float(np.median([record.get(index, 0.0) for record in self._seconds]))
         seconds = max(seconds, 1e-9)

@@ -16,17 +16,18 @@ from oobleck_stream.bench.rounds import Case
 Facts = dict[str, Any]
 
 READ_BYTES = 2**29
-"""Bytes that a measurement of the bandwidth reads: many times the size of any last-level cache."""
+"""Bytes read to measure the bandwidth. This is many times the size of any last-level cache."""
 
 JOBS = 64
-"""Jobs of a measurement. Threads claim them one by one, so that a slow thread delays no other."""
+"""Number of jobs per measurement. Threads claim one job after another, so a slow thread claims
+fewer."""
 
 TURNS = 2**18
-"""Iterations of the multiply-add loop per job: about a millisecond."""
+"""Iterations of the multiply-add loop per job. They take about a millisecond."""
 
 
 class Limits:
-    """Measures both limits with `threads` threads and with one.
+    """Measures both limits, with `threads` threads and with one thread.
 
     Parameters
     ----------

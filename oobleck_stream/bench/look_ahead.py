@@ -1,4 +1,4 @@
-"""What a look-ahead costs and what it loses: for a network, some latents and this machine."""
+"""Measures the error and the cost of look-aheads, with a network and latents on this machine."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ from oobleck_stream.validation.distances import log_mel_distance, si_sdr, stft_d
 Facts = dict[str, Any]
 
 SHARES = (0.05, 0.1, 0.15, 0.25, 0.5, 0.75)
-"""Shares of the network's look-ahead that are measured if no others are asked for."""
+"""Default shares of the network's look-ahead that are measured."""
 
 
 def error_facts(model: Model, latents: FloatArray, look_ahead: int, threads: int | None) -> Facts:
-    """How far the early sound of some latents is from the exact one.
+    """Measure how far the early sound of `latents` is from the exact sound.
 
     Parameters
     ----------
     model : Model
     latents : (frames, latent_dim) array of real numbers
     look_ahead : int
-        In samples.
+        The look-ahead in samples.
     threads : int or None
 
     Returns
     -------
     dict
-        ``si_sdr`` and ``log_mel`` in dB, ``stft``, and ``join``: the 99th percentile of the step
-        from the last sample of a push to the first of the next, as a multiple of that of the exact
-        sound. None where the latents are too few to tell.
+        The distances ``si_sdr`` and ``log_mel`` in dB, and ``stft``. ``join`` compares the jumps
+        between the last sample of a push and the first sample of the next push. It is the 99th
+        percentile of these jumps, divided by the same percentile in the exact sound. A value that
+        can't be computed from `latents` is None.
     """
     decoder, early, exact = StreamingDecoder(model, threads, look_ahead=look_ahead), [], []
     for frame in latents:
@@ -60,18 +61,19 @@ def error_facts(model: Model, latents: FloatArray, look_ahead: int, threads: int
 
 
 def _step(sound: FloatArray, joins: FloatArray) -> float:
-    """The 99th percentile of the steps at some samples."""
+    """Return the 99th percentile of the jumps between the samples at `joins` and those before."""
     return float(np.percentile(np.abs(sound[joins] - sound[joins - 1]).max(axis=1), 99))
 
 
 def work_facts(model: Model, look_ahead: int) -> Facts:
-    """The samples and the work of a look-ahead.
+    """Compute the work that a look-ahead causes.
 
     Returns
     -------
     dict
-        ``work`` is the multiply-adds of a push of one frame as a multiple of an exact push's,
-        ``samples`` what is withheld, ``fade`` the length of the crossfade.
+        ``samples`` is the number of withheld samples, and ``fade`` is the length of the crossfade
+        in samples. ``work`` is the number of multiply-adds of a push of one frame, divided by that
+        of an exact push.
     """
     layers = model.decoder.layers
     ahead = LookAhead.of(model, look_ahead)
@@ -88,13 +90,14 @@ def work_facts(model: Model, look_ahead: int) -> Facts:
 def time_facts(
     model: Model, look_aheads: Sequence[int], threads: int, seconds: float
 ) -> dict[str, Any]:
-    """Time pushes of one frame, exact and with each look-ahead, in turns.
+    """Time pushes of one frame in turns, exact and with each look-ahead.
 
     Returns
     -------
     dict
-        ``exact``: the real-time factor of an exact push. ``early`` and ``early_alone``: lists, one
-        for each look-ahead, with the exact stream underneath and without it.
+        ``exact`` is the real-time factor of an exact push. ``early`` and ``early_alone`` are lists
+        with the real-time factor for each look-ahead. For ``early``, the exact samples are computed
+        too.
     """
 
     def case(**options: Any) -> Case:
@@ -113,7 +116,7 @@ def time_facts(
 
 
 def cost_facts(model: Model, look_aheads: Sequence[int], threads: int, seconds: float) -> Facts:
-    """The work and the times of some look-aheads, in samples, beside those of exact pushes."""
+    """Return the work and times of look-aheads, given in samples, and those of exact pushes."""
     times = time_facts(model, look_aheads, threads, seconds)
     rows = []
     for number, samples in enumerate(look_aheads):
@@ -167,7 +170,10 @@ def look_ahead_facts(
     threads: int,
     seconds: float,
 ) -> Facts:
-    """Everything about some look-aheads, in samples; `seconds` is the time to spend on timing."""
+    """Return the costs and errors of look-aheads, given in samples.
+
+    The timing takes about `seconds`.
+    """
     facts = cost_facts(model, look_aheads, threads, seconds)
     for row, samples in zip(facts["rows"], look_aheads, strict=True):
         row |= error_facts(model, latents, samples, threads)

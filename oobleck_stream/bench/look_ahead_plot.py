@@ -1,4 +1,4 @@
-"""The error and the cost of look-aheads as a plot."""
+"""Plots the error and the cost of look-aheads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def write_look_ahead_plot(facts: dict[str, Any], path: str) -> None:
     ----------
     facts : dict
     path : str
-        Its suffix determines the format; ``.png`` is appended to a name without one.
+        The name's suffix determines the format. ``.png`` is appended to a name without a suffix.
 
     Raises
     ------

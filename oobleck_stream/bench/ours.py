@@ -21,7 +21,7 @@ Facts = dict[str, Any]
 
 @dataclass(frozen=True)
 class Work:
-    """A number of frames to decode, either in a push of a running stream or as a whole piece.
+    """The task of decoding `frames` frames, in a push of a running stream or as a whole piece.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class Work:
     whole: bool = False
 
     def case(self) -> Case:
-        """Return the case, after a first call that allocates and plans."""
+        """Return the case. A first call has then already allocated memory and planned."""
         model, latents = self.model, random_latents(self.model, self.frames)
         if self.whole:
             model.decode(latents, threads=self.threads)
@@ -49,7 +49,7 @@ class Work:
         return Case.of(lambda: decoder.push(latents))
 
     def facts(self, case: Case, peak: float) -> Facts:
-        """Return the figures of a case; `peak` is the machine's peak in operations per second."""
+        """Return the figures of a case. `peak` is the machine's peak in operations per second."""
         operations = 2 * multiplications(self.model.decoder.layers) * self.frames
         budget = self.frames / self.model.config.frame_rate
         rate = operations / case.median
@@ -99,7 +99,7 @@ class Ours:
 
     @property
     def push_medians(self) -> dict[int, float]:
-        """The median seconds of a push, by the push's number of frames."""
+        """The median seconds of each push, keyed by the push's number of frames."""
         return {work.frames: case.median for work, case, _ in self._timed[:-1]}
 
     @property
@@ -127,7 +127,7 @@ def products_only(model: Model) -> Model:
 
     The layers are otherwise unchanged and read the same packed weights, so each product has the
     same size, order and memory traffic. The bias stays, because it is only one addition to a
-    register that is stored anyway. The samples are meaningless; only the time is of interest.
+    register that is stored anyway. The samples are meaningless. Only the time is of interest.
     """
     network = model.decoder
     layers = tuple(

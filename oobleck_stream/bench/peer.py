@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def _build(name: str, setup: dict[str, Any]) -> tuple[dict[str, str], Any, Any]:
-    """Answer the first request; return the answer, the decoding function, and the latents."""
+    """Carry out the first request. Return the answer, the decoding function, and the latents."""
     from oobleck_stream.bench.peer_networks import NETWORKS
 
     try:
@@ -66,7 +66,7 @@ def _own_output() -> TextIO:
 
 
 def _die_with_parent() -> None:
-    """On Linux, end this process when its parent ends; a stopped process would stay forever."""
+    """On Linux, end this process when its parent ends, even if this process is stopped."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

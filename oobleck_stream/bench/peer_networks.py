@@ -1,4 +1,4 @@
-"""The decoder in other runtimes. Only the process of a peer imports this module."""
+"""Runs the decoder in other runtimes. Only the process of a peer imports this module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other runtimes on the same network, each in a process that is stopped between its turns.
+"""Measures other runtimes with the same network, each in a process stopped between its turns.
 
 The worker threads of these runtimes spin for a while after a call, which would slow down the next
 measurement. They can't spin while their process is stopped. So each runtime can keep its default
@@ -34,11 +34,11 @@ Facts = dict[str, Any]
 
 NAMES = ("diffusers", "onnxruntime", "openvino")
 MIN_NOISE = np.finfo(np.float64).tiny
-"""The smallest power of a difference, because JSON can't hold an infinite signal-to-noise ratio."""
+"""Lower bound of a difference's power. JSON can't represent an infinite signal-to-noise ratio."""
 
 
 def refusal(config: OobleckConfig) -> str | None:
-    """Return why the peers can't be measured with this network on this system; None if they can."""
+    """Return why the peers can't be measured with `config` on this system. None if they can."""
     if not hasattr(signal, "SIGSTOP"):
         return "this system can't stop a process between its turns"
     if config.output_padding != OobleckConfig().output_padding:
@@ -53,9 +53,8 @@ class PeerCase:
     Parameters
     ----------
     mode : str
-        ``"batch"`` decodes a whole piece. ``"recompute"`` streams exactly, and for this decodes the
-        context again in every push. ``"no context"`` decodes only the new frames, which is not
-        exact.
+        ``"batch"`` decodes a whole piece. ``"recompute"`` streams exactly, by decoding the context
+        again in every push. ``"no context"`` decodes only the new frames, so it is not exact.
     frames : int
         New frames per call.
     first : int
@@ -106,7 +105,7 @@ class Peer:
         self.problem = answer.get("problem")
 
     def add(self, mode: str, frames: int, first: int = 0, context: int = 0) -> None:
-        """Add a case, and make its first call, in which the runtime compiles or allocates."""
+        """Add a case, and make a first call, so that the runtime compiles and allocates."""
         request = {"first": first, "frames": frames + 2 * context}
 
         def turn(seconds: float) -> list[float]:
@@ -117,7 +116,7 @@ class Peer:
         self.cases.append(PeerCase(mode, frames, first, context, Case(turn)))
 
     def decode(self, first: int, frames: int, file: Path) -> FloatArray:
-        """Return the peer's samples (samples, channels) for some frames, passed through `file`."""
+        """Return the samples (samples, channels) that the peer decodes and passes in `file`."""
         self._ask({"first": first, "frames": frames, "output": str(file)})
         samples: FloatArray = np.load(file)
         return samples
@@ -155,7 +154,7 @@ class Peer:
 def open_peers(
     model: Model, threads: int, pushes: Sequence[int], batch: int
 ) -> Iterator[PeerComparison]:
-    """Start all peers one after the other, and end their processes at the end of the block.
+    """Start all peers one after another, and end their processes at the end of the block.
 
     Parameters
     ----------
@@ -220,14 +219,14 @@ class PeerComparison:
         Parameters
         ----------
         pushes : dict of int to float
-            Median seconds of this decoder's pushes, by number of frames.
+            Median seconds of this decoder's pushes, keyed by the push's number of frames.
         batch : float
             Median seconds of this decoder's full batch.
 
         Returns
         -------
         list of dict
-            One dict for each case; its entry ``ratio`` is the peer's median divided by this
+            One dict for each case. Its entry ``ratio`` is the peer's median divided by this
             decoder's median.
         """
         facts: list[Facts] = []

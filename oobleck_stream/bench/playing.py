@@ -24,8 +24,8 @@ class Listener:
     Attributes
     ----------
     heard : float or None
-        The time of the first sound, on the clock of `time.perf_counter`. None before any sound, and
-        if ``parec`` is missing.
+        The time of the first sound, on the clock of `time.perf_counter`. None if there was no sound
+        yet, or if ``parec`` is missing.
     """
 
     def __init__(self, model: Model) -> None:

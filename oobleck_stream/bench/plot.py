@@ -1,4 +1,4 @@
-"""The benchmark's figures as a plot."""
+"""Plots the benchmark's figures."""
 
 from __future__ import annotations
 

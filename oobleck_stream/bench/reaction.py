@@ -1,4 +1,4 @@
-"""The time from a change of live latents to the first changed sample that is heard."""
+"""Measures the time from a change of live latents to the first changed sample that is heard."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from oobleck_stream.model import Model
 from oobleck_stream.player.player import Player
 
 REST_SECONDS, PLAY_SECONDS = 0.6, 0.2
-"""How long the latents stay at rest before a change, and how long they stay changed."""
+"""Seconds for which the latents stay constant before a change, and then stay changed."""
 
 HEARD = 0.05
-"""A sample counts as changed if it differs from the sound at rest by this share of the change."""
+"""A sample counts as changed if its difference exceeds this share of the largest difference."""
 
 
 class Knob:
-    """A live source: the same frame again and again, and others while `turned` is set.
+    """A live source. It repeats the same frame, but yields random frames while `turned` is set.
 
     Attributes
     ----------
     turned : bool
-        May be set by any thread.
+        Whether the frames are random. Any thread may set it.
     """
 
     def __init__(self, model: Model, seconds: float) -> None:
@@ -47,7 +47,7 @@ class Knob:
 
 
 class Recording:
-    """What ``parec`` records of the sound server's output, and when each piece of it arrived."""
+    """Records the sound server's output with ``parec``, and when each part of it arrived."""
 
     def __init__(self, model: Model) -> None:
         self._channels = model.channels
@@ -74,7 +74,7 @@ class Recording:
         self._process.wait()
 
     def heard(self) -> tuple[FloatArray, FloatArray]:
-        """The samples (n, channels), and the time when each arrived, (n,) float64."""
+        """Return the samples, (n, channels), and when each sample arrived, (n,) float64."""
         pieces = list(self._pieces)
         whole = sum(len(piece) for _, piece in pieces) // (4 * self._channels)
         data = b"".join(piece for _, piece in pieces)[: 4 * self._channels * whole]
@@ -88,7 +88,7 @@ class Recording:
 def reaction_facts(
     model: Model, threads: int, seconds: float, look_ahead: int | None
 ) -> dict[str, Any]:
-    """Play a frame that stays the same, change it from time to time, and find when that is heard.
+    """Play a constant frame, change it now and then, and measure when each change is heard.
 
     Parameters
     ----------
@@ -97,13 +97,14 @@ def reaction_facts(
     seconds : float
         Approximate duration.
     look_ahead : int or None
-        As for `Player`, in samples.
+        The look-ahead of the player in samples.
 
     Returns
     -------
     dict
-        With ``delays`` in seconds, one for each change, from the moment when the source changes to
-        the moment when ``parec`` delivers the first changed sample; None without ``parec``.
+        ``delays`` has the delay of each change in seconds. A delay begins when the source changes,
+        and ends when ``parec`` delivers the first changed sample. Without ``parec``, the entry is
+        None.
     """
     facts: dict[str, Any] = {
         "look_ahead_samples": model.latency if look_ahead is None else look_ahead,
@@ -114,7 +115,7 @@ def reaction_facts(
     if shutil.which("parec") is None:
         return facts
     changes = max(1, round(seconds / (REST_SECONDS + PLAY_SECONDS)))
-    # The source goes on for longer than all changes take, so that none is cut off.
+    # The source lasts longer than all changes take, so that no change is cut off.
     knob = Knob(model, 2 + changes * (REST_SECONDS + PLAY_SECONDS) + 2)
     recording, moments = Recording(model), []
     generator = np.random.default_rng(1)
@@ -124,7 +125,7 @@ def reaction_facts(
             player.play()
             time.sleep(1.0)
             for _ in range(changes):
-                # At any phase of the frames and of the device's buffers.
+                # Change at random times relative to the frames and the device's buffers.
                 time.sleep(REST_SECONDS + 0.1 * generator.random())
                 moments.append(time.perf_counter())
                 knob.turned = True
@@ -146,10 +147,10 @@ def reaction_facts(
 
 
 def _delay(samples: FloatArray, times: FloatArray, moment: float, hop: int) -> float | None:
-    """Seconds from a moment to the first changed sample; None if no change was heard."""
+    """Return the seconds from `moment` to the first changed sample. None if none was heard."""
     part = (times > moment - REST_SECONDS / 2) & (times < moment + PLAY_SECONDS + REST_SECONDS / 2)
     sound, arrived = samples[part], times[part]
-    # At rest, the sound repeats itself with every frame.
+    # While the latents are constant, the sound repeats with every frame.
     change = np.abs(sound[hop:] - sound[:-hop]).max(axis=1, initial=0)
     loud = change > HEARD * change.max(initial=0)
     if not loud.any() or change.max() == 0:

@@ -1,4 +1,4 @@
-"""Interleaved timing: every case has a turn in every round, so other load affects all alike."""
+"""Times cases in rounds. Each has a turn in every round, so other load affects all alike."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Turn = Callable[[float], list[float]]
 def take_turn(call: Callable[[], object], seconds: float) -> list[float]:
     """Time consecutive calls, at least one, until they have taken `seconds` in total.
 
-    If the first call is shorter than the turn, it is not counted, because it runs with caches that
-    another measurement has filled.
+    If the first call takes less than `seconds`, it is not counted. It runs with caches that another
+    measurement has filled.
     """
     first = _timed(call)
     if first >= seconds:
@@ -66,18 +66,18 @@ class Case:
         return self.quantile(0.5)
 
     def quantile(self, share: float) -> float:
-        """Return a quantile of the seconds of all calls; `share` is from 0 to 1."""
+        """Return a quantile of the seconds of all calls. `share` is from 0 to 1."""
         return float(np.quantile(self.times, share))
 
 
 def run_rounds(cases: Sequence[Case], seconds: float) -> int:
-    """Give each case a turn, round after round; return the number of rounds.
+    """Give each case a turn in every round, and return the number of rounds.
 
     Parameters
     ----------
     cases : sequence of Case
     seconds : float
-        No round begins later than this, except that there are always `MIN_ROUNDS` rounds.
+        No round begins after this time, but there are always at least `MIN_ROUNDS` rounds.
     """
     turn = min(MAX_TURN_SECONDS, seconds / MIN_ROUNDS / len(cases))
     start, rounds = time.perf_counter(), 0

@@ -1,4 +1,4 @@
-"""One run of the benchmark, from loading the model to the figures."""
+"""Runs the benchmark, from loading the model to the figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from oobleck_stream.network import multiplications
 Facts = dict[str, Any]
 
 START_SHARE = 0.1
-"""The share of the duration that is spent on frames that show whether the memory grows."""
+"""The share of the duration that is spent on decoding frames to see whether the memory grows."""
 
 
 def run_benchmark(
@@ -39,19 +39,19 @@ def run_benchmark(
         As for `oobleck_stream.bench.start.measure_start`.
     threads : int
     pushes : sequence of int
-        Numbers of frames of the pushes.
+        The sizes of the pushes, in frames.
     batch : int
         Frames of the full batch.
     seconds : float
         Approximate duration of the rounds.
     layers, peers : bool
-        Whether to measure each layer, and other runtimes.
+        Whether to measure each layer, and whether to measure other runtimes.
 
     Returns
     -------
     dict
-        ``network``, ``start``, ``machine``, ``pushes``, ``batch``, ``one_thread``,
-        ``threads_ratio``, ``layers``, ``peers``; times are in seconds, and shares and factors are
+        The keys include ``network``, ``start``, ``machine``, ``pushes``, ``batch``, ``one_thread``,
+        ``threads_ratio``, ``layers`` and ``peers``. Times are in seconds. Shares and factors are
         ratios.
     """
     model, start = measure_start(make_model, warm_kernels, threads, START_SHARE * seconds)

@@ -1,4 +1,4 @@
-"""The server timed with real clients over loopback: how many it holds, how soon, how evenly."""
+"""Times the server with real clients over loopback: capacity, first sound, and gaps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from oobleck_stream.server.protocol import SUBPROTOCOL
 Facts = dict[str, Any]
 
 REPORT_SECONDS = 0.1
-"""How often a client says what it has heard."""
+"""Interval in seconds at which a client reports what it has heard."""
 
 PIECE_SECONDS = 30.0
 KNOCKS = 20
@@ -37,18 +37,18 @@ MAX_UNSTEADY = 16
 
 @dataclass
 class Listener:
-    """A client that hears a piece in real time from its first samples on.
+    """A client that plays a piece in real time.
 
     Attributes
     ----------
     first_sound : float
-        Seconds from the attempt to connect to the first samples.
+        Seconds from the start of the connection to the first samples.
     gaps : int
-        How often there were no samples when they were due.
+        How often samples were late.
     missing : float
-        The longest of these, in seconds.
+        The longest gap in seconds.
     refused : bool
-        Whether the server refused it, or parked it because of overload.
+        Whether the server refused the client, or disconnected it because of overload.
     """
 
     ahead: float
@@ -60,7 +60,7 @@ class Listener:
     ready: dict[str, Any] = field(default_factory=dict)
 
     async def play(self, address: str, source: str, seconds: float) -> None:
-        """Open a session and hear it for some seconds."""
+        """Open a session and play its sound until `seconds` after connecting."""
         from websockets.asyncio.client import connect
         from websockets.exceptions import ConnectionClosed
         from websockets.typing import Subprotocol
@@ -94,7 +94,7 @@ class Listener:
                 clock.cancel()
 
     async def _hear(self, socket: Any, start: float, seconds: float) -> None:
-        """Play what comes at the sample rate, after half of the buffer is there."""
+        """Wait until the buffer is half full, then play at the sample rate."""
         while not self.ready or self.got < self.ahead / 2 * self.ready["info"]["samplerate"]:
             await asyncio.sleep(0.002)
         rate = self.ready["info"]["samplerate"]
@@ -113,7 +113,7 @@ class Listener:
 
 @asynccontextmanager
 async def running_server(arguments: Sequence[str]) -> AsyncIterator[dict[str, Any]]:
-    """Run `oobleck_stream serve` during the block; yields what it prints."""
+    """Run `oobleck_stream serve` during the block. Yield the JSON object that it prints."""
     process = subprocess.Popen(
         [sys.executable, "-m", "oobleck_stream", "serve", "--port", "0", "--json", *arguments],
         stdout=subprocess.PIPE,
@@ -131,7 +131,7 @@ async def running_server(arguments: Sequence[str]) -> AsyncIterator[dict[str, An
 
 
 async def _knock(address: str) -> float | None:
-    """Try to connect to a full server; the seconds until it has refused, None if it has not."""
+    """Return the seconds until a full server has refused a connection. None if it accepts."""
     from websockets.asyncio.client import connect
     from websockets.exceptions import InvalidStatus
 
@@ -144,7 +144,7 @@ async def _knock(address: str) -> float | None:
 
 
 async def _listen(address: str, seconds: float) -> int:
-    """Listen to shared sound; the number of bytes that came."""
+    """Listen to shared sound for `seconds`, and return the number of bytes received."""
     host, _, port = address.partition("//")[2].strip("/").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(f"GET /v1/listen/piece.wav HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
@@ -159,7 +159,7 @@ async def _listen(address: str, seconds: float) -> int:
 
 
 def _ticks(url: str) -> tuple[float, int, int]:
-    """The seconds and the number of the server's ticks so far, and the frames decoded in them."""
+    """Return the seconds and the number of the ticks so far, and the frames decoded in them."""
     with urlopen(f"{url}v1/metrics") as answer:
         lines = dict(
             line.rsplit(" ", 1)
@@ -172,7 +172,7 @@ def _ticks(url: str) -> tuple[float, int, int]:
 
 
 def plain_tick(model: Model, slots: int, streams: int, threads: int | None) -> float:
-    """Median seconds of a push of a block for some of the streams of a decoder."""
+    """Return the median seconds of a push of a block for `streams` of the `slots` streams."""
     block = block_frames(model)
     decoder = MultiStreamDecoder(model, slots, threads)
     latents = np.repeat(random_latents(model, slots)[:, None], block, axis=1)
@@ -238,17 +238,18 @@ def serve_facts(
     Parameters
     ----------
     model : Model
-        The network that the server has too.
+        The network that the server uses.
     arguments : sequence of str
-        Of `oobleck_stream serve`: one file of latents called piece, and options.
+        The arguments of `oobleck_stream serve`. They contain one file of latents, named ``piece``
+        without its suffix, and options.
     sessions : int or None
-        Clients that play at once; by default as many as the server admits.
+        Number of clients that play at the same time. By default, as many as the server admits.
     listeners : int
-        Clients of ``/v1/listen``, afterwards.
+        Number of clients of ``/v1/listen``, which listen afterwards.
     ahead : float
         Seconds of sound that a client buffers.
     seconds : float
-        How long the clients play.
+        Duration for which the clients play.
     threads : int or None
 
     Returns

@@ -1,4 +1,4 @@
-"""From the start of the process to the first sample: time and memory."""
+"""Measures time and memory from the start of the process to the first sample."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SMAPS_ROLLUP = Path("/proc/self/smaps_rollup")
 
 @dataclass(frozen=True)
 class Memory:
-    """Resident memory of this process in bytes: anonymous memory, and mapped files."""
+    """Resident memory of this process in bytes, split into anonymous memory and mapped files."""
 
     anonymous: int
     mapped: int
@@ -42,7 +42,7 @@ def random_latents(model: Model, frames: int) -> FloatArray:
 def measure_start(
     make_model: Callable[[], Model], warm_kernels: Callable[[], None], threads: int, seconds: float
 ) -> tuple[Model, Facts]:
-    """Create the model, load the kernels, decode up to the first sample, then some more frames.
+    """Create the model, load the kernels, and decode to the first sample and then beyond it.
 
     Parameters
     ----------
@@ -52,8 +52,8 @@ def measure_start(
         Compiles all kernels or loads them from their cache.
     threads : int
     seconds : float
-        Maximum duration of the frames after the first sample. There are at most `MAX_FRAMES` of
-        them.
+        Maximum time spent on decoding after the first sample. At most `MAX_FRAMES` frames are
+        decoded in this time.
 
     Returns
     -------
@@ -105,7 +105,7 @@ def kernels_compiled() -> int:
 
 
 def since_process_start() -> float | None:
-    """Return the seconds since this process started, to about 0.01 s; None outside Linux."""
+    """Return the seconds since this process started, to about 0.01 s. None outside Linux."""
     try:
         # Field 22, `starttime` (https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html). The
         # process name before it may contain spaces, but ends with the last parenthesis.
@@ -117,7 +117,7 @@ def since_process_start() -> float | None:
 
 
 def resident_memory() -> Memory | None:
-    """Return the memory that is resident now; None outside Linux."""
+    """Return the memory that is resident now. None outside Linux."""
     try:
         lines = SMAPS_ROLLUP.read_text().splitlines()[1:]
     except OSError:

@@ -1,4 +1,4 @@
-"""Many streams in one decoder: the time to push a frame into each, and how many keep up."""
+"""Measures how many streams one decoder can decode in real time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Facts = dict[str, Any]
 
 
 def stream_facts(model: Model, threads: int, counts: Sequence[int], seconds: float) -> Facts:
-    """Time pushes of one frame for every stream, for several numbers of streams in turn.
+    """Time pushes of one frame for every stream. Decoders with `counts` streams take turns.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def stream_facts(model: Model, threads: int, counts: Sequence[int], seconds: flo
 
 
 def _case(model: Model, threads: int, count: int) -> Case:
-    """Return a case that pushes one frame, with streams that already return a hop per push."""
+    """Return a case that pushes one frame into each stream, once every push returns samples."""
     decoder = MultiStreamDecoder(model, count, threads)
     latents = random_latents(model, count)[:, None]
     for _ in range(model.context + 2):

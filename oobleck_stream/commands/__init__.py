@@ -1,4 +1,4 @@
-"""The command line. Each command is a function in a module; both have the command's name."""
+"""The command line. Each command is a function in a module of the same name."""
 
 from __future__ import annotations
 

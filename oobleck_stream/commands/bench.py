@@ -40,7 +40,7 @@ class _DefaultGroup(click.Group):
         return super().parse_args(context, arguments)
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return list(self.commands)  # in the order of definition, not of the alphabet
+        return list(self.commands)  # in the order of definition, not in alphabetical order
 
 
 @click.group(

@@ -15,10 +15,11 @@ BUNDLED = "tiny"
 
 
 def resolve_backend(name: str) -> str:
-    """Check a backend; resolve ``auto`` to ``cpu``, with a message, if CUDA can't be used.
+    """Check that a backend can be used, and return its name.
 
-    If CUDA can be used, ``auto`` is returned unchanged, because it is known only when a decoder is
-    created whether the GPU has enough memory.
+    If CUDA can't be used, ``auto`` becomes ``cpu``, and a message says so. If CUDA can be used,
+    ``auto`` is returned unchanged, because only the creation of a decoder shows whether the GPU has
+    enough memory.
 
     Raises
     ------
@@ -41,8 +42,8 @@ def chosen_model(
 ) -> Model:
     """Load the requested model. Without a request, load the model that the latents name.
 
-    If they name none, the bundled model is loaded, but only if the latents fit it and no other
-    known network.
+    If the latents name no model, the bundled model is loaded, but only if the latents fit it and
+    fit no other known network.
 
     Parameters
     ----------
@@ -93,7 +94,7 @@ def chosen_model(
 
 
 def fitting_presets(latents: Latents) -> list[str]:
-    """The names of the presets whose latent size fits the shape of these latents."""
+    """Return the names of the presets whose latent dimension fits the shape of `latents`."""
     from oobleck_stream.config import PRESETS
 
     return [name for name, config in PRESETS.items() if latents.fits(config.latent_dim)]

@@ -1,4 +1,4 @@
-"""Compile the kernels, and report it, because compiling takes seconds."""
+"""Compiles the kernels. Compilation is reported, because it takes seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 
 @contextmanager
 def report_compiling(backend: str = "cpu") -> Iterator[None]:
-    """Print a line on standard error if the block compiles a kernel instead of loading it.
+    """Print a line on standard error if a kernel is compiled during the block.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def report_compiling(backend: str = "cpu") -> Iterator[None]:
             report()
 
         def on_end(self, _: Any) -> None:
-            """Do nothing; Numba's interface requires this method."""
+            """Do nothing. Numba's interface requires this method."""
 
     with ExitStack() as listeners:
         listeners.enter_context(event.install_listener("numba:compile", Listener()))

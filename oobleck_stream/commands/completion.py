@@ -1,4 +1,4 @@
-"""What the shell completes after an option or for an argument, if it does not know by itself."""
+"""Completes names of models and files in the shell, which click doesn't do for plain text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def files(_: click.Context, parameter: click.Parameter, incomplete: str) -> list
 def models(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Complete the models that are not files, or else the names of files and folders."""
-    # bash shows files only if no name follows them.
+    """Complete the names of bundled and random models, and the names of files and folders."""
+    # click's script for bash shows files only if no model matches, and only if they come first.
     named = [CompletionItem(name) for name in MODELS if name.startswith(incomplete)]
     return [*files(context, parameter, incomplete), *named]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from oobleck_stream.conversion.writing import Writing
 
 MAX_SHOWN = 8
-"""Maximum number of dropped tensors that are listed by name. More tensors are listed by group."""
+"""Maximum number of dropped tensors that are listed by name. Otherwise, groups are listed."""
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
@@ -114,7 +114,7 @@ def _options(
     weight_norm: WeightNorm | None,
     dtype: str | None,
 ) -> ConversionOptions:
-    """Return the conversion's options; raise `click.UsageError` if they don't suit the target."""
+    """Return the conversion's options. Raise `click.UsageError` if they don't suit the target."""
     from oobleck_stream.conversion.planning import ConversionOptions
     from oobleck_stream.formats.dtypes import code_of
 

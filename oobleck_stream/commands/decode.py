@@ -106,7 +106,7 @@ def decode(
                 refuse_input(place, name)
     if len(latents) > 1:
         for name in latents:
-            opened(name)  # What is wrong with a file's header is reported before any work.
+            opened(name)  # Report an invalid header of any file before decoding the first one.
     failed = 0
     for name, place in zip(latents, places, strict=True):
         source, network = opened(name)
@@ -133,14 +133,15 @@ def decode_piece(
     threads: int | None,
     bits: Bits | None,
 ) -> None:
-    """Decode a piece, or a part of it, to a place that `destinations` has returned.
+    """Decode a piece, or a part of it, to a destination that `destinations` has returned.
 
-    The other parameters are the options of `decode`.
+    The parameters after `place` are the options of `decode`.
 
     Raises
     ------
     InputError
-        If the latents or the place can't be used, or if the piece ends before `start`.
+        If the latents can't be used, if `place` can't be written, or if the piece ends before
+        `start`.
     """
     from oobleck_stream.commands.progress import Progress
     from oobleck_stream.decoder import StreamingDecoder
@@ -170,13 +171,13 @@ def decode_piece(
 def excerpt_chunks(
     decoder: StreamingDecoder, blocks: Iterable[FloatArray], excerpt: Excerpt
 ) -> Iterator[FloatArray]:
-    """Decode the frames that a part of a piece depends on; yield the part's samples.
+    """Yield the samples of a part of a piece, decoding only the frames that they depend on.
 
     Parameters
     ----------
     decoder : StreamingDecoder
     blocks : iterable of (n, latent_dim) arrays
-        The frames of the whole piece. No more are taken than are needed.
+        The frames of the whole piece. Blocks after the last needed frame are not taken.
     excerpt : Excerpt
 
     Yields
@@ -196,7 +197,7 @@ def excerpt_chunks(
 
 
 def _from_frame(blocks: Iterable[FloatArray], first: int) -> Iterator[FloatArray]:
-    """Yield the frames from number `first` on."""
+    """Yield the frames from index `first` on."""
     for block in blocks:
         if first < len(block):
             yield block[first:]
@@ -214,7 +215,7 @@ def report_audio(
         The writer, which is already closed.
     samplerate : int
     speed : float
-        Seconds of audio per second.
+        Seconds of audio decoded per second.
     """
     from oobleck_stream.formats.flat_writer import FlatWriter
 

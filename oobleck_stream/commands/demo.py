@@ -81,7 +81,7 @@ def write(model: Model, latents: npt.NDArray[Any], output: str, threads: int | N
 
 
 def compare(model: Model, latents: npt.NDArray[Any], threads: int | None) -> None:
-    """Decode a piece frame by frame and as a whole; exit with 1 if any sample differs."""
+    """Decode a piece frame by frame and as a whole. Exit with status 1 if any sample differs."""
     import numpy as np
 
     from oobleck_stream.decoder import StreamingDecoder

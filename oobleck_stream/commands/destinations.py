@@ -1,4 +1,4 @@
-"""Where `decode` writes each piece: to standard output, to a file, or to a file in a folder."""
+"""Chooses where `decode` writes each piece: standard output, a file, or a file in a folder."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ SEPARATORS = tuple(filter(None, ("/", os.sep, os.altsep)))
 
 
 def destinations(sources: Sequence[str], output: str, form: str | None) -> list[str]:
-    """Return the place of each piece: a file's path, or ``-`` for standard output.
+    """Return the destination of each piece: a file's path, or ``-`` for standard output.
 
     Parameters
     ----------
     sources : sequence of str
-        Names of the files of latents; ``-`` is standard input.
+        Names of the files of latents. ``-`` is standard input.
     output : str
-        ``-``, a file, or a folder. Several pieces need a folder, which has to exist.
+        ``-``, a file, or a folder. Several pieces need a folder that exists.
     form : str or None
-        One of `FORMATS`, for standard output or the files in a folder; by default ``"wav"``.
+        One of `FORMATS`, for standard output or the files in a folder. By default ``"wav"``.
 
     Raises
     ------
     click.UsageError
         If the output does not suit the number of pieces or the format, or if two pieces would have
-        the same place.
+        the same destination.
     """
     if len(sources) > 1 and STANDARD in sources:
         raise click.UsageError("- (standard input) can only be decoded alone")
@@ -78,7 +78,7 @@ def open_destination(
     bits: Bits | None,
     samples: int | None,
 ) -> AudioWriter | FlatWriter | PipeWriter:
-    """Open the writer for a place; the other parameters and errors are those of the writers."""
+    """Open the writer for a destination. Other parameters and errors are those of the writers."""
     from oobleck_stream.files.outputs import open_audio_writer
     from oobleck_stream.files.pipe_writer import PipeWriter
 

@@ -88,7 +88,9 @@ def encode(
 
 
 def audio_blocks(model: Model, source: AudioFile | FlatAudio) -> Iterator[FloatArray]:
-    """Read audio in blocks, with the sample rate and channels of a model; report conversions.
+    """Read audio in blocks, converted to the sample rate and channels of a model.
+
+    A message reports the conversions.
 
     Yields
     ------
@@ -97,7 +99,7 @@ def audio_blocks(model: Model, source: AudioFile | FlatAudio) -> Iterator[FloatA
     Raises
     ------
     InputError
-        If the audio can't be converted. While the blocks are read, also if the file is damaged.
+        If the audio can't be converted, or, while the blocks are read, if the file is damaged.
     """
     blocks = source.blocks(model.samplerate, model.channels)
     changes = source.changes(model.samplerate, model.channels)

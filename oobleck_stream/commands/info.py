@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Facts = dict[str, Any]
 PUSHES = (1, 4, 16)
-"""The numbers of frames of the pushes that are timed."""
+"""The sizes of the timed pushes, in frames."""
 
 REPETITIONS = 3
 MAX_SECONDS = 3.0
@@ -105,7 +105,7 @@ def show_presets(as_json: bool) -> None:
 
 
 def latents_facts(source: Latents, model: Model, layout: AxisOrder | None) -> Facts:
-    """The shape and length of latents, when a model reads them."""
+    """The shape of latents, and their length when decoded by `model`."""
     frames = source.count(model.latent_dim, layout)
     return {
         "name": source.name,
@@ -157,7 +157,7 @@ def network_facts(model: Model) -> Facts:
 
 
 def encoder_facts(model: Model) -> Facts:
-    """Whether a model has an encoder, and how large it is or why there is none."""
+    """Whether a model has an encoder. If so, its size, else the reason why there is none."""
     from oobleck_stream.errors import CheckpointError
     from oobleck_stream.loading import require_encoder
     from oobleck_stream.network import encoder_layers
@@ -210,7 +210,7 @@ def network_lines(facts: Facts) -> list[str]:
 
 
 def machine_facts(model: Model, threads: int | None) -> Facts:
-    """Measure memory, and the real-time factor of pushes of some sizes, on this machine."""
+    """Measure the real-time factors of pushes of `PUSHES` frames, and the memory used."""
     from oobleck_stream.engine.backends import default_threads
     from oobleck_stream.memory import machine_memory
 
@@ -246,7 +246,7 @@ def machine_lines(facts: Facts) -> list[str]:
 
 
 def early_facts(model: Model, look_ahead: int, threads: int | None) -> Facts:
-    """The cost of samples that are given out early, with a look-ahead in samples."""
+    """The cost of early samples, for a look-ahead of `look_ahead` samples."""
     from oobleck_stream.bench.look_ahead import cost_facts
     from oobleck_stream.engine.backends import default_threads
 
@@ -265,7 +265,7 @@ def early_lines(facts: Facts) -> list[str]:
 
 
 def real_time_factor(model: Model, frames: int, threads: int | None) -> float:
-    """Time a few pushes of `frames` frames; return the lowest real-time factor."""
+    """Time a few pushes of `frames` frames, and return the lowest real-time factor."""
     import numpy as np
 
     from oobleck_stream.decoder import StreamingDecoder
@@ -290,12 +290,12 @@ def real_time_factor(model: Model, frames: int, threads: int | None) -> float:
 
 
 def peak_memory() -> int | None:
-    """The peak resident memory of this process in bytes; None if the system does not report it."""
+    """Peak resident memory of this process in bytes, or None if the system does not report it."""
     import sys
 
     if sys.platform == "win32":
         return None
     import resource
 
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS reports bytes, Linux KiB
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS reports bytes, and Linux reports KiB.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

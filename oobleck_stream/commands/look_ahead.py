@@ -1,4 +1,4 @@
-"""`oobleck_stream look-ahead`: what is lost and what it costs to hear samples early."""
+"""`oobleck_stream look-ahead`: measure the error and the cost of early samples."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from oobleck_stream.model import Model
 
 MAX_FRAMES = 1000
-"""Frames that are measured unless --frames says otherwise."""
+"""Default of --frames: the number of frames that are measured."""
 
 
 @click.command("look-ahead")
@@ -67,11 +67,11 @@ def look_ahead(
 ) -> None:
     """Measure what an early sound loses, and what it costs.
 
-    With less look-ahead than the network has, samples are given out before the frames after them
-    are known. Prints, for several look-aheads or for the one of --look-ahead, how far the early
-    sound of LATENTS is from the exact one, and the time of a push of one frame. Without LATENTS,
-    uses the bundled piece `keys` if it fits the network, else random ones; these say little of
-    music.
+    With less look-ahead than the network has, samples are returned before all frames that they
+    depend on are known. The command measures several look-aheads, or only --look-ahead. For each,
+    it prints how far the early sound of LATENTS is from the exact sound, and the time of a push of
+    one frame. Without LATENTS, it uses the bundled piece `keys` if that fits the network. Otherwise
+    it uses random latents, whose results say little about music.
     """
     if plot:
         require_matplotlib()
@@ -111,6 +111,6 @@ def _latents(source: Latents | None, model: Model, layout: AxisOrder | None) -> 
         return np.concatenate(list(source.blocks(model.latent_dim, layout)))
     keys = piece("keys")
     if model.name == "tiny" and keys.shape[1] == model.latent_dim:
-        # Not from its beginning, which is quiet.
+        # Skip the beginning of the piece, which is quiet.
         return keys[2000:]
     return random_latents(model, MAX_FRAMES // 5)

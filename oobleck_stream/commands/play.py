@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from oobleck_stream.player.tracks import Track
 
 POLL_SECONDS = 0.1
-"""Interval at which the keys are read and the display is updated."""
+"""Interval in seconds at which the keys are read and the display is updated."""
 
 
 @click.command()

@@ -16,14 +16,14 @@ WITHOUT_TOTAL = "{n:.1f} s [{elapsed}{postfix}]"
 
 
 class Progress:
-    """A progress bar on standard error; nothing is displayed if that is not a terminal.
+    """A progress bar on standard error. Nothing is displayed if that is not a terminal.
 
     Parameters
     ----------
     samplerate : int
         Samples per second.
     samples : int or None
-        Expected number of samples; None if unknown.
+        Expected number of samples. None if unknown.
     """
 
     def __init__(self, samplerate: int, samples: int | None) -> None:
@@ -64,7 +64,7 @@ class Progress:
 
 @contextlib.contextmanager
 def counted(items: Iterable[T], count: int, what: str) -> Iterator[Iterator[T]]:
-    """Show a progress bar while items are taken, as `Progress` does.
+    """Show a progress bar on standard error while items are taken.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def counted(items: Iterable[T], count: int, what: str) -> Iterator[Iterator[T]]:
     count : int
         Number of items.
     what : str
-        What the items are, in the plural.
+        The word for the items, in the plural.
 
     Yields
     ------

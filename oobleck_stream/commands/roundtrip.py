@@ -113,7 +113,7 @@ class SiSdr:
 
     @property
     def decibels(self) -> float:
-        """The ratio in dB; NaN if either signal is silent."""
+        """The ratio in dB. It is NaN if either signal is silent."""
         if self._before == 0 or self._after == 0:
             return math.nan
         # The energy of the result's projection onto the original, and of the rest.

@@ -151,7 +151,7 @@ def serve(
 
 
 def require_extras(osc: int | None) -> None:
-    """Raise `click.UsageError` unless what the server needs is installed."""
+    """Raise `click.UsageError` if a package that the server needs is not installed."""
     missing = [name for name in MODULES if importlib.util.find_spec(name) is None]
     if missing:
         raise click.UsageError(
@@ -164,7 +164,10 @@ def require_extras(osc: int | None) -> None:
 def named_pieces(
     files: list[LatentFile], model: Model, layout: AxisOrder | None
 ) -> dict[str, npt.NDArray[Any]]:
-    """The frames of each file, by the names that clients use; the bundled pieces for ``tiny``."""
+    """Return the frames of each file, keyed by the name that clients use.
+
+    If there are no files and the model is ``tiny``, the bundled pieces are returned.
+    """
     from oobleck_stream.commands.choice import BUNDLED
     from oobleck_stream.pieces import PIECES, piece
     from oobleck_stream.server.protocol import INSTRUMENT, PUSH
@@ -182,7 +185,7 @@ def named_pieces(
 
 
 def announce(serving: Serving, open_page: bool, as_json: bool) -> None:
-    """Print the address and what the machine can hold; on request, open the page."""
+    """Print the address and how many streams can be decoded. Open the page if requested."""
     import webbrowser
 
     from oobleck_stream.server.info import server_info

@@ -1,7 +1,7 @@
 """`oobleck_stream validate`: compare a network with a reference, and save what it computes.
 
-Comparing and saving are one command, because one pass does both: each stage is computed once, and
-is written and compared before the next one replaces it in memory.
+One command compares and saves, because both need the same pass. Each stage is computed once, and is
+written and compared before the next stage replaces it in memory.
 """
 
 from __future__ import annotations
@@ -243,7 +243,7 @@ def _opened(
 
 
 def _no_reference(visit: object) -> None:
-    """A reference without stages, with which nothing is compared."""
+    """A reference that has no stages, so nothing is compared."""
 
 
 def _peer(

@@ -45,8 +45,8 @@ def look_ahead(_: click.Context, parameter: click.Parameter, value: str | None) 
     Returns
     -------
     callable or None
-        Takes a `Model` and returns samples; it raises `click.BadParameter` for more than the
-        network's look-ahead.
+        A function that takes a `Model` and returns the look-ahead in samples. It raises
+        `click.BadParameter` if that is more than the network's look-ahead.
     """
     if value is None:
         return None
@@ -88,7 +88,7 @@ def repetitions(context: click.Context, parameter: click.Parameter, value: str) 
 
 
 def counts(_: click.Context, parameter: click.Parameter, value: str) -> list[int]:
-    """Parse whole numbers of at least 1, separated by commas; return them sorted, each once."""
+    """Parse whole numbers of at least 1, separated by commas. Sort them and drop duplicates."""
     try:
         numbers = sorted({int(part) for part in value.split(",")})
     except ValueError:

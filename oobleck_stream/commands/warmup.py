@@ -1,4 +1,4 @@
-"""`oobleck_stream warmup`: does now the work that the first start would otherwise do."""
+"""`oobleck_stream warmup`: prepare the kernels in advance, so that the next start is fast."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from oobleck_stream.player.ring import Ring
 
 
 class PlaybackCallback:
-    """Copies samples from a ring to the device; plays silence while paused or short of samples.
+    """Copies samples from a ring to the device, or silence if paused or if samples are missing.
 
     Parameters
     ----------
@@ -32,11 +32,11 @@ class PlaybackCallback:
     muted, paused : bool
         Any thread may set these and `volume`.
     recorder : Recorder or None
-        Receives the played samples as they are before the volume is applied.
+        Receives the played samples before the volume is applied.
     underflows, silent_samples : int
         How often the ring ran empty, and how many silent samples were played for this reason.
     filling : bool
-        Whether playing waits until the ring is filled.
+        Whether playing waits until the ring contains enough samples.
     discards : int
         The last value of the ring's `discards` to which this callback has reacted.
     calls : int
@@ -103,7 +103,7 @@ class PlaybackCallback:
         return True
 
     def _notice_discards(self) -> None:
-        """After a seek: wait for the new samples, without counting an underflow."""
+        """After a seek, wait for the new samples without counting an underflow."""
         discards = self._ring.discards
         if discards != self.discards:
             self._ring.skip_discarded()
@@ -111,21 +111,21 @@ class PlaybackCallback:
             self.filling, self._is_late, self._level = True, False, self._start_level
 
     def _fall_behind(self, missing: int) -> None:
-        """Count an underflow, and double the samples to wait for, so that none follows soon."""
+        """Count an underflow, and wait for twice as many samples as before to avoid another one."""
         self.underflows += 1
         self.silent_samples += missing
         self.filling = self._is_late = True
         self._level = min(2 * self._level, self._ring.capacity)
 
     def _apply_volume(self, samples: FloatArray) -> None:
-        """Multiply by the volume; replace results that are not finite, for the device's sake."""
+        """Multiply by the volume, and replace results that are not finite."""
         if self.muted:
             samples.fill(0.0)
         elif self.volume != 1.0:
             with np.errstate(over="ignore", invalid="ignore"):
                 np.multiply(samples, np.float32(self.volume), out=samples)
         if first_not_finite(samples) is not None:
-            # NaN becomes 0, an infinity the largest finite number.
+            # NaN becomes 0, and an infinity becomes the largest finite number of its sign.
             np.nan_to_num(samples, copy=False)
 
 

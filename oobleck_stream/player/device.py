@@ -1,4 +1,4 @@
-"""The audio device, through PortAudio."""
+"""Finds and opens audio devices, using PortAudio."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Device:
 
 
 def portaudio() -> Any:
-    """Import `sounddevice`; if PortAudio is missing, raise an `OutputError` with a hint."""
+    """Import `sounddevice`. If PortAudio is missing, raise an `OutputError` with a hint."""
     try:
         import sounddevice
     except OSError as error:
@@ -79,7 +79,9 @@ def output_devices() -> list[Device]:
 
 
 def find_device(wanted: int | str | None = None) -> Device:
-    """Find an output device by number or part of its name; None means the system's default.
+    """Find an output device by its index or a part of its name.
+
+    None means the system's default device.
 
     Raises
     ------
@@ -172,7 +174,7 @@ class DeviceStream:
 
     @property
     def latency(self) -> float:
-        """The seconds from the callback to the loudspeaker that the device reports."""
+        """The delay from the callback to the loudspeaker in seconds, as the device reports it."""
         return float(self._stream.latency)
 
     def start(self, fill: Callable[[FloatArray], bool]) -> None:
@@ -188,13 +190,13 @@ class DeviceStream:
         self._stream.start()
 
     def close(self) -> None:
-        """Stop at once. Wait at most `MAX_CLOSE_SECONDS` until the sound server responds."""
+        """Stop immediately. Wait at most `MAX_CLOSE_SECONDS` for the sound server's response."""
         closing = threading.Thread(target=self._stream.close, name="oobleck_stream close")
         closing.daemon = True
         closing.start()
         closing.join(MAX_CLOSE_SECONDS)
         if closing.is_alive():
-            # At exit PortAudio would wait for that server again, and forever.
+            # When the process exits, PortAudio would again wait for that server, forever.
             atexit.register(_exit_without_portaudio)
 
     def _callback(self, out: FloatArray, count: int, time: Any, status: Any) -> None:

@@ -11,17 +11,17 @@ from typing import Protocol
 from oobleck_stream.player.status import Status
 
 JSON_SECONDS = 0.5
-"""Minimum interval between two status objects."""
+"""Minimum interval in seconds between two status objects."""
 
 ERASE = "\r\x1b[K"
-"""The ANSI escape sequence that goes to the start of the line and clears the line."""
+"""The characters that move the cursor to the start of the line and clear the line."""
 
 
 class Display(Protocol):
-    """Shows the player's status and messages; a context manager."""
+    """A context manager that shows the player's status and messages."""
 
     def show(self, status: Status) -> None:
-        """Show the present status."""
+        """Show the current status."""
 
     def show_message(self, message: str) -> None:
         """Show a message."""

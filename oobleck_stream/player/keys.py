@@ -38,7 +38,7 @@ class Keys:
         self._settings: Any = None
         if enabled and sys.stdin is not None and os.name == "posix" and sys.stdin.isatty():
             descriptor = sys.stdin.fileno()
-            # A background job is stopped (SIGTTOU) if it changes the terminal's settings.
+            # A background job that changes the terminal's settings is stopped by SIGTTOU.
             if os.tcgetpgrp(descriptor) == os.getpgrp():
                 self._descriptor = descriptor
 
@@ -61,7 +61,7 @@ class Keys:
             termios.tcsetattr(self._descriptor, termios.TCSADRAIN, self._settings)
 
     def read(self, seconds: float) -> list[str]:
-        """Wait until keys are pressed, but at most `seconds`; return the keys.
+        """Wait until keys are pressed, but at most `seconds`, and return the keys.
 
         A key is a character, or one of "left", "right", "up", "down" and "space".
         """

@@ -12,14 +12,14 @@ from oobleck_stream.sound import Sound
 
 
 def play(source: Any, model: Model, **options: Any) -> Sound | None:
-    """Play latents to their end; the parameters and errors are those of `Player`.
+    """Play latents to their end. The parameters and errors are those of `Player`.
 
     Returns
     -------
     Sound or None
-        What was played (once, if in several rounds), which a notebook shows as a player. It is
-        decoded again when it is shown. It is None for a live source. Where there is no sound card,
-        make a `Sound` of what `Model.decode` returns.
+        The sound of one round, which a notebook shows as a player. It is decoded again when it is
+        shown. For a live source, the result is None. If there is no sound card, make a `Sound` from
+        the result of `Model.decode` instead.
 
     Examples
     --------
@@ -34,7 +34,7 @@ def play(source: Any, model: Model, **options: Any) -> Sound | None:
 
 
 def sound_of(playlist: Playlist, model: Model, threads: int | None) -> Sound | None:
-    """What is played in one round, decoded when it is needed; None if it can't be again."""
+    """Return the sound of one round, which is decoded when needed. None for live sources."""
     if not playlist.is_finite:
         return None
     return Sound(lambda: playlist.decoded(StreamingDecoder(model, threads)), model.samplerate)

@@ -23,13 +23,13 @@ from oobleck_stream.player.ring import Ring
 from oobleck_stream.player.tracks import tracks_of
 
 LATENCY_SECONDS, BUFFER_SECONDS = 0.1, 1.0
-"""Default latency of the device, and audio decoded ahead."""
+"""Default latency of the device, and default maximum of audio decoded ahead."""
 
 LIVE_LATENCY_SECONDS, LIVE_BUFFER_SECONDS = 0.02, 0.02
-"""The same with a look-ahead, where a change of the latents has to be heard soon."""
+"""The same defaults with a look-ahead, when a change of the latents has to be heard soon."""
 
 START_SECONDS = 0.2
-"""Seconds of audio that must be in the ring before playing starts, or goes on after a seek."""
+"""Seconds of audio that must be in the ring before playing starts, or continues after a seek."""
 
 MARGIN_SECONDS = 0.05
 """Seconds of silence before the first sample, and after the last sample has left the device's
@@ -37,10 +37,10 @@ buffer. They are needed because sound servers drop the beginning of a stream, an
 the buffer of a stream that stops."""
 
 MAX_FAST_FACTOR = 0.8
-"""If the real-time factor is higher, playing starts later, with more audio in the ring."""
+"""With a higher real-time factor than this, playing starts later, with more audio in the ring."""
 
 MAX_SLOW_START_SECONDS = 3.0
-"""Maximum number of seconds by which playing then starts later."""
+"""Maximum seconds by which playing starts later if decoding is slow."""
 
 MAX_STALL_SECONDS = 5.0
 """A device that has not called its callback for this many seconds is considered disconnected."""
@@ -51,7 +51,7 @@ class Player:
 
     A player is a context manager, which closes the player at the end of the block. The played
     samples are bit-identical to `Model.decode` if the volume is 1 and the device supports the
-    network's sample rate. If decoding is late, silence is inserted and counted; no sample is lost
+    network's sample rate. If decoding is late, silence is inserted and counted. No sample is lost
     or played twice.
 
     Parameters
@@ -62,15 +62,17 @@ class Player:
         be tensors of torch or another library.
     model : Model
     device : int or str, optional
-        Number of an output device or part of its name; by default the system's default device.
+        Index of an output device, or a part of its name. By default, it is the system's default
+        device.
     look_ahead : float or int, optional
-        Play samples before they are final, as `StreamingDecoder` does, for latents that are made
-        while they are played: a change is heard after the look-ahead, `buffer` and `latency`.
+        As for `StreamingDecoder`: samples are played before they are final. This is meant for
+        latents that are made while they are played. A change of the latents is heard after the sum
+        of the look-ahead, `buffer` and `latency`.
     latency : float or {"low", "high"}, optional
-        The device's latency in seconds; by default 0.1, with `look_ahead` 0.02.
+        The device's latency in seconds. By default, it is 0.1, or 0.02 with `look_ahead`.
     buffer : float, optional
-        Maximum audio decoded ahead, in seconds; by default 1, with `look_ahead` 0.02 and at least
-        one frame.
+        Maximum audio decoded ahead, in seconds. By default, it is 1. With `look_ahead`, the default
+        is 0.02, but at least one frame.
     prebuffer : float or "all", optional
         Duration of audio that is decoded before playing starts, in seconds. With ``"all"``,
         everything is decoded first. By default, playing starts as soon as possible.
@@ -84,8 +86,8 @@ class Player:
         Factor by which the samples are multiplied. 1.0 leaves them unchanged.
     record : path, optional
         An audio file (.wav with float samples, .flac or .ogg) to record the played samples to,
-        before the volume is applied. With `look_ahead`, the exact samples are recorded, not those
-        that are played.
+        before the volume is applied. With `look_ahead`, the exact samples are recorded instead of
+        the played samples.
     threads : int, optional
         As for `StreamingDecoder`.
     layout : {"tc", "ct"}, optional
@@ -206,7 +208,7 @@ class Player:
         self._stream.start(self._callback.fill)
 
     def pause(self) -> None:
-        """Play silence until `play` is called; no sample is lost."""
+        """Play silence until `play` is called. No sample is lost."""
         self._callback.paused = True
 
     @property
@@ -298,9 +300,9 @@ class Player:
 
     @property
     def length(self) -> float | None:
-        """Seconds from the beginning of the current track to where it ends; None if unknown.
+        """Seconds from the beginning of the current track to where it ends. None if unknown.
 
-        The track ends with its last sample, or earlier if the parameter `length` says so.
+        The track ends with its last sample, or earlier if the parameter `length` is given.
         """
         end = self.playlist.end_of(self.tracks[self.place.track])
         return None if end is None else end / self.model.samplerate
@@ -312,12 +314,12 @@ class Player:
 
     @property
     def real_time_factor(self) -> float:
-        """The time to decode a second of audio, in seconds: the median of the last pushes."""
+        """The seconds needed to decode a second of audio, as the median of the last pushes."""
         return self._decoder.real_time_factor
 
     @property
     def level(self) -> float:
-        """Peak of the last 0.1 s played, before the volume is applied; 1.0 is full scale."""
+        """Peak of the last 0.1 s played, before the volume is applied. Full scale is 1.0."""
         latest = self._ring.latest(self._samples(0.1))
         quiet = self._callback.paused or self._callback.filling or len(latest) == 0
         return 0.0 if quiet else float(np.abs(latest).max())
@@ -334,12 +336,15 @@ class Player:
         self._producer.rounds = math.inf if looping else 1
 
     def seek(self, seconds: float, track: int | None = None) -> None:
-        """Continue from another position. Its samples, too, are bit-identical to `Model.decode`.
+        """Continue from another position.
+
+        The samples from there on are also bit-identical to `Model.decode`.
 
         Parameters
         ----------
         seconds : float
-            Seconds from the beginning of the track, which are clamped to the range that is played.
+            Seconds from the beginning of the track. The value is clamped to the range that is
+            played.
         track : int, optional
             Index of the track. By default it is the current track.
 
@@ -358,7 +363,7 @@ class Player:
         Returns
         -------
         bool
-            False if `timeout` seconds have passed before the end, else true.
+            False if `timeout` seconds passed before the end, otherwise true.
 
         Raises
         ------
@@ -385,7 +390,7 @@ class Player:
         return True
 
     def close(self) -> None:
-        """Stop at once, release the device and complete the recording."""
+        """Stop immediately, release the device and complete the recording."""
         self._closed = True
         self._stream.close()
         self._producer.stop()
@@ -419,10 +424,10 @@ class Player:
         total = self.playlist.seconds
         if math.isinf(total):
             raise InputError("a live source can't be decoded completely before playing")
-        return total + 1.0  # More than there is: playing starts when the producer has finished.
+        return total + 1.0  # More than there is, so playing starts when the producer has finished.
 
     def _wait_for_start(self) -> None:
-        """Wait until the ring is filled, or longer if decoding is slow; raise if it is too slow."""
+        """Wait until playing can start. Raise a `PlaybackError` if decoding is too slow."""
         patience = MAX_SLOW_START_SECONDS
         while not (self._ring.ended or self._ring.fill >= self._start_level):
             time.sleep(POLL_SECONDS)
@@ -447,7 +452,7 @@ class Player:
 
 
 def _checked_volume(factor: float) -> float:
-    """Return the volume; raise an `InputError` unless it is finite."""
+    """Return the volume. Raise an `InputError` if it is not finite."""
     if not math.isfinite(factor):
         raise InputError(f"volume must be a finite number, not {factor}")
     return factor

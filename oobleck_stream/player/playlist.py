@@ -70,14 +70,14 @@ class Playlist:
 
     @property
     def seconds(self) -> float:
-        """Duration of one round in seconds; infinite if unknown."""
+        """Duration of one round in seconds. It is infinite if it is unknown."""
         ends = [self.end_of(track) for track in self.tracks]
         if None in ends:
             return math.inf
         return sum(end - self.begin for end in ends if end is not None) / self.samplerate
 
     def position_at(self, track: int, seconds: float) -> Position:
-        """The position at a time within a track; times are clamped to the range that is played.
+        """The position at a time within a track. The time is clamped to the range that is played.
 
         Raises
         ------
@@ -102,7 +102,7 @@ class Playlist:
         return all(track.seekable and self.end_of(track) is not None for track in self.tracks)
 
     def decoded(self, decoder: StreamingDecoder) -> FloatArray:
-        """Decode what is played of all tracks, one after another.
+        """Decode the range that is played of each track, and concatenate the samples.
 
         Returns
         -------
@@ -119,7 +119,7 @@ class Playlist:
         return np.concatenate(chunks)
 
     def end_of(self, track: Track) -> int | None:
-        """One past the index of a track's last played sample; None if unknown."""
+        """One past the index of a track's last played sample. None if unknown."""
         return self._excerpt.end_in(track.length)
 
 

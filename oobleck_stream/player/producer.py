@@ -39,13 +39,13 @@ class TimedDecoder(StreamingDecoder):
     model, threads, look_ahead
         As for `StreamingDecoder`.
     exact : bool
-        Whether the exact samples go to `recorder`, all of them in order. Without that, a decoder
-        with a look-ahead computes none.
+        Whether to pass all exact samples to `recorder`, in order. If not, a decoder with a
+        look-ahead computes no exact samples.
 
     Attributes
     ----------
     recorder : Recorder or None
-        May be set after the first pushes.
+        Receives the exact samples. It may be set after the first pushes.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class TimedDecoder(StreamingDecoder):
 
     @property
     def real_time_factor(self) -> float:
-        """The seconds to decode a second of audio: the median of the last pushes, initially 0.0."""
+        """Seconds to decode a second of audio, as the median of the last pushes. Initially 0.0."""
         return self._factor
 
     def push(self, frames: Any) -> FloatArray:
@@ -84,12 +84,12 @@ class TimedDecoder(StreamingDecoder):
         return chunk
 
     def warm(self) -> None:
-        """Plan the pushes of the beginning, so that none of them is late; then reset."""
+        """Plan the first pushes, so that none of them is late, and then reset the decoder."""
         super().push(np.zeros((2 * self.model.context + 5, self.model.latent_dim), np.float32))
         self.reset()
 
     def record(self) -> None:
-        """Pass on the exact samples that wait for the recorder."""
+        """Pass the waiting exact samples to the recorder."""
         while self.recorder is not None and self._waiting:
             self.recorder.put(self._waiting.pop(0))
 
@@ -128,7 +128,7 @@ class Producer(threading.Thread):
     ring : Ring
         Receives the samples.
     rounds : float
-        Number of times to play the playlist; may be infinite.
+        Number of times to play the playlist. It may be infinite.
     resampler : Resampler, optional
         Converts the samples to the device's sample rate.
 
@@ -237,18 +237,18 @@ class Producer(threading.Thread):
                         break
 
     def _mark(self, position: Position) -> None:
-        """Add a mark for the next sample; drop the marks before the mark that is being played."""
+        """Add a mark for the next sample, and drop the marks that were played completely."""
         read = self._ring.read
         passed = sum(mark.ring_sample <= read for mark in self.marks)
         self.marks = (*self.marks[max(0, passed - 1) :], Mark(self._ring.written, position))
 
     def _write(self, samples: FloatArray, where: str) -> None:
-        """Write samples to the ring as room becomes available; stop if there is a request.
+        """Write samples to the ring as room becomes available. Stop early if there is a request.
 
         Raises
         ------
         NonFiniteError
-            If a sample is not finite; the message contains `where`.
+            If a sample is not finite. The error's message contains `where`.
         """
         if first_not_finite(samples) is not None:
             raise NonFiniteError(f"the sound {where} is not finite")

@@ -12,7 +12,7 @@ from oobleck_stream.files.quantization import Bits
 from oobleck_stream.player.ring import Ring
 
 RING_SECONDS = 5.0
-"""Capacity of the ring in seconds, for audio that waits for a slow disk."""
+"""Capacity in seconds of the ring, which buffers audio while the disk is slow."""
 
 POLL_SECONDS = 0.05
 """Interval in seconds at which the thread polls the ring."""
@@ -47,7 +47,7 @@ class Recorder:
         self.lost += len(samples) - self._ring.write(samples)
 
     def put(self, samples: FloatArray) -> None:
-        """Add samples; waits for a slow disk."""
+        """Add samples. This blocks while the disk is too slow."""
         while len(samples) and self._thread.is_alive():
             samples = samples[self._ring.write(samples) :]
             if len(samples):

@@ -54,7 +54,7 @@ class Ring:
         return self.capacity - (self.written - self.read)
 
     def write(self, samples: FloatArray) -> int:
-        """Write samples, as many as there is room for.
+        """Write as many samples as there is room for.
 
         Parameters
         ----------
@@ -70,7 +70,7 @@ class Ring:
         first = min(count, self.capacity - start)
         self._samples[start : start + first] = samples[:first]
         self._samples[: count - first] = samples[first:count]
-        # This comes last, because the reader reads samples as soon as they are counted.
+        # Count the samples last, because the reader may read them as soon as they are counted.
         self.written += count
         return count
 
@@ -97,7 +97,7 @@ class Ring:
         return count
 
     def skip_discarded(self) -> None:
-        """Release the room of discarded samples to the writer. Only the reader may call this."""
+        """Free the room of discarded samples for the writer. Only the reader may call this."""
         self.read = max(self.read, self._discarded)
 
     def discard(self) -> None:

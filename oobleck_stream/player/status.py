@@ -15,7 +15,7 @@ METER = 8
 """Width of the level meter in columns."""
 
 METER_DECIBELS = 48.0
-"""Range of the level meter in decibels, down from full scale."""
+"""Range of the level meter in decibels. It ends at full scale."""
 
 
 @dataclass(frozen=True)
@@ -30,21 +30,22 @@ class Status:
     position : float
         Seconds from the beginning of the track.
     length : float or None
-        Seconds from the beginning of the track to the end of what is played; None if unknown.
+        Seconds from the beginning of the track to the end of the range that is played. None if
+        unknown.
     paused, muted, looping, finished : bool
     volume : float
     buffered : float
         Seconds of audio decoded ahead.
     real_time_factor : float
-        The time to decode a second of audio, in seconds.
+        Seconds needed to decode a second of audio.
     level : float
-        Peak of the last 0.1 s; 1.0 is full scale.
+        Peak of the last 0.1 s. Full scale is 1.0.
     underflows, device_underflows : int
         How often decoding was late, and how often the device's own buffer ran empty.
     silent_seconds : float
         Seconds of silence inserted because decoding was late.
     start : float
-        Seconds from the beginning of the track to the beginning of what is played.
+        Seconds from the beginning of the track to the beginning of the range that is played.
     """
 
     track: int
@@ -67,7 +68,7 @@ class Status:
 
     @classmethod
     def of(cls, player: Player) -> Status:
-        """Return the present status of a player."""
+        """Return the current status of a player."""
         track = player.place.track
         return cls(
             track=track,
@@ -142,7 +143,7 @@ def bar(fraction: float, width: int) -> str:
 
 
 def _loudness(level: float) -> float:
-    """Scale the level in decibels: 0 is `METER_DECIBELS` below full scale, 1 is full scale."""
+    """Scale a level to 0 at `METER_DECIBELS` below full scale, and to 1 at full scale."""
     if level <= 0:
         return 0.0
     return 1 + 20 * math.log10(level) / METER_DECIBELS

@@ -1,4 +1,4 @@
-"""Tracks: pieces of latents, decoded from any sample on."""
+"""Tracks are pieces of latents that a player can decode, usually from any sample on."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from oobleck_stream.layout import pieces_of_latents
 from oobleck_stream.model import Model
 
 FIRST_SECONDS = 0.1
-"""Seconds of audio that the first push returns: few, so that playing starts soon."""
+"""Seconds of audio that the first push returns. This is short, so that playing starts soon."""
 
 BLOCK_SECONDS = 0.2
-"""Seconds of audio that each later push returns: more, because larger pushes are cheaper."""
+"""Seconds of audio that each later push returns. This is longer, as larger pushes are cheaper."""
 
 ENDLESS = 10**12
-"""The number of repetitions that stands for infinitely many."""
+"""The number of repetitions that represents infinitely many."""
 
 
 @runtime_checkable
@@ -38,7 +38,7 @@ class Track(Protocol):
     seekable : bool
         Whether the track can be played from any sample on, and more than once.
     length : int or None
-        Number of samples of the whole piece; None if unknown.
+        Number of samples of the whole piece. None if unknown.
     """
 
     name: str
@@ -65,7 +65,7 @@ class StoredTrack:
     frames : (frames, latent_dim) array of real numbers
         May be a memory map, or `Repeated`.
     length : int or None
-        Number of samples that the frames decode to; None if the track is endless.
+        Number of samples that the frames decode to. None if the track is endless.
     name : str
         Name to display.
     """
@@ -78,7 +78,7 @@ class StoredTrack:
         self._frames = frames
 
     def samples(self, decoder: StreamingDecoder, start: int) -> Iterator[FloatArray]:
-        """Yield samples as `Track.samples` does; the first push is large enough to return some."""
+        """Yield samples as `Track.samples` does. The first push already returns samples."""
         frame, dropped = divmod(start, decoder.hop)
         rate = decoder.model.config.frame_rate
         end = frame + math.ceil(decoder.latency / decoder.hop + FIRST_SECONDS * rate)
@@ -88,7 +88,7 @@ class StoredTrack:
             dropped = max(0, dropped - len(chunk))
 
     def _blocks(self, first: int, end: int, size: int) -> Iterator[npt.NDArray[Any]]:
-        """Yield the frames from `first` on: first the frames up to `end`, then blocks of `size`."""
+        """Yield the frames `first` to `end` in one block, then the rest in blocks of `size`."""
         while first < len(self._frames):
             yield self._frames[first:end]
             first, end = end, end + size
@@ -121,13 +121,13 @@ class LiveTrack:
 
 
 class Repeated:
-    """Repeated frames as one piece, so that there is no seam between the repetitions.
+    """Repeats frames as one continuous piece, without a seam between the repetitions.
 
     Parameters
     ----------
     frames : (frames, latent_dim) array
     times : float
-        Number of repetitions; may be infinite.
+        Number of repetitions. It may be infinite.
     """
 
     def __init__(self, frames: npt.NDArray[Any], times: float) -> None:

@@ -8,9 +8,11 @@ How it works:
 
 All state belongs to the event loop. A tick takes at most one block of frames from each session that
 has frames and credit, decodes them in the decoding thread, and appends the samples to the sessions.
-A session's connection sends what is unsent. Frames and samples are counted from the beginning of
-the session and never backwards, so credit, resuming and seeking are comparisons of numbers.
+A session's connection sends the samples that have not been sent yet. Frames and samples are
+numbered from the beginning of the session, and these numbers never decrease, not even after a seek.
+Therefore credit, resuming and seeking only compare numbers.
 
-`protocol` and `encoding` are pure functions; `sources` and `session` are state without I/O; `hub`
-decides and ticks; `live`, `decoding` and `listening` are what clients connect to; `app` joins them.
+`protocol` and `encoding` contain pure functions. `sources` and `session` hold state without I/O.
+`hub` manages the sessions and runs the ticks. Clients connect to `live`, `decoding` and
+`listening`, and `app` joins everything.
 """

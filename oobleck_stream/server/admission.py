@@ -1,4 +1,4 @@
-"""How many sessions this machine can decode in real time, measured before the first one comes."""
+"""Measures how many sessions this machine can decode in real time, before the first one opens."""
 
 from __future__ import annotations
 
@@ -13,35 +13,36 @@ from oobleck_stream.model import Model
 from oobleck_stream.multi_stream_decoder import MultiStreamDecoder
 
 BLOCK_SAMPLES = 2048
-"""Samples of a steady push, rounded to whole frames."""
+"""Approximate number of samples that a steady push decodes. It is rounded to whole frames."""
 
 MAX_SLOTS = 64
 MEASURED_PUSHES = 5
 SMOOTHING = 0.1
-"""Share of the newest tick in the running ratio of measured and expected times."""
+"""The weight of the newest tick in the running averages of `Load`, between 0 and 1."""
 
 
 def block_frames(model: Model) -> int:
-    """Return the number of frames of a steady push."""
+    """Return the number of frames that a steady push has for each stream."""
     return max(1, round(BLOCK_SAMPLES / model.hop))
 
 
 @dataclass
 class Load:
-    """Tick times, measured at the start and corrected by those of the running server.
+    """The tick times, measured at the start and corrected while the server runs.
 
     Attributes
     ----------
     block_seconds : float
-        How long the sound of a steady push lasts.
+        Duration of the sound that a steady push decodes.
     counts, seconds : sequence of int and float
-        For some numbers of streams, ascending from 1, the time of a steady push for all of them.
+        The numbers of streams that were measured, ascending from 1, and for each of them the time
+        of a steady push for that many streams.
     limit : float
         The share of `block_seconds` that a tick may take.
     ratio : float
-        How much longer ticks take now than at the start.
+        The time of a tick now, divided by its time at the start.
     recent : float
-        Seconds of the latest ticks, smoothed.
+        Running average of the latest ticks' times, in seconds.
     late : int
         Number of ticks that took longer than `block_seconds`.
     """
@@ -55,7 +56,7 @@ class Load:
     late: int = 0
 
     def expected(self, streams: int) -> float:
-        """Seconds of a tick of that many streams, without the ratio."""
+        """Seconds that a tick for `streams` streams took at the start, without `ratio`."""
         if streams <= 0:
             return 0.0
         if streams > self.counts[-1]:
@@ -63,23 +64,23 @@ class Load:
         return float(np.interp(streams, self.counts, self.seconds))
 
     def share(self, streams: int) -> float:
-        """The share of real time that this many streams take; 1 is all of it."""
+        """The share of real time that `streams` streams take. 1 means all of it."""
         return self.expected(streams) * self.ratio / self.block_seconds
 
     def admits(self, streams: int) -> bool:
-        """Whether that many streams can play at once. One always can, however slowly."""
+        """Whether `streams` streams can play at the same time. One stream is always admitted."""
         return streams <= 1 or self.share(streams) <= self.limit
 
     def capacity(self, slots: int) -> int:
-        """How many streams are admitted, at most `slots`."""
+        """The largest number of streams, up to `slots`, that is admitted."""
         return max(count for count in range(1, slots + 1) if self.admits(count))
 
     def measured(self, streams: int, seconds: float) -> None:
-        """A tick of that many streams took so long."""
+        """Record that a tick for `streams` streams took `seconds`."""
         self.recent += SMOOTHING * (seconds - self.recent)
         expected = self.expected(streams)
         if expected > 0:
-            # One tick that waited for another process does not count for ten.
+            # Limit the effect of a single tick that waited for another process.
             newest = min(seconds / expected, 4 * self.ratio)
             self.ratio += SMOOTHING * (newest - self.ratio)
         if seconds > self.block_seconds:
@@ -87,7 +88,7 @@ class Load:
 
     @classmethod
     def unlimited(cls, model: Model) -> Load:
-        """A load that admits every session, for a number of slots that the user chose."""
+        """Return a load that admits every session, for when the user chose the number of slots."""
         seconds = block_frames(model) * model.hop / model.samplerate
         return cls(seconds, [1], [0.0])
 
@@ -95,7 +96,7 @@ class Load:
 def measure_load(
     model: Model, threads: int | None, limit: float, most: int = MAX_SLOTS
 ) -> tuple[Load, int]:
-    """Time steady pushes of more and more streams, until they take too long.
+    """Time steady pushes with a growing number of streams, until they take too long.
 
     Parameters
     ----------
@@ -104,13 +105,13 @@ def measure_load(
     limit : float
         As `Load.limit`.
     most : int
-        Number of streams at which to stop.
+        Maximum number of streams to try.
 
     Returns
     -------
     load : Load
     slots : int
-        How many streams are admitted.
+        The number of streams that the load admits.
     """
     block = block_frames(model)
     load = Load(block * model.hop / model.samplerate, [], [], limit)

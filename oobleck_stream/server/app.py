@@ -45,12 +45,12 @@ def page_files() -> dict[str, Response]:
 
 
 def make_app(hub: Hub, guard: Guard) -> Starlette:
-    """Join everything that clients connect to.
+    """Return the application: every route, behind the guard.
 
     Parameters
     ----------
     hub : Hub
-        Its ticks run while the application does.
+        Its ticks run as long as the application runs.
     guard : Guard
     """
     files = page_files()

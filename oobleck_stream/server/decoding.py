@@ -1,10 +1,11 @@
-"""``POST /v1/decode``: sound out while frames still come in.
+"""``POST /v1/decode``: returns sound while the request's frames are still arriving.
 
-The body is what `oobleck_stream decode -` reads: an `.npy` file or raw float32 frames. Its reader
-blocks, so it runs in a thread; the event loop feeds it what arrives.
+The body has the format that `oobleck_stream decode -` reads: an `.npy` file or raw float32 frames.
+Reading it blocks, so a separate thread reads it. The event loop passes the bytes that arrive to
+that thread.
 
-It is a plain ASGI application: a framework's response would read the request's body in order to
-notice that the client has left, and so lose it.
+The endpoint is a plain ASGI application. A framework's streaming response would consume the
+request's body while it waits for the client to disconnect.
 """
 
 from __future__ import annotations
@@ -34,17 +35,17 @@ from oobleck_stream.server.session import Session
 from oobleck_stream.server.waiting import within
 
 AHEAD_SECONDS = 2.0
-"""Sound that is decoded before the client has taken what precedes it."""
+"""Seconds of sound that may be decoded before the preceding sound has been sent."""
 
 MAX_WAITING = 4 << 20
-"""Bytes of a body that may wait to be read. While the body is read, a client that leaves is
-noticed at once."""
+"""Bytes of a body that may wait to be read. If fewer bytes wait, the server notices immediately
+when the client disconnects."""
 
 MAX_WHOLE = 64 << 20
-"""Bytes of a body that has to be complete before it can be decoded, for its order of axes."""
+"""Maximum bytes of an array in which the first frame is complete only at the end of the body."""
 
 BODY_SECONDS = 300.0
-"""How long a body may pause."""
+"""Maximum seconds between two parts of a body."""
 
 
 async def _received(receive: Receive) -> Message:
@@ -52,12 +53,12 @@ async def _received(receive: Receive) -> Message:
 
 
 class BodyReader:
-    """The bytes of a body for a thread that reads them; bounded by `MAX_WAITING`.
+    """Passes the bytes of a body from the event loop to the thread that reads them.
 
     Parameters
     ----------
     loop : asyncio.AbstractEventLoop
-        The one in which `feed` is called.
+        The event loop in which `feed` is called.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -69,7 +70,7 @@ class BodyReader:
         self._room = asyncio.Event()
 
     async def feed(self, piece: bytes) -> None:
-        """Append bytes, when there is room."""
+        """Append bytes. This waits while `MAX_WAITING` bytes or more have not been read."""
         while self._size >= MAX_WAITING:
             self._room.clear()
             await self._room.wait()
@@ -80,14 +81,14 @@ class BodyReader:
                 self._changed.notify()
 
     def end(self, problem: str = "") -> None:
-        """No more bytes will come; with a problem, reading fails."""
+        """Mark the end of the body. If `problem` is not empty, `read` raises an `InputError`."""
         with self._changed:
             if not self._ended:
                 self._ended = InputError(problem) if problem else True
             self._changed.notify()
 
     def read(self, size: int = 1 << 16) -> bytes:
-        """Wait for bytes and return 1 to `size` of them, or none at the end."""
+        """Wait for bytes and return at most `size` of them. Empty bytes mean the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._pieces or self._ended)
             if isinstance(self._ended, InputError):
@@ -105,7 +106,7 @@ class BodyReader:
 
 @dataclass
 class Answer:
-    """What the query asks for.
+    """The form of the response that the query asks for.
 
     Attributes
     ----------
@@ -120,7 +121,7 @@ class Answer:
 
     @classmethod
     def of(cls, query: bytes) -> Answer:
-        """Parse a query string; ``ValueError`` if it asks for something else."""
+        """Parse a query string. Raise a ``ValueError`` if a parameter or its value is unknown."""
         choices = {"format": ("wav", "raw"), "sample": tuple(WIDTHS), "layout": ("tc", "ct")}
         fields: dict[str, Any] = {}
         for name, values in parse_qs(query.decode("latin-1"), keep_blank_values=True).items():
@@ -132,7 +133,7 @@ class Answer:
         return cls(**fields)
 
     def headers(self, hub: Hub, samples: int | None) -> dict[str, str]:
-        """The headers of the response, for a number of samples if it is known."""
+        """The headers of the response. `samples` is its length, or None if that is unknown."""
         model = hub.model
         kind = "audio/wav" if self.container == "wav" else "application/octet-stream"
         headers = {
@@ -151,7 +152,7 @@ class Answer:
 
 
 class DecodeEndpoint:
-    """The application; one object serves all requests."""
+    """The ASGI application that answers all requests to ``/v1/decode``."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
@@ -180,7 +181,7 @@ class DecodeEndpoint:
 
 
 class _Request:
-    """One request while it is answered."""
+    """A request that is being answered."""
 
     def __init__(self, hub: Hub, session: Session, answer: Answer) -> None:
         self._hub, self._session, self._answer = hub, session, answer
@@ -192,7 +193,7 @@ class _Request:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Read the body and send the sound, until one of them ends."""
+        """Read the body and send the sound, until the sound ends or the client leaves."""
         thread = threading.Thread(target=self._read_frames, name="oobleck_stream body", daemon=True)
         thread.start()
         self._tasks.append(asyncio.create_task(self._receive(receive)))
@@ -211,7 +212,7 @@ class _Request:
         elif not started:
             status, message = self._problem
             await JSONResponse({"error": message}, status)(scope, receive, send)
-        # Otherwise the response stays incomplete, by which the client knows that sound is missing.
+        # In the remaining case the response stays incomplete, so the client can detect the error.
 
     def stop(self) -> None:
         """End the thread and the tasks."""
@@ -222,7 +223,7 @@ class _Request:
             task.cancel()
 
     async def _receive(self, receive: Receive) -> None:
-        """Feed the body to its reader; notice when the client has left."""
+        """Pass the body to its reader, and note when the client has left."""
         while True:
             try:
                 message = await within(BODY_SECONDS, _received(receive))
@@ -239,7 +240,7 @@ class _Request:
                 self._body.end()
 
     async def _start(self, send: Send) -> None:
-        """Send the headers, and the WAV file's."""
+        """Send the headers of the response, then the header of a WAV file if it is one."""
         model, answer = self._hub.model, self._answer
         samples = None if self._count is None else model.decoded_length(self._count)
         headers = answer.headers(self._hub, samples)
@@ -250,7 +251,7 @@ class _Request:
             await send({"type": "http.response.body", "body": header, "more_body": True})
 
     async def _chunks(self) -> AsyncIterator[bytes]:
-        """Bytes of samples, until the end or a problem."""
+        """Yield the samples as bytes until the stream ends or a problem occurs."""
         session = self._session
         while not self._gone:
             session.awake.clear()
@@ -271,7 +272,7 @@ class _Request:
                 return
             await session.awake.wait()
 
-    # In the thread that reads frames
+    # Reading frames: `_read_frames` and `_require_streamable` run in a separate thread.
 
     def _read_frames(self) -> None:
         problem = None
@@ -291,7 +292,7 @@ class _Request:
             self._loop.call_soon_threadsafe(self._end, problem)
 
     def _require_streamable(self, pipe: LatentPipe) -> None:
-        """Refuse a large array whose first frame is complete only at its end."""
+        """Refuse a large array in which the first frame is complete only at the end of the body."""
         header = pipe.header
         if header is None or header.size_in_bytes <= MAX_WHOLE:
             return
@@ -303,7 +304,7 @@ class _Request:
             )
 
     async def _put(self, frames: FloatArray) -> None:
-        """Append frames to the session's, when there is room."""
+        """Wait until the session has room for the frames, then append them."""
         pushed, session = self._session.pushed, self._session
         while pushed.received + len(frames) > pushed.frames_until:
             if session.closing is not None:
@@ -315,7 +316,7 @@ class _Request:
         self._hub.wake()
 
     def _end(self, problem: tuple[int, str] | None) -> None:
-        """The body has ended."""
+        """Note that the body has ended, and with which problem, if any."""
         self._problem = self._problem or problem
         if problem is None:
             self._session.pushed.end()

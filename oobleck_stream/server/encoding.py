@@ -1,4 +1,4 @@
-"""Samples as bytes: float32 or int16."""
+"""Converts samples to bytes, as float32 or int16."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ import numpy as np
 from oobleck_stream.arrays import FloatArray
 
 WIDTHS = {"f32": 4, "s16": 2}
-"""The sample formats, and their bytes per value."""
+"""Bytes per value, keyed by the name of the sample format."""
 
 
 def sample_bytes(audio: FloatArray, sample: str) -> bytes:
-    """Convert samples to little-endian bytes, channels interleaved.
+    """Convert samples to little-endian bytes with interleaved channels.
 
     Parameters
     ----------
     audio : (n, channels) float32
         Full scale is 1.0.
     sample : {"f32", "s16"}
-        float32 without any change, or int16: clipped at full scale and rounded to nearest.
+        With ``"f32"``, the samples are unchanged. With ``"s16"``, they are clipped at full scale
+        and rounded to the nearest int16.
 
     Returns
     -------
     bytes
-        ``n * channels * WIDTHS[sample]`` of them.
+        The length is ``n * channels * WIDTHS[sample]``.
     """
     if sample == "f32":
         return np.ascontiguousarray(audio, "<f4").tobytes()

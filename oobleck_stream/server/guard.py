@@ -1,8 +1,9 @@
-"""Who may talk to the server: the host it was addressed by, the origin of a page, and a token.
+"""Decides who may use the server, by the addressed host, the origin of the page, and a token.
 
-A page of another site can send requests to a server on this machine, and open WebSockets, to which
-the browser's same-origin policy does not apply. So every request is checked, before a WebSocket is
-accepted, by what browsers can't be made to forge: `Host`, `Origin` and `Sec-Fetch-Site`.
+A page of another site can send requests to a server on this machine. It can also open WebSockets,
+because the browser's same-origin policy does not apply to them. So every request is checked, and a
+WebSocket is checked before it is accepted. The checks use headers that a page can't forge: `Host`,
+`Origin` and `Sec-Fetch-Site`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 OPEN_PATHS = frozenset({"/v1/health"})
-"""Paths that need no token: they reveal nothing and change nothing."""
+"""Paths that need no token, because they reveal nothing and change nothing."""
 
 COOKIE_SECONDS = 30 * 24 * 3600
 
@@ -41,7 +42,7 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer to a request that is refused."""
+    """The HTTP status and the message with which a request is refused."""
 
     status: int
     message: str
@@ -49,20 +50,22 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Guard:
-    """The rules.
+    """The rules by which requests are refused.
 
     Attributes
     ----------
     hosts : set of str
-        Names by which the server may be addressed, without port.
+        Host names, without port, by which clients may address the server.
     any_address : bool
-        Whether it may also be addressed by any IP address, because it listens on all of them.
+        Whether clients may also use any IP address. This is needed if the server listens on all
+        addresses of the machine.
     origins : set of str
-        Origins of other pages that may use the server, ``scheme://host:port``.
+        Origins of other pages that may use the server, as ``scheme://host:port``.
     token : str or None
-        What everyone has to know.
+        The token that every request must contain. None means that no token is needed.
     port : int
-        For the name of the cookie, as several servers may run on a machine.
+        The server's port. It is part of the cookie's name, because several servers may run on one
+        machine.
     """
 
     hosts: frozenset[str] = LOCAL
@@ -77,13 +80,13 @@ class Guard:
         return f"oobleck_stream_{self.port}"
 
     def judge(self, path: str, headers: Mapping[str, str], query: Mapping[str, Any]) -> Any:
-        """Return None for a request that may pass, or the `Verdict`.
+        """Return None if a request is allowed, else the `Verdict`.
 
         Parameters
         ----------
         path : str
         headers : mapping
-            With names in lower case.
+            The headers, with names in lower case.
         query : mapping of str to list of str
         """
         host = headers.get("host", "")
@@ -92,7 +95,7 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and not self._is_origin(origin, host):
             return Verdict(403, "pages of other sites may not use this server")
-        # A page's navigation, as a link in a mail, is harmless: it only loads the page.
+        # Following a link from another site, such as one in a mail, only loads the page.
         site, mode = headers.get("sec-fetch-site"), headers.get("sec-fetch-mode")
         foreign = site is not None and site not in ("same-origin", "none")
         if foreign and mode != "navigate" and origin not in self.origins:
@@ -138,13 +141,13 @@ class Guard:
 
 
 class GuardMiddleware:
-    """Applies a guard to an application, and adds `HEADERS` to its responses."""
+    """Wraps an application: checks its requests and adds `HEADERS` to its responses."""
 
     def __init__(self, app: ASGIApp, guard: Guard) -> None:
         self._app, self._guard = app, guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse a request, or pass it on."""
+        """Refuse a request, or pass it to the application."""
         if scope["type"] not in ("http", "websocket"):
             return await self._app(scope, receive, send)
         names: dict[str, list[str]] = {}
@@ -168,10 +171,10 @@ class GuardMiddleware:
         await self._app(scope, receive, send)
 
     def _exchange(self, scope: Scope, query: dict[str, list[str]]) -> RedirectResponse:
-        """Move the token from the address, where others can see it, to a cookie."""
+        """Move the token to a cookie, because others may see it in the address."""
         query = {name: values for name, values in query.items() if name != "token"}
         rest = urlencode(query, doseq=True)
-        # A path like //example.com would lead to another site.
+        # A redirect to a path like //example.com would lead to another site.
         path = "/" + str(scope["path"]).lstrip("/\\")
         response = RedirectResponse(path + (f"?{rest}" if rest else ""), 303)
         response.set_cookie(
@@ -186,7 +189,7 @@ class GuardMiddleware:
 
 
 async def _refuse(response: JSONResponse, scope: Scope, receive: Receive, send: Send) -> None:
-    """Send a response, also instead of accepting a WebSocket."""
+    """Refuse an HTTP request or the handshake of a WebSocket with a response."""
     if scope["type"] == "http":
         await response(scope, receive, send)
     elif "websocket.http.response" in scope.get("extensions", {}):
@@ -198,7 +201,7 @@ async def _refuse(response: JSONResponse, scope: Scope, receive: Receive, send: 
 
 
 def _with_headers(send: Send) -> Send:
-    """A `send` that adds `HEADERS` to each response."""
+    """Return a function that calls `send`, and adds `HEADERS` to each response."""
 
     async def sending(message: Message) -> None:
         if message["type"] in ("http.response.start", "websocket.http.response.start"):

@@ -1,4 +1,4 @@
-"""The sessions of a server: what their clients ask, and what becomes of those that were lost."""
+"""Opens, changes, resumes and ends the sessions of a server."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ from oobleck_stream.server.ticks import Ticks
 from oobleck_stream.server.waiting import wait_until_set
 
 PARKED_SECONDS = 30.0
-"""How long a session waits for a client that was lost."""
+"""How long a session is kept after the connection to its client was lost."""
 
 OVERLOAD_SECONDS = 2.0
-"""How long ticks may take longer than real time before the newest session is parked."""
+"""If ticks are slower than real time for longer than this, the newest session is parked."""
 
 QUEUED_BLOCKS = 16
 """Blocks of frames that a client may send ahead of the decoder."""
 
 SESSIONS_PER_SLOT = 4
 MAX_SNAPSHOTS = 4
-"""Copies of the state that are kept for a session; the oldest is dropped."""
+"""Maximum number of snapshots that a session keeps. One more replaces the oldest."""
 
 SNAPSHOT_SECONDS = 5.0
-"""How long a snapshot waits until the frames before it are decoded."""
+"""How long `Hub.snapshot` waits until the frames sent before it are decoded."""
 
 POLL_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A copy of a stream's state; None is the beginning."""
+    """A copy of a stream's state. The state None means the beginning of the stream."""
 
     state: DecoderState | None
     lead: int
@@ -64,9 +64,9 @@ class Hub:
     ----------
     model : Model
     pieces : mapping of str to (frames, latent_dim) array
-        What clients may play by name.
+        The pieces that clients may play, keyed by name.
     slots : int
-        Number of streams of the decoder.
+        The decoder's number of streams.
     load : Load
     threads : int, optional
     metrics : Metrics, optional
@@ -75,11 +75,11 @@ class Hub:
     Attributes
     ----------
     sessions : dict of str to Session
-        By their names.
+        The sessions, keyed by `Session.id`.
     seats : Seats
-        The places in the decoder.
+        Assigns the decoder's streams to sessions.
     ticks : Ticks
-        What decodes for those that have a place.
+        Decodes for the sessions that have a stream.
     """
 
     def __init__(
@@ -108,24 +108,24 @@ class Hub:
         self.metrics.watch("slots", "Sessions that can be decoded at once", lambda: slots)
         self.metrics.watch("load", "Share of real time that ticks take", lambda: self.busy_share)
 
-    # What clients ask
+    # Requests of clients
 
     @property
     def busy_share(self) -> float:
-        """The share of real time that ticks take now; 0 when nothing is decoded."""
+        """The share of real time that ticks take now. It is 0 while nothing is decoded."""
         return self.load.recent / self.load.block_seconds if self.seats.used else 0.0
 
     def wake(self) -> None:
-        """Something may have become ready to decode."""
+        """Wake the loop, because a session may have become ready to decode."""
         self._wake.set()
 
     async def open(self, fields: Mapping[str, Any]) -> Session:
-        """Open a session and give it a place.
+        """Open a session and give it a stream of the decoder.
 
         Parameters
         ----------
         fields : mapping
-            Those of an ``open`` message.
+            The fields of an ``open`` message.
 
         Raises
         ------
@@ -162,7 +162,7 @@ class Hub:
             async with self.seats.turn:
                 await self.seats.seat(session)
                 await self.seats.begin(session, source, self._frame_at(fields["seconds"], source))
-                session.controls.clear()  # the first message, ready, has the epoch
+                session.controls.clear()  # The first message, ``ready``, contains the epoch.
         except BaseException:
             await self.forget(session)
             raise
@@ -171,7 +171,7 @@ class Hub:
         return session
 
     async def leave(self, session: Session) -> None:
-        """The client was lost: keep the session, but not its place, for `PARKED_SECONDS`."""
+        """Park a session whose client was lost. It is kept for `PARKED_SECONDS`."""
         if not session.connected:
             return
         session.connected = False
@@ -182,7 +182,9 @@ class Hub:
                 self.metrics.parked.inc()
 
     async def resume(self, identity: str, have: int) -> Session:
-        """Continue a session whose client was lost, or still seems to be connected.
+        """Continue a session on a new connection.
+
+        The server may not have noticed yet that the old connection was lost.
 
         Raises
         ------
@@ -229,12 +231,14 @@ class Hub:
     async def seek(
         self, session: Session, name: str | None, seconds: float | None, frame: int | None
     ) -> None:
-        """Go to a moment, or a frame, of a source; by default of the present one.
+        """Move to a time or a frame of a source.
+
+        If `name` is None, the current source is kept. If `frame` is None, `seconds` is used.
 
         Raises
         ------
         ProtocolError
-            If there is no such source, or the session lost its place and none is free.
+            If there is no such source, or if the session lost its stream and no stream is free.
         """
         source = session.source if name is None else self._source(name, session)
         start = self._frame_at(seconds or 0.0, source) if frame is None else frame
@@ -255,7 +259,8 @@ class Hub:
         Returns
         -------
         str
-            The copy's name, for `restore`. It is kept while the session lives.
+            The copy's name, for `restore`. The copy is kept until the session ends or has made
+            `MAX_SNAPSHOTS` later copies.
         """
         end = self.clock() + SNAPSHOT_SECONDS
         while session.ready and session.source is session.pushed and session.pushed.available:
@@ -279,7 +284,7 @@ class Hub:
         return token
 
     async def restore(self, session: Session, token: str) -> None:
-        """Continue from a copy, which may be of another session.
+        """Continue from a copy that `snapshot` made of this session or another one.
 
         Raises
         ------
@@ -329,7 +334,7 @@ class Hub:
             await self._keep_house()
 
     async def _keep_house(self) -> None:
-        """Forget sessions whose clients did not come back; give places; act on overload."""
+        """End sessions whose clients did not return, assign streams, and react to overload."""
         now = self.clock()
         for session in [*self.sessions.values()]:
             if not session.connected and now - session.left_at > PARKED_SECONDS:
@@ -353,7 +358,7 @@ class Hub:
         return session.connected and not session.paused and not session.complete and has_work
 
     def _shed(self) -> None:
-        """Park the newest session, so that the others keep up."""
+        """Disconnect the newest session, which parks it, so that the others keep up."""
         active = [session for session in self.seats.sessions if session and session.active]
         newest = max(active, key=lambda session: session.seated_at)
         self.metrics.shed.inc()

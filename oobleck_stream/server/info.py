@@ -1,4 +1,4 @@
-"""What a client has to know of a server: its model, its sources and its load."""
+"""Describes the server's model, sources and load to clients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from oobleck_stream.version import __version__
 
 
 def server_info(hub: Hub) -> dict[str, Any]:
-    """Return the content of ``/v1/info``. Latency and hop are in samples, block in frames."""
+    """Return the content of ``/v1/info``.
+
+    ``latency`` and ``hop`` are in samples, and ``block`` is in frames.
+    """
     model = hub.model
     pieces = [
         {
@@ -72,7 +75,7 @@ def ready_message(hub: Hub, session: Session, resumed_at: int | None) -> dict[st
 
 
 def status_message(hub: Hub, session: Session) -> dict[str, Any]:
-    """Return the message that reports the load, twice a second."""
+    """Return the message that reports the load. It is sent twice a second."""
     return {
         "type": "status",
         "load": round(hub.busy_share, 3),

@@ -1,7 +1,8 @@
-"""The instrument: the pieces as points on a pad, mixed frame by frame while their sound is played.
+"""The instrument: mixes the latents of the pieces live, by a position on a pad.
 
-Each frame is a weighted mean of the pieces' frames at the same position, plus offsets along the
-directions in which the latents of all pieces vary most.
+Each piece is a point on the pad. Each frame that is played is a weighted mean of the pieces' frames
+at the same time. Offsets are added along the directions in which the latents of all pieces vary
+most.
 """
 
 from __future__ import annotations
@@ -18,29 +19,29 @@ from oobleck_stream.arrays import FloatArray
 from oobleck_stream.server.protocol import INSTRUMENT
 
 RAMP_SECONDS = 0.05
-"""How long a change of the settings takes, so that it doesn't click."""
+"""Duration over which a change of the settings is spread, so that it doesn't click."""
 
 DIRECTIONS = 3
 """Number of directions in which the latents can be moved."""
 
 ANALYZED_FRAMES = 8192
-"""Frames, spread over all pieces, of which the directions are computed."""
+"""The directions are computed from about this many frames, spread over all pieces."""
 
 SNAP = 0.01
-"""Closer to a point than this, only its piece is heard. The pad's sides have length 1."""
+"""Within this distance of a point, only its piece is heard. The pad's sides have length 1."""
 
 
 @dataclass(frozen=True)
 class Bank:
-    """The pieces of an instrument, which any number of sessions share.
+    """The pieces of an instrument. Any number of sessions may share a bank.
 
     Attributes
     ----------
     pieces : dict of str to (frames, latent_dim) array of real numbers
     points : dict of str to (float, float)
-        The place of each piece on the pad, from 0 to 1 in both directions.
+        The coordinates x and y of each piece on the pad, both from 0 to 1.
     directions : (DIRECTIONS, latent_dim) float32
-        The principal components of the latents, one standard deviation long.
+        The first principal components of the latents, each one standard deviation long.
     """
 
     pieces: Mapping[str, npt.NDArray[Any]]
@@ -49,12 +50,12 @@ class Bank:
 
     @classmethod
     def of(cls, pieces: Mapping[str, npt.NDArray[Any]]) -> Bank:
-        """Place the pieces on a circle and find the directions."""
+        """Return a bank with the pieces on a circle, and compute the directions."""
         return cls(pieces, _circle(list(pieces)), _principal_directions(list(pieces.values())))
 
 
 def _circle(names: list[str]) -> dict[str, tuple[float, float]]:
-    """Points at equal distances on a circle; a single one is in the center."""
+    """Distribute points evenly on a circle, or put a single point in the center."""
     radius = 0.4 if len(names) > 1 else 0.0
     turns = [2 * math.pi * (number + 0.5) / len(names) for number in range(len(names))]
     return {
@@ -71,7 +72,7 @@ def _principal_directions(pieces: list[npt.NDArray[Any]]) -> FloatArray:
     _, values, vectors = np.linalg.svd(centered, full_matrices=False)
     lengths = values[:DIRECTIONS, None] / math.sqrt(len(frames))
     found = lengths * vectors[:DIRECTIONS]
-    # The sign of a component is arbitrary; make it the same on every machine.
+    # The sign of a component is arbitrary, so choose it the same way on every machine.
     signs = np.sign(found[np.arange(len(found)), np.abs(found).argmax(axis=1)])
     directions = np.zeros((DIRECTIONS, frames.shape[1]), np.float32)
     directions[: len(found)] = np.where(signs == 0, 1, signs)[:, None] * found
@@ -80,20 +81,21 @@ def _principal_directions(pieces: list[npt.NDArray[Any]]) -> FloatArray:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a player of the instrument controls.
+    """The controls of the instrument.
 
     Attributes
     ----------
     x, y : float
-        The place on the pad, from 0 to 1.
+        The position on the pad, from 0 to 1.
     weights : dict of str to float, optional
-        The weight of each piece, instead of the pad.
+        The weight of each piece, keyed by name. If any weight is positive, `x` and `y` are ignored.
     offset : dict of int to float
-        Standard deviations along each direction.
+        The offset along each direction in standard deviations, keyed by index.
     speed : float
-        Frames of the pieces per frame of sound; negative is backwards.
+        How many frames the pieces advance per frame that is played. If negative, they are played
+        backwards.
     freeze : bool
-        Whether to stay at the same position.
+        Whether the pieces stop advancing.
     """
 
     x: float = 0.5
@@ -104,7 +106,9 @@ class Settings:
     freeze: bool = False
 
     def changed(self, fields: Mapping[str, Any]) -> Settings:
-        """Return the settings after a ``set`` message; moving on the pad ends fixed weights.
+        """Return the settings after a ``set`` message.
+
+        If the message contains `x` or `y` but no `weights`, the weights are removed.
 
         Raises
         ------
@@ -124,7 +128,7 @@ class Settings:
         return replace(self, **new)
 
     def as_fields(self) -> dict[str, Any]:
-        """Return them as the fields of a ``set`` message."""
+        """Return the settings as the fields of a ``set`` message."""
         offset = {str(index + 1): value for index, value in self.offset.items()}
         weights = None if self.weights is None else dict(self.weights)
         return {
@@ -138,7 +142,10 @@ class Settings:
 
 
 def weights_of(settings: Settings, bank: Bank) -> FloatArray:
-    """Return the weight of each piece: the inverse squares of the distances, with the sum 1.
+    """Return the weight of each piece, so that the sum is 1.
+
+    Without `Settings.weights`, each weight is proportional to the inverse square of the distance
+    between the position on the pad and the piece's point.
 
     Returns
     -------
@@ -161,7 +168,7 @@ def weights_of(settings: Settings, bank: Bank) -> FloatArray:
 
 
 class Instrument:
-    """The source of a session that plays the instrument; it never ends.
+    """The source of a session that plays the instrument. It never ends.
 
     Parameters
     ----------
@@ -171,7 +178,7 @@ class Instrument:
     Attributes
     ----------
     settings : Settings
-        Replace them at any time; they take effect from the next frame on that is taken.
+        May be replaced at any time. New settings take effect from the next frame that is taken.
     """
 
     name = INSTRUMENT
@@ -211,7 +218,7 @@ class Instrument:
 
 
 def _at(piece: npt.NDArray[Any], positions: npt.NDArray[Any]) -> FloatArray:
-    """The frames of a repeated piece at some positions, interpolated where they are fractions."""
+    """Return the frames of an endlessly repeated piece at fractional positions, interpolated."""
     whole = np.floor(positions)
     part = (positions - whole).astype(np.float32)[:, None]
     index = whole.astype(np.int64) % len(piece)

@@ -1,4 +1,4 @@
-"""The frames that sessions have played, kept so that they can be saved; bounded for the server."""
+"""Keeps the frames that sessions have played, so that clients can save them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from oobleck_stream.arrays import FloatArray
 from oobleck_stream.formats.npy import write_npy
 
 KEPT_BYTES = 512 * 2**20
-"""Bytes of frames that are kept for all sessions together."""
+"""Maximum bytes of frames that are kept, for all sessions together."""
 
 
 @dataclass
 class Pool:
-    """How many bytes may still be kept."""
+    """The number of bytes that all sessions together may still keep."""
 
     room: int = KEPT_BYTES
 
@@ -25,12 +25,13 @@ class Pool:
 class KeptFrames:
     """The frames of one session since its stream began.
 
-    If the pool is used up, the frames so far stay and later ones are not kept.
+    If the pool has no room for new frames, these and all later frames are not kept. The frames kept
+    so far remain.
 
     Attributes
     ----------
     full : bool
-        Whether frames are missing at the end.
+        Whether frames at the end were not kept.
     """
 
     pool: Pool
@@ -39,7 +40,7 @@ class KeptFrames:
     _pieces: list[FloatArray] = field(default_factory=list)
 
     def add(self, frames: FloatArray) -> None:
-        """Keep frames, (n, latent_dim) float32, which must not be changed later."""
+        """Keep frames, (n, latent_dim) float32. The caller must not change them afterwards."""
         self.full = self.full or frames.nbytes > self.pool.room
         if not self.full:
             self.pool.room -= frames.nbytes

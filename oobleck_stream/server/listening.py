@@ -1,7 +1,7 @@
-"""``GET /v1/listen/NAME.wav``: one decode, many listeners.
+"""``GET /v1/listen/NAME.wav``: decodes a sound once for many listeners.
 
-A room is a session whose sound others hear too: one that a client shares, or a piece that the
-server plays in real time while somebody listens.
+A room is a session that others listen to. Either a client shares its session, or the server plays a
+piece in real time as long as somebody listens.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from oobleck_stream.server.protocol import ProtocolError
 from oobleck_stream.server.session import Session
 
 BEHIND_SECONDS = 5.0
-"""A listener that is further behind is disconnected."""
+"""A listener that is further behind than this is disconnected."""
 
 BURST_SECONDS = 0.5
-"""Sound that a new listener gets at once, so that its player can start."""
+"""Seconds of past sound that a new listener gets immediately, so that its player can start."""
 
 GROUP_SECONDS = 0.1
-"""Listeners are sent this much sound at a time."""
+"""Minimum seconds of sound in each chunk that is sent to listeners."""
 
 CLOCK_SECONDS = 0.03
 MAX_LISTENERS = 256
@@ -40,12 +40,12 @@ RETRY = {"Retry-After": "5"}
 
 @dataclass(eq=False)
 class Room:
-    """The latest sound of a session, encoded once for all listeners.
+    """The most recent sound of a session, encoded once for all listeners.
 
     Attributes
     ----------
     end : int
-        Number of bytes so far.
+        Number of bytes of sound so far.
     """
 
     session: Session
@@ -63,7 +63,7 @@ class Room:
         return self.session.samplerate * self.session.channels * WIDTHS[self.sample]
 
     def add(self, audio: FloatArray) -> None:
-        """Add decoded samples; wake the listeners when there are enough of them."""
+        """Add decoded samples, and wake the listeners when enough samples have accumulated."""
         self._waiting.append(sample_bytes(audio, self.sample))
         size = sum(map(len, self._waiting))
         if size < GROUP_SECONDS * self.byte_rate:
@@ -85,9 +85,10 @@ class Room:
         self.news = asyncio.Event()
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The sound from `BURST_SECONDS` ago on, while the room exists and the listener keeps up.
+        """Yield the sound, beginning with the last `BURST_SECONDS`.
 
-        It begins at a whole chunk, and so at a whole sample.
+        This ends when the room is closed, or when the listener is too far behind. The sound begins
+        with a whole chunk, and therefore with a whole sample.
         """
         position = max(0, self.end - int(BURST_SECONDS * self.byte_rate))
         if self._chunks:
@@ -107,7 +108,7 @@ class Room:
 
 
 class Rooms:
-    """The rooms of a server, by name.
+    """The rooms of a server, keyed by name.
 
     Attributes
     ----------
@@ -127,23 +128,26 @@ class Rooms:
         return sum(room.listeners for room in self._rooms.values())
 
     def require_free(self, name: str | None) -> None:
-        """Raise `ProtocolError` if a session can't be shared by this name."""
+        """Raise `ProtocolError` if `name` is already in use."""
         if name is not None and self.knows(name):
             raise ProtocolError("name-taken", f"share: {name} is in use")
 
     def share(self, session: Session) -> None:
-        """Let others listen to a session, if it was opened with a name."""
+        """Let others listen to a session if its client asked for that by giving it a name."""
         if session.share is not None:
             room = self._rooms[session.share] = Room(session, session.sample)
             session.on_audio, session.on_end = room.add, room.close
 
     def knows(self, name: str) -> bool:
-        """Whether there is something to listen to by this name."""
+        """Whether `name` is a piece or an open room."""
         room = self._rooms.get(name)
         return name in self.hub.pieces or (room is not None and not room.closed)
 
     async def join(self, name: str) -> Room | None:
-        """The room of a name; a piece begins to play, if it does not yet."""
+        """Add a listener to a room and return the room, or None if there is no such room.
+
+        If `name` is a piece that is not played yet, the server starts to play it.
+        """
         async with self._opening:
             room = self._rooms.get(name)
             if room is not None and room.closed:
@@ -160,7 +164,7 @@ class Rooms:
             return room
 
     async def leave(self, name: str, room: Room) -> None:
-        """A listener has gone; a piece without listeners stops."""
+        """Remove a listener from a room. A piece without listeners is stopped."""
         room.listeners -= 1
         if room.listeners == 0 and name in self._clocks and self._rooms.get(name) is room:
             self._clocks.pop(name).cancel()
@@ -169,10 +173,10 @@ class Rooms:
             del self._rooms[name]
 
     async def _play(self, session: Session) -> None:
-        """Hear a session that no client hears, in real time."""
+        """Act as the client of a session: mark its samples as heard in real time."""
         start = time.monotonic()
         while session.id in self.hub.sessions and session.closing is None:
-            # Nothing is sent: what was decoded counts as sent, and the passing time as hearing it.
+            # No client gets the samples, so count decoded samples as sent, and as heard by time.
             session.sent = session.made
             session.controls.clear()
             passed = int((time.monotonic() - start) * session.samplerate)
@@ -189,7 +193,7 @@ class Rooms:
 
 
 class _Sound(StreamingResponse):
-    """The sound of a room; the listener leaves in every case."""
+    """A response with the sound of a room. When it ends for any reason, the listener leaves."""
 
     def __init__(self, rooms: Rooms, name: str, room: Room) -> None:
         model = rooms.hub.model
@@ -211,7 +215,7 @@ async def _sound(header: bytes, room: Room) -> AsyncIterator[bytes]:
 
 
 async def listen(request: Request) -> Response:
-    """Answer a listener."""
+    """Answer a request to listen."""
     rooms: Rooms = request.app.state.rooms
     name = request.path_params["name"]
     if not rooms.knows(name):

@@ -1,4 +1,4 @@
-"""``WS /v1/session``: reads a client's messages, and writes what its session has for it."""
+"""``WS /v1/session``: reads a client's messages, and sends it what its session produces."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from oobleck_stream.server.session import Session
 from oobleck_stream.server.waiting import wait_until_set, within
 
 OPEN_SECONDS = 10.0
-"""How long a connection may exist without a session."""
+"""How long a client may take to open or resume a session after connecting."""
 
 SILENT_SECONDS = 900.0
-"""How long a client may send nothing."""
+"""How long a client may send nothing before its connection is closed."""
 
 STATUS_SECONDS = 0.5
 RETRY_SECONDS = "5"
 RESUMABLE = (GOING_AWAY, TRY_LATER)
-"""With these codes the server closes connections whose sessions may be resumed."""
+"""If the server closes a connection with one of these codes, its session may be resumed."""
 
 
 async def serve_session(websocket: WebSocket) -> None:
@@ -52,7 +52,8 @@ async def serve_session(websocket: WebSocket) -> None:
         answer = {"error": f"the subprotocol is {SUBPROTOCOL}"}
         await websocket.send_denial_response(JSONResponse(answer, 400))
         return
-    # A browser hides the status of a refused handshake; programs are told there.
+    # Refuse programs with a status here. Browsers hide that status from a page, so accept them and
+    # report the error in a message.
     if (
         hub.seats.full
         and "origin" not in websocket.headers
@@ -68,7 +69,7 @@ async def serve_session(websocket: WebSocket) -> None:
 
 
 class _Connection:
-    """A connection and its session, once there is one."""
+    """A connection, and the session that it has opened or resumed."""
 
     def __init__(self, websocket: WebSocket, hub: Hub, rooms: Rooms) -> None:
         self._websocket, self._hub, self._rooms = websocket, hub, rooms
@@ -76,7 +77,7 @@ class _Connection:
         self._number = 0
 
     async def run(self) -> None:
-        """Open or resume a session; then read and write until one of them ends."""
+        """Open or resume a session, then read and write until one of the two ends."""
         keep = True
         tasks: list[asyncio.Task[bool]] = []
         try:
@@ -110,14 +111,14 @@ class _Connection:
             await self._hub.forget(session)
 
     async def _refuse(self, error: ProtocolError) -> None:
-        """Say what was wrong, and close."""
+        """Send an error message and close the connection."""
         if self._websocket.client_state != WebSocketState.CONNECTED:
             return
         await self._send_text(error_message(error.code, error.message))
         await self._websocket.close(error.close or NORMAL, error.code)
 
     async def _receive(self, seconds: float) -> str | bytes | int:
-        """The next message, or the code with which the client has closed."""
+        """Return the next message, or the code with which the client closed the connection."""
         try:
             message = await within(seconds, _received(self._websocket))
         except TimeoutError:
@@ -128,7 +129,7 @@ class _Connection:
         return message["bytes"] if text is None else str(text)
 
     async def _enter(self) -> None:
-        """Open or resume a session with the first message."""
+        """Open or resume a session, as the first message requests."""
         message = await self._receive(OPEN_SECONDS)
         if isinstance(message, int):
             return
@@ -152,7 +153,7 @@ class _Connection:
     # Reading
 
     async def _read(self) -> bool:
-        """Handle messages until the client closes; return whether it may come back."""
+        """Handle messages until the connection ends. Return whether to keep the session."""
         session = self._session
         while session is not None:
             message = await self._receive(SILENT_SECONDS)
@@ -172,7 +173,7 @@ class _Connection:
         return False
 
     async def _control(self, session: Session, control: Control) -> bool:
-        """Handle a text message; return whether the session goes on."""
+        """Handle a text message. Return whether the session continues."""
         hub, kind, fields = self._hub, control.kind, control.fields
         if kind == "heard":
             self._hear(session, fields)
@@ -222,7 +223,7 @@ class _Connection:
     # Writing
 
     async def _write(self) -> bool:
-        """Send what the session has for its client; return whether the client may come back."""
+        """Send what the session produces. Return whether to keep the session afterwards."""
         session, status_at = self._session, time.monotonic()
         while session is not None and session.connection == self._number:
             session.awake.clear()
@@ -240,7 +241,7 @@ class _Connection:
         return True
 
     async def _write_progress(self, session: Session) -> None:
-        """Say how many frames may be sent, and where new settings took effect, if that is new."""
+        """Report news: how many frames may be sent, and from which frame new settings apply."""
         until = session.pushed.frames_until
         waited = until - session.frames_told
         if session.source is session.pushed and (
@@ -254,7 +255,7 @@ class _Connection:
             await self._send_text({"type": "set_at", "frame": session.fed, **fields})
 
     async def _write_numbers(self, session: Session) -> bool:
-        """Send frames and samples; return whether there were any."""
+        """Send the decoded frames and samples. Return whether there were any."""
         decoded = session.pop_decoded()
         if decoded is not None:
             await self._websocket.send_bytes(pack_decoded(*decoded))

@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus."""
+"""The server's metrics, in the format of Prometheus."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PREFIX = "oobleck_stream_"
 
 
 class Metrics:
-    """The metrics of one server, in a registry of its own."""
+    """The metrics of one server. Each server has its own registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -38,7 +38,7 @@ class Metrics:
         return Counter(_PREFIX + name, text, registry=self.registry)
 
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
-        """Add a gauge that is read when the metrics are asked for."""
+        """Add a gauge. `value` is called without arguments whenever the metrics are requested."""
         Gauge(_PREFIX + name, text, registry=self.registry).set_function(value)
 
     def text(self) -> bytes:

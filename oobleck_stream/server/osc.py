@@ -1,6 +1,6 @@
-"""OSC messages that play the instrument: the same controls as on the page.
+"""Controls the instrument by OSC messages, with the same controls as on the page.
 
-All sessions that play the instrument follow them, and show where they went.
+A message applies to all sessions that play the instrument. Their pages display the new settings.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ def control(address: str, arguments: tuple[Any, ...], weights: dict[str, float])
     Parameters
     ----------
     address : str
-        One of `ADDRESSES` but ``/play`` and ``/pause``.
+        One of `ADDRESSES`, except ``/play`` and ``/pause``.
     arguments : tuple
-        A number; for ``/weight`` a piece's name and a number, for ``/offset`` a direction from 1
-        and a number.
+        The value. For ``/weight``, the name of a piece comes before it. For ``/offset``, the number
+        of a direction, counted from 1, comes before it.
     weights : dict
-        The present weights, of which ``/weight`` changes one.
+        The current weights. ``/weight`` changes one of them.
 
     Raises
     ------
@@ -57,7 +57,10 @@ def _weights(source: Instrument, pieces: list[str]) -> dict[str, float]:
 
 
 def handle(hub: Hub, address: str, arguments: tuple[Any, ...]) -> None:
-    """Apply an OSC message to every session that plays the instrument; ignore a wrong one."""
+    """Apply an OSC message to every session that plays the instrument.
+
+    A message with a wrong address or wrong arguments is ignored.
+    """
     players = [
         session for session in hub.sessions.values() if isinstance(session.source, Instrument)
     ]
@@ -83,7 +86,7 @@ def _apply(hub: Hub, session: Session, address: str, arguments: tuple[Any, ...])
 
 @asynccontextmanager
 async def serve_osc(hub: Hub, host: str, port: int | None) -> AsyncIterator[None]:
-    """Listen for OSC messages during the block, unless `port` is None.
+    """Listen for OSC messages during the block. If `port` is None, do nothing.
 
     Raises
     ------

@@ -1,12 +1,12 @@
 """The messages of ``WS /v1/session``, subprotocol ``oobleck.1``: pure functions without I/O.
 
-Text messages are JSON objects with a ``type``. Binary messages have a header of 16 bytes,
-little-endian, so that the numbers that follow are aligned:
+Text messages are JSON objects with a ``type``. Binary messages have a little-endian header. It has
+16 bytes, so that the values after it are aligned:
 
     u8 kind | u8 dtype | u16 zero | u32 count | u64 first
 
-``first`` is the number of the first frame or sample, counted from the beginning of the session.
-``server/page/help.html`` describes every message for those who write clients.
+``first`` is the index of the first frame or sample, counted from the beginning of the session.
+``server/page/help.html`` describes every message for authors of clients.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from oobleck_stream.server.encoding import WIDTHS, sample_bytes
 SUBPROTOCOL = "oobleck.1"
 
 MAX_MESSAGE = 1 << 20
-"""Bytes of a binary message."""
+"""Maximum bytes of a binary message."""
 
 MAX_TEXT = 1 << 14
-"""Characters of a text message."""
+"""Maximum characters of a text message."""
 
 MIN_AHEAD, MAX_AHEAD = 0.05, 5.0
-"""Seconds of sound that a client may ask to have on its way."""
+"""The range, in seconds, of how much sound a client may request ahead of what it has heard."""
 
 MAX_NUMBER = 2**53 - 1
-"""Frames and samples are numbered up to here, the whole numbers that JavaScript has."""
+"""The largest index of a frame or sample. JavaScript represents integers exactly up to here."""
 
 HEADER = struct.Struct("<BBHIQ")
 FRAMES, SAMPLES, DECODED = 1, 2, 3
-"""Kinds of binary messages: latent frames from the client; samples, and frames as they are decoded,
-from the server."""
+"""Kinds of binary messages. A client sends latent frames. The server sends samples, and on request
+the frames that it has decoded."""
 
 FLOAT32, INT16, FLOAT16 = 0, 1, 2
 DTYPES: dict[int, np.dtype[Any]] = {
@@ -54,9 +54,9 @@ DTYPES: dict[int, np.dtype[Any]] = {
 SAMPLE_DTYPES = {"f32": FLOAT32, "s16": INT16}
 
 PUSH, INSTRUMENT = "push", "instrument"
-"""The sources that exist beside the pieces."""
+"""The names of the sources that are not pieces."""
 
-# Codes with which a connection is closed; those from 4000 on are this protocol's.
+# Codes with which a connection is closed. This protocol defines the codes from 4000 on.
 NORMAL, GOING_AWAY, REFUSED, TOO_BIG, INTERNAL, TRY_LATER = 1000, 1001, 1008, 1009, 1011, 1013
 BAD_MESSAGE, SILENT = 4400, 4408
 
@@ -69,11 +69,11 @@ class ProtocolError(Exception):
     Parameters
     ----------
     code : str
-        The word for programs, as ``bad-message``.
+        A word for programs, such as ``bad-message``.
     message : str
-        The sentence for people.
+        A sentence for people.
     close : int, optional
-        The code with which the connection is closed; None if it stays open.
+        The code with which the connection is closed. None means that it stays open.
     """
 
     def __init__(self, code: str, message: str, close: int | None = BAD_MESSAGE) -> None:
@@ -83,7 +83,7 @@ class ProtocolError(Exception):
 
 @dataclass(frozen=True)
 class Control:
-    """A text message from a client, with every field checked and those left out filled in."""
+    """A text message from a client. Its fields are checked, and missing ones have defaults."""
 
     kind: str
     fields: dict[str, Any] = field(default_factory=dict)
@@ -96,9 +96,9 @@ class Frames:
     Attributes
     ----------
     first : int
-        The number of the first, counted from the beginning of the session.
+        Index of the first frame, counted from the beginning of the session.
     frames : (n, latent_dim) float32
-        Finite.
+        The frames, which are finite.
     """
 
     first: int
@@ -164,7 +164,7 @@ def _numbers_by_name(low: float, high: float) -> Check:
 REQUIRED = object()
 _SECONDS = _number(0.0, 1e9)
 
-# For every type of message its fields: how each is checked, and its value when it is left out.
+# The fields of every type of message. Each field has a function that checks it, and a default.
 CONTROLS: dict[str, dict[str, tuple[Check, Any]]] = {
     "open": {
         "source": (_name, PUSH),
@@ -207,7 +207,8 @@ def parse_text(text: str) -> Control:
     Raises
     ------
     ProtocolError
-        If it is too long, not JSON, of an unknown type, or a field is missing, unknown or wrong.
+        If the text is too long or not JSON, if its type is unknown, or if a field is missing,
+        unknown or wrong.
     """
     if len(text) > MAX_TEXT:
         raise ProtocolError("too-big", f"text of at most {MAX_TEXT} characters was expected")
@@ -245,13 +246,13 @@ def parse_frames(data: bytes, latent_dim: int) -> Frames:
     ----------
     data : bytes
     latent_dim : int
-        Numbers per latent frame.
+        Number of values in a latent frame.
 
     Raises
     ------
     ProtocolError
-        If the header is wrong, the length does not match it, or a frame is not finite (the message
-        has its number).
+        If the header is wrong, if the length does not match the header, or if a frame is not
+        finite. In the last case, the error's message contains the index of that frame.
     """
     if len(data) > MAX_MESSAGE:
         raise ProtocolError("too-big", f"at most {MAX_MESSAGE} bytes were expected", TOO_BIG)
@@ -268,7 +269,7 @@ def parse_frames(data: bytes, latent_dim: int) -> Frames:
 
 
 def _split(data: bytes) -> tuple[int, int, int, int, memoryview]:
-    """The fields of a binary message's header, and what follows it."""
+    """Return the fields of a binary message's header, and the bytes after the header."""
     if len(data) < HEADER.size:
         _bad(f"a header of {HEADER.size} bytes was expected")
     kind, dtype, zero, count, first = HEADER.unpack_from(data)
@@ -290,9 +291,9 @@ def pack_samples(first: int, audio: FloatArray, sample: str) -> bytes:
 
 
 def pack_decoded(first: int, frames: FloatArray) -> bytes:
-    """Return the message that shows a client the frames, (n, latent_dim), that were decoded.
+    """Return the message that tells a client which frames, (n, latent_dim), were decoded.
 
-    They are float16 and meant for pictures: large values are clipped.
+    They are meant for display. They are converted to float16, and large values are clipped.
     """
     half = np.finfo(np.float16)
     rounded = np.clip(frames, half.min, half.max).astype("<f2")
@@ -306,14 +307,14 @@ def parse_numbers(data: bytes, width: int) -> tuple[int, int, npt.NDArray[Any]]:
     ----------
     data : bytes
     width : int
-        Numbers per row: channels, or values per latent frame.
+        Number of values in a sample or frame: the channels, or the latent dimension.
 
     Returns
     -------
     kind : int
         `SAMPLES` or `DECODED`.
     first : int
-        The number of the first row.
+        Index of the first sample or frame.
     numbers : (n, width) array
 
     Raises
@@ -333,5 +334,5 @@ def error_message(code: str, message: str) -> dict[str, Any]:
 
 
 def finite_or_none(value: float) -> float | None:
-    """Return a value for JSON, which has neither infinities nor NaN."""
+    """Return a finite value unchanged, and None for others, which JSON can't represent."""
     return value if math.isfinite(value) else None

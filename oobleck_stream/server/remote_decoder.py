@@ -1,4 +1,4 @@
-"""A decoder whose network runs in a server elsewhere."""
+"""A decoder whose network runs on a server."""
 
 from __future__ import annotations
 
@@ -28,27 +28,28 @@ from oobleck_stream.server.protocol import (
 
 HINT = "RemoteDecoder needs websockets: pip install 'oobleck_stream[web]'"
 RESUME_SECONDS = 30.0
-"""How long a lost connection is tried again; the server keeps the stream as long."""
+"""How long the decoder tries to reconnect. The server keeps the stream equally long."""
 
 RETRY_SECONDS = 0.1
 CLOSE_SECONDS = 1.0
 RETRIED = ("unreachable", "overloaded", "closing", "busy")
-"""Codes of errors that a later attempt may not meet."""
+"""Codes of errors after which another attempt may succeed."""
 
 GOES_ON = ("overflow", "unknown-state")
-"""Codes of errors after which the session goes on."""
+"""Codes of errors after which the session continues."""
 
 CODES = {401: "refused", 403: "refused", 421: "refused", 503: "busy"}
 Result = TypeVar("Result")
 
 
 class RemoteError(RuntimeError):
-    """The server refused, or can't be reached.
+    """The server refused a request, or can't be reached.
 
     Attributes
     ----------
     code : str
-        The protocol's word, as ``busy``; ``unreachable`` if there was no answer.
+        The protocol's word for the error, such as ``busy``. It is ``unreachable`` if the server did
+        not answer.
 
     Examples
     --------
@@ -76,33 +77,33 @@ class RemoteState:
 class RemoteDecoder:
     """Decode a stream of latent frames on a server, bit-identical to decoding it here.
 
-    It is used as `StreamingDecoder` is. A connection that is lost is opened again, and the stream
-    goes on with the same bits. A context manager; `close` frees the server's place. It may be used
-    by only one thread at a time.
+    It is used like `StreamingDecoder`. If the connection is lost, the decoder reconnects, and the
+    stream continues with the same bits. A decoder is a context manager, which calls `close` at the
+    end of the block. Only one thread may use it at a time.
 
     Parameters
     ----------
     url : str
-        The address of `oobleck_stream serve`, ``http://host:port``; it may contain ``?token=``.
+        The address of `oobleck_stream serve`, as ``http://host:port``. It may contain ``?token=``.
     token : str, optional
-        The server's token.
+        The server's token. By default, the token in `url` is used, if there is one.
     timeout : float
-        Seconds to wait for the server.
+        Maximum seconds to wait for each answer of the server.
 
     Attributes
     ----------
     info : dict
-        What ``/v1/info`` returned when the session was opened.
+        The content of ``/v1/info`` when the connection was opened.
     frames_in : int
-        Index of the next frame to push, in the whole piece.
+        Index of the next frame to push, counted from the beginning of the piece.
     samples_out : int
-        Index of the first sample of the next chunk, in the whole piece.
+        Index of the first sample of the next chunk, counted from the beginning of the piece.
 
     Raises
     ------
     RemoteError
-        If the server can't be reached, or refuses; its `code` is ``"busy"`` if it has no more
-        streams to give. It is a ``RuntimeError``.
+        If the server can't be reached, or refuses. If the server can't decode another stream, the
+        error's `code` is ``"busy"``. This error is a ``RuntimeError``.
 
     Examples
     --------
@@ -133,11 +134,11 @@ class RemoteDecoder:
         self._wire = _Wire()
         self._closer = weakref.finalize(self, self._wire.end)
         self._told: dict[str, dict[str, Any]] = {}
-        # Frames and samples as the session counts them: see `server/protocol.py`.
+        # These are indices of frames and samples in the session: see `server/protocol.py`.
         self._sent = self._until = self._got = self._heard = 0
         self._first, self._unproven = 0, np.empty((0, 0), np.float32)
         self._chunks: list[FloatArray] = []
-        self._waiting = 0  # samples in them
+        self._waiting = 0  # number of samples in `_chunks`
         self._connect()
 
     def __repr__(self) -> str:
@@ -153,7 +154,7 @@ class RemoteDecoder:
 
     @property
     def latency(self) -> int:
-        """Samples withheld until later frames are known."""
+        """Number of samples that are withheld until later frames are known."""
         return int(self.info["latency"])
 
     @property
@@ -172,10 +173,10 @@ class RemoteDecoder:
         return int(self.info["channels"])
 
     def push(self, frames: Any) -> FloatArray:
-        """Push frames; return the samples that no later frame can change.
+        """Push frames, and return the samples that no later frame can change.
 
-        Parameters, results and errors are those of `StreamingDecoder.push`; it also raises
-        `RemoteError`, after which the decoder is closed.
+        Parameters, results and errors are those of `StreamingDecoder.push`. This method may also
+        raise a `RemoteError`, after which the decoder is closed.
         """
         self._require_open("push")
         rows = checked_frames(checked_latents(frames, self.latent_dim), self.frames_in)
@@ -184,14 +185,14 @@ class RemoteDecoder:
         self._unproven = np.concatenate([self._unproven, rows])
         chunk = self._retried(lambda: self._exchange(count))
         if count:
-            # The last frame's samples have come, so the server has all frames.
+            # Samples that need the last frame have arrived, so the server has all frames.
             self._first, self._unproven = self._sent, self._unproven[:0]
         self.frames_in = total
         self.samples_out += len(chunk)
         return self._checked(chunk)
 
     def flush(self) -> FloatArray:
-        """End the stream; return the samples that were withheld, as `StreamingDecoder.flush`."""
+        """End the stream and return the withheld samples, as `StreamingDecoder.flush` does."""
         self._require_open("flush")
         chunk = self._retried(self._end)
         self._status = "flushed"
@@ -199,7 +200,7 @@ class RemoteDecoder:
         return self._checked(chunk)
 
     def stream(self, frames: Iterable[Any]) -> Iterator[FloatArray]:
-        """Decode an iterable of frames to its end, as `StreamingDecoder.stream`."""
+        """Decode an iterable of frames to its end, as `StreamingDecoder.stream` does."""
         for piece in frames:
             yield from self._nonempty(self.push, piece)
         yield from self._nonempty(self.flush)
@@ -209,7 +210,7 @@ class RemoteDecoder:
         self.seek(0)
 
     def seek(self, frame: int) -> int:
-        """Move to the first sample of a frame, as `StreamingDecoder.seek`.
+        """Move to the first sample of a frame, as `StreamingDecoder.seek` does.
 
         Returns
         -------
@@ -225,7 +226,7 @@ class RemoteDecoder:
     def snapshot(self) -> RemoteState:
         """Return a copy of the state, for `restore`.
 
-        The server keeps it while this decoder is open, and the last four of them.
+        The server keeps the last four copies of each decoder until that decoder is closed.
         """
         if self._status not in ("open", "flushed"):
             raise RuntimeError(f"snapshot: the decoder is {self._status}: call reset() first")
@@ -238,12 +239,12 @@ class RemoteDecoder:
         return RemoteState(name, self.frames_in, self.samples_out, self._status == "flushed")
 
     def restore(self, state: RemoteState) -> None:
-        """Continue from a copy of this or another decoder of the same server.
+        """Continue from a copy that `snapshot` returned, also from another decoder of the server.
 
         Raises
         ------
         ValueError
-            If it is not such a copy.
+            If `state` is not such a copy, or if the server no longer keeps it.
         """
         if not isinstance(state, RemoteState):
             raise ValueError("the state is not one of a RemoteDecoder")
@@ -257,7 +258,7 @@ class RemoteDecoder:
         self._status = "flushed" if state.flushed else "open"
 
     def close(self) -> None:
-        """End the session; the server may give its place to others."""
+        """End the session, so that the server can decode another one instead."""
         self._status = "closed"
         self._closer()
 
@@ -287,17 +288,17 @@ class RemoteDecoder:
             raise RuntimeError(f"{action}: the decoder is {self._status}: call reset() first")
 
     def _checked(self, chunk: FloatArray) -> FloatArray:
-        """A chunk, unless the server reported that later samples are not finite."""
+        """Return a chunk; raise `NonFiniteError` if the samples after it are not finite."""
         overflow = self._told.pop("overflow", None)
         if overflow is None:
             return chunk
         self._status = "overflowed"
         raise NonFiniteError(overflow["message"], {0: overflow["frame"]}, chunk)
 
-    # What is repeated after a lost connection
+    # Operations that are repeated if the connection is lost
 
     def _exchange(self, count: int) -> FloatArray:
-        """Send the frames that were not sent; return the next `count` samples, or all there are."""
+        """Send the unsent frames. Return `count` samples, or fewer if the stream overflowed."""
         end = self._first + len(self._unproven)
         while self._sent < end or self._waiting < count:
             if "overflow" in self._told:
@@ -314,7 +315,7 @@ class RemoteDecoder:
         return self._taken(count)
 
     def _end(self) -> FloatArray:
-        """Send what is left and the end; return the last samples."""
+        """Send the unsent frames and the message ``end``, and return the last samples."""
         self._told.pop("end", None)
         self._exchange(0)
         self._wire.send(json.dumps({"type": "end"}))
@@ -333,10 +334,10 @@ class RemoteDecoder:
         return self._told[answer]
 
     def _restart(self, message: dict[str, Any]) -> None:
-        """Let the stream begin elsewhere."""
+        """Send a message that moves the stream to another position, and reset what was received."""
         if self._status == "closed":
             raise RuntimeError("the decoder is closed")
-        # Frames that were not sent yet are given up with the others.
+        # Drop the frames that were not sent yet, because the position changes.
         self._unproven = self._unproven[: self._sent - self._first]
         self._retried(lambda: self._ask(message))
         self._first, self._unproven = self._sent, self._unproven[:0]
@@ -346,18 +347,18 @@ class RemoteDecoder:
 
     @property
     def _piece(self) -> int:
-        """Frames of a message."""
+        """Maximum number of frames in a message."""
         return max(1, (int(self.info["max_message"]) - HEADER.size) // (4 * self.latent_dim))
 
     def _taken(self, count: int) -> FloatArray:
-        """Remove the first `count` samples of those that wait."""
+        """Remove the first `count` samples from `_chunks` and return them."""
         whole = np.concatenate([np.empty((0, self.channels), np.float32), *self._chunks])
         self._chunks = [whole[count:]] if len(whole) > count else []
         self._waiting -= count
         return np.ascontiguousarray(whole[:count])
 
     def _receive(self) -> None:
-        """Receive one message and note what it says."""
+        """Receive one message and store its content."""
         message = self._wire.receive(self._timeout)
         if isinstance(message, bytes):
             kind, first, numbers = parse_numbers(message, self.channels)
@@ -380,7 +381,7 @@ class RemoteDecoder:
             raise RemoteError(told["code"], told["message"])
 
     def _retried(self, operation: Callable[[], Result]) -> Result:
-        """Do something that may be repeated, through as many connections as it takes."""
+        """Run an operation. If it fails temporarily, reconnect and run it again."""
         if self._status == "closed":
             raise RuntimeError("the decoder is closed")
         end, pause = time.monotonic() + RESUME_SECONDS, RETRY_SECONDS
@@ -399,7 +400,7 @@ class RemoteDecoder:
             pause = min(2 * pause, 2.0)
 
     def _connect(self) -> None:
-        """Open a session, or continue the one of the connection that was lost."""
+        """Open a connection with a new session, or with the session whose connection was lost."""
         resumed = self._session is not None
         self._wire.open(self._address + "?resume=1" * resumed, self._token, self._timeout)
         if resumed:
@@ -418,7 +419,7 @@ class RemoteDecoder:
 
 
 class _Wire:
-    """A WebSocket; every failure of it is a `RemoteError` with the code ``unreachable``."""
+    """A WebSocket whose failures are raised as `RemoteError` with the code ``unreachable``."""
 
     def __init__(self) -> None:
         self._socket: Any = None
@@ -472,14 +473,14 @@ class _Wire:
             raise RemoteError("unreachable", f"the connection was lost: {error}") from None
 
     def drop(self) -> None:
-        """Close the connection, but let the session wait for another one."""
+        """Close the connection, but let the session wait for a new connection."""
         socket, self._socket = self._socket, None
         if socket is not None:
             socket.close(GOING_AWAY)
             self._stack.close()
 
     def end(self) -> None:
-        """End the session, and return when the server has given its place away."""
+        """End the session, and wait until the server has closed the connection."""
         if self._socket is None:
             return
         with suppress(RemoteError):
@@ -491,7 +492,7 @@ class _Wire:
 
 
 def _reason(status: int, body: bytes) -> str:
-    """The server's sentence for refusing."""
+    """Return the server's reason for refusing, or its HTTP status if it gave no reason."""
     try:
         return str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):

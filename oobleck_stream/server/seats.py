@@ -1,7 +1,7 @@
-"""The places for sessions in one many-stream decoder, and the thread in which it decodes.
+"""Assigns the streams of one `MultiStreamDecoder` to sessions, and decodes in a thread.
 
-The decoder's calls run one after another in that thread. Everything else runs in the event loop,
-where `Seats.turn` is held during a call, so that no session changes its stream meanwhile.
+The decoder's calls run one after another in that thread. Everything else runs in the event loop.
+`Seats.turn` is held during a call, so that no session can change its stream in the meantime.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from oobleck_stream.server.session import Epoch, Session
 from oobleck_stream.server.sources import Source, Stored
 
 IDLE_SECONDS = 30.0
-"""After this long without anything to decode, a session's place may be given to another one."""
+"""If a session has had nothing to decode for this long, another session may get its stream."""
 
 Result = TypeVar("Result")
 
 
 def busy(message: str = "no more streams can be decoded in real time here: try later") -> Exception:
-    """The error for a session that is refused because of the load."""
+    """Return the error with which a session is refused because the server is fully loaded."""
     return ProtocolError("busy", message, TRY_LATER)
 
 
 class Seats:
-    """The streams of one decoder, each free or used by a session.
+    """The streams of one decoder. Each is either free or used by a session.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class Seats:
     load : Load
         Decides whether one more session can be decoded in real time.
     threads : int, optional
-        Threads of the decoder.
+        Number of threads of the decoder.
     metrics : Metrics, optional
     clock : callable, optional
 
@@ -50,11 +50,11 @@ class Seats:
     ----------
     decoder : MultiStreamDecoder
     sessions : list of Session or None
-        The session that uses each stream.
+        For each stream, the session that uses it, or None if it is free.
     turn : asyncio.Lock
-        Held while the decoder is used.
+        Must be held while the decoder is used.
     closing : bool
-        Whether every further session is refused, because the server ends.
+        Whether the server is closing, and therefore refuses every new session.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Seats:
 
     @property
     def used(self) -> int:
-        """Number of sessions with a claim on the decoder."""
+        """Number of sessions that currently need their stream."""
         return sum(self._is_active(session) for session in self.sessions if session)
 
     @property
@@ -86,7 +86,7 @@ class Seats:
         return self.closing or used >= len(self.sessions) or not self._load.admits(used + 1)
 
     def require_room(self) -> None:
-        """Raise a `ProtocolError` that says why if another session would be refused."""
+        """If another session would be refused, raise a `ProtocolError` that says why."""
         if self.full:
             self._metrics.refused.inc()
             if self.closing:
@@ -94,12 +94,14 @@ class Seats:
             raise busy()
 
     async def seat(self, session: Session) -> None:
-        """Give a session a stream of the decoder, with the state in which it was parked.
+        """Give a session a stream of the decoder, and restore the state in which it was parked.
+
+        Nothing happens if the session already has a stream.
 
         Raises
         ------
         ProtocolError
-            If it has none and none is free.
+            If no stream is available for the session.
         """
         session.used_at = self._clock()
         if session.slot is not None:
@@ -117,30 +119,31 @@ class Seats:
             self.decoder.reset(slot)
 
     async def park(self, session: Session) -> None:
-        """Take a session's stream away, and keep its state."""
+        """Save the state of a session's stream, and free the stream."""
         assert session.slot is not None
         if not session.overflowed:
             session.state = await self.call(self.decoder.snapshot, session.slot)
         self.free(session)
 
     def free(self, session: Session) -> None:
-        """Take a session's stream away, if it has one."""
+        """Free a session's stream, if it has one. The stream's state is lost."""
         if session.slot is not None:
             self.decoder.reset(session.slot)
             self.sessions[session.slot] = None
             session.slot = None
 
     async def begin(self, session: Session, source: Source, frame: int, jump: bool = False) -> None:
-        """Let a session's stream begin at a frame of a source.
+        """Start a session's stream at a frame of a source.
 
         Parameters
         ----------
         session : Session
-            It has a stream.
+            A session that has a stream.
         source : Source
         frame : int
+            Index of the frame.
         jump : bool
-            Whether the client asked for it, and drops what it has not heard.
+            Whether the client asked for this. It then drops the samples that it has not played.
         """
         assert session.slot is not None
         first = await self.call(self.decoder.seek, frame, session.slot)
@@ -156,7 +159,7 @@ class Seats:
     async def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Call the decoder in its thread.
 
-        Cancelling waits for the call, which can't be interrupted.
+        The call can't be interrupted. If the task is cancelled, it still waits for the call.
         """
         loop = asyncio.get_running_loop()
         future = loop.run_in_executor(self._thread, function, *arguments)
@@ -171,5 +174,5 @@ class Seats:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _is_active(self, session: Session) -> bool:
-        """Whether a session has a claim on the decoder: not for long without anything to decode."""
+        """Whether a session is active and was decoded within the last `IDLE_SECONDS`."""
         return session.active and self._clock() - session.used_at < IDLE_SECONDS

@@ -1,4 +1,4 @@
-"""Runs the server: a socket, uvicorn, and a clean end."""
+"""Runs the server: opens the socket, runs uvicorn, and shuts down cleanly."""
 
 from __future__ import annotations
 
@@ -27,33 +27,34 @@ from oobleck_stream.server.protocol import MAX_MESSAGE
 DEFAULT_PORT = 8765
 MAX_CONNECTIONS = 512
 CLOSE_SECONDS = 1.0
-"""How long connections may take to close."""
+"""Maximum time that connections may take to close."""
 
 WILDCARDS = ("0.0.0.0", "::", "")
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to serve.
+    """The settings of a server.
 
     Attributes
     ----------
     host, port
-        Where to listen; port 0 is any free one.
+        The address to listen on. Port 0 means any free port.
     slots : int or None
-        Number of sessions that are decoded at once; by default as many as the machine can decode
-        in real time.
+        Maximum number of sessions that are decoded at the same time. By default, this is the number
+        that the machine can decode in real time.
     load : float
         The share of real time that decoding may take.
     threads : int or None
     token : str or None
-        What clients have to know. ``"auto"``: none on this machine's own addresses, else a new one.
+        The token that clients need, or None if they need none. ``"auto"`` means no token if `host`
+        is a local address, and otherwise a new random token.
     origins : tuple of str
-        Other pages that may use the server.
+        Origins of other pages that may use the server.
     certificate, key : str or None
-        Files for https.
+        Paths of the files for https.
     osc : int or None
-        The UDP port for OSC messages.
+        The UDP port for OSC messages. None means that no OSC messages are received.
     """
 
     host: str = "127.0.0.1"
@@ -69,7 +70,7 @@ class Options:
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server that leaves signals to `serve_forever`."""
+    """A uvicorn server that does not handle signals, because `serve_forever` does."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -79,14 +80,14 @@ class Server(uvicorn.Server):
 
 @dataclass
 class Serving:
-    """A socket that listens, and the server for it.
+    """A listening socket, and the server that uses it.
 
     Attributes
     ----------
     options : Options
     hub : Hub
     url : str
-        The address for a browser, with the token.
+        The address to open in a browser, including the token.
     """
 
     options: Options
@@ -103,7 +104,7 @@ class Serving:
         ----------
         model : Model
         pieces : mapping of str to (frames, latent_dim) array
-            What clients may play by name; finite.
+            The pieces that clients may play, keyed by name. All values must be finite.
         options : Options
 
         Raises
@@ -160,7 +161,7 @@ class Serving:
             await task
 
     async def close(self) -> None:
-        """Refuse new sessions, tell every client, and stop serving."""
+        """Refuse new sessions, close the sessions of all clients, and stop serving."""
         self.hub.close_all()
         self.server.force_exit = False
         await asyncio.sleep(0.05)
@@ -168,10 +169,10 @@ class Serving:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Open a socket that listens."""
+    """Open a listening socket."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        # asyncio turns off Nagle's algorithm, a delay of 40 ms, only if the protocol is named.
+        # Name the protocol. Otherwise asyncio leaves Nagle's algorithm on, which delays by 40 ms.
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
@@ -182,7 +183,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def serve_forever(serving: Serving, ready: Callable[[], None]) -> None:
-    """Serve until SIGINT or SIGTERM; a second one ends at once."""
+    """Serve until SIGINT or SIGTERM. A second signal ends the server immediately."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -204,14 +205,16 @@ def serve_forever(serving: Serving, ready: Callable[[], None]) -> None:
 
 
 class BackgroundServer:
-    """A server in a thread of this process, for tests and notebooks; a context manager.
+    """A server in a thread of this process, for tests and notebooks.
+
+    It is a context manager, which runs the server during the block.
 
     Parameters
     ----------
     model : Model
     pieces : mapping of str to (frames, latent_dim) array, optional
     options : keyword arguments
-        As `Options`; by default any free port.
+        The fields of `Options`. By default, `port` is 0, which means any free port.
 
     Attributes
     ----------

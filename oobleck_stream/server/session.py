@@ -1,7 +1,7 @@
 """One client's stream: what was decoded, what was sent, and how much more may be decoded.
 
-Frames and samples are counted from the beginning of the session and never backwards. After a seek
-the numbers go on, and an `Epoch` says which moment of which piece they now belong to.
+Frames and samples are numbered from the beginning of the session. After a seek, the numbering
+continues. An `Epoch` then says which time of which piece the following numbers belong to.
 """
 
 from __future__ import annotations
@@ -23,27 +23,30 @@ from oobleck_stream.server.protocol import REFUSED, ProtocolError
 from oobleck_stream.server.sources import Pushed, Source
 
 MAX_CONTROLS = 64
-"""Text messages that may wait for a client; one that reads so slowly is closed."""
+"""Maximum number of text messages that wait for a client. If there are more, it is disconnected."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """Where the numbers of a session's samples and frames lead.
+    """The part of a session from one start of its stream to the next.
+
+    It relates the session's indices of samples and frames to a time in a source.
 
     Attributes
     ----------
     sample : int
-        Number of its first sample.
+        Index of the epoch's first sample in the session.
     frame : int
-        Number of its first decoded frame.
+        Index of the first frame that is decoded for the epoch, in the session.
     source : str
         Name of the source.
     seconds : float
-        The moment of the piece that its first sample belongs to.
+        The time in the source at which the epoch's first sample is.
     decoded : int
-        The frame of the piece that is decoded first: `Model.context` frames before, after a seek.
+        Index of the first frame that is decoded for the epoch, in the source. After a seek, this is
+        up to `Model.context` frames before the frame at `seconds`.
     jump : bool
-        Whether samples before it that were not heard yet are to be dropped.
+        Whether the client has to drop earlier samples that it has not played yet.
     """
 
     sample: int = 0
@@ -54,46 +57,55 @@ class Epoch:
     jump: bool = False
 
     def as_message(self) -> dict[str, Any]:
-        """Return it as a message to the client."""
+        """Return the epoch as a message to the client."""
         return {"type": "epoch", **self.__dict__}
 
 
 @dataclass(eq=False)
 class Session:
-    """The state of one stream; it has no I/O, and belongs to the event loop.
+    """The state of one client's stream, without I/O. Only the event loop may use it.
 
     Attributes
     ----------
     id : str
-        128 random bits: whoever knows it may resume the session.
+        128 random bits. A client that knows them may resume the session.
     source : Source
-        Where the frames come from now.
+        The current source of the frames.
     pushed : Pushed
-        The frames that the client sends.
+        The source whose frames the client sends.
     ahead : int
-        How many samples may be decoded beyond `heard`.
+        Maximum number of samples that are decoded beyond `heard`.
     slot : int or None
-        The stream of the decoder that belongs to the session; None while it is parked.
+        Index of the decoder's stream that the session uses. None while the session is parked.
     state : DecoderState or None
-        While it is parked, the state of its stream; None for one at its beginning.
-    fed, made, sent, heard : int
-        Frames that were decoded; samples that were decoded, sent, and heard by the client.
+        The saved state of the stream while the session is parked. None means the beginning.
+    fed : int
+        Number of frames that were decoded.
+    made, sent, heard : int
+        Number of samples that were decoded, sent, and heard by the client.
     lead : int
-        Frames that still have to be pushed before the first sample is final.
-    flushed, overflowed : bool
-        Whether the stream was ended, or refuses frames until it begins again.
+        Number of frames that still have to be pushed before the first sample is final.
+    flushed : bool
+        Whether the stream has ended.
+    overflowed : bool
+        Whether samples were not finite. The stream then has to start again before it decodes more.
     active : bool
-        Whether it has a claim on the decoder; false if it is parked, paused or complete.
+        Whether the session needs the decoder. It does not if it is parked, disconnected, paused or
+        complete.
     connected : bool
-        Whether a client is there.
+        Whether a client is connected.
     connection : int
-        Number of the client's present connection; an older one must not touch the session.
+        Index of the client's current connection. An older connection must not change the session.
     closing : ProtocolError or None
-        Why the connection is to be closed.
-    awake, room : asyncio.Event
-        Set when there may be something to send; when frames were taken from the source.
-    on_audio, on_end : callable, optional
-        Receives the samples too, as they are decoded; called when the session is forgotten.
+        The reason for which the connection has to be closed.
+    awake : asyncio.Event
+        Set when there may be something to send.
+    room : asyncio.Event
+        Set when frames were taken from the source.
+    on_audio : callable, optional
+        Called with the samples whenever some were decoded.
+    on_end : callable, optional
+        Called without arguments when the session ends.
     """
 
     id: str
@@ -140,22 +152,22 @@ class Session:
 
     @property
     def credit(self) -> int:
-        """Number of samples that the client may still be sent."""
+        """Number of samples that may still be decoded before the client has heard more."""
         return self.heard + self.ahead - self.made
 
     @property
     def active(self) -> bool:
-        """Whether it has a claim on the decoder."""
+        """Whether the session needs the decoder."""
         return self.slot is not None and self.connected and not self.paused and not self.complete
 
     @property
     def complete(self) -> bool:
-        """Whether everything was decoded, and nothing more will be without a message."""
+        """Whether nothing more will be decoded until the client sends a message."""
         return self.flushed or self.overflowed
 
     @property
     def ready(self) -> bool:
-        """Whether something can be decoded now, and the client wants more."""
+        """Whether the session is active and has credit, and can be pushed or flushed now."""
         return self.active and self.credit > 0 and (self.source.available > 0 or self.source.ended)
 
     def buffered(self) -> float:
@@ -164,7 +176,7 @@ class Session:
         return max(0.0, (self.made - self.heard) / self.samplerate - passed)
 
     def tell(self, message: dict[str, Any]) -> None:
-        """Send a text message; close the connection of a client that does not read them."""
+        """Queue a text message for the client. If too many are queued, close the connection."""
         if len(self.controls) < MAX_CONTROLS:
             self.controls.append(message)
         else:
@@ -172,7 +184,7 @@ class Session:
         self.awake.set()
 
     def close(self, error: ProtocolError) -> None:
-        """Let the connection say why and close; the client may resume later."""
+        """Ask the connection to report an error and close. The client may resume later."""
         if self.closing is None:
             self.closing = error
             self.awake.set()
@@ -188,7 +200,7 @@ class Session:
         self.awake.set()
 
     def take_unsent(self) -> tuple[int, FloatArray] | None:
-        """Return the number of the next chunk to send and its samples, which then count as sent."""
+        """Return the index and the samples of the next chunk, and mark the samples as sent."""
         if self.sent >= self.made:
             return None
         for first, audio in self._history:
@@ -199,12 +211,14 @@ class Session:
         raise AssertionError("unsent samples are kept")
 
     def hear(self, sample: int) -> None:
-        """Samples below a number were heard: more may be decoded, and they need not be kept.
+        """Note that the client has heard all samples before index `sample`.
+
+        More samples may then be decoded, and the heard samples are no longer kept.
 
         Raises
         ------
         ProtocolError
-            If they were not sent.
+            If some of these samples were not sent.
         """
         if sample > self.sent:
             raise ProtocolError(
@@ -218,17 +232,17 @@ class Session:
             self._history.popleft()
 
     def resume_from(self, have: int) -> int:
-        """Continue after a lost connection; the client has all samples below `have`.
+        """Continue on a new connection. The client has all samples before index `have`.
 
         Returns
         -------
         int
-            Number of the first sample that will be sent.
+            Index of the first sample that will be sent.
 
         Raises
         ------
         ProtocolError
-            If they were not sent.
+            If some of these samples were not sent.
         """
         if have > self.sent:
             raise ProtocolError(
@@ -240,14 +254,17 @@ class Session:
         return start
 
     def discard_unsent(self) -> None:
-        """Drop what was decoded but not sent, and let the client drop what it has not heard."""
+        """Drop the samples that were not sent, and treat all sent samples as heard."""
         self.made = self.heard = self.sent
         self.heard_at = self.clock()
         self._history.clear()
         self.decoded.clear()
 
     def begin(self, epoch: Epoch, lead_samples: int, hop: int) -> None:
-        """The stream begins again, with samples after `lead_samples` that are still withheld."""
+        """Start an epoch.
+
+        `lead_samples` is how many samples the stream withholds or skips before its first sample.
+        """
         self.epoch = epoch
         self.lead = math.ceil(lead_samples / hop)
         self.flushed = self.overflowed = False
@@ -255,20 +272,21 @@ class Session:
             self.kept.clear()
 
     def next_count(self, block: int, hurried: bool) -> int:
-        """Number of frames to decode next; 0 to end the stream.
+        """Return the number of frames to push next. It is 0 if the stream has to be flushed.
 
         Parameters
         ----------
         block : int
-            Frames of a steady push.
+            Number of frames of a steady push.
         hurried : bool
-            Whether the first push may be as long as it takes to get samples.
+            Whether a push at the start may also contain the frames that are needed before the first
+            sample is final.
         """
         wanted = block + self.lead if self.lead > 0 and hurried else block
         return min(wanted, self.source.available)
 
     def take(self, count: int) -> FloatArray:
-        """Take frames from the source, and note that they will be decoded."""
+        """Take `count` frames from the source, and count them as decoded."""
         frames = self.source.take(count)
         if self.wants_frames:
             self.decoded.append((self.fed, frames))
@@ -280,7 +298,7 @@ class Session:
         return frames
 
     def pop_decoded(self) -> tuple[int, FloatArray] | None:
-        """Frames that were decoded and not shown to the client yet, with the first's number."""
+        """Return the decoded frames that were not reported yet, and the index of the first."""
         if not self.decoded:
             return None
         first = self.decoded[0][0]

@@ -1,4 +1,4 @@
-"""Where a session's frames come from: a client, a piece, or the instrument (`instrument.py`)."""
+"""The sources of frames: a client, or a piece. The instrument is in `instrument.py`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from oobleck_stream.server.protocol import PUSH, ProtocolError
 
 
 class Source(Protocol):
-    """Frames in order.
+    """Supplies the frames of a session in order.
 
     Attributes
     ----------
@@ -29,25 +29,25 @@ class Source(Protocol):
 
     @property
     def ended(self) -> bool:
-        """Whether no frames will follow those that are available."""
+        """Whether no frames will follow the frames that are available."""
 
     def take(self, count: int) -> FloatArray:
-        """Take the next `count` frames, at most `available`, as (count, latent_dim) float32."""
+        """Take the next `count` frames, (count, latent_dim) float32. They have to be available."""
 
 
 class Pushed:
-    """Frames that a client sends.
+    """A source whose frames a client sends.
 
     Parameters
     ----------
     latent_dim : int
     window : int
-        Number of frames that may wait.
+        Maximum number of frames that wait to be taken.
 
     Attributes
     ----------
     received : int
-        The number of the next frame, counted from the beginning of the session.
+        Number of frames received since the session began. This is also the next frame's index.
     taken : int
         Number of frames that were taken, or dropped by `clear`.
     """
@@ -73,16 +73,23 @@ class Pushed:
 
     @property
     def frames_until(self) -> int:
-        """The client may send the frames below this number."""
+        """One past the index of the last frame that the client may send."""
         return self.taken + self._window
 
     def put(self, first: int, frames: FloatArray) -> None:
-        """Append frames; those that were already received are ignored.
+        """Append frames. Frames that were received before are ignored.
+
+        Parameters
+        ----------
+        first : int
+            Index of the first of these frames in the session.
+        frames : (n, latent_dim) float32
 
         Raises
         ------
         ProtocolError
-            If a frame is missing before them, they exceed `frames_until`, or `end` was called.
+            If a frame before them is missing, if they exceed `frames_until`, or if `end` was
+            called.
         """
         if first > self.received:
             raise ProtocolError(
@@ -101,11 +108,11 @@ class Pushed:
         self.received += len(new)
 
     def end(self) -> None:
-        """No more frames will come."""
+        """Note that no more frames will come."""
         self._complete = True
 
     def clear(self) -> None:
-        """Drop the frames that wait; others may come."""
+        """Drop the frames that wait. New frames may follow, even after `end`."""
         self._waiting.clear()
         self.taken = self.received
         self._complete = False
@@ -126,15 +133,15 @@ class Pushed:
 
 
 class Stored:
-    """Frames of a piece that is completely available.
+    """A source that is a complete piece.
 
     Parameters
     ----------
     name : str
     frames : (frames, latent_dim) array of real numbers
-        Finite; may be a memory map.
+        The frames, which are finite. This may be a memory map.
     position : int
-        The frame to take next.
+        Index of the frame to take next.
     """
 
     def __init__(self, name: str, frames: npt.NDArray[Any], position: int = 0) -> None:
@@ -149,7 +156,7 @@ class Stored:
 
     @property
     def ended(self) -> bool:
-        """As `Source.ended`: always, since all frames are available."""
+        """As `Source.ended`. It is always true, because all frames are available."""
         return True
 
     def take(self, count: int) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Ticks: in each, one block is decoded for every session that has frames and credit."""
+"""Runs ticks: each tick decodes one block for every session that has frames and credit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOG = logging.getLogger("oobleck_stream.server")
 
 @dataclass(frozen=True)
 class Job:
-    """A push for some sessions; `count` 0 ends their streams."""
+    """A push of `count` frames for each of `sessions`. If `count` is 0, it is a flush instead."""
 
     count: int
     sessions: list[Session]
@@ -39,7 +39,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a job gave: a chunk for each session, and the frames that overflowed, by slot."""
+    """The result of a job: a chunk for each session, and overflowed frames, keyed by slot."""
 
     chunks: list[FloatArray]
     overflowed: dict[int, int]
@@ -47,25 +47,25 @@ class Decoded:
 
 
 class Ticks:
-    """Decodes for the sessions that have a seat.
+    """Decodes for the sessions that have a stream.
 
     Parameters
     ----------
     model : Model
     pieces : mapping of str to (frames, latent_dim) array
-        The pieces that can be repeated, by name.
+        The pieces that sessions can repeat, keyed by name.
     seats : Seats
     load : Load
-        It is told how long steady ticks take.
+        Records the time of steady ticks.
     metrics : Metrics
     clock : callable, optional
 
     Attributes
     ----------
     block : int
-        Frames of a steady push.
+        Number of frames that a steady push has for each stream.
     lead : int
-        Frames that a stream needs before its first sample.
+        Number of frames that a stream needs before its first sample.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Ticks:
         self._load, self._metrics, self._clock = load, metrics, clock
 
     async def tick(self) -> bool:
-        """Decode one block for each session that is ready; return whether there was any."""
+        """Decode one block for each session that is ready. Return whether any session was."""
         async with self._seats.turn:
             jobs = self._jobs()
             for job in jobs:
@@ -99,7 +99,7 @@ class Ticks:
             return bool(jobs)
 
     def _jobs(self) -> list[Job]:
-        """The pushes that are due, each for all sessions that push the same number of frames."""
+        """Return the jobs of this tick: one for all sessions that push equally many frames."""
         seated = [session for session in self._seats.sessions if session]
         groups: dict[int, list[Session]] = {}
         for session in seated:
@@ -108,7 +108,7 @@ class Ticks:
             hurried = self._others_can_wait(session, seated)
             count = session.next_count(self.block, hurried)
             if count == 0 and not hurried and session.buffered() > self._lead_seconds(session):
-                continue  # ending a stream takes as long as beginning one
+                continue  # A flush takes as long as a first push, and this one can still wait.
             groups.setdefault(count, []).append(session)
         return [self._job(count, sessions) for count, sessions in groups.items()]
 
@@ -125,19 +125,19 @@ class Ticks:
         return Job(count, sessions, rows, active, steady)
 
     def _others_can_wait(self, session: Session, seated: list[Session]) -> bool:
-        """Whether all other sessions have enough sound for a long push of this one."""
+        """Whether all other sessions have enough sound buffered to wait for a long push."""
         needed = self._lead_seconds(session)
         return all(
             other.buffered() > needed for other in seated if other is not session and other.active
         )
 
     def _lead_seconds(self, session: Session) -> float:
-        """How long the push that begins, or ends, a stream takes, and the next tick."""
+        """Estimate the seconds of a first push or a flush, together with the next tick."""
         blocks = (max(session.lead, self.lead) + self.block) / self.block
         return (blocks + 1) * self._load.expected(1) * self._load.ratio
 
     def _decode(self, job: Job) -> Decoded:
-        """Run a job, in the decoding thread."""
+        """Run a job. This is called in the decoding thread."""
         decoder = self._seats.decoder
         start = time.perf_counter()
         overflowed: dict[int, int] = {}
@@ -149,7 +149,7 @@ class Ticks:
         return Decoded(chosen, overflowed, time.perf_counter() - start)
 
     def _fail(self, job: Job, error: Exception) -> None:
-        """A job raised what it should not: close its sessions, so that the others go on."""
+        """Close the sessions of a job that raised an unexpected error. The others continue."""
         LOG.error("decoding failed", exc_info=error)
         for session in job.sessions:
             session.overflowed = True
@@ -170,7 +170,7 @@ class Ticks:
                 await self._ended(session)
 
     def _overflowed(self, session: Session, frame: int) -> None:
-        """Samples that depend on a frame were not finite: nothing more is decoded, until a seek."""
+        """Stop a stream because of a frame whose samples are not finite, until it starts again."""
         assert session.slot is not None
         self._metrics.overflows.inc()
         session.overflowed = True
@@ -180,7 +180,7 @@ class Ticks:
         session.tell({"type": "overflow", **place, "message": problem})
 
     async def _ended(self, session: Session) -> None:
-        """A stream was flushed: begin again if the session repeats a piece."""
+        """After a flush, start the piece again if the session repeats it, else report the end."""
         session.flushed = True
         if session.looping and isinstance(session.source, Stored):
             again = Stored(session.source.name, self._pieces[session.source.name])

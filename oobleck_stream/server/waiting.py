@@ -1,7 +1,7 @@
 """Waiting with a time limit.
 
-`asyncio.wait_for` may swallow a cancellation that arrives together with the result (Python 3.10 and
-3.11), after which a task that was cancelled runs on.
+In Python 3.10 and 3.11, `asyncio.wait_for` may swallow a cancellation that arrives together with
+the result. The cancelled task then keeps running.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 
 async def wait_until_set(event: asyncio.Event, seconds: float) -> None:
-    """Wait for an event; after some seconds, set it."""
+    """Wait for an event. Set the event if it is not set within `seconds`."""
     timer = asyncio.get_running_loop().call_later(seconds, event.set)
     try:
         await event.wait()
@@ -23,7 +23,7 @@ async def wait_until_set(event: asyncio.Event, seconds: float) -> None:
 
 
 async def within(seconds: float, coroutine: Coroutine[Any, Any, Result]) -> Result:
-    """Return what a coroutine returns; ``TimeoutError`` if that takes longer."""
+    """Return the result of a coroutine. Raise ``TimeoutError`` after `seconds`."""
     task = asyncio.ensure_future(coroutine)
     try:
         done, _ = await asyncio.wait({task}, timeout=seconds)
