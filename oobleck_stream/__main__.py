@@ -1,4 +1,4 @@
-"""The command `oobleck_stream`: error messages, and exit codes.
+"""Runs the command `oobleck_stream`, reports its errors, and sets its exit code.
 
 The exit code is 0 after success, 1 after a failure, 2 after wrong usage or bad input, and 128 + N
 after termination by signal N (130 after Ctrl-C).
@@ -39,15 +39,15 @@ def main() -> None:
 
 
 def _occupy_closed_descriptors() -> None:
-    """Keep the numbers of closed standard streams from being given to the files that are opened.
+    """Open placeholders for closed standard streams, so that no other file gets their descriptors.
 
-    What is read from or written to the stream then still fails as it does when it is closed.
+    Reading from or writing to such a stream still fails, as it does if the stream is closed.
     """
     for number, mode in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_RDONLY)):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, mode)  # It gets the lowest number that is free.
+            os.open(os.devnull, mode)  # It gets the lowest free descriptor.
 
 
 def run(arguments: list[str]) -> int:
@@ -74,7 +74,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _naming_the_variable(error: click.BadParameter) -> click.BadParameter:
-    """The error, which names the environment variable if the value came from one."""
+    """Return the error; it names the environment variable if the value came from one."""
     if error.ctx is not None and error.param is not None and error.param.name is not None:
         source = error.ctx.get_parameter_source(error.param.name)
         if source is ParameterSource.ENVIRONMENT:
@@ -83,7 +83,7 @@ def _naming_the_variable(error: click.BadParameter) -> click.BadParameter:
 
 
 def _variable_of(error: CheckpointError, arguments: list[str]) -> str:
-    """The beginning of a message about the model that $OOBLECK_STREAM_MODEL names; else empty."""
+    """Return a prefix for the message if $OOBLECK_STREAM_MODEL named the model; else empty."""
     named = os.environ.get(MODEL_VARIABLE)
     if named and error.source.startswith(named) and not any(named in word for word in arguments):
         return f"${MODEL_VARIABLE}: "
@@ -91,7 +91,7 @@ def _variable_of(error: CheckpointError, arguments: list[str]) -> str:
 
 
 def _report_expected(error: Exception) -> int:
-    """Report an error that the library raises on purpose; raise any other error again, as a bug."""
+    """Report an error that the library raises on purpose; re-raise any other error as a bug."""
     if isinstance(error, InputError | CudaUnavailable):
         return _report(str(error), BAD_INPUT)
     if isinstance(error, PlaybackError):
@@ -122,7 +122,7 @@ def _one_line(message: str) -> str:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    """Raise an exception that ends the process, as Ctrl-C does: open files are cleaned up."""
+    """Raise an exception that ends the process like Ctrl-C, so that open files are cleaned up."""
     sys.exit(SIGNALLED + number)
 
 

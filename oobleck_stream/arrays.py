@@ -14,18 +14,17 @@ FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
 HUGE_PAGES_FROM = 2**22
-"""Bytes from which huge pages are requested, as NumPy does for its own arrays."""
+"""Minimum size, in bytes, for which huge pages are requested, as in NumPy."""
 
 HOST_DEVICES = (1, 3, 13)
-"""DLPack's numbers of the CPU, and of memory of CUDA that the CPU can read."""
+"""DLPack's device types for the CPU, and for CUDA memory that the CPU can read."""
 
 
 def aligned_zeros(*shape: int) -> FloatArray:
-    """An array of zeros in separate pages, which go back to the system when the array is freed.
+    """An array of zeros in separate pages, which are returned to the system when it is freed.
 
     Memory from `malloc` may stay with the allocator even after hundreds of arrays have been freed.
-    The start of a page is also the start of a cache line, so no vector of sixteen floats spans two
-    lines.
+    A page starts at a cache line, so no vector of sixteen floats spans two cache lines.
     """
     count = math.prod(shape)
     pages = _anonymous_pages(max(1, 4 * count))
@@ -45,21 +44,23 @@ def _anonymous_pages(size: int) -> mmap.mmap:
 
 
 def as_array(values: Any) -> npt.NDArray[Any]:
-    """Convert numbers of any library to a NumPy array, without a copy where that is possible.
+    """Convert numbers of any library to a NumPy array, if possible without a copy.
 
-    The libraries are not imported: torch's tensors are recognized by their methods, all others by
-    ``__array__`` or ``__dlpack__``.
+    The libraries are not imported. Tensors of torch are recognized by their methods, and other
+    arrays by ``__array__`` or ``__dlpack__``.
 
     Parameters
     ----------
     values : array_like
-        Torch's tensors may be on any device, may require gradients, and may have a dtype that NumPy
-        lacks, such as bfloat16, which becomes float32. Also sequences of such tensors.
+        An array, or a sequence of arrays. Tensors of torch may be on any device, may require
+        gradients, and may have a dtype that NumPy lacks. Such a dtype, for example bfloat16,
+        becomes float32.
 
     Raises
     ------
     ValueError
-        If it has no numbers that NumPy can hold, as a tensor on torch's device ``meta``.
+        If `values` has no numbers that NumPy can hold, for example if it is a tensor on torch's
+        device ``meta``.
     """
     if isinstance(values, list | tuple) and values and is_foreign(values[0]):
         values = [as_array(value) for value in values]
@@ -75,14 +76,14 @@ def as_array(values: Any) -> npt.NDArray[Any]:
 
 
 def is_foreign(values: Any) -> bool:
-    """Whether the values belong to another library than NumPy."""
+    """Whether `values` is an array of a library other than NumPy."""
     if isinstance(values, np.ndarray | np.generic):
         return False
     return any(hasattr(values, name) for name in ("detach", "__array__", "__dlpack__"))
 
 
 def _from_torch(tensor: Any) -> npt.NDArray[Any]:
-    """Convert a tensor of torch, also from another device, or of a dtype that NumPy lacks."""
+    """Convert a torch tensor, even one on another device or of a dtype that NumPy lacks."""
     try:
         array: npt.NDArray[Any] = tensor.numpy(force=True)
     except TypeError:
@@ -93,12 +94,12 @@ def _from_torch(tensor: Any) -> npt.NDArray[Any]:
 
 
 def _from_protocols(values: Any) -> npt.NDArray[Any]:
-    """Convert by ``__array__``, or else by ``__dlpack__``, also from another device."""
+    """Convert with ``__array__`` or else ``__dlpack__``, even from another device."""
     refused: Exception | None = None
     if hasattr(values, "__array__"):
         try:
             return np.asarray(values)
-        except TypeError as error:  # CuPy refuses to leave the GPU without being told to.
+        except TypeError as error:  # CuPy copies from the GPU only on explicit request.
             refused = error
     if not hasattr(values, "__dlpack__"):
         raise refused or TypeError("it has neither __array__ nor __dlpack__")

@@ -1,4 +1,4 @@
-"""The variational bottleneck: from the encoder's means and scales to latent frames."""
+"""The variational bottleneck, which turns the encoder's means and scales into latent frames."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy.typing as npt
 from oobleck_stream.arrays import FloatArray
 
 MIN_DEVIATION = 1e-4
-"""Added to every standard deviation, as stable-audio-tools does."""
+"""This is added to every standard deviation, as in stable-audio-tools."""
 
 
 def distribution(rows: FloatArray, latent_scale: float) -> tuple[FloatArray, FloatArray]:
-    """The mean and the standard deviation of every value of some latent frames.
+    """The mean and the standard deviation of every value of the latent frames.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class Bottleneck:
     sample : bool
         Whether to draw the latents from the distribution; otherwise they are its mean.
     seed : int, optional
-        Seed of the noise. The noise of a frame depends only on the seed and the frame's number, so
+        Seed of the noise. The noise of a frame depends only on the seed and the frame's index. So
         the latents don't depend on how the rows are divided into blocks, and a piece may be encoded
         in parts. Without a seed, every run has different noise.
     """
@@ -80,7 +80,7 @@ class Bottleneck:
             return mean + deviation * noise
 
     def reset(self, frame: int = 0) -> None:
-        """Go to a frame. If there is a seed, the same noise is drawn again."""
+        """Continue with the noise of a frame. With a seed, the same noise is drawn again."""
         self._frame = frame
         self._key = np.random.SeedSequence(self._seed).generate_state(2, np.uint64)
 
@@ -89,20 +89,20 @@ class Bottleneck:
         return (self._key, self._frame) if self.sample else None
 
     def restore(self, state: Any) -> None:
-        """Continue with the noise of a state that `snapshot` returned."""
+        """Continue the noise from a state that `snapshot` returned."""
         if self.sample:
             self._key, self._frame = state
 
 
 def frame_noise(key: npt.NDArray[Any], first: int, shape: tuple[int, ...]) -> FloatArray:
-    """Draw standard normal noise for some frames.
+    """Draw standard normal noise for n frames, beginning with frame `first`.
 
     Parameters
     ----------
     key : (2,) uint64
     first : int
-        Number of the first frame. The second word of the counter of the generator, Philox, is the
-        frame's number: each frame has a separate sequence.
+        Index of the first frame. The index of a frame is the second word of the counter of the
+        random generator, Philox. So each frame has a separate sequence of random numbers.
     shape : (n, latent_dim)
 
     Returns
@@ -113,7 +113,7 @@ def frame_noise(key: npt.NDArray[Any], first: int, shape: tuple[int, ...]) -> Fl
     generator, state = np.random.Generator(bits), bits.state
     noise = np.empty(shape, np.float32)
     for row in range(len(noise)):
-        # The state as of a new generator: its buffer is empty.
+        # Set the state of a new generator, whose buffer is empty.
         state["state"]["counter"] = np.array([0, first + row, 0, 0], np.uint64)
         bits.state = state
         generator.standard_normal(dtype=np.float32, out=noise[row])

@@ -1,4 +1,4 @@
-"""The cache folder, for packed networks and compiled kernels, and a check of its permissions."""
+"""The folder for cached networks and kernels, and a check of the permissions of cached files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ VARIABLE = "OOBLECK_STREAM_CACHE"
 
 
 def cache_folder() -> Path | None:
-    """The folder of all caches; it may not exist yet.
+    """Return the folder of all caches, which may not exist yet.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def cache_folder() -> Path | None:
 
 
 def why_not_trusted(found: os.stat_result, writable: int = stat.S_IWGRP | stat.S_IWOTH) -> str:
-    """Why another user may have written to a file or folder; empty if no other user can have.
+    """Return why another user may have written to a file or folder; empty if that is impossible.
 
     Files that belong to root are trusted. On Windows all files are trusted, because Windows has no
     such permissions.

@@ -1,7 +1,7 @@
 """Checks of the shape, dtype and finiteness of latents and audio, and their error messages.
 
-A function that checks the shape returns an array of any real dtype, often a memory map. The
-conversion to float32 is a separate function, so that callers can convert in blocks.
+A function that checks the shape returns an array of any real dtype, often a memory map. Separate
+functions convert to float32, so that callers can convert in blocks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CHECK_SAMPLES = 2**17
 
 
 def is_whole(value: object) -> TypeGuard[int]:
-    """Whether a value is a whole number of Python or NumPy. True and False are not numbers here."""
+    """Whether a value is a Python or NumPy integer. True and False do not count as integers."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
@@ -119,7 +119,7 @@ def checked_audio(audio: Any, channels: int) -> npt.NDArray[Any]:
 
 
 def _advice(array: npt.NDArray[Any], size: int, name: str) -> str:
-    """How to push an array of which the last axis is time, or which is a batch; else nothing."""
+    """Return how to push a channels-first array or a batch; empty for any other array."""
     if array.ndim not in (2, 3) or size not in array.shape[-2:]:
         return ""
     part = name if array.ndim == 2 else f"{name}[0]"
@@ -127,9 +127,9 @@ def _advice(array: npt.NDArray[Any], size: int, name: str) -> str:
 
 
 def real_array(values: Any, name: str) -> npt.NDArray[Any]:
-    """Convert numbers of any library to an array; raise ``ValueError`` if they are not real."""
+    """Convert an array of any library to NumPy; raise ``ValueError`` if the dtype is not real."""
     array = as_array(values)
-    # The bfloat16 of JAX and others is a void type to NumPy, but one that converts to float32.
+    # For NumPy, the bfloat16 of JAX and other libraries is a void type, but it converts to float32.
     if array.dtype.kind not in "fiub" and not _converts(array.dtype):
         raise ValueError(f"{name} must be real numbers, not {array.dtype}")
     return array
@@ -148,7 +148,7 @@ def finite_rows(array: npt.NDArray[Any], first: int, name: str, row: str) -> Flo
     first : int
         Index of the array's first row, for the message.
     name, row : str
-        The words for the array and for one of its rows in the message.
+        What the message calls the array, and one of its rows.
 
     Returns
     -------
@@ -168,17 +168,17 @@ def finite_rows(array: npt.NDArray[Any], first: int, name: str, row: str) -> Flo
 
 
 def checked_frames(array: npt.NDArray[Any], first: int = 0) -> FloatArray:
-    """`finite_rows` of latent frames (frames, latent_dim)."""
+    """Call `finite_rows` for latent frames (frames, latent_dim)."""
     return finite_rows(array, first, "latents", "frame")
 
 
 def checked_samples(array: npt.NDArray[Any], first: int = 0) -> FloatArray:
-    """`finite_rows` of audio (samples, channels)."""
+    """Call `finite_rows` for audio (samples, channels)."""
     return finite_rows(array, first, "audio", "sample")
 
 
 def checked_index(frame: object) -> int:
-    """Return the index of a frame; raise ``ValueError`` unless it is a whole number from 0."""
+    """Return the index of a frame; raise ``ValueError`` unless it is an integer of at least 0."""
     if not is_whole(frame) or frame < 0:
         raise ValueError(f"frame must be a whole number from 0, not {frame!r}")
     return int(frame)
@@ -205,7 +205,7 @@ def decoder_overflow(frame: int, context: int, frames: int) -> str:
     frame : int
         Index of the first frame whose samples are not finite.
     context : int
-        Frames on each side that a frame's samples depend on.
+        Number of frames on each side that a frame's samples depend on.
     frames : int
         Number of frames pushed so far.
     """

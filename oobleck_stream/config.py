@@ -12,11 +12,11 @@ OutputPadding = Literal["0", "s%2", "s-1"]
 Convolution = Literal["fast", "direct"]
 
 MAX_LEVELS = 32
-"""Maximum number of levels of a network, and of residual units of a block."""
+"""Maximum number of levels of a network, and of residual units in a block."""
 
 MAX_DILATION = 1024
-"""Maximum dilation. A stream's memory grows with it, and no tensor's shape contradicts an absurd
-one."""
+"""Maximum dilation. A stream's memory grows with the dilation, and the shapes of the tensors can't
+reveal an absurd value."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,11 @@ class OobleckConfig:
     kernel_per_stride : int
         Kernel length of a strided or transposed convolution as a multiple of its stride.
     transpose_padding : str
-        Padding of the strided and transposed convolutions, as a formula of stride s and kernel k:
-        ``"ceil(s/2)"`` or ``"(k-1)//2"``.
+        Padding of the strided and transposed convolutions, as a formula of the stride s and the
+        kernel length k: ``"ceil(s/2)"`` or ``"(k-1)//2"``.
     output_padding : str
-        Output padding of the transposed convolutions: ``"0"``, ``"s%2"`` or ``"s-1"``.
+        Output padding of the transposed convolutions, as a formula of the stride s: ``"0"``,
+        ``"s%2"`` or ``"s-1"``.
     snake_log_scale : bool
         Whether alpha and beta of Snake are stored as logarithms.
     snake_epsilon : float
@@ -65,9 +66,9 @@ class OobleckConfig:
     has_encoder : bool
         Whether the network has an encoder of the same family.
     convolution : str
-        How the decoder computes its dilated convolutions: ``"fast"``, with fewer multiplications
-        where that pays (`oobleck_stream.network.tile_rows`), or ``"direct"``, which has a shorter
-        look-ahead. The samples differ in their rounding.
+        How the decoder computes its dilated convolutions. ``"fast"`` takes fewer multiplications in
+        the levels where this is faster (`oobleck_stream.network.tile_rows`). ``"direct"`` has a
+        shorter look-ahead. The samples of the two differ only in their rounding.
 
     Raises
     ------
@@ -138,8 +139,8 @@ class OobleckConfig:
         for stride in self.strides:
             end = self.stride_kernel(stride) + self.stride_output_padding(stride)
             needed = stride + self.stride_padding(stride)
-            # n rows become (n - 1) * stride + kernel + output padding - 2 * padding, of which a
-            # decoder must return at least n * stride - padding.
+            # n rows become (n - 1) * stride + kernel + output padding - 2 * padding rows. A decoder
+            # must return at least n * stride - padding of them.
             if end < needed:
                 raise ValueError(
                     f"kernel and output padding of stride {stride} add up to {end}; they must be "
@@ -160,12 +161,12 @@ class OobleckConfig:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels of each level, from the audio to the latents; one more than strides."""
+        """Channels of each level, from the audio to the latents. There is one more than strides."""
         return tuple(self.channels * multiple for multiple in (1, *self.multiples))
 
     @property
     def summary(self) -> str:
-        """The sound and the latents in a few words."""
+        """A short description of the sound and the latents."""
         sound = {1: "mono", 2: "stereo"}.get(self.audio_channels, f"{self.audio_channels} channels")
         return (
             f"{self.samplerate} Hz {sound}, {self.latent_dim} values x "
@@ -216,7 +217,7 @@ _OOBLECK_65536X = OobleckConfig(
 
 
 class Presets(dict[str, OobleckConfig]):
-    """A dictionary of configs that is shown as a table, with a line for each."""
+    """A dictionary of configs, displayed as a table with one line per config."""
 
     def __repr__(self) -> str:
         width = max(map(len, self), default=0)
@@ -253,12 +254,12 @@ PRESETS = Presets(
         "document": _OOBLECK_65536X,
     }
 )
-"""The geometry of each published model of the family, by name; and ``"oobleck-65536x"`` (alias
-``"document"``), which is not a published model."""
+"""The geometry of each published model of the family, keyed by name. ``"oobleck-65536x"`` (alias
+``"document"``) is not a published model."""
 
 
 def preset(name: str) -> OobleckConfig:
-    """Return the preset of a name.
+    """Return the preset with a given name.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The streaming decoder: latent frames in, each sample out as soon as it is final.
+"""The streaming decoder, which takes latent frames and returns each sample once it is final.
 
 `oobleck_stream/README.md` ("The life of a push") describes what happens below this module.
 """
@@ -27,37 +27,41 @@ class StreamingDecoder:
     however the frames are divided into pushes and however many threads are used. The network looks
     ahead, so the last `latency` samples are withheld until later frames arrive or the stream is
     flushed. Many decoders may share one model. Each decoder may be used by only one thread at a
-    time; different decoders may push in different threads at once.
+    time, but different threads may use different decoders at the same time.
 
-    With `look_ahead`, samples are given out earlier than the network allows, from what is known so
-    far: nearly the exact ones, and the sooner the less so. `oobleck_stream look-ahead` measures the
-    difference. The exact samples follow in `exact`. Latents that are known in advance need none of
-    this: push them sooner.
+    With `look_ahead`, the decoder withholds fewer samples, and returns early samples that are
+    computed from the frames known so far. They are close to the exact samples, and the shorter the
+    look-ahead, the larger the difference. `oobleck_stream look-ahead` measures it. The exact
+    samples are available later, in `exact`. If the latents are known in advance, `look_ahead` is
+    not needed: push them sooner instead.
 
-    `MultiStreamDecoder` decodes several streams at once.
+    `MultiStreamDecoder` decodes several streams together.
 
     Parameters
     ----------
     model : Model
     threads : int, optional
         Maximum number of threads of a push on the CPU; by default ``$OOBLECK_STREAM_THREADS``, or
-        the number of available cores. The result does not depend on it.
+        the number of available cores. The result does not depend on the number of threads.
     backend : str, optional
         Where to decode: ``"cpu"`` is the CPU and ``"cuda"`` a GPU. ``"auto"`` is a GPU if one can
         be used; otherwise it is the CPU, and a warning is given. By default the model's backend is
         used.
     look_ahead : float or int, optional
-        Samples to withhold, at most the network's look-ahead, which is the default: in seconds as a
-        float, or as an int. With fewer, pushes cost more: `oobleck_stream bench look-ahead`.
+        How much to withhold: a number of samples as an int, or seconds as a float. The maximum,
+        which is the default, is the network's look-ahead. With less, pushes take longer, as
+        `oobleck_stream bench look-ahead` shows.
     fade : float or int, optional
-        Length of the crossfade from the samples of one frame to those of the next, in seconds or
-        samples; by default an eighth of the hop. It is never longer than what `look_ahead` leaves.
+        Length of the crossfade from the early samples of one frame to those of the next, as a
+        number of samples (int) or in seconds (float). The default is an eighth of the hop. The
+        crossfade is never longer than the part of the network's look-ahead that is not withheld.
     missing : {"zeros", "held"}
-        What stands in for frames that are not known yet: zeros in the activations of every layer,
-        as at the end of a piece; or the last frame, repeated, which is worse as a rule.
+        What stands in for frames that are not known yet. ``"zeros"`` are zeros in the activations
+        of every layer, as at the end of a piece. ``"held"`` is the last frame, repeated, which
+        usually sounds worse.
     exact : bool
-        Whether the exact stream goes on underneath an earlier one. Without it, pushes with a small
-        look-ahead are about a third cheaper, and there is no `exact`.
+        Whether to compute the exact samples in addition to early samples. Without them, pushes with
+        a small look-ahead are about a third cheaper, and the attribute `exact` is not available.
 
     Attributes
     ----------
@@ -65,14 +69,14 @@ class StreamingDecoder:
     backend : str
         The backend in use, ``"cpu"`` or ``"cuda"``.
     latency : int
-        Samples withheld until later frames are known.
+        Number of samples withheld until later frames are known.
 
     Raises
     ------
     ValueError
         If `threads`, `backend`, `look_ahead`, `fade` or `missing` is invalid.
     CudaUnavailable
-        If the backend is ``"cuda"`` and can't be used; the message names what is missing. This
+        If the backend is ``"cuda"`` and CUDA can't be used. The message names what is missing. This
         error is a ``RuntimeError``.
 
     Examples
@@ -150,7 +154,7 @@ class StreamingDecoder:
         """Index of the next frame to push, in the whole piece.
 
         Without a `seek`, this is the number of frames pushed since the beginning. After a `seek`,
-        counting goes on from the frame that `seek` returned.
+        it starts at the index that `seek` returned.
         """
         return self._streams.frames_in(0)
 
@@ -163,13 +167,13 @@ class StreamingDecoder:
     def exact(self) -> FloatArray:
         """The samples that became final in the last push or flush, (k, channels) float32.
 
-        Put together, they are bit-identical to `Model.decode`, whatever the look-ahead. Without
-        one, they are the samples that the push returned.
+        Concatenated, these samples are bit-identical to the result of `Model.decode`, whatever the
+        look-ahead. If `look_ahead` is not given, they are the samples that the push returned.
 
         Raises
         ------
         RuntimeError
-            If the decoder was made with ``exact=False``.
+            If the decoder has the option ``exact=False``.
         """
         return self._streams.finals[0]
 
@@ -189,23 +193,23 @@ class StreamingDecoder:
         -------
         (k, channels) float32, C-contiguous
             After t frames, ``max(0, t * hop - latency)`` samples have been returned in total; k may
-            be 0. With a smaller look-ahead than the network's, they are early samples: those that
-            n pushes of one frame return, for any n.
+            be 0. With a smaller look-ahead than the network's, these are early samples. They are
+            the same as if the frames were pushed one by one.
 
         Raises
         ------
         ValueError
-            If the shape is wrong, the dtype is not real, or a value is not finite as float32 (the
-            message names the frame). The stream has not changed.
+            If the shape is wrong, the dtype is not real, or a value is not finite as float32. In
+            the last case, the message names the frame. The stream has not changed.
         NonFiniteError
             If the latents are so large that float32 overflows inside the network and samples would
-            not be finite. The error names the first such frame; its `output` holds the finite
-            samples before that frame. The decoder refuses further pushes until `reset`, `restore`
-            or `seek`.
+            not be finite. The error names the first such frame, and its `output` contains the
+            finite samples before that frame. The decoder refuses further pushes until `reset`,
+            `restore` or `seek`.
         RuntimeError
             If the stream was flushed, or if an earlier operation was interrupted by an exception or
-            raised `NonFiniteError`; after `reset`, `restore` or `seek`, frames can be pushed again.
-            Also if another thread is using this decoder.
+            raised `NonFiniteError`. After `reset`, `restore` or `seek`, frames can be pushed again.
+            This error is also raised if another thread is using this decoder.
         """
         with self._streams.stack.exclusive():
             self._streams.require_open(0, "push")
@@ -224,7 +228,7 @@ class StreamingDecoder:
         NonFiniteError
             As for `push`.
         RuntimeError
-            If the stream was already flushed. Also for the reasons given for `push`.
+            If the stream was already flushed, or for one of the other reasons given for `push`.
         """
         with self._streams.stack.exclusive():
             self._streams.require_open(0, "flush")
@@ -253,7 +257,7 @@ class StreamingDecoder:
         yield from self._nonempty(self.flush)
 
     def seek(self, frame: int) -> int:
-        """Move to the first sample of a frame, and forget what was pushed.
+        """Move to the first sample of a frame, and discard the frames pushed so far.
 
         The decoder keeps no latents, so the caller has to push again from the returned frame, which
         is up to ``model.context`` frames before `frame`. Samples before ``frame * hop`` are
@@ -272,7 +276,7 @@ class StreamingDecoder:
         Raises
         ------
         ValueError
-            If `frame` is not an integer of at least 0; nothing has changed.
+            If `frame` is not an integer of at least 0. The stream has not changed.
         """
         return self._streams.begin([0], checked_index(frame))
 
@@ -298,12 +302,12 @@ class StreamingDecoder:
         Raises
         ------
         ValueError
-            If `state` is not a state of a decoder of this model; nothing has changed.
+            If `state` is not a state of a decoder of this model. The stream has not changed.
         """
         self._streams.restore(state, 0)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """How the decoder is copied and pickled: the same options, and the state of its stream."""
+        """Copy or pickle the decoder, with its options and the state of its stream."""
         return continued, (self._make, self._streams.copied())
 
     def _nonempty(self, step: Callable[..., FloatArray], *frames: Any) -> Iterator[FloatArray]:

@@ -1,4 +1,4 @@
-"""The streams of a decoder: a stack of layers, and the position and the status of each stream."""
+"""The streams of a decoder: a stack of layers, and each stream's position and status."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class DecoderState:
     flushed : bool
         Whether the stream was flushed.
     depth : int
-        Number of layers that the stream has computed: all of them, or with ``exact=False`` those
-        that its early samples need.
+        Number of layers that the stream computes. These are all layers, or, with ``exact=False``,
+        the layers that its early samples need.
 
     Examples
     --------
@@ -74,10 +74,10 @@ class Position(NamedTuple):
 class DecoderStreams:
     """One or more streams of a model's decoder.
 
-    Every operation first marks the streams that it changes as interrupted, and replaces their
-    positions by one assignment when it is complete. So after an exception at any point, even one
-    raised by a signal handler, each stream is in one of three states: unchanged, completely
-    changed, or marked as interrupted. An interrupted stream is refused until `begin` or `restore`.
+    Every operation first marks the streams that it changes as interrupted. When it is complete, it
+    replaces their positions by one assignment. So after an exception at any point, even one raised
+    by a signal handler, each stream is in one of three states: unchanged, completely changed, or
+    marked as interrupted. An interrupted stream can't be used until `begin` or `restore`.
 
     Parameters
     ----------
@@ -87,9 +87,9 @@ class DecoderStreams:
     threads, backend
         As for `oobleck_stream.StreamingDecoder`.
     stack : Stack, optional
-        Of `count` streams over the model's decoder; by default a new one.
+        A stack of the decoder's layers with `count` streams; by default a new stack.
     depth : int, optional
-        Number of layers that `stack` computes; by default all.
+        Number of layers that `stack` computes; by default all layers.
 
     Attributes
     ----------
@@ -126,15 +126,15 @@ class DecoderStreams:
         return start * self.model.hop + self.stack.rows_out(number) + skip
 
     def status(self, number: int) -> Status:
-        """Whether a stream takes input, or why not."""
+        """Whether a stream accepts input, or why it does not."""
         return self._positions[number].status
 
     def require_open(self, number: int, action: str) -> None:
-        """Raise a ``RuntimeError`` that names the action, unless the stream takes input."""
+        """Raise a ``RuntimeError`` that names the action, unless the stream accepts input."""
         require_open(self._positions[number].status, action)
 
     def begin(self, numbers: Sequence[int], frame: int = 0) -> int:
-        """Clear some streams, so that their output begins at the first sample of a frame.
+        """Clear streams, so that their output begins at the first sample of a frame.
 
         Returns
         -------
@@ -156,12 +156,12 @@ class DecoderStreams:
 
     @property
     def finals(self) -> list[FloatArray]:
-        """For each stream, the exact samples that became final in the last `advance` of it.
+        """For each stream, the exact samples that became final in its last `advance`.
 
         Raises
         ------
         RuntimeError
-            If the streams compute none.
+            If the streams don't compute exact samples.
         """
         if not self.exact:
             raise RuntimeError("this decoder was made with exact=False: it has no exact samples")
@@ -170,7 +170,9 @@ class DecoderStreams:
     def advance(
         self, rows: FloatArray, numbers: Sequence[int], last: bool
     ) -> tuple[list[FloatArray], dict[int, int]]:
-        """Push the same number of frames into some streams; drop samples before a seek's target.
+        """Push the same number of frames into each of some streams.
+
+        After a seek, the samples before its target are dropped.
 
         Parameters
         ----------
@@ -217,7 +219,7 @@ class DecoderStreams:
         return DecoderState(self.model.decoder, state, start, skip, flushed, self.depth)
 
     def restore(self, state: DecoderState, number: int) -> None:
-        """Continue a stream from a state; raise ``ValueError`` if the state is of another model."""
+        """Continue from a state; raise ``ValueError`` if the state belongs to another model."""
         if not isinstance(state, DecoderState) or state.network is not self.model.decoder:
             raise ValueError("the state is not one of a decoder of this model")
         if state.depth < self.depth:
@@ -227,12 +229,12 @@ class DecoderStreams:
         self._replace([number], [Position(state.start, state.skip, status_of(state.flushed))])
 
     def copied(self) -> tuple[list[DecoderState], list[FloatArray]]:
-        """The states of all streams and their last exact samples, for `continue_from`."""
+        """Return the states of all streams and their last exact samples, for `continue_from`."""
         states = [self.snapshot(number) for number in range(len(self))]
         return states, [samples.copy() for samples in self._finals]
 
     def continue_from(self, states: Sequence[DecoderState], finals: list[FloatArray]) -> None:
-        """Continue as the streams of which `copied` returned these; they have the same options."""
+        """Continue from what `copied` returned for streams with the same options."""
         for number, state in enumerate(states):
             self.restore(state, number)
         self._finals = finals
@@ -257,12 +259,12 @@ class DecoderStreams:
 
 
 def continued(make: Callable[[], Any], copied: tuple[list[DecoderState], list[FloatArray]]) -> Any:
-    """Make a decoder, and let its streams continue where they were copied.
+    """Make a decoder whose streams continue from copied states.
 
     Parameters
     ----------
     make : callable
-        Returns a decoder with the options of the one that is copied.
+        Takes no arguments, and returns a decoder with the options of the copied decoder.
     copied : tuple
         What `DecoderStreams.copied` returned.
     """

@@ -1,4 +1,4 @@
-"""The streaming encoder: audio in, each latent frame out as soon as it is final."""
+"""The streaming encoder, which takes audio and returns each latent frame once it is final."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class EncoderState:
     stack : StackState
         The rows that each layer still needs, and how many rows each layer has processed.
     noise : tuple or None
-        Key of the noise and number of the next frame; None if the encoder returns means.
+        Key of the noise and index of the next frame; None if the encoder returns means.
     samples_in : int
         Index of the next sample to push, in the whole piece.
     start, skip : int
@@ -87,15 +87,15 @@ class StreamingEncoder:
 
     The frames of all pushes and of the flush, concatenated, are bit-identical to the full encode,
     however the audio is divided into pushes and however many threads are used. Many encoders may
-    share one model. Each encoder may be used by only one thread at a time; different encoders may
-    push in different threads at once. Encoding always runs on the CPU.
+    share one model. Each encoder may be used by only one thread at a time, but different threads
+    may use different encoders at the same time. Encoding always runs on the CPU.
 
     Parameters
     ----------
     model : Model
     threads : int, optional
         Maximum number of threads of a push; by default ``$OOBLECK_STREAM_THREADS``, or the number
-        of available cores. The result does not depend on it.
+        of available cores. The result does not depend on the number of threads.
     sample, seed, pad
         As for `Model.encode`.
 
@@ -171,8 +171,8 @@ class StreamingEncoder:
     def samples_in(self) -> int:
         """Index of the next sample to push, in the whole piece.
 
-        Without a `seek`, this is the number of samples pushed since the beginning, without the
-        zeros that `flush` adds.
+        Without a `seek`, this is the number of samples pushed since the beginning. The zeros that
+        `flush` adds are not counted.
         """
         return self._stream.samples_in
 
@@ -192,7 +192,7 @@ class StreamingEncoder:
         self._stream = _Stream()
 
     def seek(self, frame: int) -> int:
-        """Move to a frame, and forget what was pushed.
+        """Move to a frame, and discard the audio pushed so far.
 
         The encoder keeps no audio, so the caller has to push again from the returned sample. Frames
         before `frame` are dropped; later frames are bit-identical to those of the whole piece.
@@ -210,7 +210,7 @@ class StreamingEncoder:
         Raises
         ------
         ValueError
-            If `frame` is not an integer of at least 0; nothing has changed.
+            If `frame` is not an integer of at least 0. The stream has not changed.
 
         Examples
         --------
@@ -227,7 +227,7 @@ class StreamingEncoder:
         True
         """
         frame = checked_index(frame)
-        # Whole frames, because the strides' phases begin with a frame.
+        # Round down to a whole frame, because the phases of the strides begin with a frame.
         start = max(0, first_row(self.model.encoder.layers, frame) // self.hop)
         self._interrupt()
         self._stack.reset()
@@ -241,7 +241,7 @@ class StreamingEncoder:
         Parameters
         ----------
         audio : (n, channels) array_like of real numbers
-            For a mono network, the shape (n,) is accepted too. n may be any number, also 0. Full
+            For a mono network, the shape (n,) is accepted too. n may be any number, even 0. Full
             scale is 1.0.
 
         Returns
@@ -253,16 +253,16 @@ class StreamingEncoder:
         Raises
         ------
         ValueError
-            If the shape is wrong, the dtype is not real, or a value is not finite as float32 (the
-            message names the sample). The stream has not changed.
+            If the shape is wrong, the dtype is not real, or a value is not finite as float32. In
+            the last case, the message names the sample. The stream has not changed.
         NonFiniteError
             If the audio is so large that float32 overflows inside the network and frames would not
             be finite. The error names the first such frame, and its `output` holds the finite
             frames before it. The encoder refuses further pushes until `reset` or `restore`.
         RuntimeError
             If the stream was flushed, or if an earlier operation was interrupted by an exception or
-            raised `NonFiniteError`; after `reset` or `restore`, audio can be pushed again. Also if
-            another thread is using this encoder.
+            raised `NonFiniteError`. After `reset` or `restore`, audio can be pushed again. This
+            error is also raised if another thread is using this encoder.
         """
         with self._stack.exclusive():
             require_open(self._stream.status, "push")
@@ -284,7 +284,7 @@ class StreamingEncoder:
         NonFiniteError
             As for `push`.
         RuntimeError
-            If the stream was already flushed. Also for the reasons given for `push`.
+            If the stream was already flushed, or for one of the other reasons given for `push`.
         """
         with self._stack.exclusive():
             require_open(self._stream.status, "flush")
@@ -328,7 +328,7 @@ class StreamingEncoder:
         ------
         ValueError
             If `state` is not a state of an encoder of this model, or if that encoder had another
-            value of `sample`; nothing has changed.
+            value of `sample`. The stream has not changed.
         """
         if not isinstance(state, EncoderState) or state.network is not self.model.encoder:
             raise ValueError("the state is not one of an encoder of this model")
@@ -340,7 +340,7 @@ class StreamingEncoder:
         self._stream = _Stream(state.samples_in, status_of(state.flushed), state.start, state.skip)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """How the encoder is copied and pickled: the same options, and the state of its stream."""
+        """Copy or pickle the encoder, with its options and the state of its stream."""
         return _continued, (self._make, self.snapshot())
 
     def _interrupt(self) -> None:
@@ -368,7 +368,7 @@ class StreamingEncoder:
 
 
 def _continued(make: Callable[[], StreamingEncoder], state: EncoderState) -> StreamingEncoder:
-    """Make an encoder that continues from the state of the one that is copied."""
+    """Make an encoder that continues from the state of a copied encoder."""
     encoder = make()
     encoder.restore(state)
     return encoder

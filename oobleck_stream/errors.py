@@ -13,7 +13,7 @@ MAX_LENGTH = 240
 
 
 def _printable(text: str) -> str:
-    """A text without line breaks and control characters, which names from files may contain."""
+    """Remove line breaks and control characters, which names from files may contain."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
@@ -23,7 +23,7 @@ def _line(text: str) -> str:
 
 
 class InputError(ValueError):
-    """An input file, or the place for an output, can't be used; one line names it and says why.
+    """An input file or an output path can't be used; the message names it and says why.
 
     Examples
     --------
@@ -80,8 +80,8 @@ class CheckpointError(ValueError):
     ----------
     source : str
     problems : tuple of str
-        All problems. The message shows only the first `MAX_SHOWN` of them, and how many more there
-        are.
+        All problems. The message lists only the first `MAX_SHOWN` problems, and the number of the
+        others.
 
     Examples
     --------
@@ -106,8 +106,8 @@ class NonFiniteError(FloatingPointError):
     """The input was finite, but float32 overflowed inside the network.
 
     This error is not a ``ValueError``, because the stream has consumed the input. A stream whose
-    output is not finite refuses further input until `reset` or `restore` is called, or, for a
-    decoder, `seek`.
+    output is not finite refuses further input until `reset` or `restore` is called. For a decoder,
+    `seek` works too.
 
     Parameters
     ----------
@@ -120,10 +120,10 @@ class NonFiniteError(FloatingPointError):
     frames : dict of int to int
         Maps the index of each stream whose output is not finite to the index of the first frame
         that is not. A `StreamingDecoder` or `StreamingEncoder` has only one stream, with index 0.
-    output : as the call that failed would have returned
-        The finite part of that result: the rows before the first row that is not finite. From a
-        `MultiStreamDecoder`, this list also contains all samples of the streams that did not
-        overflow.
+    output : same type as the result of the call that failed
+        The finite part of this result: the rows before the first row that is not finite. For a
+        `MultiStreamDecoder`, this is a list, which also contains all samples of the streams that
+        did not overflow.
 
     Examples
     --------
@@ -150,7 +150,7 @@ class NonFiniteError(FloatingPointError):
 
 
 class CudaUnavailable(RuntimeError):  # noqa: N818
-    """CUDA can't be used here; the message says in one line what is missing.
+    """CUDA can't be used here. The message says in one line what is missing.
 
     Examples
     --------

@@ -1,17 +1,19 @@
-"""Fast convolution over time: several output rows from fewer products than taps.
+"""Fast convolution over time, which needs fewer matrix products than direct convolution.
 
-A tile is `rows` output rows, `dilation` rows apart, of a convolution with a kernel of seven. It
-depends on ``rows + 6`` input rows, also `dilation` apart. Each scheme computes it in three parts:
+A tile consists of `rows` output rows of a convolution with seven taps, at distances of `dilation`
+rows. It depends on ``rows + 6`` input rows, also at distances of `dilation` rows. Each scheme
+computes a tile in three parts:
 
 1. The input rows become `points` rows, channel by channel: `Scheme.transform`.
-2. Each of these is multiplied by a matrix of its own, folded from the kernel: `fold_points`.
+2. Each of these rows is multiplied by its own matrix, folded from the kernel: `fold_points`.
 3. The products become the output rows, channel by channel: `Scheme.combine`.
 
-Seven taps need ``7 * rows`` matrix products; the scheme needs `points`. In the language of
-polynomials, it multiplies remainders: modulo x, x -+ 3/4, x -+ 4/3 and infinity (S. Winograd,
-Arithmetic Complexity of Computations, 1980), and modulo quadratic polynomials
-(https://arxiv.org/abs/1905.05233). The roots of the latter lie on the unit circle, where rounding
-errors are amplified least: 3.2 times for four rows, where ten real points amplify them 24 times.
+A direct convolution with seven taps needs ``7 * rows`` matrix products; a scheme needs `points`.
+In the language of polynomials, a scheme multiplies remainders. They are taken modulo x, x -+ 3/4,
+x -+ 4/3 and infinity (S. Winograd, Arithmetic Complexity of Computations, 1980), and modulo
+quadratic polynomials (https://arxiv.org/abs/1905.05233). The roots of these polynomials lie on the
+unit circle, where rounding errors are amplified least. For four rows, the errors are amplified 3.2
+times. A scheme with ten real points would amplify them 24 times.
 
 The order of the operations is part of the order of arithmetic (oobleck_stream/README.md).
 """
@@ -34,18 +36,18 @@ KERNEL = 7
 
 @dataclass(frozen=True)
 class Scheme:
-    """How a tile of rows is computed.
+    """A method to compute a tile.
 
     Parameters
     ----------
     rows : int
-        Output rows of a tile.
+        Number of output rows of a tile.
     points : int
-        Products of a tile.
+        Number of matrix products for a tile.
     transform : callable
-        ``transform(inputs, operations)``: the `points` values of ``rows + 6`` inputs.
+        ``transform(inputs, operations)`` takes ``rows + 6`` inputs and returns `points` values.
     combine : callable
-        ``combine(products, operations)``: the `rows` values of `points` products.
+        ``combine(products, operations)`` takes `points` products and returns `rows` values.
     fold : tuple of tuple of Fraction
         For each point, the factors of the seven taps.
     """
@@ -58,12 +60,12 @@ class Scheme:
 
     @property
     def inputs(self) -> int:
-        """Input rows of a tile."""
+        """Number of input rows of a tile."""
         return self.rows + KERNEL - 1
 
 
 def fold_points(weight: FloatArray, scheme: Scheme) -> FloatArray:
-    """The matrices of a scheme's points.
+    """Compute the matrices of a scheme's points.
 
     Parameters
     ----------
@@ -73,8 +75,8 @@ def fold_points(weight: FloatArray, scheme: Scheme) -> FloatArray:
     Returns
     -------
     (points, ...) float32
-        For each point, the sum over the taps, in their order, of weight times factor: in float64,
-        rounded once.
+        For each point, the sum over the taps of weight times factor. The sums are computed in
+        float64, in the order of the taps, and rounded once.
     """
     folded = np.empty((scheme.points, *weight.shape[:-1]), np.float32)
     for point, factors in enumerate(scheme.fold):
@@ -88,7 +90,7 @@ def fold_points(weight: FloatArray, scheme: Scheme) -> FloatArray:
 
 
 def _sum(coefficients: Sequence[float], values: Sequence[Any], operations: Operations) -> Any:
-    """Add products from left to right; a first coefficient of 1 is not multiplied."""
+    """Add products from left to right. If the first coefficient is 1, it is not multiplied."""
     total = values[0]
     if coefficients[0] != 1.0:
         total = operations.multiply(total, operations.constant(coefficients[0]))
@@ -98,12 +100,12 @@ def _sum(coefficients: Sequence[float], values: Sequence[Any], operations: Opera
 
 
 def _both(even: Any, odd: Any, operations: Operations) -> tuple[Any, Any]:
-    """Sum and difference: the values at a point and at its negative."""
+    """Return sum and difference, which are the values at a point and at its negative."""
     return operations.add(even, odd), operations.subtract(even, odd)
 
 
 def _transform_two(x: Sequence[Any], operations: Operations) -> list[Any]:
-    """At 0, infinity, +-3/4, +-4/3, and the three products modulo x**2 + 1."""
+    """Values at 0, infinity, +-3/4 and +-4/3, and for the three products modulo x**2 + 1."""
 
     def total(rows: str, *coefficients: float) -> Any:
         return _sum(coefficients, [x[int(row)] for row in rows], operations)
@@ -144,7 +146,7 @@ def _combine_two(m: Sequence[Any], operations: Operations) -> list[Any]:
 
 
 def _transform_four(x: Sequence[Any], operations: Operations) -> list[Any]:
-    """At 0, infinity, +-3/4, +-4/3, and the three products modulo x**2 + x + 1 and x**2 - x + 1."""
+    """Values at 0, infinity, +-3/4, +-4/3; three each modulo x**2 + x + 1 and x**2 - x + 1."""
 
     def total(rows: str, *coefficients: float) -> Any:
         return _sum(coefficients, [x[int(row)] for row in rows], operations)
@@ -229,7 +231,7 @@ W9 = Scheme(
         _factors(Fraction(256, 625), 1, 1, -1, -1, 1, 1, -1),
     ),
 )
-"""Two rows from nine products, 0.64 of the fourteen of seven taps."""
+"""Two rows from nine products, instead of fourteen products for seven taps (a factor of 0.64)."""
 
 W12 = Scheme(
     rows=4,
@@ -251,7 +253,7 @@ W12 = Scheme(
         _factors(Fraction(128, 481), 1, 1, 0, -1, -1, 0, 1),
     ),
 )
-"""Four rows from twelve products, 0.43 of the 28 of seven taps."""
+"""Four rows from twelve products, instead of 28 products for seven taps (a factor of 0.43)."""
 
 SCHEMES = {scheme.rows: scheme for scheme in (W9, W12)}
-"""The schemes by the rows of their tiles."""
+"""The schemes, keyed by the number of rows of their tiles."""

@@ -1,7 +1,7 @@
-"""The order of the axes of latents and audio: time first, or channels first as in torch; batches.
+"""Converts latents and audio, also in batches, to the order in which time is the first axis.
 
-Everything below takes one piece, time first. Whole pieces are also taken in the other order, and
-several at once, if the size of an axis leaves no doubt.
+The rest of the library takes pieces with time first. Functions for whole pieces also accept pieces
+with channels first, as in torch, and batches of pieces, if the sizes of the axes are unambiguous.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from oobleck_stream.files.axis_order import AxisOrder
 from oobleck_stream.warning import warn_once
 
 _AXIS: dict[AxisOrder, int] = {"tc": -1, "ct": -2}
-"""The axis of a frame's numbers, or of the channels, in each order."""
+"""For each order, the axis of a frame's numbers or of the channels."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class _Words:
     alone: str = ""
 
     def axes(self, order: AxisOrder, size: int, batch: bool) -> str:
-        """The axes of an array, as ``(batch, 64, frames)``."""
+        """The axes of an array as a text, such as ``(batch, 64, frames)``."""
         names = [self.time, str(size)] if order == "tc" else [str(size), self.time]
         return f"({', '.join(['batch', *names] if batch else names)})"
 
@@ -38,18 +38,18 @@ class _Words:
 def pieces_of_latents(
     latents: Any, latent_dim: int, layout: AxisOrder | None = None
 ) -> npt.NDArray[Any]:
-    """Check the shape and dtype of whole pieces of latents; return them time first.
+    """Check the shape and dtype of whole pieces of latents; return them with time first.
 
     Parameters
     ----------
     latents : array_like
-        (frames, latent_dim) or (latent_dim, frames); with another axis before them, a batch of such
-        pieces; (latent_dim,) for one frame.
+        A piece (frames, latent_dim) or (latent_dim, frames), a batch of such pieces, with one more
+        axis before these two, or a single frame (latent_dim,).
     latent_dim : int
         Numbers per latent frame.
     layout : {"tc", "ct"} or None
-        Time first or channels first; by default what the shape says. A 2-D array is time first if
-        that fits.
+        ``"tc"`` for time first, ``"ct"`` for channels first. By default the order is inferred from
+        the shape. A 2-D array that fits both orders is read with time first.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def pieces_of_latents(
     Raises
     ------
     ValueError
-        If the shape is wrong, or fits both orders, or the dtype is not real.
+        If the shape is wrong, if a batch fits both orders, or if the dtype is not real.
     """
     array = real_array(latents, "latents")
     if array.shape == (latent_dim,):
@@ -68,7 +68,7 @@ def pieces_of_latents(
 
 
 def pieces_of_audio(audio: Any, channels: int, layout: AxisOrder | None = None) -> npt.NDArray[Any]:
-    """Check the shape and dtype of whole pieces of audio; return them time first.
+    """Check the shape and dtype of whole pieces of audio; return them with time first.
 
     As `pieces_of_latents`, with samples instead of frames. For one channel, (samples,) is accepted
     too.

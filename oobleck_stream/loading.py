@@ -47,10 +47,10 @@ def load(
     ----------
     source : str or path
         What to load. This is one of: a folder as published by stable-audio-tools or diffusers,
-        which may be a whole diffusers pipeline with ``vae/``; a ``.safetensors`` file; the index of
-        a sharded checkpoint; a folder of protobuf weight libraries; ``"organisation/name"``, the id
-        of a model on the Hugging Face hub; ``"tiny"``, the bundled network; ``"random:PRESET"`` or
-        ``"random:PRESET:SEED"``, a network with random weights.
+        including a whole diffusers pipeline with a folder ``vae``; a ``.safetensors`` file; the
+        index of a sharded checkpoint; a folder of protobuf weight libraries;
+        ``"organisation/name"``, the id of a model on the Hugging Face hub; ``"tiny"``, the bundled
+        network; ``"random:PRESET"`` or ``"random:PRESET:SEED"``, a network with random weights.
     config : OobleckConfig or name of a preset, optional
         The network's geometry, which overrides any config in the checkpoint. By default the
         geometry is taken from the file's metadata; if there is none, from a config file beside the
@@ -60,25 +60,26 @@ def load(
         Where the model decodes. ``"cpu"`` is the CPU and ``"cuda"`` a GPU. ``"auto"`` is a GPU if
         one can be used; otherwise it is the CPU, and a warning is given.
     convolution : str, optional
-        ``"fast"`` or ``"direct"``, which has a shorter look-ahead and takes longer. The default is
-        that of the config: fast, unless a packed network or `config` says otherwise.
+        How to compute dilated convolutions, ``"fast"`` or ``"direct"``. Direct convolution has a
+        shorter look-ahead, but takes longer. The default is the setting of the config, which is
+        fast unless a packed network or `config` says otherwise.
 
     Returns
     -------
     Model
-        The model's `notes` list what had to be chosen or assumed.
+        The model. Its `notes` list what had to be chosen or assumed.
 
     Raises
     ------
     CheckpointError
         If the source is missing or damaged, if an option of its config is not supported, or if
         tensors are missing, unexpected, of the wrong shape or not finite. The attribute `problems`
-        lists every such option or tensor, and the message lists the first few. Also if the network
-        takes too much memory or work (see Notes). This error is a ``ValueError``.
+        lists every such option or tensor, and the message lists the first few. This error is also
+        raised if the network takes too much memory or work (see Notes). It is a ``ValueError``.
     ValueError
         If `config` is not the name of a preset, or `backend` or `convolution` is unknown.
     CudaUnavailable
-        If the backend is ``"cuda"`` and can't be used; the message names what is missing. This
+        If the backend is ``"cuda"`` and CUDA can't be used. The message names what is missing. This
         error is a ``RuntimeError``.
 
     Notes
@@ -92,8 +93,9 @@ def load(
     memory, and the first frame may take at most 1e12 multiply-adds. The largest published decoder
     needs 3.1e10. Setting ``$OOBLECK_STREAM_LIMITS`` to ``off`` lifts both limits.
 
-    Only the decoder's tensors are read, so the checkpoint of a whole diffusion model needs no more
-    memory than its decoder. The encoder's tensors are read and checked at the first encoding.
+    Only the decoder's tensors are read, so loading the checkpoint of a whole diffusion model takes
+    no more memory than loading its decoder alone. The encoder's tensors are read and checked at the
+    first encoding.
 
     Examples
     --------
@@ -122,7 +124,7 @@ def load(
 
 
 def find_files(source: str | os.PathLike[str]) -> tuple[Path, Path | None]:
-    """Find the weights of a source, and the config file beside them.
+    """Find the weights that a source names, and the config file beside them.
 
     Parameters
     ----------
@@ -139,7 +141,7 @@ def find_files(source: str | os.PathLike[str]) -> tuple[Path, Path | None]:
     Raises
     ------
     CheckpointError
-        If there are no weights, or the hub can't provide them.
+        If there are no weights, or if they can't be downloaded from the hub.
     """
     path = _found(source)
     if not path.is_dir():
@@ -152,7 +154,7 @@ def find_files(source: str | os.PathLike[str]) -> tuple[Path, Path | None]:
 
 
 def _found(source: str | os.PathLike[str]) -> Path:
-    """The file or folder that `source` names; a model on the hub is downloaded."""
+    """Return the file or folder that `source` names, and download a model on the hub."""
     text = os.fspath(source)
     path = os.path.expanduser(text)
     if source == "tiny":
@@ -220,7 +222,7 @@ def _fold_encoder(weights: Path, config: OobleckConfig) -> PackedNetwork:
 
 
 def _encoder_tensors(weights: Path) -> HalfTensors:
-    """Find an encoder's tensors, without reading them; `CheckpointError` if there are none."""
+    """Find an encoder's tensors without reading them; raise `CheckpointError` if there are none."""
     container = open_container(weights)
     if is_packed(container):
         raise CheckpointError(weights, "can't encode: a packed network has only its decoder")
@@ -232,14 +234,14 @@ def _encoder_tensors(weights: Path) -> HalfTensors:
 
 
 def require_encoder(model: Model) -> None:
-    """Raise `CheckpointError` if a model has no encoder; the encoder's tensors are not read."""
+    """Raise `CheckpointError` if a model has no encoder. The encoder's tensors are not read."""
     model.require_encoder()
     if model.file is not None:
         _encoder_tensors(model.file)
 
 
 def _require_config(source: object, model: Model, config: OobleckConfig | None) -> None:
-    """Raise `CheckpointError` if a packed or random network was requested with another config."""
+    """Raise `CheckpointError` if `config` contradicts a packed or random network."""
     if config is None or config == model.config:
         return
     differences = (
@@ -274,7 +276,7 @@ def open_checkpoint(
     Raises
     ------
     CheckpointError
-        For the reasons given for `load`, except those that concern tensors, which are not checked
+        For the reasons given for `load`, except for faults of the tensors. These are not checked
         yet.
     """
     if is_random(source):

@@ -1,4 +1,4 @@
-"""The memory limits of this process, and the switch for the limits on the size of a network."""
+"""The memory limits of this process, and the variable that lifts limits on a network's size."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _CGROUPS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
-"""The files with a container's memory limit, for Linux control groups of version 2
-(https://docs.kernel.org/admin-guide/cgroup-v2.html) and 1."""
+"""The files that contain a container's memory limit, for version 2 and version 1 of Linux control
+groups (https://docs.kernel.org/admin-guide/cgroup-v2.html)."""
 
 
 def limits_lifted() -> bool:
-    """Whether $OOBLECK_STREAM_LIMITS is ``off`` (or ``0``, ``no``, ``false``), in any case."""
+    """Whether $OOBLECK_STREAM_LIMITS is ``off``, ``0``, ``no`` or ``false``, ignoring case."""
     return os.environ.get(VARIABLE, "").strip().lower() in ("off", "0", "no", "false")
 
 
@@ -40,9 +40,9 @@ def machine_memory() -> int | None:
 
 
 def memory_shortage(size: int) -> str:
-    """Why `size` bytes of memory can't be taken; an empty string if they can.
+    """Return why `size` bytes of memory can't be used; empty if they can be used.
 
-    They can't if `machine_memory` is less than `size` and the limits are not lifted.
+    They can't be used if `machine_memory` is less than `size` and the limits are not lifted.
     """
     there = machine_memory()
     if there is None or size <= there or limits_lifted():
@@ -59,15 +59,15 @@ def capped_trial(extra: int, trial: Callable[[], str]) -> str:
     Parameters
     ----------
     extra : int
-        Bytes that the function may allocate.
+        Number of bytes that `trial` may allocate.
     trial : callable
-        A function that returns a text.
+        A function that takes no arguments and returns a text.
 
     Returns
     -------
     str
-        The text that the function returned. The text is empty if the function was not called: on
-        systems other than Linux, and if the limits are lifted.
+        The text that `trial` returned. On systems other than Linux, or if the limits are lifted,
+        `trial` is not called, and the text is empty.
 
     Raises
     ------
@@ -100,11 +100,11 @@ def _cap_memory(extra: int) -> None:
     import resource
 
     # Field 6 of statm is the size of data and stack, in pages. Since Linux 4.7, RLIMIT_DATA also
-    # covers private writable mappings, and so large allocations (getrlimit(2)).
+    # covers private writable mappings, and thus large allocations (getrlimit(2)).
     data_pages = int(Path("/proc/self/statm").read_text().split()[5])
     most = data_pages * os.sysconf("SC_PAGE_SIZE") + extra
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    # Never above the limit that is set already.
+    # Never raise a limit that is already set.
     limits = [limit for limit in (most, soft, hard) if limit != resource.RLIM_INFINITY]
     resource.setrlimit(resource.RLIMIT_DATA, (min(limits), hard))
 

@@ -1,4 +1,4 @@
-"""A model: a config and packed parameters, immutable and shared by any number of streams."""
+"""An immutable model, with a config and packed parameters, that any number of streams can share."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class Model:
     name : str
         Where the model came from, for messages.
     notes : tuple of str
-        What was inferred or chosen while loading: one sentence for each choice.
+        What was inferred or chosen while loading, with one sentence for each choice.
     load_encoder : callable, optional
-        A function that returns the encoder's layers and packed parameters. It is called when these
-        are first needed.
+        A function that takes no arguments and returns the encoder's layers and packed parameters.
+        It is called when the encoder is first needed.
     backend : str
         The default backend of `decode` and of `StreamingDecoder`: ``"cpu"``, ``"cuda"`` or
         ``"auto"``. Encoding always runs on the CPU.
@@ -91,8 +91,9 @@ class Model:
             If the network has no encoder of this family, if its checkpoint contains none, or if the
             encoder's tensors have faults, which the message names. This error is a ``ValueError``.
         """
-        # Threads that race here each pack the encoder, and the first result is kept. A lock would
-        # stay locked forever in a process that is forked while it is held.
+        # If several threads get here at the same time, each packs the encoder, and the first result
+        # is kept. A lock could not be used: a process that is forked while the lock is held could
+        # never acquire it.
         packed = self.__dict__.get("_encoder")
         if packed is None:
             packed = self.__dict__.setdefault("_encoder", self._packed_encoder())
@@ -115,8 +116,8 @@ class Model:
     def with_convolution(self, convolution: Convolution) -> Model:
         """Return this model with fast or with direct convolution.
 
-        The packed parameters are shared if they have what is needed: those of a fast network serve
-        both.
+        If possible, both models share the packed parameters. The parameters of a fast network also
+        serve direct convolution.
 
         Parameters
         ----------
@@ -126,7 +127,7 @@ class Model:
         Raises
         ------
         ValueError
-            If it is neither of them.
+            If `convolution` is neither of these.
 
         Examples
         --------
@@ -194,15 +195,16 @@ class Model:
         Parameters
         ----------
         latents : (frames, latent_dim) or (batch, frames, latent_dim) array_like of real numbers
-            May be a memory map, or a tensor of torch or another library, of any dtype and on any
-            device. The last two axes may be (latent_dim, frames) instead, as in torch's pipelines.
-            If only this order fits the shape, the latents are read so, and a ``RuntimeWarning``
-            says so, once. A 2-D array is (frames, latent_dim) if that fits.
+            The latents. This may also be a memory map, or a tensor of torch or another library, of
+            any real dtype and on any device. The last two axes may be (latent_dim, frames) instead,
+            as in torch's pipelines. If only this order fits the shape, it is assumed, and a
+            ``RuntimeWarning`` is given, but only once. A 2-D array that fits both orders is read as
+            (frames, latent_dim).
         out : (samples, channels) or (batch, samples, channels) float32, C-contiguous, optional
             Where to write the result, for example a memory map. Nothing is written if the latents
             are rejected.
         threads, backend : optional
-            As for `StreamingDecoder`; the result does not depend on them.
+            As for `StreamingDecoder`. The result does not depend on `threads` and `backend`.
         layout : {"tc", "ct"}, optional
             The order of the last two axes of `latents`: ``"tc"`` is time first (frames,
             latent_dim), and ``"ct"`` channels first (latent_dim, frames).
@@ -210,18 +212,19 @@ class Model:
         Returns
         -------
         (samples, channels) or (batch, samples, channels) float32, C-contiguous
-            The audio; this is `out` if it was passed. Full scale is 1.0; nothing is clipped.
+            The audio. This is `out` if it was passed. Full scale is 1.0, and nothing is clipped.
 
         Raises
         ------
         ValueError
             If the shape or dtype of `latents` or `out` is wrong, if a batch fits both orders of
-            axes and `layout` is not given, or if a frame is not finite as float32 (the message
-            names the frame).
+            axes and `layout` is not given, or if a frame is not finite as float32. In the last
+            case, the message names the frame.
         NonFiniteError
             If the latents are so large that float32 overflows inside the network and samples would
-            not be finite. The error names the first such frame, and its `output` holds the samples
-            before that frame, for a batch as a list of pieces; `out` is partly written.
+            not be finite. The error names the first such frame, and its `output` contains the
+            samples before that frame. For a batch, `output` is a list of pieces. Only a part of
+            `out` has been written.
         CudaUnavailable
             If the backend is ``"cuda"`` and can't be used. This error is a ``RuntimeError``.
         """
@@ -252,8 +255,9 @@ class Model:
         Parameters
         ----------
         audio : (samples, channels) or (batch, samples, channels) array_like of real numbers
-            Full scale is 1.0. It may be a memory map, a tensor, or have its channels first, as for
-            `decode`. For a mono network, the shape (samples,) is accepted too.
+            The audio, with full scale 1.0. As for `decode`, this may also be a memory map or a
+            tensor, and the channels may come first. For a mono network, the shape (samples,) is
+            accepted too.
         sample : bool
             Whether to draw the latents from the encoder's normal distributions instead of
             returning their means.
@@ -261,10 +265,10 @@ class Model:
             Seed of these draws. The same seed gives the same latents. Without a seed, every call
             draws different latents.
         pad : bool
-            Whether to fill the last frame with zeros if the length is not a multiple of `hop`.
-            Otherwise the samples after the last whole frame do not become a frame.
+            Whether to fill the last frame with zeros if the length is not a multiple of `hop`. If
+            `pad` is false, the samples after the last whole frame do not become a frame.
         threads : int, optional
-            As for `StreamingEncoder`; the result does not depend on it.
+            As for `StreamingEncoder`. The result does not depend on `threads`.
         layout : {"tc", "ct"}, optional
             The order of the last two axes of `audio`: ``"tc"`` is time first (samples, channels),
             and ``"ct"`` channels first (channels, samples).
@@ -278,12 +282,12 @@ class Model:
         ------
         ValueError
             If the shape or dtype is wrong, if a batch fits both orders of axes and `layout` is not
-            given, or if a sample is not finite as float32 (the message names the sample). If the
-            model can't encode, the error is a `CheckpointError`.
+            given, or if a sample is not finite as float32. In the last case, the message names the
+            sample. If the model can't encode, the error is a `CheckpointError`.
         NonFiniteError
             If the audio is so large that float32 overflows inside the network and latents would not
-            be finite. The error names the first such frame, and its `output` holds the frames
-            before that frame, for a batch as a list of pieces.
+            be finite. The error names the first such frame, and its `output` contains the frames
+            before that frame. For a batch, `output` is a list of pieces.
         """
         pieces = pieces_of_audio(audio, self.channels, layout)
         bottleneck = Bottleneck(self.config.latent_scale, sample, seed)
@@ -297,7 +301,7 @@ class Model:
         *,
         layout: AxisOrder | None = None,
     ) -> tuple[FloatArray, FloatArray]:
-        """Encode a whole piece, or a batch, to normal distributions: one for each value of a frame.
+        """Encode a whole piece, or a batch, to one normal distribution for each value of a frame.
 
         Parameters
         ----------
@@ -334,7 +338,7 @@ class Model:
         *,
         layout: AxisOrder | None = None,
     ) -> FloatArray:
-        """Compute the encoder's output: for each frame its means, then its scales.
+        """Compute the encoder's output, which has the means and then the scales of each frame.
 
         Parameters
         ----------
@@ -344,8 +348,8 @@ class Model:
         Returns
         -------
         (frames, 2 * latent_dim) or (batch, frames, 2 * latent_dim) float32, C-contiguous
-            The means are not divided by `latent_scale` yet. The standard deviation of a scale is
-            ``softplus(scale) + 1e-4``.
+            The means are not divided by `latent_scale` yet. The standard deviation that a scale
+            stands for is ``softplus(scale) + 1e-4``, not divided by `latent_scale` either.
 
         Raises
         ------
@@ -366,7 +370,7 @@ class Model:
         return encode_pieces(self.encoder, pieces, self.hop, convert, width, pad, threads)
 
     def _halves(self, rows: Any) -> Any:
-        """Split rows of means and deviations, or a list of such rows, into both."""
+        """Split rows, or a list of rows, into means and deviations."""
         if isinstance(rows, list):
             return tuple(list(halves) for halves in zip(*map(self._halves, rows), strict=True))
         parts = rows[..., : self.latent_dim], rows[..., self.latent_dim :]

@@ -1,4 +1,4 @@
-"""The streaming decoder for several streams: one read of the weights serves all streams."""
+"""The streaming decoder for several streams, which reads the weights once for all of them."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ class MultiStreamDecoder:
     backend : str
         The backend in use, ``"cpu"`` or ``"cuda"``.
     latency : int
-        Samples of each stream that are withheld until later frames are known.
+        Number of samples of each stream that are withheld until later frames are known.
 
     Raises
     ------
     ValueError
         If `streams`, `threads`, `backend`, `look_ahead`, `fade` or `missing` is invalid.
     CudaUnavailable
-        If the backend is ``"cuda"`` and can't be used.
+        If the backend is ``"cuda"`` and CUDA can't be used.
 
     Examples
     --------
@@ -142,14 +142,15 @@ class MultiStreamDecoder:
 
     @property
     def exact(self) -> list[FloatArray]:
-        """For each stream, the samples that became final in the last push or flush of it.
+        """For each stream, the samples that became final in its last push or flush.
 
-        Put together, they are bit-identical to `Model.decode`, whatever the look-ahead.
+        Concatenated, the samples of a stream are bit-identical to the result of `Model.decode`,
+        whatever the look-ahead.
         """
         return self._streams.finals
 
     def reset(self, stream: int | None = None) -> None:
-        """Return one stream to the beginning, or by default all streams.
+        """Return one stream, or by default all streams, to the beginning.
 
         Raises
         ------
@@ -159,15 +160,15 @@ class MultiStreamDecoder:
         self._streams.begin(range(self.streams) if stream is None else [self._number(stream)])
 
     def push(self, frames: Any, active: Any = None) -> list[FloatArray]:
-        """Push the same number of frames into each stream, or into some of them.
+        """Push the same number of frames into each stream, or into each active stream.
 
         Parameters
         ----------
         frames : (streams, latent_dim) or (streams, n, latent_dim) array_like of real numbers
             One frame or several frames for each stream; n may be 0.
         active : (streams,) array_like of bool, optional
-            The streams to push into, by default all of them. The other streams stay as they are,
-            and their rows of `frames` are ignored.
+            Which streams to push into; by default all. The other streams do not change, and their
+            entries in `frames` are ignored.
 
         Returns
         -------
@@ -178,31 +179,32 @@ class MultiStreamDecoder:
         Raises
         ------
         ValueError
-            If the shape is wrong, the dtype is not real, a value of an active stream is not finite
-            as float32 (the message names the stream and the frame), or `active` is invalid. No
-            stream has changed.
+            If the shape is wrong, if the dtype is not real, if a value of an active stream is not
+            finite as float32, or if `active` is invalid. For a value that is not finite, the
+            message names the stream and the frame. No stream has changed.
         NonFiniteError
             If latents are so large that float32 overflows inside the network and samples would not
-            be finite. The error names these streams, and the first such frame of each. Its `output`
-            holds the samples of these streams before those frames, and all samples of the other
-            streams, which are not affected. A stream that overflowed refuses further pushes until
-            `reset`, `restore` or `seek`.
+            be finite. The error names each stream that overflowed and the first frame whose samples
+            are not finite. Its `output` contains the samples of this stream before that frame, and
+            all samples of the other streams, which are not affected. A stream that overflowed
+            refuses further pushes until `reset`, `restore` or `seek`.
         RuntimeError
             If an active stream was flushed, or if an earlier operation on it was interrupted by an
-            exception or raised `NonFiniteError`; after `reset`, `restore` or `seek`, the stream can
-            be pushed again. Also if another thread is using this decoder.
+            exception or raised `NonFiniteError`. After `reset`, `restore` or `seek`, frames can be
+            pushed into the stream again. This error is also raised if another thread is using this
+            decoder.
         """
         with self._streams.stack.exclusive():
             numbers = self._open_numbers(active, "push")
             return self._advance(self._checked(frames, numbers), numbers, last=False)
 
     def flush(self, active: Any = None) -> list[FloatArray]:
-        """End all streams, or some of them; return the samples that were withheld.
+        """End all streams, or the active streams; return the samples that were withheld.
 
         Parameters
         ----------
         active : (streams,) array_like of bool, optional
-            The streams to end, by default all of them.
+            Which streams to end; by default all.
 
         Returns
         -------
@@ -216,7 +218,8 @@ class MultiStreamDecoder:
         NonFiniteError
             As for `push`.
         RuntimeError
-            If an active stream was already flushed. Also for the reasons given for `push`.
+            If an active stream was already flushed, or for one of the other reasons given for
+            `push`.
         """
         with self._streams.stack.exclusive():
             numbers = self._open_numbers(active, "flush")
@@ -224,12 +227,12 @@ class MultiStreamDecoder:
             return self._advance(nothing, numbers, last=True)
 
     def stream(self, frames: Iterable[Any]) -> Iterator[list[FloatArray]]:
-        """Decode an iterable of frames of all streams to its end.
+        """Decode an iterable whose items are frames for all streams, and flush the streams.
 
         Parameters
         ----------
         frames : iterable
-            Each item is pushed as it arrives.
+            Each item has the frames of all streams, as in `push`, and is pushed as it arrives.
 
         Yields
         ------
@@ -263,7 +266,7 @@ class MultiStreamDecoder:
         Raises
         ------
         ValueError
-            If `frame` is not an integer of at least 0, or there is no such stream; nothing has
+            If `frame` is not an integer of at least 0, or there is no such stream. No stream has
             changed.
         """
         return self._streams.begin([self._number(stream)], checked_index(frame))
@@ -294,13 +297,13 @@ class MultiStreamDecoder:
         Raises
         ------
         ValueError
-            If `state` is not a state of a decoder of this model, or there is no such stream;
-            nothing has changed.
+            If `state` is not a state of a decoder of this model, or there is no such stream. No
+            stream has changed.
         """
         self._streams.restore(state, self._number(stream))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """How the decoder is copied and pickled: the same options and states of streams."""
+        """Copy or pickle the decoder, with its options and the states of its streams."""
         return continued, (self._make, self._streams.copied())
 
     def _nonempty(
@@ -339,7 +342,7 @@ class MultiStreamDecoder:
         return numbers
 
     def _checked(self, frames: Any, numbers: list[int]) -> FloatArray:
-        """Check the frames of some streams; return them as (numbers, n, latent_dim) float32."""
+        """Check `frames`; return those of `numbers` as (numbers, n, latent_dim) float32."""
         array = checked_batch(frames, self.streams, self.model.latent_dim)
         rows = np.empty((len(numbers), *array.shape[1:]), np.float32)
         for index, number in enumerate(numbers):

@@ -1,15 +1,16 @@
-"""A network as a list of layers: each is an optional Snake and then one convolution over time.
+"""A network as a list of layers, each of which is an optional Snake and a convolution over time.
 
-Plain, strided and transposed convolutions all take the same form, a gather. The output is computed
-in blocks of `phases` rows. Block ``b`` depends on the input rows
-``b * stride_in - left_padding + tap * dilation``, one for each tap, and the first `trim` rows of
-the whole output are dropped. For a transposed convolution, block ``b`` is the `stride` output rows
-from ``b * stride`` on: they depend on the same `taps` input rows, with different weights.
+Plain, strided and transposed convolutions are all written as a gather. The output is computed in
+blocks of `phases` rows. Block ``b`` depends on the input rows
+``b * stride_in - left_padding + tap * dilation``, one for each tap. The first `trim` rows of the
+whole output are dropped. For a transposed convolution, block ``b`` consists of the `stride` output
+rows from ``b * stride`` on. They depend on the same `taps` input rows, with different weights.
 
-A fast convolution computes tiles: block ``b`` is the rows ``b * tile + phase * dilation`` (see
-`oobleck_stream.fast_convolution`). As the dilation is odd and the tile is a power of two, every row
-is in exactly one tile, and every push of `tile` rows completes one; but a tile ends before rows
-between its own are known. These early rows lie up to `spread` rows beyond the first unknown one.
+In a fast convolution, the blocks are tiles. Block ``b`` consists of the rows
+``b * tile + phase * dilation`` (see `oobleck_stream.fast_convolution`). The dilation is odd and the
+tile is a power of two, so every row belongs to exactly one tile, and every `tile` input rows
+complete one tile. The later rows of a tile are computed before all rows between them are known.
+These early rows lie at most `spread` rows after the first unknown row.
 
 Snake is ``x + sin(alpha * x)**2 / (beta + epsilon)``: https://arxiv.org/abs/2006.08195, with the
 separate `beta` of BigVGAN, https://arxiv.org/abs/2206.04658.
@@ -28,14 +29,15 @@ ENCODER_LAST_KERNEL = 3
 """Kernel length of the encoder's last convolution, the same in every network of the family."""
 
 MIN_FAST_CHANNELS = 64
-"""The channels of a fast convolution are a multiple of this: with fewer, its transforms cost more
-than they save."""
+"""The number of channels of a fast convolution is a multiple of this. With fewer channels, the
+transforms would cost more than they save."""
 
 MIN_TILED_ROWS = {4: 128, 2: 32}
-"""Fewest rows per latent frame of a level whose tiles have four rows, or two. A tile waits for its
-last row, and the deeper the level, the longer a row lasts: these limits add less than 16 ms to the
-look-ahead of the published models. The deepest levels are bound by reading weights, not by
-multiplications, and fast convolution has more weights."""
+"""For tiles of four rows and of two rows, the fewest rows per latent frame of a level that uses
+them. A tile waits for its last row, and in deeper levels a row lasts longer. With these limits,
+tiles add less than 16 ms to the look-ahead of the published models. Besides, the speed of the
+deepest levels is limited by reading weights, not by multiplications, and fast convolution has more
+weights."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Layer:
     Parameters
     ----------
     name : str
-        Prefix of the names of its parameters, as stable-audio-tools names them.
+        Prefix of the names of the layer's parameters in stable-audio-tools.
     inputs, outputs, kernel : int
         Input channels, output channels, and length of the kernel.
     stride, dilation, padding, output_padding : int
@@ -53,19 +55,20 @@ class Layer:
     transposed : bool
         Whether the convolution is transposed.
     bias : bool
-        Whether it has a bias.
+        Whether the convolution has a bias.
     snake : str or None
-        Prefix of the names of the parameters of the Snake applied to its input; None without one.
+        Prefix of the names of the parameters of the Snake before the convolution; None if there is
+        no Snake.
     residual : bool
         Whether the previous layer's input (before that layer's Snake) is added to the output.
     tanh : bool
         Whether the output goes through a tanh.
     tile : int
-        1 for direct convolution; else the rows of a tile of fast convolution, with a kernel of
-        seven, no stride and an odd dilation.
+        1 for direct convolution; otherwise the number of rows of a tile of fast convolution. A fast
+        convolution has a kernel of seven, no stride and an odd dilation.
     grid : int
-        Rows by which the tiles are shifted: the first begins `grid` rows before the first that
-        contains row 0. It decides the look-ahead.
+        Number of rows by which the tiles are shifted toward the start. The look-ahead depends on
+        it.
     """
 
     name: str
@@ -101,9 +104,9 @@ class Layer:
 
     @property
     def spread(self) -> int:
-        """Distance from the first to the last row of a tile, less 1 in `tile`; else 0.
+        """Distance in rows from the first to the last row of a tile; 0 for a direct convolution.
 
-        How many rows from the first unknown output row on may be known already.
+        Output rows at most this far after the first unknown row may be known already.
         """
         return (self.tile - 1) * self.dilation
 
@@ -130,7 +133,7 @@ class Layer:
         return self.padding if self.transposed else self.spread + self.grid
 
     def output_length(self, rows: int) -> int:
-        """Output rows of a complete input of `rows` rows, as in torch; 0 for an empty input."""
+        """Number of output rows of a complete input of `rows` rows, as in torch; 0 for none."""
         if rows == 0:
             return 0
         if self.transposed:
@@ -148,30 +151,30 @@ class Layer:
         return -(-(self.output_length(rows) + self.trim) // self.phases) if rows else 0
 
     def due_rows(self, rows: int) -> int:
-        """Number of output rows before the first that is not final yet, once `rows` are known."""
+        """Number of output rows before the first that is not final, if `rows` inputs are known."""
         return max(0, self.due_blocks(rows) * self.phases - self.trim)
 
     @property
     def products(self) -> int:
-        """Matrix products per block: of a tap with a phase, or of a point of a tile."""
+        """Matrix products per block: one for each tap and phase, or for each point of a tile."""
         return self.scheme.points if self.scheme else self.taps * self.phases
 
     @property
     def multiplications(self) -> int:
-        """Multiply-adds per block."""
+        """Number of multiply-adds per block."""
         return self.products * self.inputs * self.outputs
 
 
 def tile_rows(config: OobleckConfig, width: int, rows: int) -> int:
-    """Rows of the tiles in which a level's dilated convolutions are computed; 1 if directly.
+    """Rows of a tile of a level's dilated convolutions; 1 if these are computed directly.
 
     Parameters
     ----------
     config : OobleckConfig
     width : int
-        Channels of the level.
+        Number of channels of the level.
     rows : int
-        Its rows per latent frame.
+        Number of rows of the level per latent frame.
     """
     possible = config.kernel == KERNEL and all(dilation % 2 for dilation in config.dilations)
     if config.convolution == "direct" or not possible:
@@ -211,7 +214,7 @@ def _residual_units(
 
 
 def decoder_layers(config: OobleckConfig) -> list[Layer]:
-    """The decoder's layers: rows of latents in, rows of samples out."""
+    """Return the decoder's layers, which turn rows of latents into rows of samples."""
     widths, depth, rows = config.widths, len(config.strides), 1
     same = (config.kernel - 1) // 2
     layers = [
@@ -261,17 +264,17 @@ def decoder_layers(config: OobleckConfig) -> list[Layer]:
 
 
 def _shifted(layer: Layer, withheld: int) -> Layer:
-    """The layer with the grid of tiles that has the shortest look-ahead.
+    """Return the layer with the grid of tiles that has the shortest look-ahead.
 
-    Rows arrive in multiples of a tile, of which the layers before have withheld `withheld`: a tile
-    should end with the last row that has arrived.
+    Rows arrive in multiples of a tile, but the earlier layers withhold the last `withheld` rows. A
+    tile should end with the last row that has arrived.
     """
     newest = layer.reach - layer.spread - layer.padding
     return dataclasses.replace(layer, grid=(newest + withheld + 1) % layer.tile)
 
 
 def encoder_layers(config: OobleckConfig) -> list[Layer]:
-    """The encoder's layers: rows of samples in; rows of means, then scales, out."""
+    """Return the encoder's layers, which turn rows of samples into rows of means and scales."""
     widths, depth = config.widths, len(config.strides)
     layers = [
         Layer(
@@ -314,7 +317,7 @@ def encoder_layers(config: OobleckConfig) -> list[Layer]:
 
 
 def output_length(layers: Sequence[Layer], rows: int) -> int:
-    """Output rows of a complete input of `rows` rows."""
+    """Number of output rows of a complete input of `rows` rows."""
     for layer in layers:
         rows = layer.output_length(rows)
     return rows
@@ -349,13 +352,13 @@ def latency(layers: Sequence[Layer]) -> int:
     Raises
     ------
     ValueError
-        If a layer shortens its input, as an encoder's do.
+        If a layer shortens its input, as in an encoder.
     """
     ahead = 0
     for layer in layers:
         if layer.stride != 1 and not layer.transposed:
             raise ValueError(f"{layer.name} shortens its input: no look-ahead in output rows")
-        # Rows arrive in multiples of a tile, so the look-ahead is the same after every one.
+        # Rows arrive in multiples of a tile, so the look-ahead is the same after every tile.
         rows = ahead + layer.reach + layer.trim
         rows += -rows % layer.tile
         growth = layer.phases // layer.stride_in
@@ -366,9 +369,10 @@ def latency(layers: Sequence[Layer]) -> int:
 def context(layers: Sequence[Layer]) -> int:
     """The receptive field in input rows: the larger of its two sides.
 
-    It is the number of neighbours of input row n that affect the output rows
-    ``[n * hop, (n + 1) * hop)``. The rows after the last input row's own follow from biases where
-    no input row reaches, but only if there is an input row: it counts as their neighbour.
+    It is the number of neighbours of input row n on one side that affect the output rows
+    ``[n * hop, (n + 1) * hop)``. A flush may also return output rows that no input row
+    affects. They are computed from biases alone, but they exist only if there is an input row. So
+    the last input row counts as their neighbour.
     """
     hop = 1
     for layer in layers:
@@ -379,7 +383,7 @@ def context(layers: Sequence[Layer]) -> int:
 
 
 def multiplications(layers: Sequence[Layer]) -> int:
-    """Multiply-adds per input row, if no layer shortens its input."""
+    """Number of multiply-adds per input row, if no layer shortens its input."""
     total, rate = 0, 1
     for layer in layers:
         total += rate * layer.multiplications // layer.tile

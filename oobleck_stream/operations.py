@@ -1,4 +1,4 @@
-"""Operations on float32 numbers, with which arithmetic is written once for every backend."""
+"""A backend's operations on float32 numbers, in terms of which all arithmetic is written once."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Operations:
     less : callable
         ``less(a, b)`` is ``a < b``, and false if a or b is NaN.
     select : callable
-        ``select(condition, a, b)`` is a where the condition holds, else b.
+        ``select(condition, a, b)`` is a where the condition is true, else b.
     power_of_two : callable
         ``power_of_two(n)`` is ``2 ** n``. The argument is a float32 that is a whole number from
         -126 to 127.
     compiled : callable, optional
-        Compiles a function that uses these operations, so that other compiled functions can call
-        it.
+        Takes a function that uses these operations, and compiles it so that other compiled
+        functions can call it.
     """
 
     constant: Callable[[float], Any]

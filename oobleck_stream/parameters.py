@@ -1,4 +1,4 @@
-"""Sources of a network's parameters, and the conversion from stored to packed parameters."""
+"""Sources of a network's parameters, and the conversion of stored to packed parameters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from oobleck_stream.network import Layer
 
 
 class Parameters(Protocol):
-    """A source of parameters that are folded in float64 and rounded once to float32."""
+    """A source of parameters, which are folded in float64 and rounded once to float32."""
 
     def weight(self, layer: Layer) -> FloatArray:
         """The weight without weight norm, in torch's order.
@@ -25,12 +25,12 @@ class Parameters(Protocol):
         """
 
     def bias(self, layer: Layer) -> FloatArray:
-        """The bias, (outputs,); called only for a layer with a bias."""
+        """The bias, (outputs,). This is called only for a layer with a bias."""
 
     def snake(self, layer: Layer) -> tuple[FloatArray, FloatArray]:
-        """Alpha and 1 / (beta + epsilon), both (inputs,); called only for a layer with a Snake.
+        """Alpha and 1 / (beta + epsilon), both (inputs,), not as logarithms.
 
-        Neither is a logarithm.
+        This is called only for a layer with a Snake.
         """
 
 
@@ -94,8 +94,8 @@ def fold_snake(
 
     Parameters
     ----------
-    alpha, beta : float arrays of one size
-        The values as stored: logarithms if `config.snake_log_scale` is true.
+    alpha, beta : float arrays of the same size
+        The values as stored. They are logarithms if `config.snake_log_scale` is true.
     config : OobleckConfig
 
     Returns
@@ -116,7 +116,7 @@ class RandomParameters:
     ----------
     config : OobleckConfig
     seed : int
-        Each tensor has a separate generator, seeded with this number and the tensor's name.
+        Each tensor has a separate generator, seeded with `seed` and the tensor's name.
     """
 
     def __init__(self, config: OobleckConfig, seed: int = 0) -> None:
@@ -129,7 +129,8 @@ class RandomParameters:
     def weight(self, layer: Layer) -> FloatArray:
         """Draw from a uniform distribution around 0.
 
-        Its width is scaled by the fan-in, so that activations neither grow nor vanish.
+        The width of the distribution depends on the fan-in, so that activations neither grow nor
+        vanish.
         """
         first, second = layer.outputs, layer.inputs
         if layer.transposed:

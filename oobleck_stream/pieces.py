@@ -1,4 +1,4 @@
-"""The pieces that are bundled, as latents of the network ``tiny``."""
+"""The bundled pieces, as latents for the network ``tiny``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PIECES = {
     "groove": "drums and bass",
     "pads": "strings and choir",
 }
-"""The name of each bundled piece, and its instruments."""
+"""Maps the name of each bundled piece to its instruments."""
 
 
 def piece(name: str) -> npt.NDArray[Any]:

@@ -34,8 +34,8 @@ def random_model(name: str | OobleckConfig, seed: int = 0, backend: str = "cpu")
     ValueError
         If there is no preset with this name.
     CheckpointError
-        If the decoder takes too much memory or work. The encoder is checked at its first use. This
-        error is a ``ValueError``.
+        If the decoder takes too much memory or work. The encoder is not checked until its first
+        use. This error is a ``ValueError``.
 
     Examples
     --------

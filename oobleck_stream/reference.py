@@ -1,9 +1,9 @@
-"""The network in its plainest form, which computes a whole piece at once from unpacked weights.
+"""A simple reference implementation, which computes a whole piece in one go from unpacked weights.
 
-`apply` is the definition of a layer. The rest of this module converts parameters and supplies the
+`apply` defines what a layer computes. The rest of this module converts parameters and supplies the
 operations, either with NumPy in float64, which is slow, or with PyTorch. Validation, the benchmark
-and the tests compare the streaming kernels with this reference. The reference shares only `Layer`
-with the kernels, because it starts at the tensors of a checkpoint, before weight norm is folded.
+and the tests compare the streaming kernels with this reference. The reference starts from the
+tensors of a checkpoint, before weight norm is folded, so it shares only `Layer` with the kernels.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ FloatingArray = npt.NDArray[np.floating[Any]]
 DoubleArray = npt.NDArray[np.float64]
 
 BLOCK_ROWS = 4096
-"""Number of rows that `NumPyOperations` processes at a time, so that they fit the CPU's cache."""
+"""Number of rows that `NumPyOperations` processes at a time. They fit the CPU's cache."""
 
 
 @dataclass(frozen=True, eq=False)
 class LayerTensors:
-    """The parameters of a layer as they are stored, before anything is computed from them.
+    """The parameters of a layer as they are stored in a checkpoint.
 
     Parameters
     ----------
@@ -36,8 +36,9 @@ class LayerTensors:
         The magnitude `g` of weight norm; None if the layer has no weight norm.
     bias : (outputs,) float array or None
     alpha, beta : (inputs,) float array or None
-        Parameters of the Snake before the layer; they are logarithms if `log_scale` is true.
+        Parameters of the Snake before the layer, or None if there is no Snake.
     log_scale : bool
+        Whether `alpha` and `beta` are logarithms.
     scale : float
         Factor applied to the layer's input.
     """
@@ -82,7 +83,7 @@ class Operations(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class PlainLayer:
-    """A layer whose parameters are ready to use: neither weight norm nor logarithms are left."""
+    """A layer whose parameters are ready to use, without weight norm and logarithms."""
 
     layer: Layer
     weight: Any
@@ -99,7 +100,8 @@ def prepare(tensors: Tensors, operations: Operations, epsilon: float = 0.0) -> l
     tensors : iterable of (Layer, LayerTensors)
     operations : Operations
     epsilon : float
-        Number that is added to Snake's beta, after exp if beta is stored as a logarithm.
+        Number that is added to Snake's beta. If beta is stored as a logarithm, it is added after
+        exp.
     """
     network = []
     for layer, given in tensors:
@@ -134,7 +136,7 @@ def apply(part: PlainLayer, x: Any, skipped: Any, operations: Operations) -> Any
 
 
 def outputs(network: Sequence[PlainLayer], x: Any, operations: Operations) -> Iterator[Any]:
-    """Yield the output of every layer for a whole input, in the layout of `operations`."""
+    """Yield the output of every layer for a whole input, in the axis order of `operations`."""
     skipped = x
     for part in network:
         x, skipped = apply(part, x, skipped, operations), x

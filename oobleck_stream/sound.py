@@ -1,4 +1,4 @@
-"""Audio in memory, which a notebook shows as a player."""
+"""Audio in memory that a notebook shows as a player."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from oobleck_stream.files.outputs import open_audio_writer
 from oobleck_stream.files.quantization import Bits, count_clipped, quantized
 
 MAX_CHANNELS = 8
-"""FLAC, which the player gets, has no more."""
+"""Maximum number of channels. The player gets FLAC, which has at most 8 channels."""
 
 
 class Sound:
@@ -27,8 +27,8 @@ class Sound:
     Parameters
     ----------
     samples : (n, channels) or (n,) array_like of real numbers, or callable
-        The audio, with full scale 1.0; or a function without parameters that returns it, which is
-        called when the samples are first needed.
+        The audio, with full scale 1.0, or a function that takes no arguments and returns the audio.
+        The function is called when the samples are first needed.
     samplerate : int
         Samples per second.
 
@@ -39,8 +39,8 @@ class Sound:
     Raises
     ------
     ValueError
-        If the samples are not finite, or have another shape or more than 8 channels. For a
-        function, this is raised when the samples are first needed.
+        If the samples are not finite, have a wrong shape, or have more than 8 channels. If
+        `samples` is a function, this error is raised when the samples are first needed.
 
     Examples
     --------
@@ -85,12 +85,14 @@ class Sound:
         path : str or Path
             The suffix selects the format: .wav, .flac, .ogg, .opus, .mp3 or .bin.
         bits : {"16", "24", "float"}, optional
-            Sample format. The default is "16" for a WAV or FLAC file; the others have only "float".
+            Sample format. The default is "16" for WAV and FLAC files. All other formats have only
+            "float".
 
         Raises
         ------
         InputError
-            If the file can't be written, or the format has no such samples. It is a ``ValueError``.
+            If the file can't be written, or if the format does not have the sample format `bits`.
+            This error is a ``ValueError``.
         """
         channels, count = self.samples.shape[1], len(self.samples)
         with open_audio_writer(str(path), self.samplerate, channels, bits, count) as writer:
@@ -113,7 +115,7 @@ class Sound:
         return f"{self.seconds:.2f} s, {self.samplerate} Hz {kind}"
 
     def _repr_html_(self) -> str:
-        """A player for IPython's display, with the audio as 16-bit FLAC in it."""
+        """A player for IPython's display, which contains the audio as 16-bit FLAC."""
         caption = self._caption()
         clipped = count_clipped(self.samples)
         if clipped:

@@ -1,4 +1,4 @@
-"""The autoencoder that diffusers' pipelines call."""
+"""An autoencoder that diffusers' pipelines can call."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ HINT = "torch_vae needs torch and diffusers: pip install 'oobleck_stream[diffuse
 
 
 def torch_vae(model: Model, threads: int | None = None) -> Any:
-    """Make the autoencoder of a diffusers pipeline, which decodes and encodes with a model.
+    """Make an autoencoder for a diffusers pipeline, which decodes and encodes with a model.
 
     ``pipe.vae = ob.torch_vae(model)`` replaces the pipeline's own autoencoder. The sound differs
-    from it only in its rounding, and decoding needs little memory beside the weights, whatever the
-    length of the piece.
+    only by rounding errors. Besides the weights and the audio itself, decoding needs little memory,
+    whatever the length of the piece.
 
     Parameters
     ----------
     model : Model
-        It decodes on its backend, and encodes on the CPU.
+        The model. It decodes on its backend and encodes on the CPU.
     threads : int, optional
         As for `StreamingDecoder`.
 
     Returns
     -------
     diffusers.AutoencoderOobleck
-        A torch module without parameters, with the config fields, methods and results of this
-        class: ``decode(latents).sample`` of shape (batch, channels, samples), and
-        ``encode(audio).latent_dist``. Results have the device and dtype of their input. The
-        module's `device` and `dtype` follow ``to``, as a pipeline expects. Tiles are never used,
-        because they would not be exact and save no memory here. Gradients can't be computed.
+        A torch module without parameters. It has the config fields, methods and results of this
+        class, such as ``decode(latents).sample``, of shape (batch, channels, samples), and
+        ``encode(audio).latent_dist``. Results have the device and dtype of their input. The method
+        ``to`` changes the module's `device` and `dtype`, as a pipeline expects. The audio is never
+        decoded in tiles, because that would not be exact and would save no memory here. Gradients
+        can't be computed.
 
     Raises
     ------

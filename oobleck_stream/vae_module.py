@@ -1,7 +1,8 @@
-"""A subclass of diffusers' AutoencoderOobleck whose two networks are those of a `Model`.
+"""A subclass of diffusers' AutoencoderOobleck that decodes and encodes with a `Model`.
 
-The rest of the class is diffusers' own: the outputs, the distribution, slices of batches, the hooks
-for offloading. This module imports torch and diffusers; `oobleck_stream.vae` imports it on request.
+Everything else is inherited from diffusers: the outputs, the distribution, slices of batches and
+the hooks for offloading. This module imports torch and diffusers, so `oobleck_stream.vae` imports
+it only when it is needed.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class StreamVae(AutoencoderOobleck):  # type: ignore[misc]
     """
 
     def __init__(self, model: Model, threads: int | None = None) -> None:
-        # The constructor of AutoencoderOobleck would make torch's networks.
+        # The constructor of AutoencoderOobleck would create torch networks, so it is skipped.
         super(AutoencoderOobleck, self).__init__()
         config = model.config
         self.register_to_config(
@@ -52,7 +53,7 @@ class StreamVae(AutoencoderOobleck):  # type: ignore[misc]
         self.encoder = _Network(functools.partial(model.encoder_rows, **options))
         self.decoder = _Network(functools.partial(model.decode, **options))
         self.use_slicing = self.use_tiling = False
-        # There are no parameters, so this decides what `device` and `dtype` return.
+        # There are no parameters, so this buffer determines what `device` and `dtype` return.
         self.register_buffer("placeholder", torch.zeros(1), persistent=False)
 
     def encode(self, x: torch.Tensor, return_dict: bool = True) -> Any:
@@ -70,7 +71,7 @@ class StreamVae(AutoencoderOobleck):  # type: ignore[misc]
         """Do nothing: decoding in tiles would save no memory, and would not be exact."""
 
     def save_pretrained(self, *_: Any, **__: Any) -> NoReturn:
-        """Refuse, because the weights are not torch's: `oobleck_stream convert` writes them."""
+        """Refuse to save, because there are no torch weights (see `oobleck_stream convert`)."""
         raise NotImplementedError(
             "torch_vae has no weights of torch to save: oobleck_stream convert --to diffusers "
             "writes the model as diffusers reads it"
@@ -78,7 +79,7 @@ class StreamVae(AutoencoderOobleck):  # type: ignore[misc]
 
 
 class _Network(torch.nn.Module):  # type: ignore[misc]
-    """A module that computes a function whose result is a NumPy array, time first."""
+    """A module that calls `compute`, a function that returns a NumPy array with time first."""
 
     def __init__(self, compute: Callable[[torch.Tensor], FloatArray]) -> None:
         super().__init__()
@@ -86,12 +87,12 @@ class _Network(torch.nn.Module):  # type: ignore[misc]
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: torch.Tensor) -> Any:
-        """Compute the result for (batch, channels, rows), with the same device and dtype."""
+        """Compute (batch, channels, rows) from such a tensor, with its device and dtype."""
         return _Computed.apply(x, self._compute)
 
 
 class _Computed(torch.autograd.Function):  # type: ignore[misc]
-    """The function of a `_Network`, which has no gradient."""
+    """Computes the result of a `_Network`. No gradient is defined."""
 
     @staticmethod
     def forward(_: Any, x: torch.Tensor, compute: Callable[[torch.Tensor], FloatArray]) -> Any:

@@ -1,4 +1,4 @@
-"""Warnings that name the line of code that called the package, wherever they are raised in it."""
+"""Warnings that are attributed to the line of code that called the package."""
 
 from __future__ import annotations
 
@@ -19,4 +19,4 @@ def warn(message: str) -> None:
 
 
 warn_once = functools.cache(warn)
-"""`warn`, unless the process has given the same message before."""
+"""As `warn`, but the same message is given only once per process."""

@@ -1,4 +1,4 @@
-"""Whole pieces, decoded and encoded in blocks, so that only the results grow with their length."""
+"""Decodes and encodes whole pieces in blocks, so that only the result grows with their length."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from oobleck_stream.engine.stack import Stack
 from oobleck_stream.errors import NonFiniteError
 
 DECODE_FRAMES = 256
-"""Number of frames that are checked and pushed at a time. So a memory map is never copied whole."""
+"""Number of frames that are checked and pushed at a time, so that no memory map is copied whole."""
 
 Pieces = npt.NDArray[Any]
-"""Time first: (rows, n) for one piece, or (batch, rows, n) for several of the same length."""
+"""One piece, (rows, n), or several pieces of the same length, (batch, rows, n)."""
 
 
 def decode_pieces(
@@ -75,7 +75,7 @@ def decode_pieces(
 
 
 def _decode(stack: Stack, latents: Pieces, out: FloatArray) -> int | None:
-    """Decode a piece; return the first sample that is not finite, and then stop; else None."""
+    """Decode a piece up to the first sample that is not finite; return its index, or None."""
     for first in range(0, len(latents), DECODE_FRAMES):
         frames = np.ascontiguousarray(latents[first : first + DECODE_FRAMES], np.float32)
         start, last = stack.rows_out(), first + len(frames) >= len(latents)
@@ -104,10 +104,10 @@ def encode_pieces(
     hop : int
         Samples per latent frame.
     convert : callable
-        Takes some rows of the encoder's output (n, 2 * latent_dim) and returns (n, width) float32.
-        It is called with all rows of one piece after another.
+        A function that takes rows of the encoder's output, (n, 2 * latent_dim), and returns
+        (n, width) float32. It is called block by block, for one piece after another.
     width : int
-        Columns of the result.
+        Number of columns of the result.
     pad, threads : optional
         As for `oobleck_stream.Model.encode`.
 
@@ -149,7 +149,7 @@ def _encoded_rows(stack: Stack, audio: Pieces, hop: int, pad: bool) -> Iterator[
 
 
 def _batch(pieces: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """View pieces, or one piece, as (batch, rows, n)."""
+    """View one piece, or a batch of pieces, as (batch, rows, n)."""
     return pieces if pieces.ndim == 3 else pieces[np.newaxis]
 
 
@@ -173,12 +173,12 @@ def _output(out: FloatArray | None, shape: tuple[int, ...]) -> FloatArray:
 
 
 def _overflow(message: str, number: int, frame: int, out: FloatArray, row: int) -> NonFiniteError:
-    """The error for a piece whose output is finite only before a row."""
+    """The error for a piece whose output is not finite from row `row` on."""
     if out.ndim == 3:
         message = f"piece {number}: {message}"
     return NonFiniteError(message, {number: frame}, _finite_part(out, number, row))
 
 
 def _finite_part(out: FloatArray, number: int, row: int) -> Any:
-    """The results before a row of a piece: rows of the only piece, or else a list of pieces."""
+    """The results before a row of a piece: rows of the only piece, or a list if it is a batch."""
     return out[:row] if out.ndim == 2 else [*out[:number], out[number, :row]]

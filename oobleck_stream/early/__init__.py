@@ -1,16 +1,16 @@
-"""Samples given out before they are final: what they are, how good, and at what cost.
+"""Early samples: samples that are returned before they are final.
 
-`look_ahead` defines them: after each frame, what the frames so far would decode to if none
-followed, and a crossfade from what the frame before promised. `tests/early_sound.py` is the plain
-version.
+`look_ahead` defines them. After each frame, they are what the frames so far would decode to if no
+frame followed, with a crossfade from the sound that was predicted after the previous frame.
+`tests/early_sound.py` is a plain implementation of this definition.
 
-`oobleck_stream.engine.provisional` plans them: a flush limited to the rows that the wanted samples
-depend on, on copies of the windows' ends, so the exact stream goes on untouched. In the first
-layers, one step computes the final and the provisional rows
-(`oobleck_stream.engine.provisional_front`). A push of one frame takes Stable Audio Open 3.2 times
-the multiply-adds of an exact one, and 2.3 times with ``exact=False``, which leaves out layers whose
-final rows no early sample needs.
+`oobleck_stream.engine.provisional` plans their computation: a flush that computes only the rows on
+which the wanted samples depend. It works on copies of the ends of the windows, so it does not
+change the exact stream. In the first layers, one step computes both the final and the provisional
+rows (`oobleck_stream.engine.provisional_front`). For Stable Audio Open, a push of one frame takes
+3.2 times the multiply-adds of an exact push. With ``exact=False`` it takes 2.3 times as many,
+because layers whose final rows no early sample needs are left out.
 
-Zeros stand in for missing frames: with `tiny` they are 4 dB better than the last frame held, and 1
-to 10 dB better than extrapolation.
+By default, zeros stand in for the missing frames. With the network `tiny`, the error is 4 dB lower
+than if the last frame is repeated, and 1 to 10 dB lower than with extrapolation.
 """

@@ -1,17 +1,17 @@
-"""Look-ahead: how much of the sound is withheld, what stands in for later frames, and the fade.
+"""The definition of the early sound: what is withheld, what replaces later frames, and the fade.
 
-The early sound is defined by this, and by nothing else. Let ``D(t)`` be the sound that the first t
-frames would decode to if no frame followed (`MISSING` has the two ways to read that). After frame
-t, the samples ``[(t - 1) * hop - samples, t * hop - samples)`` are given out. They are those of
-``D(t)``; only over the first `fade` of them the sound goes over from ``D(t - 1)``, which gave the
-sample before them::
+Let ``D(t)`` be the sound that the first t
+frames would decode to if no frame followed. (`MISSING` lists what can stand in for the missing
+frames.) After frame t, the samples ``[(t - 1) * hop - samples, t * hop - samples)`` are returned.
+They are the samples of ``D(t)``, except that the first `fade` samples crossfade from ``D(t - 1)``,
+to which the preceding sample belongs::
 
     early = D(t - 1) + weight * (D(t) - D(t - 1))        weight[k] = (k + 1) / (fade + 1)
 
-in float32, each operation rounded once. At the end of the piece, ``D`` is the exact sound, and the
-fade goes over to that. So the early samples depend neither on how the frames are divided into
-pushes nor on the number of threads, and with the network's whole look-ahead they are the exact
-ones.
+This is computed in float32, and each operation is rounded once. At the end of the piece, ``D`` is
+the exact sound, so the last fade ends in the exact sound. The early samples depend neither on how
+the frames are divided into pushes nor on the number of threads. If the network's whole look-ahead
+is withheld, the early samples are the exact ones.
 """
 
 from __future__ import annotations
@@ -28,25 +28,26 @@ from oobleck_stream.model import Model
 
 Missing = Literal["zeros", "held"]
 MISSING = get_args(Missing)
-"""What stands in for the frames that are not known yet: ``"zeros"`` in the activations of every
-layer, as behind the end of a piece; or ``"held"``, the last frame again and again."""
+"""What stands in for the frames that are not known yet. ``"zeros"`` are zeros in the activations of
+every layer, as after the end of a piece. ``"held"`` means that the last frame is repeated."""
 
 FADES_PER_HOP = 8
-"""The default fade is the hop divided by this. Longer fades cost more and sound no better."""
+"""The default length of the fade is the hop divided by this number. Longer fades take more
+computation and sound no better."""
 
 
 @dataclass(frozen=True)
 class LookAhead:
-    """What `StreamingDecoder` withholds, and how its early samples are made.
+    """The number of samples that a decoder withholds, and the options of its early samples.
 
     Parameters
     ----------
     samples : int
-        Samples that are withheld until later frames are known.
+        Number of samples that are withheld until later frames are known.
     fade : int
-        Samples over which the sound of one push goes over into that of the next.
+        Length, in samples, of the crossfade from one predicted sound to the next.
     held : int
-        Number of times that the last frame is repeated; 0 for zeros in the activations.
+        How many times the last frame is repeated. If 0, zeros in the activations are used instead.
     """
 
     samples: int
@@ -61,12 +62,12 @@ class LookAhead:
         fade: float | None = None,
         missing: Missing = "zeros",
     ) -> LookAhead | None:
-        """Check and resolve the arguments of a decoder; None for the exact sound.
+        """Check and resolve the arguments of a decoder; return None if its sound is exact.
 
         Raises
         ------
         ValueError
-            If one of them is invalid.
+            If `look_ahead`, `fade` or `missing` is invalid.
         """
         if missing not in MISSING:
             raise ValueError(f"missing must be 'zeros' or 'held', not {missing!r}")
@@ -91,11 +92,11 @@ class LookAhead:
         return cls(short, max(0, min(chosen, room, short - end)))
 
     def given(self, frames: int, hop: int) -> int:
-        """Number of samples that were given out after some frames, before the end."""
+        """Number of early samples returned after `frames` frames, if the stream has not ended."""
         return max(0, frames * hop - self.samples)
 
     def blocks(self, model: Model, frames: int) -> Blocks:
-        """The blocks of each layer that the early samples of frame number `frames` take."""
+        """The blocks of each layer for the early samples that are returned after frame `frames`."""
         layers, hop = model.decoder.layers, model.hop
         first = max(0, (frames - 1) * hop - self.samples)
         end = max(0, frames * hop - self.samples + self.fade)
@@ -103,7 +104,7 @@ class LookAhead:
         return Blocks.of(layers, joined, counters, self.held, first, end)
 
     def layers_read(self, model: Model) -> int:
-        """Number of layers, from the first, whose final rows the early samples depend on."""
+        """Number of layers, from the first on, whose final rows the early samples depend on."""
         layers, frames = model.decoder.layers, 3 * model.context + 3
         counters = counters_after(layers, frames)
         if counters.produced[-1] > (frames - 1) * model.hop - self.samples:
@@ -111,16 +112,18 @@ class LookAhead:
         return layers_read(layers, self.blocks(model, frames), counters)
 
     def faded(self, before: FloatArray, after: FloatArray) -> FloatArray:
-        """Go over from some samples to others: `before` is as long as the fade, or shorter.
+        """Crossfade from the samples in `before` to the samples in `after`.
 
         Parameters
         ----------
-        before, after : (n, channels) float32
-            `after` may go on behind the fade.
+        before : (m, channels) float32
+            At most `fade` samples. The crossfade is not longer than `before`.
+        after : (n, channels) float32
+            May be longer than the fade. The samples after the fade are returned unchanged.
 
         Returns
         -------
-        array like `after`
+        (n, channels) float32
         """
         count = min(len(before), len(after))
         weight = (np.arange(1, count + 1, dtype=np.float32) / np.float32(self.fade + 1))[:, None]
@@ -131,7 +134,7 @@ class LookAhead:
 
 
 def _samples(value: Any, model: Model, name: str) -> int:
-    """A number of samples: an integer as it is, a floating-point number as seconds."""
+    """Return `value` as a number of samples; a float is a duration in seconds."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise ValueError(f"{name} must be seconds (float) or samples (int), not {value!r}")
     if isinstance(value, int | np.integer):

@@ -1,4 +1,4 @@
-"""Streams that give out samples early, while the exact stream goes on underneath."""
+"""Streams that return early samples, and usually compute the exact samples as well."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from oobleck_stream.model import Model
 class EarlyStreams(DecoderStreams):
     """`DecoderStreams` whose chunks are early, as `oobleck_stream.early.look_ahead` defines them.
 
-    The early samples follow from the exact stream's state, so that is all that a `DecoderState`
-    holds. What the next fade begins with is kept beside it, and computed again after a `restore`.
+    The early samples can be computed from the state of the exact stream, so a `DecoderState` holds
+    only that state. The samples from which the next fade starts are stored separately, and are
+    computed again after a `restore`.
 
     Parameters
     ----------
@@ -27,8 +28,8 @@ class EarlyStreams(DecoderStreams):
         As for `DecoderStreams`.
     look_ahead : LookAhead
     exact : bool
-        Whether the exact stream goes on underneath. Without it, only the layers are computed whose
-        final rows the early samples depend on, and `finals` stay empty.
+        Whether to compute the exact samples as well. Otherwise only the layers whose final rows the
+        early samples depend on are computed, and there are no `finals`.
     """
 
     stack: ProvisionalStack
@@ -61,7 +62,7 @@ class EarlyStreams(DecoderStreams):
         return super().begin(numbers, frame)
 
     def restore(self, state: DecoderState, number: int) -> None:
-        """As `DecoderStreams.restore`; the state of a stream without look-ahead will do as well."""
+        """As `DecoderStreams.restore`; `state` may also come from a stream that is not early."""
         self._forget([number])
         super().restore(state, number)
 
@@ -70,7 +71,8 @@ class EarlyStreams(DecoderStreams):
     ) -> tuple[list[FloatArray], dict[int, int]]:
         """Push the same number of frames into some streams, frame by frame.
 
-        As `DecoderStreams.advance`, but the chunks are early. The exact ones are then in `finals`.
+        As `DecoderStreams.advance`, but the chunks are early samples. The exact samples are in
+        `finals` afterwards.
         """
         self._interrupt(numbers)
         drops = [self._drop(number, self._given(number)) for number in numbers]
@@ -89,13 +91,13 @@ class EarlyStreams(DecoderStreams):
         return self._results(numbers, drops, before, early, exact, last)
 
     def _given(self, number: int) -> int:
-        """Number of samples given out since a stream's first frame, those dropped included."""
+        """Number of samples returned or dropped since a stream's first frame."""
         if self.stack.ended(number):
             return self.stack.rows_out(number)
         return self._look_ahead.given(self.stack.rows_in(number), self.model.hop)
 
     def _drop(self, number: int, given: int) -> int:
-        """Number of early samples that are still to be dropped after a seek."""
+        """Number of early samples still to be dropped after a seek."""
         skip = self._positions[number].skip
         return max(0, self.stack.rows_out(number) + skip - given) if skip else 0
 
@@ -104,7 +106,7 @@ class EarlyStreams(DecoderStreams):
             self._guesses[number] = None
 
     def _known_guesses(self, numbers: Sequence[int]) -> list[FloatArray]:
-        """What the next samples of some streams fade from: nothing if there were none before."""
+        """The samples from which each stream's next fade starts; empty before the first sample."""
         ahead = self._look_ahead
         unknown = [n for n in numbers if self._guesses[n] is None and self._given(n) > 0]
         if unknown and ahead.fade:
@@ -118,9 +120,9 @@ class EarlyStreams(DecoderStreams):
     def _push(
         self, frame: FloatArray, numbers: Sequence[int]
     ) -> tuple[list[FloatArray], list[FloatArray]]:
-        """Push a frame; the early samples before their fade, and the exact ones.
+        """Push a frame; return the early samples, not yet crossfaded, and the exact samples.
 
-        Keeps the guesses that follow the early samples.
+        The predicted samples that follow the early samples are stored for the next fade.
         """
         ahead, hop = self._look_ahead, self.model.hop
         first, end = -ahead.samples - hop, ahead.fade - ahead.samples
@@ -129,7 +131,7 @@ class EarlyStreams(DecoderStreams):
         for number, final, rows in zip(numbers, pushed, ends, strict=True):
             given = self._given(number)
             count = min(hop, given)
-            # Where the look-ahead is nearly the network's, the first of them are final.
+            # If nearly the whole look-ahead is withheld, the first early samples are already final.
             known = self.stack.rows_out(number) - (given - count)
             if known > 0:
                 rows = np.concatenate([final[len(final) - known :], rows])
@@ -139,7 +141,7 @@ class EarlyStreams(DecoderStreams):
         return chunks, pushed if self.exact else [self._nothing] * len(pushed)
 
     def _end(self, numbers: Sequence[int]) -> tuple[list[FloatArray], list[FloatArray]]:
-        """End the streams; the rest of the early samples before their fade, and the exact ones."""
+        """End the streams; return the last samples, not yet crossfaded, and the exact ones."""
         frame = np.empty((len(numbers), 0, self.model.latent_dim), np.float32)
         if not self.exact:
             begun = [number for number in numbers if self.stack.rows_in(number) > 0]
@@ -164,7 +166,7 @@ class EarlyStreams(DecoderStreams):
         exact: Sequence[list[FloatArray]],
         last: bool,
     ) -> tuple[list[FloatArray], dict[int, int]]:
-        """What `advance` returns; keeps the exact samples and replaces the positions."""
+        """Store the exact samples and the new positions; return what `advance` returns."""
         chunks: list[FloatArray] = []
         finals: list[FloatArray] = []
         positions, overflowed = [], {}
@@ -188,7 +190,11 @@ class EarlyStreams(DecoderStreams):
 
 
 def _finite(samples: FloatArray, end: int) -> tuple[FloatArray, int | None]:
-    """The samples before the first that is not finite, and its number; `end` follows the last."""
+    """Return the samples before the first that is not finite, and the index of that sample.
+
+    `end` is the index of the sample after the last of `samples`. The index is None if all are
+    finite.
+    """
     row = first_not_finite(samples)
     if row is None:
         return samples, None
@@ -205,9 +211,11 @@ def open_streams(
     missing: Missing,
     exact: bool,
 ) -> tuple[int, DecoderStreams]:
-    """The samples that a decoder withholds, and its streams, which are early if it looks less far.
+    """Return the number of samples that a decoder withholds, and the decoder's streams.
 
-    The parameters are those of `oobleck_stream.StreamingDecoder`, and `count` streams.
+    The streams are `EarlyStreams` if the decoder withholds fewer samples than the network's
+    look-ahead. `count` is the number of streams. All other parameters are those of
+    `oobleck_stream.StreamingDecoder`.
     """
     ahead = LookAhead.of(model, look_ahead, fade, missing)
     if ahead is None:

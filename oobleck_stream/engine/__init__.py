@@ -1,1 +1,1 @@
-"""How a push runs: a planner, arenas, and engines that run programs on the CPU or on a GPU."""
+"""Plans pushes as programs, and runs these programs on the CPU or on a GPU."""

@@ -1,9 +1,9 @@
-"""A stream's memory: an arena that holds the rows its layers still need, and counters.
+"""The state of a stream: an arena with the rows that its layers still need, and counters.
 
 The arena is one array of floats. Every layer has a window in it: the input rows that are still
-needed, after the layer's Snake if it has one, followed by room for new rows. Where a later layer
-adds those rows again (a residual), the same rows are also kept as they were before the Snake, in
-the layer's skip rows.
+needed, followed by room for new rows. If the layer has a Snake, the window holds the rows after
+this Snake. If a later layer adds the same rows to its output (a residual), a copy of the rows as
+they were before the Snake is kept in the layer's skip rows.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ within 4 KiB: 4K aliasing stalls cost 10 % of a transposed convolution."""
 
 @dataclass
 class Counters:
-    """How far a stream has got in every layer. With the arena, this is all of its state.
+    """The progress of a stream in every layer. Counters and arena are a stream's whole state.
 
     Parameters
     ----------
     received : list of int
         Input rows received by each layer.
     blocks : list of int
-        Blocks of output rows computed.
+        Blocks of output rows computed by each layer.
     produced : list of int
-        Output rows written. Computed rows that are dropped at the start and the end are not
-        counted.
+        Output rows written by each layer. Rows that are computed but dropped, at the start and at
+        the end, are not counted.
     complete : list of bool
-        Whether the layer's input has ended.
+        Whether the input of each layer has ended.
     """
 
     received: list[int]
@@ -47,22 +47,23 @@ class Counters:
 
     @classmethod
     def at(cls, counts: IntArray, ended: bool = False) -> Counters:
-        """Counters from an array (3, layers) of received, blocks and produced."""
+        """Make counters from an array (3, layers) with the rows received, blocks and produced."""
         received, blocks, produced = counts.tolist()
         return cls(received, blocks, produced, [ended] * len(received))
 
     @property
     def counts(self) -> IntArray:
-        """An array (3, layers) of received, blocks and produced."""
+        """Return an array (3, layers) with the rows received, blocks and produced."""
         return np.array([self.received, self.blocks, self.produced], np.int64)
 
     def origin(self, index: int, layer: Layer) -> int:
-        """Number of the input row that comes first in a layer's window; negative in the padding."""
+        """Index of the first input row in a layer's window; negative for a row of padding."""
         return self.blocks[index] * layer.stride_in - layer.left_padding
 
     def kept(self, index: int, layer: Layer, early: int) -> int:
-        """Rows in a layer's window: up to `early` after those received; once its input has ended,
-        with the zeros that pad its end.
+        """Number of rows in a layer's window, including up to `early` rows after those received.
+
+        Once the layer's input has ended, the zeros that pad its end are included too.
         """
         end = self.received[index] + early
         if self.complete[index]:
@@ -73,7 +74,7 @@ class Counters:
 
 @dataclass(frozen=True)
 class StackState:
-    """A deep copy of a stream's state: its counters, and the used parts of its arena in order."""
+    """A deep copy of a stream's state: the counters, and the used parts of the arena in order."""
 
     counts: IntArray
     ended: bool
@@ -96,10 +97,11 @@ class ArenaLayout:
     joined : tuple of bool
         Whether each layer is computed together with the one before it.
     early : tuple of int
-        How many rows after those received a layer's window, and its skip rows, may hold: the rows
-        of tiles that lie beyond the first unknown one.
+        For each layer, the maximum number of rows after those received that its window and its skip
+        rows may hold. The tiles of the layer before it write these rows before all rows in front of
+        them are known.
     points : int
-        Offset of the rows of the points of fast convolutions that are not joined.
+        Offset of the memory for the rows of points. Fast convolutions that are not joined use it.
     floats : int
         Length of the arena.
     """
@@ -117,13 +119,14 @@ class ArenaLayout:
     def of(cls, layers: Sequence[Layer], step_floats: int, join: bool = True) -> ArenaLayout:
         """A layout in which a step reads and writes at most `step_floats` floats.
 
-        A step of one block may exceed that. Without `join`, no layers are computed together.
+        A step of one block may exceed this limit. If `join` is false, no layers are computed
+        together.
 
         Raises
         ------
         ValueError
-            When a layer adds the input of a layer that keeps no skip rows, or when the output has
-            rows of tiles, which would not be in order.
+            If a layer adds the input of a layer that keeps no skip rows, or if the last layer
+            computes tiles, whose rows would not be written in order.
         """
         for previous, layer in itertools.pairwise(layers):
             if layer.residual and not previous.snake:
@@ -159,12 +162,12 @@ class ArenaLayout:
         return cls(tuple(layers), limits, tuple(windows), tuple(skips), joined, early, points, end)
 
     def point_stride(self, index: int) -> int:
-        """Floats from the rows of one point of a layer to those of the next."""
+        """Distance in floats from the rows of one point of a layer to those of the next point."""
         return _point_stride(self.layers[index], self.limits[index])
 
     @property
     def entry(self) -> int:
-        """Maximum input rows of one program."""
+        """Maximum number of input rows of one program."""
         return self.limits[0] * self.layers[0].stride_in
 
     def kept(self, counters: Counters) -> Iterator[tuple[int, int]]:
@@ -180,12 +183,12 @@ class ArenaLayout:
 
 
 def _whole_lines(rows: int, width: int) -> int:
-    """Floats of some rows, rounded up to whole cache lines."""
+    """Size of `rows` rows of `width` floats, in floats, rounded up to whole cache lines."""
     return -(-rows * width // LANES) * LANES
 
 
 def _limits(layers: Sequence[Layer], joined: Sequence[bool], step_floats: int) -> tuple[int, ...]:
-    """Maximum blocks of each layer in one step; those of joined layers are the same rows."""
+    """Maximum blocks of each layer in one step; two joined layers have the same number of rows."""
     limits: list[int] = []
     for index, layer in enumerate(layers):
         followed = index + 1 < len(layers) and joined[index + 1]
@@ -198,9 +201,10 @@ def _limits(layers: Sequence[Layer], joined: Sequence[bool], step_floats: int) -
 
 
 def _max_blocks(layer: Layer, step_floats: int, alone: bool) -> int:
-    """The largest number of blocks, at least one, whose step stays within a number of floats.
+    """The most blocks, at least one, of which a step reads or writes at most `step_floats` floats.
 
-    `alone`: the layer isn't joined with the next, so the rows of its points are in the arena.
+    `alone` says that the layer is not joined with the next layer. The rows of its points are then
+    written to the arena too.
     """
     most = max(layer.inputs * layer.stride_in, layer.outputs * layer.phases)
     if layer.scheme and alone:
@@ -213,11 +217,11 @@ def _point_stride(layer: Layer, limit: int) -> int:
 
 
 def joined_layers(layers: Sequence[Layer]) -> tuple[bool, ...]:
-    """Whether each layer is computed together with the one before it, chunk by chunk.
+    """Whether each layer is computed together with the previous layer, chunk by chunk.
 
-    True for the end of a residual unit: the layer is pointwise, consumes exactly the rows that the
-    layer before it has just written, is narrow enough for the first-level cache, and is the only
-    reader of those rows.
+    This is true for the last layer of a residual unit if it is narrow enough for the first-level
+    cache. Such a layer is pointwise. It reads exactly the rows that the previous layer has just
+    written, and no other layer reads these rows.
     """
     joined = [False]
     for index, (previous, layer) in enumerate(itertools.pairwise(layers), start=1):
@@ -230,9 +234,10 @@ def joined_layers(layers: Sequence[Layer]) -> tuple[bool, ...]:
 
 
 def _early_rows(layers: Sequence[Layer], joined: Sequence[bool]) -> tuple[int, ...]:
-    """Rows beyond those received that each layer's window may hold.
+    """Maximum number of rows after those received that each layer's window may hold.
 
-    A layer that is joined passes the rows of tiles on to the next.
+    If a layer is joined with the previous one, its output rows have the order of that layer's
+    tiles.
     """
     early = [0]
     for index, layer in enumerate(layers[:-1]):

@@ -23,24 +23,24 @@ SINE = (-0.16666659712791443, 0.00833306647837162, -0.0001980959059437737, 2.605
 iteration at Chebyshev nodes) is 6e-9, a twentieth of the resolution of float32."""
 
 ROUNDING = 1.5 * 2.0**23
-"""Adding this and subtracting it again rounds a float32 below 2**22 to a whole number."""
+"""Adding this number to a float32 below 2**22 and subtracting it again rounds to a whole number."""
 
 INVERSE_LOG_2 = 1 / math.log(2)
 
 LOG_2_PIECES = (0.693145751953125, 1.428606765330187e-06)
-"""log(2) as a sum of two float32; small multiples of the first piece are exact."""
+"""log(2) as a sum of two float32. Small multiples of the first number are exact."""
 
 EXPONENTIAL = tuple(1 / math.factorial(n) for n in range(8))
-"""exp(r) = P(r) for |r| <= log(2) / 2: Taylor's series."""
+"""Coefficients of Taylor's series: exp(r) = P(r) for |r| <= log(2) / 2."""
 
 MAX_TWICE = 20.0
-"""`tanh` clamps 2x to this and to its negative, where the result is already 1 or -1 in float32."""
+"""`tanh` clamps 2x to +-MAX_TWICE. There, the result in float32 is already 1 or -1."""
 
 HYPERBOLIC = (-1 / 3, 2 / 15, -17 / 315, 62 / 2835, -1382 / 155925)
-"""tanh(x) = x + x**3 * P(x**2) near 0: Taylor's series."""
+"""Coefficients of Taylor's series: tanh(x) = x + x**3 * P(x**2) near 0."""
 
 MAX_NEAR = 0.08999999612569809
-"""Largest x**2 for which `tanh` takes Taylor's series."""
+"""Largest x**2 for which `tanh` uses Taylor's series."""
 
 
 def activations(operations: Operations) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -62,7 +62,7 @@ def activations(operations: Operations) -> tuple[Callable[..., Any], Callable[..
     def polynomial(x: Any, coefficients: Any) -> Any:
         """Evaluate a polynomial by Horner's rule with fused multiply-adds.
 
-        The coefficients begin with that of the lowest power.
+        The coefficients are in ascending order of the powers.
         """
         count = len(coefficients)
         total = coefficients[count - 1]
@@ -101,8 +101,8 @@ def activations(operations: Operations) -> tuple[Callable[..., Any], Callable[..
         far = divide(subtract(exp, one), add(exp, one))
         square = multiply(x, x)
         near = fma(multiply(x, square), polynomial(square, hyperbolic), x)
-        # If x is NaN, this comparison is false, so the series is taken and the result is NaN. (The
-        # clamp above turns NaN into a number.)
+        # If x is NaN, this comparison is false, so the series is used and the result is NaN. (In
+        # `far`, the clamp has turned NaN into a number.)
         return select(less(max_near, square), far, near)
 
     return snake, tanh

@@ -26,7 +26,7 @@ MAX_THREADS = 256
 
 
 def default_threads() -> int:
-    """Threads of a push when none are requested: OOBLECK_STREAM_THREADS, or the cores allowed."""
+    """The default number of threads: $OOBLECK_STREAM_THREADS, or the number of available cores."""
     requested = os.environ.get("OOBLECK_STREAM_THREADS", "").strip()
     if requested:
         number = int(requested) if requested.isdecimal() else requested
@@ -37,14 +37,14 @@ def default_threads() -> int:
 
 
 def checked_threads(threads: Any, name: str = "threads") -> int:
-    """Return the number of threads; raise ``ValueError`` if not from 1 to `MAX_THREADS`."""
+    """Return `threads`; raise ``ValueError`` unless it is from 1 to `MAX_THREADS`."""
     if not (is_whole(threads) and 1 <= threads <= MAX_THREADS):
         raise ValueError(f"{name} must be a whole number from 1 to {MAX_THREADS}, not {threads!r}")
     return int(threads)
 
 
 class Engine(Protocol):
-    """Holds the arenas of some streams of a network, and runs programs on them."""
+    """Holds the arenas of one or more streams of a network, and runs programs on them."""
 
     def run(self, program: Program, streams: IntArray, rows: FloatArray, out: FloatArray) -> None:
         """Run a program on some streams; return when `out` is filled.
@@ -54,8 +54,8 @@ class Engine(Protocol):
         program : Program
         streams : (streams,) int64
             Indices of the streams, all in lockstep.
-        rows : (streams, n, inputs) float32, each stream's C-contiguous
-        out : (streams, program.rows_out, outputs) float32, each stream's C-contiguous
+        rows : (streams, n, inputs) float32, C-contiguous within each stream
+        out : (streams, program.rows_out, outputs) float32, C-contiguous within each stream
             Where the output rows are written.
         """
 
@@ -63,15 +63,15 @@ class Engine(Protocol):
         """A copy of `size` floats of a stream's arena."""
 
     def write(self, stream: int, start: int, values: FloatArray) -> None:
-        """Overwrite floats of a stream's arena."""
+        """Overwrite the floats of a stream's arena from `start` on."""
 
     def step_times(self) -> list[tuple[int, float]]:
-        """Layer and share of the time of every step of the last program; empty if not measured."""
+        """Layer and share of the time of each step of the last program; empty if unknown."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much work suits an engine.
+    """Limits on the work that an engine is given at a time.
 
     Parameters
     ----------
@@ -79,9 +79,9 @@ class Sizes:
         Maximum number of floats that a step reads or writes. A step of a single block may exceed
         it.
     max_shares : int
-        A step's floats are divided by the number of streams, but by no more than this number.
+        The floats of a step are divided by the number of streams, but at most by `max_shares`.
     max_group : int
-        Maximum number of streams that one run of a program serves.
+        Maximum number of streams in one run of a program.
     """
 
     step_floats: int
@@ -89,15 +89,16 @@ class Sizes:
     max_group: int
 
     def floats_each(self, streams: int) -> int:
-        """Maximum floats of each of `streams` streams that a step reads or writes."""
+        """Maximum number of floats that a step reads or writes in each of `streams` streams."""
         return self.step_floats // min(streams, self.max_shares)
 
 
 SIZES = {
-    # A step's rows are 1 MiB. Smaller steps are slower even where a core's own cache has 512 KiB,
-    # because they read the weights more often (Zen 3: a push of 4 takes 9 % longer with 512 KiB,
-    # 14 % with 256 KiB). Dividing them by more than 8 makes steps so short that shifting their
-    # overlap costs more than the cache saves (16 streams: RTF 0.34 instead of 0.32 each).
+    # The rows of a step take up to 1 MiB. Smaller steps read the weights more often, so they are
+    # slower, even if a core's own cache has only 512 KiB. (On Zen 3, a push of four frames takes
+    # 9 % longer with steps of 512 KiB, and 14 % longer with 256 KiB.) If the floats were divided by
+    # more than 8, the steps would be so short that shifting their overlap would cost more than the
+    # cache saves. (With 16 streams, each would have an RTF of 0.34 instead of 0.32.)
     "cpu": Sizes(step_floats=2**18, max_shares=8, max_group=16),
     # Large enough to keep all multiprocessors busy.
     "cuda": Sizes(step_floats=2**22, max_shares=64, max_group=64),
@@ -105,14 +106,14 @@ SIZES = {
 
 
 def checked_backend(name: str) -> str:
-    """The name of a backend, once it is known to be usable; ``"auto"`` is not resolved yet.
+    """Check that a backend can be used, and return its name; ``"auto"`` is returned unchanged.
 
     Raises
     ------
     ValueError
-        When there is no backend of that name.
+        If there is no backend with this name.
     CudaUnavailable
-        When it is ``"cuda"`` and can't be used; the message says what is missing.
+        If `name` is ``"cuda"`` and CUDA can't be used. The message says what is missing.
     """
     if name not in CHOICES:
         raise ValueError(f"unknown backend {name!r}; there are: {', '.join(CHOICES)}")
@@ -123,7 +124,7 @@ def checked_backend(name: str) -> str:
 
 @functools.cache
 def what_cuda_lacks() -> str:
-    """Why CUDA can't be used here; empty if a kernel could be compiled and run."""
+    """Return why CUDA can't be used here; empty if a kernel could be compiled and run."""
     from oobleck_stream.engine.cuda.engine import CudaEngine
 
     try:
@@ -140,19 +141,21 @@ def open_engine(
     threads: int,
     spare: Callable[[ArenaLayout], int] = lambda layout: 0,
 ) -> tuple[str, ArenaLayout, Engine]:
-    """An engine for some streams of a network.
+    """Open an engine for the streams of a network.
 
     Parameters
     ----------
     backend : str
-        One of `CHOICES`. ``"auto"`` is the GPU, or else the CPU, with a warning, once.
+        One of `CHOICES`. ``"auto"`` is the GPU if it can be used. Otherwise it is the CPU, and a
+        warning is given, but only once.
     network : PackedNetwork
     streams : int
         Number of streams.
     threads : int
-        Maximum threads of a push, on the CPU.
+        Maximum number of threads of a push on the CPU.
     spare : callable, optional
-        Number of floats to add to each stream's arena, behind those of a layout.
+        ``spare(layout)`` takes the `ArenaLayout` and returns how many floats to append to each
+        stream's arena. By default none are appended.
 
     Returns
     -------
@@ -165,9 +168,9 @@ def open_engine(
     Raises
     ------
     ValueError
-        When there is no backend of that name.
+        If there is no backend with this name.
     CudaUnavailable
-        When it is ``"cuda"`` and can't be used, or has too little memory.
+        If `backend` is ``"cuda"`` and CUDA can't be used or the GPU has too little memory.
     """
     checked_backend(backend)
     if backend != "cpu":

@@ -1,8 +1,8 @@
 """A cache of compiled functions on disk that replaces Numba's own.
 
-Numba's own cache unpickles and links its files without checking them, and raises every file error
-in the caller. It notices changes only in the source file of the function itself, not in the source
-files of the functions that it calls.
+Numba's own cache unpickles and links its files without checking them, and lets every file error
+reach the caller. It detects changes only in the source file of the compiled function, not in the
+source files of the functions that this function calls.
 """
 
 from __future__ import annotations
@@ -66,8 +66,9 @@ class KernelCache:
     Parameters
     ----------
     function : callable
-        The Python function. The `repr` of each value that it closes over is part of the cache key,
-        also of those that the compiled functions among them close over.
+        The Python function. The cache key contains the `repr` of each value that the function
+        closes over. If such a value is a compiled function, the values that it closes over are
+        included too.
     """
 
     versions: tuple[str, ...] = (f"numba {numba.__version__}", f"llvmlite {llvmlite.__version__}")
@@ -124,7 +125,7 @@ class KernelCache:
         return CompileResult._rebuild(target_context, *pickle.loads(content))
 
     def _identity(self, sig: Any, codegen: Any) -> tuple[str, str]:
-        """The file name and the cache key, which has all that the compiled code depends on."""
+        """The file name, and the cache key with everything that the compiled code depends on."""
         if not self._sources:
             raise NotKeptError("the kernels' source files are missing")
         settings = [f"{name} {getattr(config, name, None)}" for name in SETTINGS]
@@ -144,7 +145,7 @@ class KernelCache:
 
 
 def keep(dispatcher: Any, cache: type[KernelCache] = KernelCache) -> Any:
-    """Make a Numba dispatcher keep its compiled functions on disk; returns the dispatcher."""
+    """Make a Numba dispatcher keep its compiled functions on disk, and return the dispatcher."""
     if hasattr(dispatcher, "_cache"):
         dispatcher._cache = cache(dispatcher.py_func)
     elif not config.DISABLE_JIT:  # type: ignore[attr-defined]
@@ -166,8 +167,8 @@ def _described(function: Callable[..., Any]) -> str:
 def _digest_of_sources(folder: Path) -> str:
     """SHA-256 digest of all modules from which kernels in a folder are compiled.
 
-    These are the modules in the folder and its parent, and those in `COMPILED`. Empty if there are
-    none.
+    These are the modules in the folder and in its parent folder, and those in `COMPILED`. The
+    digest is empty if there are none.
     """
     digest = hashlib.sha256()
     paths = [*sorted(folder.glob("*.py")), *sorted(folder.parent.glob("*.py"))]

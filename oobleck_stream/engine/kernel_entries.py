@@ -1,8 +1,8 @@
 """Reads and writes the files of compiled kernels, one file for each kernel.
 
-Loading a compiled kernel executes what the file contains. So a file is used only if no other user
-can have written it: both the file and its folder must belong to this user or to root, and nobody
-else may have write permission. A SHA-256 digest detects damage. The file also stores its cache key,
+Loading a compiled kernel executes code from the file. So a file is used only if no other user can
+have written it: both the file and its folder must belong to this user or to root, and nobody else
+may have write permission. A SHA-256 digest detects damage. The file also stores its cache key,
 which must equal the requested key.
 """
 
@@ -25,12 +25,13 @@ TEMPORARY = ".part"
 MAGIC = b"oobleck_stream compiled kernel 1\n"
 
 MAX_BYTES = 2**26
-"""Larger files are not read; the largest kernel takes about a megabyte."""
+"""Maximum size of a file that is read. The largest kernel takes about a megabyte."""
 
 DAY = 24 * 3600.0
 
 MAX_AGES = {SUFFIX: 90 * DAY, TEMPORARY: DAY}
-"""Seconds after which unused kernels, and temporary files of interrupted writers, are removed."""
+"""For each suffix, the seconds after which unused files are removed: compiled kernels, and
+temporary files of interrupted writers."""
 
 
 class NotKeptError(Exception):
@@ -116,7 +117,7 @@ def write_entry(name: str, key: str, content: bytes) -> None:
     Raises
     ------
     NotKeptError
-        If the folder can't be written, or other users may write to it.
+        If this user can't write to the folder, or other users can.
     """
     folder = kernels_folder()
     if folder is None:

@@ -1,4 +1,4 @@
-"""Limits on the memory and the work that a network needs until it returns its first frame.
+"""Limits the memory and the work that a network may need until it returns its first frame.
 
 A small file can describe an enormous amount of work: a decoder of eight blocks with a stride of 64
 has few parameters, but turns one latent frame into 2.8e14 samples.
@@ -23,8 +23,8 @@ MAX_WORK = 10**12
 """
 
 _VALUE_WORK = 64
-"""The cost of bias, Snake, residual and copying for one value, as the number of multiply-adds that
-take the same time. In very narrow networks, most of the work is of this kind.
+"""The cost of bias, Snake, residual and copying for one value, expressed as the number of
+multiply-adds that take the same time. This is most of the work in very narrow networks.
 """
 
 _FLOAT_BYTES = 4
@@ -58,7 +58,7 @@ def require_affordable(source: object, layers: Sequence[Layer]) -> None:
 
 
 def first_memory(layers: Sequence[Layer]) -> int:
-    """The size of the parameters, a stream's state on the CPU and the first output, in bytes."""
+    """The bytes needed for the parameters, a stream's state on the CPU and the first output."""
     _, parameters = parameter_offsets(layers)
     state = ArenaLayout.of(layers, SIZES["cpu"].floats_each(1)).floats
     rows = _first_rows(layers)[-1]
@@ -70,7 +70,7 @@ def first_work(layers: Sequence[Layer]) -> int:
 
     Output channels are counted in whole vectors, because the kernels compute whole vectors.
     """
-    # `_first_rows` has one more entry than there are layers: the output of the network.
+    # `_first_rows` has one more entry than there are layers, for the output of the network.
     return sum(
         layer.due_blocks(rows)
         * padded(layer.outputs)
@@ -80,10 +80,11 @@ def first_work(layers: Sequence[Layer]) -> int:
 
 
 def _first_rows(layers: Sequence[Layer]) -> list[int]:
-    """The rows that each layer has received, and the last has returned, after the first frame.
+    """The number of rows that each layer has received when the first frame is complete.
 
-    For a decoder, the first frame means all samples of the first latent frame. For an encoder it is
-    the first latent frame, since all layers of an encoder have one phase.
+    The last entry is the number of rows that the network has returned. For a decoder, the first
+    frame means all samples of the first latent frame. For an encoder it means the first latent
+    frame, because all layers of an encoder have one phase.
     """
     last = math.prod(layer.phases // layer.tile for layer in layers) - 1
     rows = [max(1, rows_needed(layers, last))]

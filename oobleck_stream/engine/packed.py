@@ -18,7 +18,7 @@ from oobleck_stream.network import Layer
 
 
 def padded(count: int) -> int:
-    """A number of channels, rounded up to whole vectors."""
+    """Return a number of channels, rounded up to whole vectors."""
     return -(-count // LANES) * LANES
 
 
@@ -26,8 +26,9 @@ def padded(count: int) -> int:
 class ParameterOffsets:
     """Offsets of a layer's parameters in the packed array, in floats.
 
-    `points` are the weights of a fast convolution; -1 for a direct one. `alpha` and `inverse_beta`
-    belong to the Snake of the layer's input; -1 if it has none.
+    `points` is the offset of the weights of a fast convolution, or -1 for a direct convolution.
+    `alpha` and `inverse_beta` are the offsets of the parameters of the Snake before the layer, or
+    -1 if there is none.
     """
 
     weights: int
@@ -38,11 +39,11 @@ class ParameterOffsets:
 
 
 def parameter_offsets(layers: Sequence[Layer]) -> tuple[list[ParameterOffsets], int]:
-    """The offsets of every layer, and the length of the array; each part is aligned to 64 bytes."""
+    """The offsets of every layer, and the length of the array. Each part is aligned to 64 bytes."""
     found, end = [], 0
     for layer in layers:
         weights = end
-        # The weights end where a phase after the last would start.
+        # The weights end where the weights of another phase after the last would start.
         end += weight_panel(layer.taps, layer.inputs, layer.outputs, layer.phases, 0)[0]
         points = -1
         if layer.scheme:
@@ -66,9 +67,9 @@ class PackedNetwork:
     ----------
     layers : tuple of Layer
     data : (n,) float32
-        All parameters, at the offsets of `parameter_offsets`; may be a memory map.
+        All parameters, at the offsets of `parameter_offsets`. This may be a memory map.
     offsets : tuple of ParameterOffsets
-        Those of each layer.
+        The offsets of each layer.
     """
 
     layers: tuple[Layer, ...]
@@ -77,7 +78,7 @@ class PackedNetwork:
 
     @classmethod
     def over(cls, layers: Sequence[Layer], data: FloatArray) -> PackedNetwork:
-        """View `data` as the parameters of `layers`; ``ValueError`` if its length doesn't match."""
+        """View `data` as the parameters of `layers`; raise ``ValueError`` if its size is wrong."""
         where, length = parameter_offsets(layers)
         if data.shape != (length,) or data.dtype != np.float32:
             raise ValueError(
@@ -95,12 +96,12 @@ class PackedNetwork:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """How the network is pickled: with all parameters, also those in a memory map."""
+        """Pickle the network with all parameters, even if they are in a memory map."""
         return _unpickled, (self.layers, np.asarray(self.data))
 
     @classmethod
     def empty(cls, layers: Sequence[Layer]) -> PackedNetwork:
-        """A network of zeros, to be filled by `pack_layer`."""
+        """Make a network whose parameters are zeros; `pack_layer` fills them in."""
         return cls.over(layers, aligned_zeros(parameter_offsets(layers)[1]))
 
 
@@ -126,14 +127,14 @@ def pack_layer(
     network : PackedNetwork
         Its `data` must be writable.
     index : int
-        The layer's number.
+        The layer's index.
     weight : float array
         In torch's order: (outputs, inputs, kernel), or (inputs, outputs, kernel) if the layer is
         transposed. Weight norm must be folded into it.
     bias : (outputs,) float array, optional
     alpha, inverse_beta : (inputs,) float arrays, optional
-        Parameters of the Snake before the layer, ``x + inverse_beta * sin(alpha * x)**2``; not
-        their logarithms.
+        Parameters of the Snake before the layer, ``x + inverse_beta * sin(alpha * x)**2``. They are
+        not logarithms.
     """
     layer, offsets, data = network.layers[index], network.offsets[index], network.data
     by_input = weight if layer.transposed else weight.transpose(1, 0, 2)
@@ -177,7 +178,7 @@ def unpack_layer(
 
 
 def repacked(network: PackedNetwork, layers: Sequence[Layer]) -> PackedNetwork:
-    """The same parameters, packed for layers that differ only in `Layer.tile` and `Layer.grid`."""
+    """Pack the same parameters for layers that differ only in `Layer.tile` and `Layer.grid`."""
     packed = PackedNetwork.empty(layers)
     for index in range(len(layers)):
         pack_layer(packed, index, *unpack_layer(network, index))

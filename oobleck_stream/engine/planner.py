@@ -3,9 +3,9 @@
 Every layer has a window in the arena: the input rows that it still needs, followed by the new ones.
 A step computes the blocks of a layer that can now be computed, and writes them into the next
 layer's window. Afterwards a move copies the rows that are still needed to the start of the layer's
-own window. A long
-push runs depth first, in pieces that fit the cache, so memory does not grow with its length. The
-cuts of the input decide which rows a step computes, never how a row is computed.
+own window. A long push runs depth first, in pieces that fit the cache, so the memory does not grow
+with the length of the push. How the input is divided into pushes affects which rows a step
+computes, but never how a row is computed.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from oobleck_stream.engine.packed import PackedNetwork, ParameterOffsets
 from oobleck_stream.engine.program import Program
 
 MAX_PROGRAMS = 64
-"""Programs kept for reuse."""
+"""Maximum number of programs kept for reuse."""
 
 MAX_PLAN_KEYS = 4096
-"""Plan keys kept at the same time."""
+"""Maximum number of plan keys kept at the same time."""
 
 FUSED_REACH = 3
-"""A step that is joined with the next one writes windows up to two layers further, so the windows
-of a layer this much further down are not touched."""
+"""The windows of a layer that is this many layers or more after a step's layer are not touched. (A
+step that is joined with the next writes to windows up to two layers after its own layer.)"""
 
 Move = tuple[int, int, int]
 PlanKey = tuple[bool, tuple[tuple[int, int], ...]]
-"""Whether no row has come yet; for each layer the rows in its window, and those still to drop."""
+"""Whether the stream has received no row yet; and, for each layer, the number of rows in its window
+and the number of output rows still to be dropped."""
 
 _EMPTY_STEP = [0] * table.FIELDS
 for _offset in (
@@ -51,11 +52,11 @@ _EMPTY_STEP[table.TILE] = _EMPTY_STEP[table.PHASE_STRIDE] = 1
 
 @dataclass(eq=False)
 class Planner:
-    """Plans programs for streams of a network, and keeps them for later pushes that need the same.
+    """Plans programs for the streams of a network, and keeps the programs for later pushes.
 
-    A program depends on the length of the push and on how full the windows are. In a steady stream
-    the windows are equally full before every push, so one program serves all pushes of the stream,
-    and all pushes of the streams in lockstep with it.
+    A program depends on the length of the push and on how full the windows are. In the middle of a
+    stream that is pushed steadily, the windows are equally full before every push. One program then
+    serves all these pushes, and those of other streams in lockstep with this stream.
 
     Parameters
     ----------
@@ -70,11 +71,14 @@ class Planner:
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def key(self, counts: IntArray) -> int:
-        """A number for how full the windows are; streams with the same number share programs.
+        """The plan key of a stream, a number that stands for how full the windows are.
+
+        Streams with the same plan key share programs.
 
         Parameters
         ----------
         counts : (3, layers) int64
+            The stream's counters.
         """
         if len(self._keys) >= MAX_PLAN_KEYS:
             self._keys.clear()
@@ -87,7 +91,7 @@ class Planner:
         return self._keys.setdefault((received[0] == 0, fill), next(self._numbers))
 
     def program(self, key: int, counts: IntArray, rows: int, last: bool) -> tuple[Program, int]:
-        """The program of a push, and the plan key of the stream after it.
+        """The program of a push, and the plan key of the stream after the push.
 
         Parameters
         ----------
@@ -98,7 +102,7 @@ class Planner:
         rows : int
             Number of input rows, at most `layout.entry`.
         last : bool
-            Whether the input ends with them.
+            Whether the input ends with these rows.
         """
         known = self._programs.get((key, rows))
         if known is not None and not last:
@@ -134,9 +138,10 @@ def plan(
     rows : int
         Number of input rows, at most `layout.entry`.
     last : bool
-        Whether the input ends with them.
+        Whether the input ends with these rows.
     stops : sequence of int, optional
-        Blocks at which each layer stops, where not all possible ones are needed.
+        For each layer, the number of blocks after which it stops. By default, each layer computes
+        all blocks that its input allows.
 
     Returns
     -------
@@ -154,7 +159,7 @@ def plan(
 
 
 class _Push:
-    """The plan of one push while it is made."""
+    """The plan of one push while it is being made."""
 
     def __init__(
         self,
@@ -176,7 +181,7 @@ class _Push:
         self.tables.settle()
 
     def enter(self, rows: int) -> None:
-        """Copy the new rows into the first layer's window, through its Snake if it has one."""
+        """Copy the new rows into the first layer's window, and apply its Snake if it has one."""
         inputs = self._layers[0].inputs
         fields = {
             table.ROWS: rows,
@@ -189,7 +194,7 @@ class _Push:
         self._counters.received[0] += rows
 
     def run_layer(self, index: int, ends: bool) -> None:
-        """Plan a layer that got new rows, or the end of its input, and all layers after it."""
+        """Plan a layer that received new rows or whose input ended, and all layers after it."""
         layer, counters = self._layers[index], self._counters
         received = counters.received[index]
         if ends:
@@ -227,7 +232,7 @@ class _Push:
         self.tables.settle()
 
     def _first_row(self, index: int) -> int:
-        """The first row of a layer's next block; negative if it is dropped."""
+        """Index of the first row of a layer's next block; negative if this row is dropped."""
         layer = self._layers[index]
         return self._counters.blocks[index] * layer.phases - layer.trim
 
@@ -271,8 +276,8 @@ class _Push:
     def _joined_step(self, index: int, count: int, first: int) -> None:
         """Plan a layer that is computed from the `count` blocks of the layer before it.
 
-        The first row of these blocks is `first`. The layer has the rows, and the order of rows, of
-        these blocks; as it has one tap, it reads the row that it writes.
+        The first row of these blocks is `first`. The layer has a single tap, so each of its rows
+        depends only on the row of these blocks with the same index. Its rows have the same order.
         """
         counters = self._counters
         fields = self._rows(index - 1, count, first) | self._product(index, first)
@@ -281,7 +286,7 @@ class _Push:
         self._advance(index, counters.received[index])
 
     def _rows(self, index: int, count: int, first: int) -> dict[int, int]:
-        """The fields that say which rows `count` blocks of a layer are, from row `first` on."""
+        """The fields that describe the rows of `count` blocks of a layer, from row `first` on."""
         layer, counters = self._layers[index], self._counters
         last = count * layer.phases + layer.spread
         if counters.complete[index]:
@@ -290,13 +295,13 @@ class _Push:
             table.ROWS: count,
             table.PHASES: layer.phases,
             table.PHASE_STRIDE: layer.dilation if layer.tile > 1 else 1,
-            # Of the rows computed, those before the first sample and behind the last are dropped.
+            # Computed rows before the start or after the end of the layer's output are dropped.
             table.FIRST_ROW: max(0, -first),
             table.LAST_ROW: max(0, last),
         }
 
     def _product(self, index: int, first: int) -> dict[int, int]:
-        """The fields of a layer's weights, epilogue and output, whose first row is `first`."""
+        """The fields for a layer's weights, epilogue and output, from output row `first` on."""
         layer, offsets = self._layers[index], self._offsets[index]
         fields = {
             table.TAPS: layer.scheme.points if layer.scheme else layer.taps,
@@ -313,7 +318,7 @@ class _Push:
         return fields | self._output(index, first)
 
     def _advance(self, index: int, end: int) -> None:
-        """Count the output rows before `end` as produced; drop the skip rows added to them."""
+        """Count the output rows before `end` as produced; drop the skip rows that were added."""
         layer, counters = self._layers[index], self._counters
         new = max(0, end - counters.produced[index])
         counters.produced[index] += new
@@ -353,8 +358,8 @@ class _Push:
 class _Tables:
     """The two tables of a program while they are written.
 
-    Moves wait until the next step. They are done together with it if it does not touch their
-    window; otherwise in a step before it that has no product.
+    Moves wait until the next step. If this step does not touch the window of the moves, they are
+    done in this step. Otherwise they are done before it, in a separate step that has no product.
     """
 
     def __init__(self) -> None:
@@ -365,7 +370,7 @@ class _Tables:
         self._added = -1
 
     def add(self, layer: int, fields: dict[int, int]) -> None:
-        """Append the step of a layer (-1: the copy of the new rows)."""
+        """Append the step of a layer; -1 stands for the copy of the new rows."""
         independent = layer > self._waiting_layer or layer + FUSED_REACH < self._waiting_layer
         if self._waiting and not independent:
             self.settle()
@@ -378,7 +383,7 @@ class _Tables:
         self._steps.insert(self._added + 1, step_row(layer, fields))
 
     def move(self, layer: int, to: int, origin: int, size: int) -> None:
-        """Move `size` floats after the last step, which belongs to `layer`."""
+        """Plan a move of `size` floats after the last step, which belongs to `layer`."""
         if size > 0 and to != origin:
             self._waiting.append((to, origin, size))
             self._waiting_layer = layer
@@ -403,12 +408,12 @@ class _Tables:
 
 
 def _share(blocks: int, limit: int) -> int:
-    """How many of some blocks the next step computes: equal parts of at most `limit`."""
+    """Blocks in the next step, if `blocks` are split evenly into steps of at most `limit`."""
     return -(-blocks // -(-blocks // limit)) if blocks > 0 else 0
 
 
 def step_row(layer: int, fields: dict[int, int]) -> list[int]:
-    """A row of the table of steps, of a layer, with some fields and the defaults of all others."""
+    """Return a row of the table of steps; fields that are not in `fields` have their defaults."""
     step = _EMPTY_STEP.copy()
     step[table.LAYER] = layer
     for name, value in fields.items():

@@ -1,14 +1,15 @@
-"""The program of a push, the same for every backend: a table of steps and a table of moves.
+"""The program of a push: a table of steps and a table of moves, the same for every backend.
 
 The rows of a stream, both those that its layers still need and the new ones, are stored in one
-array of floats, its arena. A step runs one layer over some rows of the arena. Its moves shift rows
-that earlier steps have consumed out of the windows; they touch nothing that the step itself reads
-or writes. All offsets are counted in floats: from the start of the arena, of the network's packed
-parameters, of the input rows (the source) or of the output rows (the target). The tables contain
-nothing that depends on a particular stream, so streams in lockstep share a program.
+array of floats, its arena. A step runs one layer over some rows of the arena. The moves of a step
+shift the contents of windows, so that rows consumed by earlier steps are dropped. They touch
+nothing that the step itself reads or writes. All offsets are counted in floats from the start of an
+array: the arena, the network's packed parameters, the input rows (the source) or the output rows
+(the target). The tables contain nothing that depends on a particular stream, so streams in lockstep
+share a program.
 
-A step computes, for each stream, for each b in ``range(ROWS)``, each phase in ``range(PHASES)`` and
-each column, with r = b * PHASES + phase, where ``FIRST_ROW <= r < LAST_ROW``::
+For each stream, each b in ``range(ROWS)``, each phase in ``range(PHASES)`` and each column, let
+r = b * PHASES + phase. If ``FIRST_ROW <= r < LAST_ROW``, a step computes::
 
     value = sum over tap of (sum over channel of
                 arena[INPUT + b * INPUT_STRIDE + tap * TAP_STRIDE + channel] * weight)
@@ -22,17 +23,18 @@ The inner sum is over blocks of `chain_length` channels; each block is a chain o
 multiply-adds that starts from +0 and takes the channels in ascending order. The sums are added in
 ascending order of the taps, and of the blocks within a tap.
 
-A step with TILE > 1 is a fast convolution (`oobleck_stream.fast_convolution`). In all formulas
-above, r = b * PHASES + phase * PHASE_STRIDE. Each tap is a point of the scheme, whose rows are
-computed from the ``TILE + 6`` input rows of the block: TAP_STRIDE apart, from ``INPUT + b *
-INPUT_STRIDE`` on. The products of the points, each a sum over blocks of channels, become the values
-of the phases. A JOINED step computes the rows of its points itself. Otherwise a step before it, the
-transform, writes that of point p and block b to ``POINTS + p * POINT_STRIDE + b * CHANNELS``, where
-the product has its input rows.
+A step with TILE > 1 is a fast convolution (`oobleck_stream.fast_convolution`). For such a step,
+r = b * PHASES + phase * PHASE_STRIDE in all formulas above. Each tap is a point of the scheme. The
+rows of the points are computed from the ``TILE + 6`` input rows of the block. The first of these is
+at ``INPUT + b * INPUT_STRIDE``, and the others follow at distances of TAP_STRIDE. The product of
+each point is a sum over blocks of channels, and the values of the phases are computed from these
+products. A JOINED step computes the rows of its points itself. For other steps, a separate step
+before it, the transform, writes the row of point p and block b to ``POINTS + p * POINT_STRIDE + b *
+CHANNELS``, where the step with the products reads it.
 
-The last layer (`TO_TARGET`)
-writes its raw rows to the target instead of the arena. The first step of a push copies the new rows
-into the first window. It has no weights; its value is source[INPUT + r * INPUT_STRIDE + column].
+The last layer (`TO_TARGET`) writes its raw rows to the target instead of the arena. The first step
+of a push copies the new rows into the first window. It has no weights; its value is
+source[INPUT + r * INPUT_STRIDE + column].
 
 The weights are stored in panels, so that a kernel reads them contiguously. The columns of each
 phase are padded to a multiple of `LANES` and cut into panels of `PANEL` columns; the last panel may
@@ -53,24 +55,25 @@ MOVES_ALONE = -2
 """The `LAYER` of a step that has only moves."""
 
 MAX_CHAIN, WIDE_CHAIN = 128, 64
-"""Most channels of a chain of fused multiply-adds: a tap of up to `MAX_CHAIN` channels is one
-chain, that of a wider layer is cut into chains of `WIDE_CHAIN`. The rounding error of a sum grows
-with the length of its chains and with their number: this halves that of the widest layers."""
+"""Maximum length of a chain of fused multiply-adds. A tap of up to `MAX_CHAIN` channels is one
+chain. A tap of more channels is cut into chains of `WIDE_CHAIN` channels. The rounding error of a
+sum grows with the length of its chains and with their number; these lengths halve the error of the
+widest layers."""
 
 POINT_PAD = 48
-"""Floats between the rows of one point and of the next. Without them, the rows of all points that
-are written together could share one set of the first-level cache."""
+"""Unused floats between the rows of one point and the rows of the next. Without them, rows of all
+points that are written together could fall into the same set of the first-level cache."""
 
 LANES, PANEL = 16, 32
-"""Columns of a vector, to whose multiples packed weights are padded, and columns of a panel."""
+"""Number of columns of a vector, and of a panel. Packed weights are padded to whole vectors."""
 
 # Columns of the table of steps, int64.
 (
-    LAYER,  # number of the layer; -1 for the copy of the input rows; or MOVES_ALONE
+    LAYER,  # index of the layer; -1 for the copy of the input rows; or MOVES_ALONE
     ROWS,  # blocks of output rows
     PHASES,  # output rows of a block
     FIRST_ROW,  # first of the ROWS * PHASES output rows that is written
-    LAST_ROW,  # one past the last that is written
+    LAST_ROW,  # one past the last row that is written
     TAPS,
     CHANNELS,
     COLUMNS,  # output channels
@@ -90,35 +93,35 @@ LANES, PANEL = 16, 32
     TILE,  # rows of a tile of fast convolution; 1 for a direct one
     PHASE_STRIDE,  # output rows from phase to phase
     POINTS,  # where a transform writes the rows of the points; NONE for every other step
-    POINT_STRIDE,  # from the rows of a point to those of the next
+    POINT_STRIDE,  # from the rows of a point to the rows of the next point
     JOINED,  # 1 if the next step has one tap, reads only this step's rows, and is fused with it
-    FIRST_MOVE,  # number of its first move; its moves and its product may run in parallel
+    FIRST_MOVE,  # index of the first move; the moves and the product may run in parallel
     MOVES,
     FIELDS,  # the number of columns
 ) = range(29)
 
 MAX_JOINED = 128
-"""Maximum columns of a step that is `JOINED` with the next."""
+"""Maximum number of columns of a step that is `JOINED` with the next step."""
 
 # Columns of the table of moves, int64. A move copies SIZE floats within the arena, from ORIGIN to
-# TO, which may overlap as for C's memmove. If ORIGIN is NONE, it writes zeros.
+# TO. The two ranges may overlap, as for C's memmove. If ORIGIN is NONE, the move writes zeros.
 TO, ORIGIN, SIZE, MOVE_FIELDS = range(4)
 
 
 def chain_length(channels: int) -> int:
-    """Channels of a chain of fused multiply-adds; every backend compiles this function."""
+    """Number of channels of a chain of multiply-adds. Every backend compiles this function."""
     return MAX_CHAIN if channels <= MAX_CHAIN else WIDE_CHAIN
 
 
 def weight_panel(
     taps: int, channels: int, columns: int, phase: int, column: int
 ) -> tuple[int, int]:
-    """The panel of weights that contains a column; every backend compiles this function.
+    """The panel of weights that contains a column. Every backend compiles this function.
 
     Parameters
     ----------
     taps, channels, columns : int
-        Of the step.
+        Fields of the step.
     phase, column : int
         A phase, and one of its columns.
 
@@ -144,7 +147,7 @@ class Program:
     steps : (steps, FIELDS) int64
     moves : (moves, MOVE_FIELDS) int64
     counts : (3, layers) int64
-        What the push adds to the counters of a stream, see `oobleck_stream.engine.arena.Counters`.
+        What the push adds to a stream's counters (`oobleck_stream.engine.arena.Counters`).
     """
 
     steps: IntArray

@@ -1,14 +1,15 @@
-"""Plans a provisional end: output rows computed before they are final, and then thrown away.
+"""Plans a provisional end: output rows that are computed before they are final.
 
-The end of a stream's input is not known yet. A provisional end is what the stream would return if
-its input ended here, or went on with copies of the last row: a flush, but limited to the rows that
-are asked for. It runs on a copy of the end of each window, in a part of the arena behind the
-windows, so the stream itself is not touched. Rows that are final are read from the windows and
-never computed again.
+A provisional end is what the stream would return if its input ended after the rows received so far,
+or continued with copies of the last row. Its computation is a flush that is limited to the
+requested output rows. It works on a copy of the end of each window, in a part of the arena after
+the windows, so the stream itself is not changed. Final rows are read from the windows and never
+computed again.
 
-Only the rows that the wanted output rows depend on are computed, traced back through the layers.
-Near the input they follow the final rows without a gap. Near the output the final rows may lie far
-behind; there nothing is copied, and the rows between are left out.
+Only the rows on which the requested rows depend are computed. They are found by tracing the
+requested rows back through the layers. Near the input, these rows follow the final rows without a
+gap. Near the output, there may be a gap after the final rows; then no final rows are copied, and
+the rows in the gap are not computed.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from oobleck_stream.network import Layer
 
 @dataclass(frozen=True)
 class Blocks:
-    """The blocks of each layer that a range of output rows needs and that are not final.
+    """The blocks of each layer that a range of output rows depends on and that are not final.
 
     Parameters
     ----------
     starts, stops : tuple of int
-        The first block of each layer, and the one behind the last.
+        For each layer, the first block, and the block after the last.
     """
 
     starts: tuple[int, ...]
@@ -59,11 +60,11 @@ class Blocks:
         joined : sequence of bool
             Whether each layer is computed together with the one before it.
         counters : Counters
-            The stream's; the blocks that it counts are final.
+            The stream's counters. The blocks that they count are final.
         held : int
-            Number of times that the last input row is repeated behind it.
+            How many copies of the last input row follow the input.
         first, end : int
-            Rows behind the provisional end are left out.
+            The range of output rows. Rows after the provisional end are left out.
         """
         lengths = [counters.received[0] + held]
         for layer in layers:
@@ -72,7 +73,7 @@ class Blocks:
         for index in range(len(layers) - 1, -1, -1):
             layer, final = layers[index], counters.blocks[index]
             stop = max(final, -(-(min(end, lengths[index + 1]) + layer.trim) // layer.phases))
-            # A row may be in any of the tiles that begin up to `spread` rows before it.
+            # A row may belong to any tile that begins at most `spread` rows before this row.
             begin = (first + layer.trim - layer.spread) // layer.phases
             start = min(stop, max(final, begin))
             starts.append(start)
@@ -82,12 +83,12 @@ class Blocks:
         starts.reverse()
         for index, layer in enumerate(layers[:-1]):
             if joined[index + 1]:
-                # It takes all rows of the layer before it.
+                # The joined layer computes all rows of the layer before it.
                 starts[index + 1] = max(0, starts[index] * layer.phases - layer.trim)
         return cls(tuple(starts), tuple(reversed(stops)))
 
     def multiplications(self, layers: Sequence[Layer]) -> int:
-        """Multiply-adds of these blocks."""
+        """Number of multiply-adds to compute these blocks."""
         return sum(
             (stop - start) * layer.multiplications
             for start, stop, layer in zip(self.starts, self.stops, layers, strict=True)
@@ -95,7 +96,7 @@ class Blocks:
 
 
 def counters_after(layers: Sequence[Layer], rows: int) -> Counters:
-    """The counters of a stream that has received some rows."""
+    """The counters of a stream that has received `rows` input rows."""
     received, blocks, produced = [rows], [], []
     for layer in layers:
         blocks.append(layer.due_blocks(received[-1]))
@@ -107,10 +108,10 @@ def counters_after(layers: Sequence[Layer], rows: int) -> Counters:
 def layers_read(layers: Sequence[Layer], blocks: Blocks, counters: Counters) -> int:
     """Number of layers, counted from the input, whose final rows a provisional end reads.
 
-    The layers behind them only have to be computed for the exact output. A layer that adds what the
-    one before it was given is not separated from that.
+    The layers after these need to be computed only for the exact output. A layer that adds the
+    input of the previous layer is counted if that layer is counted.
     """
-    # Where a layer begins with the first block that is not final, the next one reads final rows.
+    # If a layer starts at its first block that is not final, the next layer reads final rows of it.
     count = max(
         [
             index + 1
@@ -125,7 +126,7 @@ def layers_read(layers: Sequence[Layer], blocks: Blocks, counters: Counters) -> 
 
 
 def without_products(program: Program, depth: int) -> Program:
-    """A program that computes only the first `depth` layers, but moves the rows of all."""
+    """Return a program with all moves, but only the products of the first `depth` layers."""
     steps = program.steps.copy()
     left_out = steps[:, table.LAYER] >= depth
     steps[left_out, table.LAYER] = table.MOVES_ALONE
@@ -136,10 +137,10 @@ def without_products(program: Program, depth: int) -> Program:
 
 
 def scratch_layout(layout: ArenaLayout) -> ArenaLayout:
-    """The layout of the copies, behind the windows of a layout.
+    """The layout of the copies of windows, which are stored after the windows of `layout`.
 
-    A step may write a few rows before the first that is needed, so there is room for these before
-    every window and before its skip rows.
+    A step may write a few rows before the first row that is needed. So there is room for such rows
+    before every window and before its skip rows.
     """
     windows: list[int] = []
     skips: list[int | None] = []
@@ -167,32 +168,33 @@ def plan_provisional(
     held: int,
     front: tuple[int, int] = (0, 0),
 ) -> Program:
-    """The program that computes a provisional end.
+    """Plan the program that computes a provisional end.
 
     Parameters
     ----------
     layout : ArenaLayout
-        Of the stream's windows.
+        The layout of the stream's windows.
     scratch : ArenaLayout
-        What `scratch_layout` returns for it.
+        What `scratch_layout` returns for `layout`.
     offsets : sequence of ParameterOffsets
         Where each layer's parameters start.
     counters : Counters
-        The stream's, of which at least one input row was received; they are not changed.
+        The stream's counters, which are not changed. The stream must have received at least one
+        row.
     blocks : Blocks
         The blocks to compute.
     held : int
-        Number of times that the last input row is repeated behind it. The first layer must have no
-        Snake then.
+        How many copies of the last input row follow the input. If this is not 0, the first layer
+        must have no Snake.
     front : (int, int)
-        Number of layers that are already computed, and the input rows of the layer behind them,
-        which are in its scratch window.
+        Number of layers that are already computed, and number of input rows of the layer after
+        them. These rows are in the scratch window of that layer.
 
     Returns
     -------
     Program
-        Its `counts` hold the number of its output rows and nothing else. The first is
-        ``starts[-1]``, as the last layer is not transposed.
+        The program. Its `counts` contain the number of its output rows and nothing else. The first
+        output row is ``starts[-1]``, because the last layer is not transposed.
     """
     ahead = counters_ahead(layout.layers, counters, blocks)
     done, received = front
@@ -211,7 +213,7 @@ def plan_provisional(
 
 
 def counters_ahead(layers: Sequence[Layer], counters: Counters, blocks: Blocks) -> Counters:
-    """Counters that stand at the first of the blocks in each layer."""
+    """Counters as if all blocks before the first of `blocks` had been computed in each layer."""
     produced = [
         max(0, start * layer.phases - layer.trim)
         for start, layer in zip(blocks.starts, layers, strict=True)
@@ -247,7 +249,7 @@ def repeats(layout: ArenaLayout, counters: Counters, received: int, held: int) -
 
 
 def moves_alone(first: int, count: int) -> IntArray:
-    """A step, (1, FIELDS), that makes `count` moves, from number `first` of the table on."""
+    """A step, (1, FIELDS), that only makes `count` moves, beginning with move `first`."""
     fields = {table.FIRST_MOVE: first, table.MOVES: count}
     return np.array([step_row(table.MOVES_ALONE, fields)], np.int64)
 
@@ -255,7 +257,7 @@ def moves_alone(first: int, count: int) -> IntArray:
 def _preceded(
     steps: IntArray, moves: IntArray, groups: list[list[Move]]
 ) -> tuple[IntArray, IntArray]:
-    """The tables of steps and moves with groups of moves before them, one after another."""
+    """Insert groups of moves, one after another, before all steps; return both tables."""
     for group in reversed(groups):
         if group:
             steps = np.concatenate([moves_alone(len(moves), len(group)), steps])
@@ -264,5 +266,5 @@ def _preceded(
 
 
 def _whole_lines(rows: int, width: int) -> int:
-    """Floats of some rows, rounded up to whole cache lines."""
+    """Size of `rows` rows of `width` floats, in floats, rounded up to whole cache lines."""
     return -(-rows * width // table.LANES) * table.LANES

@@ -1,9 +1,9 @@
-"""The front of a provisional end: deep layers, computed together with the final rows.
+"""Computes the provisional rows of the first layers together with the final rows.
 
-The first layers of a decoder have few rows and most of the weights, so their time is that of
-reading the weights. Where the provisional rows follow the final ones without a gap, one step
-computes both, and the weights are read once. The stream's own windows hold the provisional rows
-until the next push overwrites them.
+The first layers of a decoder have few rows and most of the weights, so most of their time is spent
+on reading the weights. If the provisional rows of a layer follow the final rows without a gap, one
+step computes both, and the weights are read only once. The stream's own windows hold the
+provisional rows until the next push overwrites them.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from oobleck_stream.engine.provisional import Blocks, counters_ahead, moves_alon
 
 @dataclass(frozen=True)
 class Push:
-    """A push of one row as it was planned without a provisional end.
+    """A push of one row that was planned without a provisional end.
 
     Parameters
     ----------
     layout : ArenaLayout
-        Of the stream's windows.
+        The layout of the stream's windows.
     program : Program
+        The program of the push.
     before, after : Counters
         The stream's counters before the push and after it.
     blocks : Blocks
-        What the provisional end after the push needs.
+        The blocks that the provisional end after the push needs.
     held : int
-        Number of times that the last input row is repeated.
+        How many copies of the last input row follow the input.
     """
 
     layout: ArenaLayout
@@ -47,8 +48,8 @@ class Push:
     def front(self, depth: int) -> int:
         """Number of layers, at most `depth`, whose provisional rows can be computed in the push.
 
-        Their provisional rows follow the final ones, each has exactly one step of the push to
-        itself, and the layer behind them adds no rows of theirs.
+        The provisional rows of each of these layers follow its final rows. The push has exactly one
+        step for each of them, which computes no other layer. The layer after them has no residual.
         """
         layers, steps = self.layout.layers, self.program.steps
         count = 0
@@ -66,14 +67,14 @@ class Push:
         return count if count < len(layers) else 0
 
     def with_front(self, front: int, scratch: ArenaLayout) -> tuple[Program, int]:
-        """The push with the provisional rows of its first layers.
+        """The program of the push, including the provisional rows of the first `front` layers.
 
         Returns
         -------
         program : Program
-            It leaves the input of layer `front` in that layer's scratch window, too.
+            It also copies the input of layer `front` into that layer's scratch window.
         received : int
-            Number of input rows of that layer, with the provisional ones.
+            Number of input rows of that layer, including the provisional rows.
         """
         layers, layout = self.layout.layers, self.layout
         steps = self.program.steps.copy()
@@ -83,7 +84,7 @@ class Push:
         for index in range(front):
             layer = layers[index]
             (at,) = np.flatnonzero(steps[:, table.LAYER] == index)
-            # Zeros behind the input, as far as the last block reaches.
+            # Write zeros after the input, as far as the last block reaches.
             origin, stop = self.before.origin(index, layer), self.blocks.stops[index]
             end = (stop - 1) * layer.stride_in - layer.left_padding + layer.reach + 1
             if end > received:
@@ -120,7 +121,7 @@ class Push:
 def _inserted(
     steps: IntArray, moves: IntArray, groups: list[tuple[int, list[Move]]]
 ) -> tuple[IntArray, IntArray]:
-    """The tables with groups of moves inserted, each before the step of a number."""
+    """Insert each group of moves before the step with the given index; return both tables."""
     for number, group in reversed(groups):
         if group:
             alone = moves_alone(len(moves), len(group))

@@ -1,4 +1,4 @@
-"""A stack that also gives output rows before they are final."""
+"""A stack that can also return output rows before they are final."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from oobleck_stream.engine.stack import Stack
 from oobleck_stream.network import context, output_length
 
 MAX_PROGRAMS = 64
-"""Programs kept for reuse."""
+"""Maximum number of programs kept for reuse."""
 
 
 class ProvisionalStack(Stack):
-    """A `Stack` whose streams can be asked for rows beyond those that are final.
+    """A `Stack` whose streams can also return rows that are not final yet.
 
     Parameters
     ----------
     network, threads, streams, backend
         As for `Stack`. No layer may shorten its input, and the last may not be transposed.
     depth : int, optional
-        Number of layers that the stream computes; by default all of them. With fewer, the rows that
-        `push` returns have no meaning, but those of `provisional` are as they would be, as long as
-        they read no final rows of other layers (`layers_read`).
+        Number of layers whose final rows are computed; by default all layers. With fewer, the rows
+        that `push` returns have no meaning. The rows that `provisional` returns are the same as
+        with all layers, if they depend on no final rows of the other layers (see `layers_read`).
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class ProvisionalStack(Stack):
             self._planner = _ShallowPlanner(network, self._layout, depth=depth)
             self._keys = [self._planner.key(self._counts[0])] * streams
         self._hop = int(np.prod([layer.phases // layer.tile for layer in network.layers]))
-        # Once this many rows were received, no needed row lies before the first.
+        # Once this many rows have been received, no needed row lies before the first row.
         self._steady = 2 * context(network.layers) + 4
         self._provisional: dict[tuple[int, Range], Program] = {}
         self._pushes: dict[tuple[int, Range], tuple[Program, Program, int]] = {}
@@ -70,10 +70,10 @@ class ProvisionalStack(Stack):
     def push_provisional(
         self, rows: FloatArray, streams: Sequence[int], first: int, end: int, held: int
     ) -> tuple[list[FloatArray], list[FloatArray]]:
-        """Push one row into each of some streams, and then ask for provisional rows.
+        """Push one row into each of `streams`, and return the final and the provisional rows.
 
-        Does what `push_streams` and then `provisional` do, but reads the weights of the first
-        layers once for both.
+        The result is that of `push_streams` followed by `provisional`, but the weights of the first
+        layers are read only once for both.
 
         Parameters
         ----------
@@ -106,23 +106,24 @@ class ProvisionalStack(Stack):
     def provisional(
         self, streams: Sequence[int], first: int, end: int | None, held: int = 0
     ) -> list[FloatArray]:
-        """Output rows as they would be if the input ended now, without those that are final.
+        """Return output rows as if the input ended now, without the rows that are already final.
 
         Parameters
         ----------
         streams : sequence of int
             Indices of the streams, all different; each has received at least one row.
         first, end : int
-            The range of rows, counted from the row ``rows_in * hop`` of each stream. Rows before
-            the beginning are left out. Without `end`, to the end of the output.
+            The range of rows, relative to the row ``rows_in * hop`` of each stream. Rows before the
+            first row of the output are left out. If `end` is None, the range ends with the output.
         held : int
-            Number of times that the last input row is repeated behind the input received so far;
-            zeros in the activations follow, as in a flush. The first layer must have no Snake then.
+            How many copies of the last input row follow the input received so far. After them come
+            zeros in the activations, as in a flush. If `held` is not 0, the first layer must have
+            no Snake.
 
         Returns
         -------
         list of (n, outputs) float32
-            For each of `streams`, the last rows of the range: those that are not final.
+            For each of `streams`, the rows of the range that are not final.
         """
         results: dict[int, FloatArray] = {}
         for key, positions in self._groups(streams, 0, first, end, held):
@@ -135,13 +136,13 @@ class ProvisionalStack(Stack):
     def _groups(
         self, streams: Sequence[int], coming: int, first: int, end: int | None, held: int
     ) -> Iterator[tuple[tuple[int, Range], list[int]]]:
-        """Yield what is asked for, and the positions of the streams that one program serves.
+        """Yield the key of each program, and the positions in `streams` that the program serves.
 
-        `coming` is the number of rows that come first.
+        `coming` is the number of rows that are pushed before the provisional end.
         """
         groups: dict[tuple[int, Range], list[int]] = {}
         for position, stream in enumerate(streams):
-            # Programs depend on the row of a stream only as long as it is near the beginning.
+            # Programs depend on the number of rows received only near the beginning of a stream.
             rows = min(self.rows_in(stream) + coming, self._steady)
             key = self._keys[stream], Range(rows, first, end, held)
             groups.setdefault(key, []).append(position)
@@ -169,7 +170,7 @@ class ProvisionalStack(Stack):
         return self._provisional[key]
 
     def _push_programs(self, key: tuple[int, Range], stream: int) -> tuple[Program, Program, int]:
-        """The program of a push, that of the provisional end, and the plan key after the push."""
+        """The programs of a push and of its provisional end, and the plan key after the push."""
         if key not in self._pushes:
             counts, wanted = self._counts[stream], key[1]
             program, number = self._planner.program(key[0], counts, 1, False)
@@ -206,7 +207,7 @@ def _make_room(programs: dict[Any, Any]) -> None:
 
 
 class Range(NamedTuple):
-    """What a provisional end is asked for, as `ProvisionalStack.provisional` takes it."""
+    """The rows requested of a provisional end, as in `ProvisionalStack.provisional`."""
 
     rows_in: int
     first: int

@@ -1,4 +1,4 @@
-"""A stack of layers as streams: rows in, every row out as soon as the layers allow it."""
+"""Runs a stack of layers on streams of rows, and returns every output row once it is final."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ from oobleck_stream.network import due_rows, output_length
 
 
 class Stack:
-    """Streams of a packed network over time-major rows: one, or several side by side.
+    """One or more streams that run through the layers of a packed network.
 
     Parameters
     ----------
     network : PackedNetwork
         The layers and their parameters.
     threads : int, optional
-        Threads of a push; `default_threads` when not given. The result does not depend on it.
+        Maximum number of threads of a push; by default what `default_threads` returns. The results
+        do not depend on the number of threads.
     streams : int
         Number of streams, each with a separate state.
     backend : str
         One of `oobleck_stream.engine.backends.CHOICES`.
     spare : callable, optional
-        Number of floats to add to each stream's arena, behind those of a layout.
+        ``spare(layout)`` takes the `ArenaLayout` and returns how many floats to append to each
+        stream's arena. By default none are appended.
 
     Attributes
     ----------
@@ -66,10 +68,10 @@ class Stack:
         Raises
         ------
         RuntimeError
-            When another thread is inside, or was interrupted before it could release the lock.
+            If another thread uses the stack, or was interrupted before it could release the lock.
         """
-        # An exception between acquiring and `try` leaves the lock held. It is reentrant, so that
-        # the thread that was interrupted can go on.
+        # An exception between acquiring the lock and `try` leaves the lock held. The lock is
+        # reentrant, so that the thread that was interrupted can continue to use the stack.
         busy = self._busy
         if not busy.acquire(blocking=False):
             raise RuntimeError(
@@ -83,7 +85,8 @@ class Stack:
 
     def reset(self, stream: int = 0) -> None:
         """Return a stream to its state before the first row."""
-        # A thread that was interrupted, or that exists only in the parent process, may hold it.
+        # The old lock may be held by a thread that was interrupted, or that exists only in the
+        # parent process.
         self._busy = threading.RLock()
         self._counts[stream] = 0
         self._ended[stream] = False
@@ -102,7 +105,7 @@ class Stack:
         return self._ended[stream]
 
     def due(self, rows: int, last: bool = False, stream: int = 0) -> int:
-        """Number of output rows of a push of `rows` rows; with `last`, of all that are left."""
+        """Number of rows that a push of `rows` rows would return; `last` is as in `push`."""
         reach = output_length if last else due_rows
         return reach(self.network.layers, self.rows_in(stream) + rows) - self.rows_out(stream)
 
@@ -115,7 +118,7 @@ class Stack:
         ----------
         rows : (n, inputs) float32, C-contiguous
         last : bool
-            Whether the input ends with these rows; then all withheld rows are returned too.
+            Whether the input ends with these rows. If so, all withheld rows are returned too.
         out : (due, outputs) float32, C-contiguous, optional
             Where to write the result.
 
@@ -132,7 +135,7 @@ class Stack:
         last: bool = False,
         out: FloatArray | None = None,
     ) -> list[FloatArray]:
-        """Push the same number of rows into each of some streams.
+        """Push the same number of rows into each of `streams`.
 
         Parameters
         ----------
@@ -192,10 +195,10 @@ class Stack:
         return out
 
     def step_times(self) -> list[tuple[int, float]]:
-        """Layer and share of the time of every step of the last program.
+        """The layer of each step of the last program, and its share of the time.
 
-        A push of few rows is one program. For a longer push, these are the times of its last
-        program.
+        A push of few rows is one program. A longer push runs several programs, and only the last
+        one is reported.
         """
         return self._engine.step_times()
 

@@ -10,7 +10,7 @@ Status = Literal["open", "flushed", "interrupted", "overflowed"]
 ``"flushed"`` means that the stream has received its last input. ``"interrupted"`` means that an
 operation is changing the stream, or that an exception ended one, so the stream's state may be
 inconsistent. ``"overflowed"`` means that the stream's output was not finite. In these three cases
-the stream takes no input until it is reset or restored, or until a decoder seeks.
+the stream accepts no input until it is reset or restored, or, in a decoder, until a seek.
 """
 
 

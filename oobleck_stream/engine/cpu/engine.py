@@ -1,15 +1,16 @@
-"""The CPU's engine: arenas in memory, and threads that run programs on them.
+"""The CPU engine: arenas in memory, and threads that run programs on them.
 
-The thread that pushes leads, and can do all of the work alone. Followers claim jobs from the same
-program while it runs; they sleep between programs, and no run waits for one to wake up. So a
-follower that the system wakes late costs nothing, several threads may push at once, and after a
-fork the child starts followers of its own.
+The thread that pushes is the leader, and can do all of the work alone. Followers claim jobs from
+the same program while it runs. They sleep between programs, and no run waits until a follower wakes
+up, so a follower that the system wakes late costs nothing. Several threads may push at the same
+time. After a fork, the child process starts followers of its own.
 
-Numba's threading layers were tried first, with the products alone of a push of one frame (Stable
-Audio Open, two cores): `omp` 20.2 ms (if told to wait passively before it is loaded), `workqueue`
-21.6 ms; a whole push with these followers takes 19 ms. Beside a process that takes one core:
-32.4, 35.6 and 32.8 ms. But a fork after `omp`'s first use kills the child, two threads in
-`workqueue` abort the process, and `tbb` is not found in a virtual environment.
+Numba's own threading layers were measured for comparison (Stable Audio Open, push of one frame, two
+cores). The products alone take 20.2 ms with `omp`, if it is configured to wait passively before it
+is loaded, and 21.6 ms with `workqueue`. A whole push with these followers takes 19 ms. While
+another process occupies one core, these times are 32.4, 35.6 and 32.8 ms. The layers also have
+defects: a fork after the first use of `omp` kills the child, two threads in `workqueue` abort the
+process, and `tbb` is not found in a virtual environment.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from oobleck_stream.engine.program import Program
 
 
 class CpuEngine:
-    """The CPU's engine, see `oobleck_stream.engine.backends.Engine`.
+    """The CPU engine; its methods are described in `oobleck_stream.engine.backends.Engine`.
 
     Parameters
     ----------
@@ -39,7 +40,7 @@ class CpuEngine:
     arena_floats : int
         Length of each stream's arena.
     threads : int
-        Maximum threads of a run.
+        Maximum number of threads of a run.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class CpuEngine:
         """Run a program on some streams; return when `out` is filled."""
         words = control_words(len(program.steps))
         if words > len(self._control) or self._generation != _generation:
-            # After a fork the old block may still count followers that run only in the parent.
+            # After a fork, the old block may still count followers that exist only in the parent.
             self._control = np.zeros(2 * words, np.int64)
             self._generation = _generation
         self._control[LINE // 8 : words] = 0
@@ -66,7 +67,7 @@ class CpuEngine:
             self._scratch = _new_scratch()
         self._ticket += 1
         self._last = program
-        # One row a stream: the addresses of its arena, of its input rows and of its output rows.
+        # One row per stream: the addresses of its arena, of its input rows and of its output rows.
         addresses = np.empty((len(streams), 3), np.int64)
         positions = np.arange(len(streams))
         addresses[:, 0] = self._arenas.ctypes.data + streams * self._arenas.strides[0]
@@ -87,15 +88,15 @@ class CpuEngine:
         return self._arenas[stream, start : start + size].copy()
 
     def write(self, stream: int, start: int, values: FloatArray) -> None:
-        """Overwrite floats of a stream's arena."""
+        """Overwrite the floats of a stream's arena from `start` on."""
         self._arenas[stream, start : start + len(values)] = values
 
     def step_times(self) -> list[tuple[int, float]]:
         """Return the layer of every step of the last program, and the step's share of the time.
 
-        The layer is -1 for the copy of the input rows and for moves alone. Two layers that are
-        computed together share their time in proportion to their multiplications. All shares are 0
-        if the processor's clock can't be read.
+        The layer is -1 for the copy of the input rows and for steps that have only moves. The time
+        of two layers that are computed together is divided in proportion to their multiplications.
+        All shares are 0 if the processor's clock can't be read.
         """
         if self._last is None:
             return []
@@ -133,14 +134,15 @@ def run_program(
     parameters : int
         Address of the packed parameters.
     control : int64 array
-        The control block, see `oobleck_stream.engine.cpu.interpreter`. This run's counters in it
-        are zero.
+        The control block, see `oobleck_stream.engine.cpu.interpreter`. Its counters must be zero
+        when the run begins.
     ticket : int
-        Greater than 0, and different from the ticket of every earlier run on this control block.
+        The number of this run. It is greater than 0, and different from the ticket of every earlier
+        run on this control block.
     scratch : float32 array
         Working memory of this thread.
     threads : int
-        Maximum threads, this one included.
+        Maximum number of threads, including this one.
     """
     if threads > 1:
         for follower in _some_followers(threads - 1):
@@ -199,9 +201,9 @@ def _some_followers(count: int) -> list[_Follower]:
 
 
 def _after_fork() -> None:
-    """Forget the followers and the lock in a forked child.
+    """Discard the followers and the lock in a forked child.
 
-    The threads don't exist there, and a thread of the parent may hold the lock.
+    The threads don't exist in the child, and a thread of the parent may hold the lock.
     """
     global _growing, _generation
     _growing = threading.Lock()

@@ -1,11 +1,12 @@
-"""Runs a program, step by step, on one thread or on several at once.
+"""Runs a program, step by step, on one or more threads.
 
-A step consists of a product over some rows of every stream and of moves that touch nothing that the
-product reads or writes. It is cut into jobs (`oobleck_stream.engine.cpu.jobs`).
+A step consists of a product, which computes rows of every stream, and of moves. The moves don't
+touch memory that the product reads or writes. A step is cut into jobs
+(`oobleck_stream.engine.cpu.jobs`).
 
 A run has one leader and any number of followers. All of them claim jobs from an atomic counter, and
-go on to the next step once all jobs of this one are done. The leader can do all jobs alone, so no
-run waits for a follower to arrive. A comment above `_execute` explains how the threads are
+go on to the next step once all jobs of the current step are done. The leader can do all jobs alone,
+so no run waits for a follower to arrive. A comment above `_execute` explains how the threads are
 synchronised.
 """
 
@@ -37,14 +38,14 @@ from oobleck_stream.engine.kernel_cache import keep
 from oobleck_stream.engine.program import FIRST_MOVE, JOINED, MOVES, NONE, POINTS, ROWS
 
 # The control block: offsets in bytes. The words OPEN, INSIDE and STARTED share the first cache
-# line. Each step has two more lines, so that counting finished jobs doesn't disturb threads that
-# claim jobs: first the jobs claimed and, at TIME, the time when the leader saw the step end; then
-# the jobs done.
+# line. Each step has two more cache lines. The first holds the number of jobs claimed and, at TIME,
+# the time when the leader saw the step end. The second holds the number of jobs done. It is a
+# separate line so that counting finished jobs doesn't disturb threads that claim jobs.
 OPEN, INSIDE, STARTED, LINE = 0, 8, 16, 64
 TIME = 8
 
 MAX_SPINS = 2000
-"""Times that a waiting thread polls before it yields its core to the scheduler."""
+"""How many times a waiting thread polls before it yields its core to the scheduler."""
 
 
 def control_words(steps: int) -> int:
@@ -54,7 +55,7 @@ def control_words(steps: int) -> int:
 
 @njit(nogil=True)
 def _wait_until(address, value):
-    """Spin, and later yield the core, until the word at an address is `value`."""
+    """Wait until the word at an address is `value`. First spin, and later yield the core."""
     tries = 0
     while atomic_load(address) != value:
         tries += 1
@@ -70,7 +71,7 @@ def _wait_until(address, value):
 #
 #     OPEN     the ticket of the run that followers may join; 0 if there is none
 #     INSIDE   followers that have arrived and have not left yet
-#     claimed  for each step: jobs claimed (numbers from `jobs` on stand for no job)
+#     claimed  for each step: jobs claimed (a thread that gets `jobs` or more has no job)
 #     done     for each step: jobs finished
 #
 # During a run, every access to these words is an `atomic_add` or an `atomic_load`, and both are
@@ -79,8 +80,8 @@ def _wait_until(address, value):
 # races with another access:
 #
 # 1. Into a run. The leader's thread zeroes the counters and writes everything that the jobs read.
-#    Only then does it add its ticket to OPEN. A follower that loads this ticket therefore sees all
-#    of it. Before that, it touches neither counters nor rows.
+#    Only then does it add its ticket to OPEN. A follower that loads this ticket therefore sees
+#    everything that was written before. Until then, it touches neither counters nor rows.
 # 2. From step to step. A thread adds to `done` after it has written the rows of a job. Additions
 #    continue one another's release sequences, so a thread that loads `done == jobs` sees the rows
 #    of all jobs of the step, whichever thread computed them.
@@ -129,8 +130,9 @@ def _execute(steps, moves, streams, parameters, control, ticket, scratch, leader
     scratch : int
         Address of `SCRATCH_BYTES` that only this thread uses, initially zeros.
     leader : bool
-        Exactly one thread leads a run; it returns when every job is done and every follower has
-        left. Followers may call this at any time, also before and after the run.
+        Whether this thread is the leader. A run has exactly one leader, which returns when every
+        job is done and every follower has left. Followers may call this function at any time, even
+        before and after the run.
     """
     if leader:
         store_word(control + STARTED, clock())
@@ -145,7 +147,8 @@ def _execute(steps, moves, streams, parameters, control, ticket, scratch, leader
         claimed = control + (2 * index + 1) * LINE
         done = claimed + LINE
         chunk, product_jobs = jobs_of(step, len(streams))
-        # A step of moves alone has no product, and that of a joined step is already computed.
+        # A step that has only moves has no product. The product of a step that is joined with the
+        # step before it has already been computed.
         if step[ROWS] == 0 or (index > 0 and steps[index - 1, JOINED] != 0):
             product_jobs = 0
         jobs = product_jobs + step[MOVES] * len(streams)
@@ -175,7 +178,7 @@ def _execute(steps, moves, streams, parameters, control, ticket, scratch, leader
 @keep
 @njit(nogil=True)
 def run(steps, moves, streams, parameters, control, ticket, scratch, leader):
-    """Call `_execute` in IEEE 754's default floating-point mode; the entry point from Python."""
+    """Call `_execute` in IEEE 754's default floating-point mode. Python calls this function."""
     mode: int = use_ieee_mode()
     _execute(
         carray(words_at(steps.ctypes.data), steps.shape),

@@ -1,8 +1,8 @@
-"""The jobs of a step: how a step is cut into jobs, and what a thread does for one of them.
+"""Cuts a step into jobs, and executes a job.
 
-A job is one move in one stream, or one chunk of rows by one panel of output columns. A chunk may
-contain rows of several streams, so that the weights are read once for all of them. For a fast
-convolution, a chunk consists of tiles (`oobleck_stream.fast_convolution`).
+A job is either one move in one stream, or the output of one chunk of rows in one panel of columns.
+A chunk may contain rows of several streams, so that the weights are read once for all of them. For
+a fast convolution, a chunk consists of tiles (`oobleck_stream.fast_convolution`).
 
 All memory except the tables is passed as integer addresses in bytes.
 """
@@ -60,26 +60,26 @@ from oobleck_stream.fast_convolution import SCHEMES
 ARENA, SOURCE, TARGET, STREAM_FIELDS = range(4)
 
 MAX_CHUNK = 96
-"""Maximum rows of a job."""
+"""Maximum number of rows of a job."""
 
 MAX_JOINED_CHUNK = 24
-"""Maximum rows of a job of two joined steps: the rows between them fit the first-level cache. It
-is also the maximum number of tiles of such a job."""
+"""Maximum number of rows of a job of two joined steps, and also the maximum number of its tiles.
+The rows between the two steps then fit the first-level cache."""
 
 TRANSFORM_CHUNK = 4
-"""Tiles of a job that computes the rows of points."""
+"""Number of tiles of a job that computes the rows of points."""
 
 MAX_POINTS = max(scheme.points for scheme in SCHEMES.values())
 
 MIN_JOBS = 16
-"""A step with fewer jobs is cut into smaller chunks, so that the threads finish together."""
+"""A step with fewer jobs is cut into smaller chunks, so that all threads finish together."""
 
 # The scratch memory of a thread: offsets in bytes.
 # - From 0: PANEL zeros, which serve as the bias of a step that has none.
 # - From INDIRECTION: the addresses of the input rows of a chunk (what XNNPACK calls an indirection
-#   buffer). With them, the product neither knows strides nor where one stream's rows end.
-# - From SUMS: the sums of one panel, a row of the panel's width for each row of the chunk.
-# - From BETWEEN: the rows that a step hands to the step joined with it.
+#   buffer). So the product needs to know neither the strides nor where the rows of a stream end.
+# - From SUMS: the sums of one panel, one row of sums for each row of the chunk.
+# - From BETWEEN: the rows that a step passes to the step joined with it.
 # - From TILES: the rows of the points of a job of two joined steps.
 INDIRECTION = 4 * PANEL
 SUMS = INDIRECTION + 8 * MAX_CHUNK
@@ -93,8 +93,8 @@ SCRATCH_BYTES = TILES + MAX_POINTS * TILE_POINT_BYTES
 def jobs_of(step, streams):
     """Return the maximum number of rows of a job, and the number of jobs of a step.
 
-    The jobs are ordered by phase, then by panel, then by chunk of rows, so that threads that work
-    side by side share a panel of weights.
+    The jobs are ordered by phase, then by panel, then by chunk of rows, so that jobs that run at
+    the same time share a panel of weights.
     """
     rows = step[ROWS] * streams
     if step[JOINED] != 0 or step[POINTS] != NONE:
@@ -111,7 +111,7 @@ def jobs_of(step, streams):
 
 @njit(nogil=True)
 def transform_job(step, job, streams, scratch):
-    """Compute the rows of the points of some tiles of a fast convolution."""
+    """Compute the rows of points for the tiles of one job of a fast convolution."""
     each, width = step[ROWS], 4 * step[CHANNELS]
     begin = job * TRANSFORM_CHUNK
     count = min(TRANSFORM_CHUNK, each * len(streams) - begin)
@@ -143,8 +143,8 @@ def product_job(step, job, chunk, streams, parameters, scratch):
         return
     phase = panel // panels
     column = (panel - phase * panels) * PANEL
-    # This phase's output rows are b * PHASES + phase. From each stream take the blocks b whose row
-    # is in [FIRST_ROW, LAST_ROW): `each` of them, beginning with `first`.
+    # The output rows of this phase are b * PHASES + phase. In each stream, compute the blocks b
+    # whose row is in [FIRST_ROW, LAST_ROW). These are `each` blocks, beginning with block `first`.
     first = (step[FIRST_ROW] - phase + phases - 1) // phases
     each = min(rows, (step[LAST_ROW] - phase + phases - 1) // phases) - first
     begin = (job % chunks) * chunk
@@ -178,8 +178,9 @@ def _tiles_job(step, column, begin, chunk, streams, parameters, scratch):
 def joined_job(step, following, job, streams, parameters, scratch):
     """Compute one chunk of rows of a step and, from them, the same rows of the next step.
 
-    The next step has a single tap, which reads the row that this step writes at the same place. The
-    rows between the two steps stay in the scratch memory: in tiles, phase after phase.
+    The next step has a single tap, so each of its rows depends only on the row of this step with
+    the same index. The rows between the two steps stay in the scratch memory. If this step computes
+    tiles, these rows are stored phase by phase.
     """
     each = step[ROWS]
     begin = job * MAX_JOINED_CHUNK
@@ -240,11 +241,11 @@ def _panel(step, phase, column):
 
 @njit(nogil=True)
 def _fill_indirection(step, first, each, begin, count, streams, scratch):
-    """For each output row of the chunk, store the address of the input row of tap 0.
+    """Fill the indirection buffer: for each block, the address of the input row of tap 0.
 
-    The blocks of all streams are counted one stream after another. Each stream contributes the
-    blocks `first` to ``first + each - 1``. The chunk has `count` of these blocks, from number
-    `begin` on.
+    Each stream contributes the blocks `first` to ``first + each - 1``. These blocks are numbered
+    consecutively, stream after stream. The chunk consists of the blocks with the numbers `begin` to
+    ``begin + count - 1``.
     """
     stream = begin // each
     row = begin - stream * each
@@ -270,7 +271,7 @@ def _sum_panel(step, phase, column, count, parameters, scratch):
     weights, stride = parameters + 4 * offset, 4 * width
     for tap in range(step[TAPS]):
         inputs = 4 * tap * step[TAP_STRIDE]
-        # The first tap stores its sums, the others are added.
+        # The sums of the first tap are stored, and those of the other taps are added.
         _sum_tap(inputs, channels, count, weights, width, scratch + SUMS, tap, scratch)
         weights += channels * stride
 
@@ -279,8 +280,8 @@ def _sum_panel(step, phase, column, count, parameters, scratch):
 def _sum_tiles(step, column, count, point_stride, parameters, scratch):
     """Compute the rows of the tiles of one panel, phase after phase.
 
-    The indirection buffer has the row of the first point of each tile; the row of the next point is
-    `point_stride` bytes after it.
+    The indirection buffer contains, for each tile, the address of the row of the first point. The
+    rows of the other points follow at distances of `point_stride` bytes.
     """
     channels = step[CHANNELS]
     offset, width = _panel(step, 0, column)
@@ -296,7 +297,8 @@ def _sum_tiles(step, column, count, point_stride, parameters, scratch):
 def _sum_tap(inputs, channels, count, weights, width, sums, add, scratch):
     """Store the products of one tap and one panel, or add them to the sums.
 
-    `inputs` are the bytes from the rows in the indirection buffer to those of this tap.
+    `inputs` is the distance in bytes from the rows in the indirection buffer to the rows of this
+    tap.
     """
     vectors, stride = width // LANES, 4 * width
     tiles = (count + TILE_ROWS - 1) // TILE_ROWS
@@ -329,14 +331,14 @@ def _finish_panel(
     """Apply the epilogue to the sums of a panel, stream by stream.
 
     The arguments describe the chunk as in `_fill_indirection`. The step that copies the input rows
-    has no sums; the rows of the source take their place.
+    has no sums; it uses the rows of the source instead.
     """
     stream = begin // each
     row = begin - stream * each
     stride = 4 * _panel(step, 0, column)[1]
     phases, shift = step[PHASES], phase * step[PHASE_STRIDE]
     row_stride = 4 * phases * step[OUTPUT_STRIDE]
-    # The blocks whose row of this phase is in [FIRST_ROW, LAST_ROW).
+    # Select the blocks whose row of this phase is in [FIRST_ROW, LAST_ROW).
     low = (step[FIRST_ROW] - shift + phases - 1) // phases
     high = (step[LAST_ROW] - shift + phases - 1) // phases
     done = 0
@@ -385,10 +387,10 @@ def _finish_panel(
 def _finish_rows(
     step, column, count, sums, stride, residual, raw, snaked, row_stride, parameters, scratch
 ):
-    """Apply the epilogue to consecutive sums of a panel.
+    """Apply the epilogue to consecutive rows of the sums of a panel.
 
-    `residual`, `raw` and `snaked` are addresses of rows `row_stride` bytes apart, or 0 if there are
-    none.
+    `residual`, `raw` and `snaked` are addresses of rows, which are `row_stride` bytes apart. Each
+    of these addresses is 0 if there are no such rows.
     """
     bias = scratch if step[BIAS] == NONE else parameters + 4 * (step[BIAS] + column)
     columns = step[COLUMNS] - column

@@ -1,4 +1,4 @@
-"""Instructions that Numba has no Python function for: raw memory, atomics, floating-point mode.
+"""Instructions for which Numba has no function: raw memory, atomics and floating-point modes.
 
 They are intrinsics: functions that emit LLVM instructions into the kernel that calls them. All of
 them are at module level, because Numba can't cache kernels that call local ones.
@@ -27,16 +27,16 @@ def pointer(builder: ir.IRBuilder, address: Any, to: ir.Type) -> Any:
 def call_noinline(
     builder: ir.IRBuilder, name: str, arguments: Sequence[Any], write: Callable[..., None]
 ) -> None:
-    """Call an LLVM function that is never inlined, so that its loops have all registers.
+    """Call an LLVM function that is never inlined, so that its loops can use all registers.
 
     Parameters
     ----------
     builder : ir.IRBuilder
     name : str
-        Its name in the LLVM module. The first call with a name emits the function.
+        The function's name in the LLVM module. The first call with a name emits the function.
     arguments : sequence of int64 values
     write : callable
-        ``write(builder, *parameters)`` emits its body.
+        ``write(builder, *parameters)`` emits the body of the function.
     """
     function = builder.module.globals.get(name)
     if function is None:
@@ -54,8 +54,8 @@ def call_noinline(
 def words_at(typing_context: Any, address: Any) -> Any:
     """Turn an address into a pointer to int64.
 
-    An array over it (`numba.carray`) has no owner and so no reference count. Counting references to
-    a shared array costs two threads a microsecond per job.
+    An array that views this memory (`numba.carray`) has no owner, and so no reference count. If two
+    threads counted the references to a shared array, this would cost a microsecond per job.
     """
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -108,7 +108,7 @@ def clear_bytes(typing_context: Any, destination: Any, count: Any) -> Any:
 
 @intrinsic
 def atomic_add(typing_context: Any, address: Any, value: Any) -> Any:
-    """Add to the int64 at an address, sequentially consistent; returns the old value."""
+    """Add to the int64 at an address, sequentially consistent, and return the old value."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return builder.atomic_rmw("add", pointer(builder, args[0], WORD), args[1], "seq_cst")
@@ -147,10 +147,10 @@ def pause(typing_context: Any) -> Any:
 
 @intrinsic
 def use_ieee_mode(typing_context: Any) -> Any:
-    """Make this thread round to nearest and keep subnormals; returns the mode that it had before.
+    """Make this thread round to nearest and keep subnormals, and return its previous mode.
 
-    Hosts of audio plug-ins often make their threads flush subnormals to zero; the threads of this
-    package don't. The results must not depend on which thread computes them.
+    Hosts of audio plug-ins often make their threads flush subnormals to zero, but the threads of
+    this package don't. The results must not depend on the thread that computes them.
     """
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Measures the limits of a core: fused multiply-adds in registers, and reading from memory."""
+"""Kernels to measure how fast a core can multiply and add, and how fast it can read memory."""
 
 # mypy: disable-error-code="no-untyped-def, call-arg"
 from __future__ import annotations
@@ -15,10 +15,10 @@ from oobleck_stream.engine.kernel_cache import keep
 from oobleck_stream.engine.program import LANES
 
 STREAMS = 8
-"""Vectors that one turn of the reading loop loads, each into a sum of its own."""
+"""Number of vectors that one turn of the reading loop loads. Each is added to a separate sum."""
 
 READ_STEP = 4 * LANES * STREAMS
-"""Bytes that one turn of the reading loop loads."""
+"""Number of bytes that one turn of the reading loop loads."""
 
 
 def _emit_loop(builder: ir.IRBuilder, turns: Any, values: list[Any], grow: Any) -> list[Any]:
@@ -63,8 +63,8 @@ def _multiply_add(typing_context: Any, turns: Any, factor: Any, target: Any) -> 
         def grow(turn: Any, chains: list[Any]) -> list[Any]:
             return [vector.fma(value, half, half) for value in chains]
 
-        # As many chains as the largest tile of a product has sums. Each starts from another number:
-        # LLVM would merge equal ones.
+        # There are as many chains as the largest tile of a product has sums. Each starts from a
+        # different number, because LLVM would merge equal chains.
         chains = [vector.constant(float(number)) for number in range(TILE_ROWS * TILE_VECTORS)]
         _emit_sum(builder, _emit_loop(builder, turns, chains, grow), target)
         operations = ir.Constant(WORD, 2 * LANES * len(chains))
@@ -103,9 +103,11 @@ def multiply_add(turns, factor, target):
     Parameters
     ----------
     turns : int
-        At least 1.
-    factor, target : int
-        Addresses of sixteen floats each: the factor, one half, and the result, the chains' sum.
+        Number of turns of the loop, at least 1.
+    factor : int
+        Address of sixteen floats, all of them one half.
+    target : int
+        Address of sixteen floats, where the sum of all chains is written.
 
     Returns
     -------
@@ -124,8 +126,8 @@ def read(address, turns, target):
     ----------
     address : int
     turns : int
-        At least 1.
+        Number of turns of the loop, at least 1.
     target : int
-        Address of the sixteen floats of the result.
+        Address of sixteen floats, where the result is written.
     """
     _read(address, turns, target)

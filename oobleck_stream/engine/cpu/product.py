@@ -1,9 +1,10 @@
-"""The kernels of a step's product: a tile of sums, and the epilogue of the sums.
+"""The kernels of a step: `tile` computes sums of products, and `finish` applies the epilogue.
 
 A step is a convolution in gather form: output row t is ``bias + sum over taps k of
-X[t + k * dilation] @ W[k]``, with time-major rows. `tile` computes the part of one tap for a tile
-of sums; `finish` adds the bias and the residual and applies tanh or the next layer's Snake, while
-the sums are still in the cache. "The order of arithmetic" in oobleck_stream/README.md applies.
+X[t + k * dilation] @ W[k]``, with time-major rows. `tile` computes what one tap contributes to
+a tile of sums. While the sums are still in the cache, `finish` adds the bias and the residual, and
+applies tanh or the next layer's Snake. "The order of arithmetic" in oobleck_stream/README.md
+applies.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ def tile(
     stride: Any,
     add: Any,
 ) -> Any:
-    """Compute one tap of a tile of sums, all of them in registers.
+    """Compute the contribution of one tap to a tile of sums, which are kept in registers.
 
-    Each sum is a chain of fused multiply-adds over the channels. A function is compiled for every
-    size of tile, and a switch selects one.
+    Each sum is a chain of fused multiply-adds over the channels. A separate function is compiled
+    for every size of tile, and a switch selects the function.
 
     Parameters
     ----------
@@ -48,17 +49,18 @@ def tile(
     row_addresses : int
         Address of the indirection buffer: for each row, the address of the input row of tap 0.
     tap_offset : int
-        Bytes from that input row to the one of this tap.
+        Distance in bytes from that input row to the input row of this tap.
     channels : int
-        At least 1.
+        Number of input channels, at least 1.
     weights : int
         Address of the tap's weights in the panel: one row for each channel.
     totals : int
         Address of the results.
     stride : int
-        Bytes from row to row of the weights, and of the results: the width of the panel.
+        Distance in bytes between rows of the weights, and between rows of the results. This is the
+        width of the panel.
     add : int
-        0 to store the sums, else they are added to the results.
+        If 0, the sums replace the results; otherwise they are added to them.
     """
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -100,8 +102,8 @@ def _write_tile(
         address = builder.load(builder.gep(table, [ir.Constant(WORD, row)]))
         row_pointers.append(pointer(builder, builder.add(address, tap_offset), FLOAT))
 
-    # The weights of the next chain come right after those of this one, and they are in a slower
-    # cache or in memory: they are fetched while this chain is computed.
+    # The weights of the next chain follow those of this chain. They are still in a slower cache or
+    # in memory, so they are prefetched while this chain is computed.
     ahead = builder.mul(channels, stride)
 
     entry = builder.block
@@ -117,7 +119,7 @@ def _write_tile(
     sums = [builder.phi(VECTOR) for _ in range(rows * vectors)]
     for value in sums:
         value.add_incoming(vector.constant(0.0), entry)
-    # One channel: load its row of weights once, and broadcast the input of each row.
+    # For each channel, load its row of weights once, and broadcast the input of each row.
     columns = [vector.load(vector.vector_address(panel, v)) for v in range(vectors)]
     for v in range(vectors):
         vector.prefetch(vector.vector_address(builder.add(panel, ahead), v))
@@ -133,7 +135,7 @@ def _write_tile(
         value.add_incoming(new, loop)
     builder.cbranch(builder.icmp_signed("<", following, channels), loop, done)
 
-    # The chain of this tap is complete: only now is it added to the taps before it.
+    # The chain of this tap is complete. Only now is it added to the sum of the earlier taps.
     builder.position_at_end(done)
     targets = []
     for row in range(rows):
@@ -164,31 +166,32 @@ def finish(
     inverse_beta: Any,
     tanh: Any,
 ) -> Any:
-    """Apply the epilogue to one vector of columns: bias, residual, tanh, Snake; store the rows.
+    """Apply the epilogue (bias, residual, tanh, Snake) to one vector of columns; store the rows.
 
-    If fewer than a vector of columns are left, loads of sums and of the residual and all stores are
-    masked, because the memory next to them belongs to other rows. That case is a separate function,
-    as masked access is slow on some processors.
+    The memory after the last column belongs to other rows. So if fewer columns are left than a
+    vector has lanes, all stores, and the loads of sums and of the residual, are masked. A separate
+    function handles this case, because masked access is slow on some processors.
 
     Parameters
     ----------
     rows : int
     columns : int
-        Columns that are left, at least 1.
+        Number of columns that are left, at least 1.
     totals, totals_stride : int
-        Address of the sums, and bytes from row to row.
+        Address of the sums, and the distance in bytes between their rows.
     bias : int
-        Address; padded to a whole vector, as are `alpha` and `inverse_beta`.
+        Address of the bias. Bias, alpha and inverse beta are padded to whole vectors.
     residual : int
         Address of the rows to add; 0 if there are none.
     raw, snaked : int
-        Addresses for the rows before and after the next layer's Snake; 0 to omit them.
+        Where to store the rows before and after the next layer's Snake. If an address is 0, these
+        rows are not stored.
     row_stride : int
-        Bytes from row to row of `residual`, `raw` and `snaked`.
+        Distance in bytes between rows of `residual`, of `raw` and of `snaked`.
     alpha, inverse_beta : int
-        Addresses of that Snake's parameters; not read if `snaked` is 0.
+        Addresses of the parameters of that Snake. They are not read if `snaked` is 0.
     tanh : int
-        Whether to apply tanh.
+        Whether to apply tanh; 0 means no.
     """
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:

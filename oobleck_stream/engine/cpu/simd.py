@@ -24,7 +24,7 @@ from oobleck_stream.operations import Operations
 
 
 def _has_wide_registers() -> bool:
-    """Report whether Numba compiles for AVX-512, which has 32 registers of 16 floats."""
+    """Return whether Numba compiles for AVX-512, which has 32 registers of 16 floats."""
     features = config.CPU_FEATURES  # type: ignore[attr-defined]
     if features is None:
         features = get_host_cpu_features().flatten()
@@ -32,11 +32,12 @@ def _has_wide_registers() -> bool:
 
 
 TILE_ROWS, TILE_VECTORS = (12, 2) if _has_wide_registers() else (6, 1)
-"""The largest tile, a block of sums that one loop keeps in registers: rows by vectors of columns.
+"""Size of the largest tile: its rows, and its columns counted in vectors.
 
-Its sums take 24 of the 32 registers of AVX-512, 12 of the 16 of AVX2, or 24 of the 32 of NEON. The
-others hold the weights and the broadcast input. As each fused multiply-add depends on the one
-before it in its chain, a core needs many independent chains to keep its units busy.
+A tile is a block of sums that one loop keeps in registers. The sums take 24 of the 32 registers of
+AVX-512, 12 of the 16 of AVX2, or 24 of the 32 of NEON. The other registers hold the weights and the
+broadcast input. Each fused multiply-add depends on the previous one in its chain, so a core needs
+many independent chains to keep its units busy.
 """
 
 VECTOR = ir.VectorType(FLOAT, LANES)
@@ -77,11 +78,11 @@ class Vectors:
         self.snake, self.tanh = activations(self.operations)
 
     def constant(self, value: float) -> ir.Constant:
-        """A Python float, rounded to float32, in all lanes."""
+        """Return a vector with a Python float, rounded to float32, in all lanes."""
         return ir.Constant(VECTOR, [float(np.float32(value))] * LANES)
 
     def splat(self, scalar: Any) -> Any:
-        """A scalar, in all lanes."""
+        """Return a vector with a scalar in all lanes."""
         undefined = ir.Constant(VECTOR, ir.Undefined)
         one = self.builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
         lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
@@ -94,7 +95,8 @@ class Vectors:
     def load(self, address: Any, mask: Any = None) -> Any:
         """Load a vector from an address aligned to 4 bytes.
 
-        With a mask, the other lanes are zero, and their memory is not accessed.
+        With a mask, only the selected lanes are loaded. The other lanes are zero, and their memory
+        is not accessed.
         """
         target = self.builder.inttoptr(address, VECTOR.as_pointer())
         if mask is None:
@@ -105,7 +107,7 @@ class Vectors:
         return self._masked("load", kind, [target, ALIGNMENT, mask, self.constant(0.0)])
 
     def store(self, value: Any, address: Any, mask: Any = None) -> None:
-        """Store a vector to an address aligned to 4 bytes; with a mask, only its lanes."""
+        """Store a vector to an address aligned to 4 bytes; with a mask, only the selected lanes."""
         target = self.builder.inttoptr(address, VECTOR.as_pointer())
         if mask is None:
             self.builder.store(value, target).align = 4
@@ -114,8 +116,10 @@ class Vectors:
         self._masked("store", kind, [value, target, ALIGNMENT, mask])
 
     def prefetch(self, address: Any) -> None:
-        """Start to load the cache line of an address, which may be invalid, into the second-level
-        cache."""
+        """Prefetch the cache line of an address into the second-level cache.
+
+        The address may be invalid.
+        """
         byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
         function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
@@ -130,7 +134,7 @@ class Vectors:
         return self.builder.call(function, arguments)
 
     def first_lanes(self, count: Any) -> Any:
-        """Mask of the first `count` lanes."""
+        """Return a mask that selects the first `count` lanes."""
         lane = ir.VectorType(WORD, LANES)
         undefined = ir.Constant(lane, ir.Undefined)
         one = self.builder.insert_element(undefined, count, ir.Constant(ir.IntType(32), 0))
@@ -143,7 +147,7 @@ class Vectors:
         return self.builder.call(self._fma, [a, b, c])
 
     def power_of_two(self, exponents: Any) -> Any:
-        """2 to the power of whole numbers from -126 to 127, by setting the exponent bits."""
+        """``2 ** exponents``, for whole numbers from -126 to 127, by setting the exponent bits."""
         whole = ir.VectorType(ir.IntType(32), LANES)
         bits = self.builder.fptosi(exponents, whole)
         bits = self.builder.add(bits, ir.Constant(whole, [127] * LANES))

@@ -1,4 +1,4 @@
-"""The kernels around the products of a fast convolution: see `oobleck_stream.fast_convolution`."""
+"""The kernels of a fast convolution before and after its products (see `fast_convolution`)."""
 
 from __future__ import annotations
 
@@ -28,23 +28,24 @@ def transform(
     point_stride: Any,
     tile_stride: Any,
 ) -> Any:
-    """Compute the rows of the points of some tiles.
+    """Compute the rows of the points of `tiles` tiles.
 
     Parameters
     ----------
     rows : int
-        Rows of a tile.
+        Number of output rows of a tile.
     tiles : int
+        Number of tiles.
     row_addresses : int
         Address of the indirection buffer: for each tile, the address of its first input row.
     tap_stride : int
-        Bytes from one input row of a tile to the next.
+        Distance in bytes between input rows of a tile.
     width : int
-        Bytes of a row, a multiple of those of a vector.
+        Size of a row in bytes, a multiple of the size of a vector.
     target : int
         Address of the row of the first point of the first tile.
     point_stride, tile_stride : int
-        Bytes from point to point, and from tile to tile.
+        Distances in bytes between rows: from point to point, and from tile to tile.
     """
     return types.void(*[types.int64] * 8), _for_scheme("transform", _write_transform)
 
@@ -53,19 +54,21 @@ def transform(
 def combine(
     typing_context: Any, rows: Any, tiles: Any, totals: Any, width: Any, point_stride: Any
 ) -> Any:
-    """Replace the products of the points of some tiles by the rows of the tiles.
+    """Replace the products of the points of `tiles` tiles by the output rows of these tiles.
 
     Parameters
     ----------
     rows : int
-        Rows of a tile.
+        Number of output rows of a tile.
     tiles : int
+        Number of tiles.
     totals : int
-        Address of the products; the rows replace those of the first points.
+        Address of the products. The output rows overwrite the products of the first points.
     width : int
-        Bytes of a product, and from tile to tile, a multiple of those of a vector.
+        Size of a product in bytes, a multiple of the size of a vector. This is also the distance
+        between tiles.
     point_stride : int
-        Bytes from point to point, and from row to row of a tile.
+        Distance in bytes between points, and between the output rows of a tile.
     """
     return types.void(*[types.int64] * 5), _for_scheme("combine", _write_combine)
 

@@ -39,8 +39,8 @@ from oobleck_stream.errors import CudaUnavailable
 from oobleck_stream.fast_convolution import SCHEMES
 
 _uploaded: dict[int, Any] = {}
-"""Parameters on the device, by the `id` of the array on the host. An entry is removed when that
-array is freed.
+"""Maps the `id` of a parameter array on the host to the copy of this array on the device. An entry
+is removed when the array on the host is freed.
 """
 
 _uploading = threading.Lock()
@@ -48,7 +48,7 @@ _uploading = threading.Lock()
 
 @dataclass
 class _Prepared:
-    """The launches of a program for a number of streams, and, once captured, their CUDA graph."""
+    """A program's launches for a group of streams, and their CUDA graph once captured."""
 
     launches: list[Launch]
     captured: CapturedGraph | None = None
@@ -86,7 +86,7 @@ class CudaEngine:
         self.streams, self.arena_floats = streams, arena_floats
         self._tiles = tiles or (TINY_TILES if SIMULATED else TILES)
         self._threads = 4 if SIMULATED else 256
-        # By program and by number of streams. An entry lives as long as its program.
+        # The keys are the program and the number of streams. An entry lives as long as its program.
         self._prepared: WeakKeyDictionary[Program, dict[int, _Prepared]] = WeakKeyDictionary()
         self._closed = False
         with translated_errors():
@@ -149,8 +149,8 @@ class CudaEngine:
     def _enqueue(self, prepared: _Prepared, group: int, size_in: int, size_out: int) -> None:
         """Enqueue a program and its copies.
 
-        The first run launches every kernel, the second captures a CUDA graph, and all runs from
-        then on replay it.
+        The first run launches every kernel. The second run captures a CUDA graph, which it and all
+        later runs replay.
         """
 
         def launch() -> None:
@@ -174,7 +174,7 @@ class CudaEngine:
             prepared.captured.replay(self._cuda_stream)
 
     def _prepare(self, program: Program, group: int, size_in: int, size_out: int) -> _Prepared:
-        """Return the launches of a program for a number of streams, from the cache if possible."""
+        """Return a program's launches for `group` streams, from the cache if possible."""
         prepared = self._prepared.get(program, {}).get(group)
         if prepared is not None:
             return prepared
@@ -228,7 +228,7 @@ class CudaEngine:
         return values
 
     def write(self, stream: int, start: int, values: FloatArray) -> None:
-        """Overwrite floats of a stream's arena."""
+        """Overwrite the floats of a stream's arena from `start` on."""
         flat = np.ascontiguousarray(values, np.float32).reshape(-1)
         if flat.size > 0:
             with translated_errors():
@@ -247,7 +247,7 @@ class CudaEngine:
             del self._buffers, self._host_source, self._host_target, self._host_streams
 
     def _smoke_test(self) -> None:
-        """Compile and run a kernel without effect: it writes one zero into the zeroed arena."""
+        """Compile a kernel and run it without effect: it writes one zero into the zeroed arena."""
         moves = np.array([[0, table.NONE, min(1, self.arena_floats)]], np.int64)
         buffers = replace(
             self._buffers,
@@ -258,7 +258,7 @@ class CudaEngine:
         self._cuda_stream.synchronize()
 
     def _floats(self, stream: int, start: int, size: int) -> Any:
-        """A view of some floats of a stream's arena on the device."""
+        """A view of `size` floats of a stream's arena on the device."""
         self._check_open()
         if not (0 <= stream < self.streams and 0 <= start <= start + size <= self.arena_floats):
             raise ValueError(
@@ -291,8 +291,8 @@ def warm_kernels() -> None:
     CudaUnavailable
         If CUDA can't be used here.
     """
-    # A program that copies one number in and multiplies it, once with each tile; and fast
-    # convolutions of that number.
+    # A program that copies one number into the arena, multiplies it, and computes fast convolutions
+    # of it. It is run once for each tile.
     steps = [
         _minimal_step(LAYER=-1, INPUT_STRIDE=1, RAW=0),
         _minimal_step(CHANNELS=1, WEIGHTS=0, RAW=1),
@@ -308,7 +308,7 @@ def warm_kernels() -> None:
     stream, row = np.zeros(1, np.int64), np.zeros((1, 1, 1), np.float32)
     weights = np.zeros(table.LANES * max(scheme.points for scheme in SCHEMES.values()), np.float32)
     for tile in TINY_TILES if SIMULATED else TILES:
-        # Opening an engine runs the kernel of moves.
+        # Opening an engine also runs the kernel that executes moves.
         with closing(CudaEngine(weights, 1, 3, (tile,))) as engine:
             engine.run(program, stream, row, row[:, :0].copy())
 

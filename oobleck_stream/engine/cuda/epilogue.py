@@ -66,7 +66,7 @@ snake, tanh = activations(OPERATIONS)
 
 @device
 def output_fields(steps, index):
-    """The fields of a step that `store_output` needs: residual, tanh, and where the rows go."""
+    """Return the fields of a step for `store_output`: residual, tanh and output addresses."""
     return (
         steps[index, RESIDUAL],
         steps[index, RAW],
@@ -78,8 +78,8 @@ def output_fields(steps, index):
 
 @device
 def column_parameters(steps, index, column, parameters):
-    """Load the bias, alpha and inverse beta of a column, which serve all rows of a thread."""
-    # As on the CPU, +0 stands for a missing bias: it turns a sum of -0.0 into +0.0.
+    """Load the bias, alpha and inverse beta of a column. They apply to all rows of a thread."""
+    # As on the CPU, +0.0 is added if there is no bias. This turns a sum of -0.0 into +0.0.
     bias, alpha, inverse_beta = np.float32(0.0), np.float32(0.0), np.float32(0.0)
     if steps[index, BIAS] != NONE:
         bias = parameters[unsigned_index(steps[index, BIAS] + column)]
@@ -95,8 +95,8 @@ def store_output(
 ):
     """Apply the epilogue to one sum and store the result.
 
-    `offset` is the position within the step's output rows. The stream's arena starts at `arena` in
-    `arenas`, and its output rows start at `target_start` in `target`.
+    `offset` is the index of the element within the step's output rows. The stream's arena starts at
+    index `arena` of `arenas`, and its output rows start at index `target_start` of `target`.
     """
     _, raw, snaked, has_tanh, to_target = outputs
     bias, alpha, inverse_beta = parameters_of_column
@@ -127,7 +127,7 @@ def finish_element(
 
 @device
 def added_parts(sums, first, parts, elements):
-    """Add up the partial sums of an element, in their order."""
+    """Add up the partial sums of an element, in ascending order of the parts."""
     value = sums[unsigned_index(first)]
     for part in range(1, parts):
         value = add(value, sums[unsigned_index(first + part * elements)])
@@ -136,8 +136,9 @@ def added_parts(sums, first, parts, elements):
 
 @functools.cache
 def finish_kernel() -> Any:
-    """The kernel for a step that has no sums yet: it adds up split sums, or takes source rows.
+    """Create the kernel that applies the epilogue where the product kernel does not.
 
+    The kernel adds up the parts of split sums, or reads the source rows for the copy of the input.
     One thread computes one element of the output. `sums` has the shape (parts, streams, rows,
     columns).
     """
@@ -158,7 +159,7 @@ def finish_kernel() -> Any:
     ):
         columns = steps[index, COLUMNS]
         rows = steps[index, ROWS] * steps[index, PHASES]
-        # Split the thread's number into stream of the group, row and column.
+        # Compute the stream within the group, the row and the column from the thread's number.
         number = np.int64(cuda.grid(1))
         elements = streams.shape[0] * rows * columns
         if number >= elements:

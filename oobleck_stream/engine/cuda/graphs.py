@@ -11,12 +11,12 @@ from oobleck_stream.warning import warn_once
 
 
 class CapturedGraph:
-    """A sequence of launches and copies that the driver replays as one.
+    """A sequence of launches and copies that the driver replays with a single call.
 
     Parameters
     ----------
     graph
-        The driver's executable graph; it is destroyed with this object.
+        The driver's executable graph. It is destroyed when this object is freed.
     """
 
     def __init__(self, graph: Any) -> None:
@@ -35,13 +35,14 @@ class CapturedGraph:
 def capture(cuda_stream: Any, launch: Callable[[], None]) -> CapturedGraph | None:
     """Record what `launch` enqueues on a CUDA stream, instead of running it.
 
-    All recorded kernels must have run before, because loading a kernel can't be captured.
+    All kernels that `launch` launches must have run before, because loading a kernel can't be
+    captured.
 
     Returns
     -------
     CapturedGraph or None
-        The recorded sequence. None under the simulator, and after an error, for which a
-        ``RuntimeWarning`` is given.
+        The recorded sequence; None under the simulator, or if an error occurs. In case of an error,
+        a ``RuntimeWarning`` is given.
     """
     if SIMULATED:
         return None
@@ -71,7 +72,7 @@ def _recorded(handle: int, launch: Callable[[], None]) -> Any:
         with cuda.defer_cleanup():
             launch()
     except BaseException:
-        # A capture must be ended in any case, or the CUDA stream stays unusable.
+        # A capture must be ended even after an error. Otherwise the CUDA stream stays unusable.
         status, graph = driver.cuStreamEndCapture(handle)
         if int(status) == 0:
             driver.cuGraphDestroy(graph)

@@ -87,7 +87,7 @@ def cuts(
 
 
 def max_sums(steps: IntArray, cut: list[Cut | None], group: int) -> int:
-    """Maximum number of floats that the parts of a step's split sums occupy."""
+    """Maximum number of floats that the parts of split sums occupy in any step."""
     sizes = [
         group * _sums(step) * part.splits
         for step, part in zip(steps, cut, strict=True)
@@ -97,7 +97,7 @@ def max_sums(steps: IntArray, cut: list[Cut | None], group: int) -> int:
 
 
 def _sums(step: IntArray) -> int:
-    """Number of sums of a step in one stream; the phases of a tile are made of the same sums."""
+    """Number of sums of a step in one stream. All phases of a tile use the same sums."""
     phases = 1 if step[table.TILE] > 1 else step[table.PHASES]
     return int(step[table.ROWS] * phases * step[table.COLUMNS])
 
@@ -121,7 +121,7 @@ def launches(
         Number of streams.
     buffers : Buffers
     threads : int
-        Threads per block, for the kernels that have no tile.
+        Number of threads per block, for the kernels that have no tile.
     """
     b = buffers
     for index, (step, part) in enumerate(zip(steps, cut, strict=True)):
@@ -152,7 +152,7 @@ def launches(
                 threads,
                 (b.steps, index, b.streams, b.arenas, b.arena_floats),
             )
-        # The epilogue is a kernel of its own for split sums, and for the copy of the input rows.
+        # For split sums and for the copy of the input rows, the epilogue is a separate kernel.
         elif part is None or part.splits > 1:
             yield Launch(
                 combine_kernel(tile) if tile > 1 else finish_kernel(),
@@ -181,7 +181,7 @@ def launches(
 def move_launch(
     moves: IntArray, first: int, count: int, group: int, buffers: Buffers, threads: int
 ) -> Launch:
-    """One launch for `count` moves from number `first` on, in all streams of a group."""
+    """One launch for `count` moves, beginning with move `first`, in all streams of a group."""
     some = moves[first : first + count]
     displacements = np.abs(some[:, table.ORIGIN] - some[:, table.TO])
     # A thread copies a chain of elements (see `moves_kernel`); zeros have no chains.

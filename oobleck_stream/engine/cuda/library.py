@@ -1,4 +1,4 @@
-"""The only module that imports ``numba.cuda``, so that replacing numba.cuda changes one file.
+"""Wraps ``numba.cuda``. No other module imports it, so replacing it would change only this file.
 
 Under Numba's simulator (``NUMBA_ENABLE_CUDASIM=1``) the kernels run as plain Python. There, a fused
 multiply-add rounds twice.
@@ -32,7 +32,7 @@ if importlib.util.find_spec("numba_cuda") is None:
 from numba import cuda as _cuda
 from numba.cuda.core import config as _settings
 
-# Numba warns of launches with few blocks, but a single frame has too little work for more blocks.
+# Numba warns if a launch has few blocks. But a single frame has too little work for more blocks.
 _settings.CUDA_LOW_OCCUPANCY_WARNINGS = 0
 
 __all__ = [
@@ -68,7 +68,7 @@ cuda: Any = _cuda
 SIMULATED = bool(config.ENABLE_CUDASIM)  # type: ignore[attr-defined]
 
 ALIGNMENT = None if SIMULATED else 16
-"""Alignment of shared memory in bytes, so that a thread can load four floats at once."""
+"""Alignment of shared memory in bytes. It lets one instruction load four floats."""
 
 
 class CudaKernelCache(KernelCache):
@@ -201,7 +201,7 @@ else:
 
     @device
     def unsigned(count):
-        """Cast a nonnegative number, for 32-bit unsigned arithmetic."""
+        """Cast a nonnegative number to an unsigned 32-bit integer, for faster arithmetic."""
         return np.uint32(count)
 
     @device
@@ -212,7 +212,7 @@ else:
 
 # The functions that the engine uses.
 def has_compiler() -> bool:
-    """Report whether the libraries that compile kernels (NVVM and NVRTC) can be loaded."""
+    """Return whether the libraries that compile kernels (NVVM and NVRTC) can be loaded."""
     from cuda.pathfinder import DynamicLibNotFoundError, load_nvidia_dynamic_lib
 
     try:
@@ -268,7 +268,7 @@ def translated_errors() -> Iterator[None]:
 
 
 def _is_from_cuda(error: Exception) -> bool:
-    """Report whether a CUDA package defines the exception's class, or raised it."""
+    """Return whether a CUDA package defines the exception's class, or raised the exception."""
     raised_in = ""
     if isinstance(error, RuntimeError | ImportError | OSError):
         for frame, _ in traceback.walk_tb(error.__traceback__):
@@ -278,7 +278,7 @@ def _is_from_cuda(error: Exception) -> bool:
 
 
 def _unavailable(message: str) -> CudaUnavailable:
-    """Return the exception for a message of CUDA, which is shortened to one line."""
+    """Return the exception for an error message from CUDA, shortened to one line."""
     if "OUT_OF_MEMORY" in message:
         return CudaUnavailable("the GPU has too little memory")
     return CudaUnavailable(f"CUDA failed: {' '.join(message.split())[:300]}")
@@ -299,7 +299,8 @@ def on_compilation(callback: Callable[[], None]) -> Iterator[None]:
         def on_end(self, _: Any) -> None:
             pass
 
-    # Numba has no event for a whole kernel, and takes the compiler's lock for loading as well.
+    # Numba has no event for compiling a whole kernel. Its event for the compiler's lock would not
+    # do, because the lock is also taken when a kernel is loaded.
     with event.install_listener("numba-cuda:run_pass", Listener()):
         yield
 
@@ -323,7 +324,7 @@ def open_cuda_stream() -> Any:
 
 
 def zeros(kind: type, count: int, cuda_stream: Any) -> Any:
-    """An array of `count` zeros on the device, or of one zero if `count` is 0.
+    """An array on the device with `count` zeros; if `count` is 0, with a single zero.
 
     Raises
     ------
@@ -346,7 +347,7 @@ def zeros(kind: type, count: int, cuda_stream: Any) -> Any:
 
 
 def upload(array: npt.NDArray[Any], cuda_stream: Any) -> Any:
-    """A copy of an array on the device; for an array without rows, one row of zeros.
+    """A copy of an array on the device. If the array has no rows, the copy has one row of zeros.
 
     Raises
     ------
@@ -362,7 +363,7 @@ def upload(array: npt.NDArray[Any], cuda_stream: Any) -> Any:
 
 
 def pinned(kind: type, count: int) -> Any:
-    """A page-locked array in host memory, for asynchronous copies. It has at least one element."""
+    """A page-locked array in host memory, for asynchronous copies, with at least one element."""
     with translated_errors():
         return cuda.pinned_array(max(1, count), kind)
 
@@ -373,7 +374,7 @@ def _check_free_memory(need: int) -> None:
         context = cuda.current_context()
         free = context.get_memory_info().free
         if need > free and not SIMULATED:
-            # Numba collects arrays that are no longer used and frees them later.
+            # Numba collects the arrays that are no longer used, and only frees them later.
             context.memory_manager.deallocations.clear()
             free = context.get_memory_info().free
     if need > free:

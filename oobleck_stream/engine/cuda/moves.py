@@ -1,4 +1,4 @@
-"""The kernel that executes the moves of a step in all arenas at once."""
+"""The kernel that executes the moves of a step in the arenas of all streams of a group."""
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"
 from __future__ import annotations
@@ -16,11 +16,11 @@ from oobleck_stream.engine.program import NONE, ORIGIN, SIZE, TO
 def moves_kernel() -> Any:
     """Create the kernel that executes moves.
 
-    The grid's y axis selects the move, counted from number `first`; its z axis selects the stream.
+    The grid's y axis selects the move, counted from move `first`. Its z axis selects the stream.
 
     Elements whose indices differ by a multiple of the displacement form a chain. One thread copies
-    one chain, in the direction that reads every element before it is overwritten, so overlapping
-    moves are safe (as in memmove) without any synchronisation.
+    one chain, in the direction in which every element is read before it is overwritten. So, as in
+    memmove, overlapping moves are safe, and no synchronisation is needed.
     """
 
     def move(moves, first, streams, arenas, arena_floats):

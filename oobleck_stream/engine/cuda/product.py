@@ -70,32 +70,34 @@ def weights_of(steps, index, phase, column):
 def product_kernel(tile: Tile) -> Any:
     """Create the kernel for one size of tile. Each block of threads computes one tile.
 
-    Along x, the grid has the tiles of rows; along y, for each phase the tiles of columns; along z
-    the parts, if the chains of a sum are split: whole taps, or single chains, in their order. Parts
-    are written to `sums`, with the shape (parts, streams, rows, columns), and a second kernel adds
-    them up. Fast convolutions are always split, so that each point has parts of its own.
+    The grid's x axis selects the tile along the rows. Its y axis selects the phase and the tile
+    along the columns. If the sums are split, its z axis selects the part. A part consists of whole
+    taps, or of single chains, in their order. Parts are written to `sums`, with the shape (parts,
+    streams, rows, columns), and a second kernel adds them up. Fast convolutions are always split,
+    so that no part contains several points.
     """
     depth, threads = tile.depth, tile.threads
     rows, columns = tile.rows, tile.columns
-    # A thread computes rows_each x columns_each cells. Its rows are runs of up to four neighbours,
-    # and so are its columns: a run is loaded by one instruction, without bank conflicts. The next
-    # run of the same thread is a whole part of the tile further on.
+    # A thread computes rows_each x columns_each cells. Its rows form runs of up to four
+    # neighbouring rows, and its columns form such runs too. One instruction loads a run, without
+    # bank conflicts. The runs of a thread are spaced evenly over the tile, and the runs of the
+    # other threads lie between them.
     rows_each, columns_each = tile.thread_rows, tile.thread_columns
     row_run, column_run = min(4, rows_each), min(4, columns_each)
     part_rows = rows * row_run // rows_each
     part_columns = columns * column_run // columns_each
     parts, threads_across = rows_each // row_run, columns // columns_each
     cells = rows_each * columns_each
-    # Shared memory has two buffers for a chunk of inputs, (depth, rows) with padded rows, and then
-    # two for a chunk of weights, (depth, columns). Later it holds a part of the sums.
+    # Shared memory first has two buffers for chunks of inputs, (depth, rows) with padded rows, and
+    # then two buffers for chunks of weights, (depth, columns). Later it holds a part of the sums.
     input_stride = rows + row_run
     inputs_size, weights_size = depth * input_stride, depth * columns
     shared_size = max(2 * (inputs_size + weights_size), part_rows * columns)
-    # To copy a chunk, a thread takes one channel of the inputs, every `input_rows`-th row, and one
-    # column of the weights, every `weight_channels`-th channel.
+    # To copy a chunk, a thread copies every `input_rows`-th row of one channel of the inputs, and
+    # every `weight_channels`-th channel of one column of the weights.
     input_loads, weight_loads = rows * depth // threads, depth * columns // threads
     input_rows, weight_channels = threads // depth, threads // columns
-    # To store a part of the output, a thread takes one column, `batch` rows at a time.
+    # To store a part of the output, a thread stores one column, `batch` rows at a time.
     outputs_each = part_rows * columns // threads
     batch = min(8, outputs_each)
     assert threads % depth == threads % columns == outputs_each % batch == 0
@@ -108,7 +110,7 @@ def product_kernel(tile: Tile) -> Any:
             value = arenas[
                 unsigned_index(row_inputs[unsigned_index(row + i * input_rows)] + offset)
             ]
-            # Past the last channel, -0.0 times a weight of +0.0 leaves a chain as it is.
+            # After the last channel, adding -0.0 times a weight of +0.0 does not change a chain.
             new_inputs[i] = value if is_channel else NEGATIVE_ZERO
 
     @device
@@ -152,7 +154,8 @@ def product_kernel(tile: Tile) -> Any:
         The shared memory has the shape (part_rows, columns).
         """
         for i in range(rows_each):
-            # After unrolling, constants address the cells: only then is `total` in registers.
+            # The loop is unrolled, so the indices of `total` are constants. Otherwise `total` would
+            # not be kept in registers.
             if i // row_run == part:
                 for j in range(columns_each):
                     offset = j // column_run * part_columns + j % column_run
@@ -174,7 +177,7 @@ def product_kernel(tile: Tile) -> Any:
         row_inputs = cuda.shared.array(rows, np.int64)
         row_arenas = cuda.shared.array(rows, np.int64)
         row_groups = cuda.shared.array(rows, np.int64)
-        # A point of a fast convolution has one product for all phases.
+        # In a fast convolution, each point has a single product, which all phases use.
         blocks, phases = steps[index, ROWS], np.int64(1)
         if steps[index, TILE] == 1:
             phases = steps[index, PHASES]
@@ -190,7 +193,7 @@ def product_kernel(tile: Tile) -> Any:
         # For each row of the tile: its stream within the group, the offset of that stream's arena,
         # and the offset of the input row of tap 0.
         for row in range(thread, rows, threads):
-            # Rows past the last read the same as the last, and are not stored.
+            # Rows after the last row read the same input as the last row, and are not stored.
             whole = min(first_row + row, count - 1)
             group = whole // blocks
             arena = streams[group] * arena_floats
@@ -200,7 +203,7 @@ def product_kernel(tile: Tile) -> Any:
             row_inputs[row] = arena + steps[index, INPUT] + block * steps[index, INPUT_STRIDE]
         cuda.syncthreads()
 
-        # This part's first tap, its first chunk in that tap, and the number of its chunks.
+        # The first tap of this part, the part's first chunk in that tap, and its number of chunks.
         length = _chain_length(channels)
         chain_chunks = length // depth
         chunks, chains = (channels + depth - 1) // depth, (channels + length - 1) // length
@@ -215,7 +218,7 @@ def product_kernel(tile: Tile) -> Any:
             chunks_left = min(chain_chunks, chunks - chunk)
         input_channel, input_row = thread % depth, thread // depth
         weight_column, weight_channel = thread % columns, thread // columns
-        # Columns past the end are computed like the last, and are not stored.
+        # Columns after the last column are computed like the last column, and are not stored.
         column = first_column + weight_column
         last_column = min(column, width_out - 1)
         weights, weight_width = weights_of(steps, index, phase, last_column)

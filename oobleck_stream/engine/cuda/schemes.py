@@ -1,4 +1,4 @@
-"""The kernels around the products of a fast convolution: see `oobleck_stream.fast_convolution`."""
+"""The kernels of a fast convolution before and after its products (see `fast_convolution`)."""
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"
 from __future__ import annotations
@@ -34,14 +34,16 @@ NAMES = ("fma", "multiply", "add", "subtract", "divide", "less", "select", "powe
 def straight_line(part: Callable[..., list[Any]], inputs: int) -> Any:
     """Compile `Scheme.transform` or `Scheme.combine` to a function that kernels can call.
 
-    Numba can't compile them, because they work on lists of any kind of value. So their operations
-    are recorded as lines of Python, and these are compiled.
+    Numba can't compile these functions directly, because they work on lists of any type. So the
+    function is called once, its operations are recorded as lines of Python, and these lines are
+    compiled.
 
     Parameters
     ----------
     part : callable
+        `Scheme.transform` or `Scheme.combine`.
     inputs : int
-        Number of its inputs.
+        Number of inputs of `part`.
 
     Returns
     -------
@@ -73,7 +75,7 @@ def straight_line(part: Callable[..., list[Any]], inputs: int) -> Any:
 
 @functools.cache
 def transform_kernel(rows: int) -> Any:
-    """The kernel that computes the rows of the points of tiles of `rows` rows.
+    """Create the kernel that computes the rows of points, for tiles of `rows` rows.
 
     One thread computes one channel of a tile.
     """
@@ -83,7 +85,7 @@ def transform_kernel(rows: int) -> Any:
 
     def transform(steps, index, streams, arenas, arena_floats):
         channels, blocks = steps[index, CHANNELS], steps[index, ROWS]
-        # Split the thread's number into stream of the group, tile and channel.
+        # Compute the stream within the group, the tile and the channel from the thread's number.
         number = np.int64(cuda.grid(1))
         if number >= streams.shape[0] * blocks * channels:
             return
@@ -106,7 +108,7 @@ def transform_kernel(rows: int) -> Any:
 
 @functools.cache
 def combine_kernel(rows: int) -> Any:
-    """The kernel that makes tiles of `rows` rows of the products of their points, and stores them.
+    """Create the kernel that combines products into tiles of `rows` rows, and stores the tiles.
 
     One thread computes one column of a tile. `sums` has the shape (points, parts of a point,
     streams, tiles, columns). The arguments are those of `finish_kernel`.
@@ -130,7 +132,7 @@ def combine_kernel(rows: int) -> Any:
         source_floats,
     ):
         columns, blocks = steps[index, COLUMNS], steps[index, ROWS]
-        # Split the thread's number into stream of the group, tile and column.
+        # Compute the stream within the group, the tile and the column from the thread's number.
         number = np.int64(cuda.grid(1))
         elements = streams.shape[0] * blocks * columns
         if number >= elements:
@@ -148,7 +150,7 @@ def combine_kernel(rows: int) -> Any:
         start = group * target_floats
         for phase in range(rows):
             row = block * rows + phase * steps[index, PHASE_STRIDE]
-            # Only constants may address `y`, or it would not be in registers.
+            # All indices of `y` must be constants. Otherwise `y` would not be kept in registers.
             value = y[0]
             for i in range(1, rows):
                 if i == phase:

@@ -1,4 +1,4 @@
-"""The tiles into which a product can be cut, and the choice of a tile for each step.
+"""Defines the tiles into which a product can be cut, and chooses a tile for each step.
 
 The results are bit-identical for every tile, so the choice affects only the speed.
 """
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from oobleck_stream.engine.program import chain_length
 
 LATENCY = 800
-"""Cycles from requesting a chunk of input rows and weights in global memory to receiving it."""
+"""Latency, in cycles, of loading a chunk of input rows and weights from global memory."""
 
 SECOND_PASS = 4000
-"""Cycles of a separate kernel that adds up split sums, apart from its memory traffic."""
+"""Cycles of a separate kernel that adds up split sums, not counting its memory traffic."""
 
 SUMS_A_CYCLE = 2
-"""Parts of split sums that are written and read back in a cycle, for each multiprocessor."""
+"""Number of parts of split sums that a multiprocessor can write and read back per cycle."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Tile:
     thread_rows, thread_columns : int
         Rows and columns that one thread computes; powers of two.
     depth : int
-        Number of channels that are copied to shared memory at once.
+        Number of channels that are copied to shared memory at a time.
     """
 
     rows: int
@@ -47,9 +47,9 @@ class Tile:
 
     @property
     def cycles(self) -> float:
-        """Estimated cycles for one channel; a multiprocessor issues four warps per cycle."""
+        """Estimated cycles for one channel, if a multiprocessor issues four warps per cycle."""
         reads = math.ceil(self.thread_rows / 4) + math.ceil(self.thread_columns / 4)
-        # Fused multiply-adds, wide loads from shared memory, and a share of the loop.
+        # Fused multiply-adds, wide loads from shared memory, and the overhead of the loop.
         each = self.thread_rows * self.thread_columns + reads + 0.5
         return self.threads / 32 * each / 4
 
@@ -66,8 +66,8 @@ class Cut:
     column_tiles : int
         Tiles along the columns, counted over all phases.
     splits : int
-        The parts of every sum. If there are several, separate blocks of threads compute them, and a
-        second kernel adds them up.
+        Number of parts into which every sum is split. If there are several, separate blocks of
+        threads compute the parts, and a second kernel adds them up.
     """
 
     tile: Tile
