@@ -141,31 +141,37 @@ def _announced(scheduler):
 
 
 def children():
-    """The processes that multiprocessing has started from this one."""
-    found = []
+    """The processes that multiprocessing has started from this one, and their CPU seconds."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
-            if int(parent) == os.getpid() and b"spawn_main" in (path / "cmdline").read_bytes():
-                found.append(int(path.name))
-    return sorted(found)
+            # The fields after the name, which is in parentheses: see proc(5).
+            fields = (path / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[1]) == os.getpid() and b"spawn_main" in (path / "cmdline").read_bytes():
+                ticks = int(fields[11]) + int(fields[12])
+                found[int(path.name)] = ticks / os.sysconf("SC_CLK_TCK")
+    return found
 
 
 @contextlib.contextmanager
-def killing(every, spared):
-    """Kill one of the processes that `children` finds every so many seconds, in a thread.
+def killing(spared, least, most):
+    """Kill each process that `children` finds, in a thread, except those that are spared.
 
-    Those that are spared are not killed. Yields a list of the processes that were killed.
+    Each may work for some seconds of CPU time before, drawn between `least` and `most`. It takes
+    one to three seconds to start, so this does not depend on how busy the machine is. Yields a list
+    of the processes that were killed.
     """
-    ended, killed = threading.Event(), []
+    ended, killed, allowed = threading.Event(), [], {}
 
     def kill():
         generator = np.random.default_rng(1)
-        while not ended.wait(every):
-            living = [pid for pid in children() if pid not in spared]
-            if living:
-                killed.append(living[int(generator.integers(len(living)))])
-                os.kill(killed[-1], signal.SIGKILL)
+        while not ended.wait(0.05):
+            for pid, seconds in children().items():
+                limit = allowed.setdefault(pid, generator.uniform(least, most))
+                if pid not in spared and pid not in killed and seconds > limit:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                        killed.append(pid)
 
     thread = threading.Thread(target=kill)
     thread.start()

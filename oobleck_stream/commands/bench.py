@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from oobleck_stream.commands.bench_dataset import dataset
 from oobleck_stream.commands.completion import models
 from oobleck_stream.commands.options import (
     backend_option,
@@ -53,9 +54,9 @@ def bench() -> None:
 
     Without COMMAND, `run` is used: `bench --seconds 10` means `bench run --seconds 10`.
 
-    Every command except `play` and `serve` measures its cases in turn, in at least three rounds,
-    so that other load on the machine affects all cases alike. RTF, the real-time factor, is
-    seconds of decoding per second of audio.
+    Every command except `play`, `serve` and `dataset` measures its cases in turn, in at least three
+    rounds, so that other load on the machine affects all cases alike. RTF, the real-time factor,
+    is seconds of decoding per second of audio.
     """
 
 
@@ -428,6 +429,9 @@ def components(width: int | None, threads: int | None, seconds: float, as_json: 
 
     facts = run_components(warm_kernels, threads or default_threads(), seconds, width)
     _print(facts, component_lines, as_json)
+
+
+bench.add_command(dataset)
 
 
 def _print(

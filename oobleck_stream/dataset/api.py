@@ -96,7 +96,7 @@ def encode(
     strict : bool
         Whether the first input that fails ends the run.
     progress : callable, optional
-        Called with a `Progress` at least twice a second, or after each task if `workers` is 0.
+        Called with a `Progress` about twice a second.
     on_cluster : callable, optional
         Called with the address of Dask's dashboard.
 

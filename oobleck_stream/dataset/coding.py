@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
 
@@ -58,7 +58,7 @@ def encode_part(
 
 def decode_part(
     decoder: StreamingDecoder, read: Read, frames: int, first: int, last: int
-) -> Iterator[FloatArray]:
+) -> Generator[FloatArray, None, None]:
     """Decode the frames from `first` up to `last` of a piece, from all frames they depend on.
 
     Parameters

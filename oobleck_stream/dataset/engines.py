@@ -106,7 +106,7 @@ class DaskEngine:
         if now - self._asked > WIDTH_SECONDS and self._client.status == "running":
             self._width, self._asked = sum(self._client.nthreads().values()), now
             if self._workers is not None:
-                self._client.cluster.scale(self._workers)
+                _restore(self._client.cluster, self._workers)
         return self._width
 
     def submit(self, task: Task) -> None:
@@ -129,18 +129,29 @@ class DaskEngine:
         return [(self._futures.pop(future), self._outcome(future)) for future in ended]
 
     def _outcome(self, future: Any) -> Outcome:
-        if future.status == "finished":
-            try:
-                result: Result = future.result()
-            except Exception as error:
-                return error
-            return result
         if future.status in ("cancelled", "lost"):
             return OSError("the scheduler has lost a task")
-        failure: BaseException = future.exception()
-        if isinstance(failure, self._killed):
-            return WorkerDied(f"its task ended {failure.allowed_failures + 1} workers")
-        return failure
+        try:
+            # If the worker has just ended, the task runs once more, which may fail differently.
+            result: Result = future.result()
+        except self._killed as error:
+            return WorkerDied(f"its task ended {error.allowed_failures + 1} workers")
+        except Exception as error:
+            return error
+        return result
+
+
+def _restore(cluster: Any, workers: int) -> None:
+    """Start workers in the place of those that died while they started, which Dask gives up."""
+    from distributed.core import Status
+
+    def discard() -> None:
+        for name, nanny in list(cluster.workers.items()):
+            if nanny.status in (Status.failed, Status.closed):
+                del cluster.workers[name]
+
+    cluster.loop.add_callback(discard)
+    cluster.scale(workers)
 
 
 def require_dask() -> None:
@@ -165,6 +176,10 @@ def local_cluster(workers: int) -> Iterator[Any]:
     from distributed import Client, LocalCluster
 
     settings = {
+        "distributed.worker.preload": [
+            *dask.config.get("distributed.worker.preload", []),
+            "oobleck_stream.dataset.interrupts",
+        ],
         "distributed.scheduler.allowed-failures": ALLOWED_DEATHS - 1,
         # Outputs go to files, so nothing in the workers' memory is worth spilling to the disk.
         "distributed.worker.memory.spill": False,

@@ -68,22 +68,20 @@ class LocalPlace:
     def new(self, name: str) -> Iterator[Path]:
         """As `Place.new`. The file is flushed to the disk before it appears."""
         target = self._root / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = self._root / WORK / "new"
-        beside.mkdir(parents=True, exist_ok=True)
-        # The private folders are not beside the outputs. For every file, the folder that contains
-        # them is listed to remove those that killed processes left, and a data set's own folders
-        # are too large for that.
-        with private_folder(beside / hashlib.sha256(name.encode()).hexdigest()[:16]) as folder:
-            part = folder / "file"
-            yield part
-            with part.open("rb+") as file:
-                os.fsync(file.fileno())
-            try:
+        with _reported(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            beside = self._root / WORK / "new"
+            beside.mkdir(parents=True, exist_ok=True)
+            # The private folders are not beside the outputs. For every file, the folder that
+            # contains them is listed to remove those that killed processes left, and a data set's
+            # own folders are too large for that.
+            short = hashlib.sha256(name.encode()).hexdigest()[:16]
+            with private_folder(beside / short) as folder:
+                part = folder / "file"
+                yield part
+                with part.open("rb+") as file:
+                    os.fsync(file.fileno())
                 os.replace(part, target)
-            except OSError as error:
-                error.filename, error.filename2 = str(target), None
-                raise
             # Unfinished work need not survive a crash, because it can be done again.
             if not name.startswith(WORK):
                 sync_folder(target.parent)
@@ -212,6 +210,17 @@ def file_system(address: str) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:
         raise InputError(f"{address}: can't be opened: {error}") from error
     return system, path
+
+
+@contextmanager
+def _reported(target: Path) -> Iterator[None]:
+    """Change an ``OSError`` from the block, which writes a private file, to report the target."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise OSError(f"{target}: writing failed (is the disk full?)") from error
+        raise OSError(error.errno, error.strerror, str(target)) from error
 
 
 @contextmanager

@@ -29,10 +29,11 @@ from oobleck_stream.dataset.records import (
     read_lines,
     write_text,
 )
-from oobleck_stream.dataset.shards import shard_name
+from oobleck_stream.dataset.shards import own_files, shard_name
 from oobleck_stream.dataset.sources import Source
 from oobleck_stream.dataset.tasks import (
     Batch,
+    Clean,
     Join,
     Pack,
     Piece,
@@ -271,6 +272,8 @@ class Plan:
             for line in result.lines:
                 items = self._lines[line.source]
                 items[line.item] = line
+            return [Clean(files=tuple(name for line in task.lines for name in own_files(line)))]
+        if isinstance(task, Clean):
             return []
         following: list[Task] = []
         by_source: dict[str, list[Line]] = {}
@@ -282,22 +285,32 @@ class Plan:
             following += self._opened(piece)
         if isinstance(task, Unit) and task.piece.source.key in self._open:
             following += self._part_done(task)
+        if isinstance(task, Join):
+            following.append(Clean(folders=(f"{PARTS}/{task.piece.source.identity}",)))
         return following
 
-    def set_aside(self, task: Task, reason: str) -> list[Task]:
-        """Give up a task that keeps ending its worker, and return the tasks that follow.
-
-        If the task has several inputs, each input is tried again in a task of its own. A single
-        input is set aside.
-        """
-        if isinstance(task, Pack):
-            raise InputError(f"{self.job.out}/{task.output}: could not be written: {reason}")
+    def suspects(self, task: Task) -> list[Task]:
+        """Divide a task that was running when its worker ended, so that its inputs are alone."""
         if isinstance(task, Batch):
-            if len(task.sources) > 1:
-                return [Batch((source,)) for source in task.sources]
+            return [Batch((source,)) for source in task.sources]
+        return [task]
+
+    def set_aside(self, task: Task, reason: str) -> list[Task]:
+        """Give up a task that ends its worker, and its input; return the tasks that follow.
+
+        Raises
+        ------
+        OSError
+            If the task has no input of its own.
+        """
+        if isinstance(task, Clean):
+            return []  # What is left is removed at the end.
+        if isinstance(task, Batch) and len(task.sources) == 1:
             source = task.sources[0]
-        else:
+        elif isinstance(task, Prepare | Unit | Join):
             source = task.piece.source
+        else:
+            raise OSError(f"{self.job.out}: {type(task).__name__} could not be run: {reason}")
         line = failed_line(source, f"{source.address}: {reason}", SET_ASIDE)
         return self._closed(source.key, [line])
 

@@ -14,7 +14,7 @@ from oobleck_stream.dataset.records import Line
 from oobleck_stream.dataset.tasks import Task
 
 TICK_SECONDS = 0.5
-"""Maximum number of seconds to wait for tasks before progress is reported."""
+"""How often progress is reported."""
 
 AHEAD = 2
 """Number of tasks sent to the workers for each task that can run at the same time."""
@@ -65,7 +65,7 @@ def execute(
     strict : bool
         Whether the first input that fails ends the run.
     tell : callable, optional
-        Called with the `Progress` after each wait of at most `TICK_SECONDS`.
+        Called with the `Progress`, about twice a second.
 
     Returns
     -------
@@ -80,11 +80,17 @@ def execute(
         If a worker has another model.
     """
     tell = tell or (lambda progress: None)
-    start, told = time.perf_counter(), 0
+    start, last, told = time.perf_counter(), -TICK_SECONDS, 0
     fresh, following, in_flight, more = plan.tasks(), deque[Task](), 0, True
-    while more or following or in_flight:
+    # Tasks whose worker has ended. Other tasks on it may have been the reason, so each of these is
+    # run again when no other task runs.
+    suspects, alone = deque[Task](), False
+    while more or following or suspects or in_flight:
         width = engine.width()
-        while in_flight < AHEAD * width + 1:
+        if suspects and not in_flight:
+            engine.submit(suspects.popleft())
+            in_flight, alone = 1, True
+        while not suspects and not alone and in_flight < AHEAD * width + 1:
             # Tasks that follow from results go first, to keep few long inputs open at a time.
             task = following.popleft() if following else next(fresh, None)
             if task is None:
@@ -94,15 +100,20 @@ def execute(
             in_flight += 1
         for task, outcome in engine.wait(TICK_SECONDS):
             in_flight -= 1
-            if isinstance(outcome, WorkerDied):
+            if isinstance(outcome, WorkerDied) and not alone:
+                suspects += plan.suspects(task)
+            elif isinstance(outcome, WorkerDied):
                 following += plan.set_aside(task, str(outcome))
             elif isinstance(outcome, BaseException):
                 raise outcome
             else:
                 following += plan.follow(task, outcome)
-        failures = tuple(plan.failures[told:])
-        told += len(failures)
-        tell(Progress(plan.status, time.perf_counter() - start, width, failures))
+            alone = False
+        failures, now = tuple(plan.failures[told:]), time.perf_counter()
+        ended = not (more or following or suspects or in_flight)
+        if failures or ended or now - last >= TICK_SECONDS:
+            told, last = told + len(failures), now
+            tell(Progress(plan.status, now - start, width, failures))
         if strict and plan.status.failed:
             break
     report = plan.finish()

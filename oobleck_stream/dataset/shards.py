@@ -52,7 +52,7 @@ def shard_name(number: int, layout: Layout) -> str:
 
 
 def run_pack(job: Job, task: Pack) -> Result:
-    """Write a file of several items and its record, and then remove the items' own files."""
+    """Write a file of several items, and its record."""
     place, layout = job.place, job.settings.layout
     members = [member_name(line.key) for line in task.lines]
     write: Callable[[Path, Iterable[Entry], Job], None] = (
@@ -71,16 +71,17 @@ def run_pack(job: Job, task: Pack) -> Result:
     digest = hashlib.sha256("\n".join(text).encode()).hexdigest()[:24]
     record = f"{RECORDS}/pack-{digest}.jsonl"
     write_text(place, record, text)
-    for line in task.lines:
-        if line.output.startswith(ITEMS):
-            place.remove(line.output)
-            place.remove(_beside(line.output))
     return Result(lines, record=record)
 
 
 def member_name(key: str) -> str:
     """A name for an item that has no dots, because WebDataset ends an item's name at a dot."""
     return f"{key.replace('.', '_')}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+
+
+def own_files(line: Line) -> list[str]:
+    """The files of an item that is not in a file of several yet."""
+    return [line.output, _beside(line.output)] if line.output.startswith(ITEMS) else []
 
 
 def _beside(name: str) -> str:

@@ -92,7 +92,18 @@ class Pack:
     lines: tuple[Line, ...]
 
 
-Task: TypeAlias = Batch | Prepare | Unit | Join | Pack
+@dataclass(frozen=True)
+class Clean:
+    """Remove files and folders of unfinished work that are not needed any more.
+
+    The tasks that used them last can't do it: they may be run again.
+    """
+
+    files: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+
+
+Task: TypeAlias = Batch | Prepare | Unit | Join | Pack | Clean
 
 
 @dataclass(frozen=True)

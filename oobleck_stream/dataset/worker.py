@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from typing import Any, TypeAlias
 
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.dataset.coding import (
@@ -29,6 +30,7 @@ from oobleck_stream.dataset.sounds import LatentRows, open_sound, padded_blocks,
 from oobleck_stream.dataset.sources import Source
 from oobleck_stream.dataset.tasks import (
     Batch,
+    Clean,
     Join,
     Pack,
     Piece,
@@ -41,6 +43,9 @@ from oobleck_stream.dataset.tasks import (
 from oobleck_stream.errors import InputError
 from oobleck_stream.files.audio_reader import AudioFile
 
+Rows: TypeAlias = Generator[FloatArray, None, None]
+"""Blocks of rows, from files that are closed with the generator."""
+
 
 def run_task(job: Job, task: Task) -> Result:
     """Run a task.
@@ -52,6 +57,12 @@ def run_task(job: Job, task: Task) -> Result:
     InputError
         If the model is not the one that the data set was begun with.
     """
+    if isinstance(task, Clean):
+        for name in task.files:
+            job.place.remove(name)
+        for name in task.folders:
+            job.place.remove_folder(name)
+        return Result()
     _ = job.network  # Load the model here, so that its errors are not blamed on an input.
     if isinstance(task, Batch):
         return _run_batch(job, task)
@@ -191,13 +202,11 @@ def _encode_short(job: Job, source: Source, sound: AudioFile) -> Result:
     return _latent_result(
         job,
         Piece(source, frames, samples, changes=tuple(changes)),
-        lambda a, b: iter([latents[a:b]]),
+        lambda a, b: (rows for rows in [latents[a:b]]),
     )
 
 
-def _latent_result(
-    job: Job, piece: Piece, rows: Callable[[int, int], Iterator[FloatArray]]
-) -> Result:
+def _latent_result(job: Job, piece: Piece, rows: Callable[[int, int], Rows]) -> Result:
     """Write the items of a piece, whose frames `rows` reads."""
     source, rate = piece.source, job.network.samplerate
     if piece.samples == 0:
@@ -208,16 +217,18 @@ def _latent_result(
         changes.append(f"{silence / rate:.3f} s of silence added at the end")
     if job.settings.crop and piece.samples > used:
         changes.append(f"the first {used / rate:.3f} s of {piece.samples / rate:.3f} s")
-    lines = [
-        write_latent_item(job, source, span, rows(span.first, span.last), piece.samples, changes)
-        for span in item_spans(piece.frames, job.settings.split)
-    ]
+    lines = []
+    for span in item_spans(piece.frames, job.settings.split):
+        with closing(rows(span.first, span.last)) as blocks:
+            line = write_latent_item(job, source, span, blocks, piece.samples, changes)
+            lines.append(line)
     return _finished(job, source, lines, min(piece.samples, used))
 
 
-def _audio_result(job: Job, piece: Piece, chunks: Iterator[FloatArray]) -> Result:
+def _audio_result(job: Job, piece: Piece, chunks: Rows) -> Result:
     samples = job.network.decoded_length(piece.frames)
-    line = write_audio_item(job, piece.source, chunks, piece.frames, samples)
+    with closing(chunks):
+        line = write_audio_item(job, piece.source, chunks, piece.frames, samples)
     return _finished(job, piece.source, [line], samples)
 
 
@@ -306,12 +317,12 @@ def _encode_unit(job: Job, task: Unit) -> FloatArray:
 
 
 def _join(job: Job, task: Join) -> Result:
-    """Write the items of a piece from its parts, and then remove the parts."""
+    """Write the items of a piece from its parts."""
     piece, model, settings = task.piece, job.network, job.settings
     folder = f"{PARTS}/{piece.source.identity}"
     width = model.latent_dim if settings.direction == "encode" else model.channels
 
-    def rows(first: int, last: int) -> Iterator[FloatArray]:
+    def rows(first: int, last: int) -> Rows:
         for start, end in task.parts:
             low, high = max(first, start), min(last, end)
             if low >= high:
@@ -328,7 +339,6 @@ def _join(job: Job, task: Join) -> Result:
     else:
         result = _audio_result(job, piece, rows(0, piece.frames))
     record = _record(job, f"join-{piece.source.identity}", result.lines)
-    job.place.remove_folder(folder)
     # The seconds and the bytes were already counted in the results of the parts.
     return Result(result.lines, record=record)
 

@@ -1,0 +1,75 @@
+"""`oobleck_stream bench dataset`: measure the encoding of data sets."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from oobleck_stream.commands.options import json_option
+
+
+@click.command()
+@click.option(
+    "--model",
+    metavar="MODEL",
+    default="tiny",
+    show_default=True,
+    help="Network, as for `dataset encode`.",
+)
+@click.option(
+    "--files",
+    metavar="N",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    help="Number of files of mixed lengths.",
+)
+@click.option(
+    "--workers",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Number of processes. [default: the number of cores]",
+)
+@click.option(
+    "--items",
+    metavar="N",
+    type=click.IntRange(1),
+    default=10_000,
+    show_default=True,
+    help="Number of inputs of the run that is repeated.",
+)
+@click.option(
+    "--hours",
+    type=click.FloatRange(0, min_open=True),
+    default=0.25,
+    show_default=True,
+    help="Length of the long file.",
+)
+@click.option("--folder", metavar="FOLDER", help="Write the files here. [default: as for tempfile]")
+@json_option
+def dataset(
+    model: str,
+    files: int,
+    workers: int | None,
+    items: int,
+    hours: float,
+    folder: str | None,
+    as_json: bool,
+) -> None:
+    """Measure the encoding of data sets (needs the extra dask).
+
+    Encodes the same files in one process with as many threads as there are workers, and in local
+    clusters of 1, 2, 4... workers with one thread; the scaling is strong for the same files, and
+    weak for as many files for each worker. Measures the time that an empty task takes, the time of
+    a repeated run in which everything is done, and the memory of workers for a long file.
+    """
+    from oobleck_stream.bench.dataset import dataset_facts, dataset_lines
+    from oobleck_stream.commands.compiling import warm_kernels
+    from oobleck_stream.dataset.engines import default_workers, require_dask
+
+    require_dask()
+    warm_kernels()
+    facts = dataset_facts(model, files, workers or default_workers(), items, hours, folder)
+    for line in [json.dumps(facts, indent=2)] if as_json else dataset_lines(facts):
+        click.echo(line)
