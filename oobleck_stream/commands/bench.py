@@ -276,8 +276,8 @@ def play(
     The frames are played on the default audio device for --seconds. If PulseAudio's parec is
     installed, the time from the request to the first sound is measured too.
 
-    With --look-ahead, plays an instrument instead: measures the time from a change of the latents
-    to the first changed sample that parec records.
+    With --look-ahead, the latents are changed during playback instead, and the time from a change
+    to the first changed sample that parec records is measured.
     """
     from oobleck_stream.bench.playing import play_facts, play_lines
     from oobleck_stream.bench.reaction import reaction_facts, reaction_lines
@@ -308,10 +308,10 @@ def look_ahead(
     seconds: float,
     as_json: bool,
 ) -> None:
-    """Measure pushes of one frame whose samples are early.
+    """Measure the time of one-frame pushes with a shorter look-ahead.
 
-    Measures them with 10, 25 and 50 % of the network's look-ahead, or with --look-ahead, beside
-    exact pushes. What the sound loses is measured by `oobleck_stream look-ahead`.
+    Compares 10, 25 and 50 % of the network's look-ahead, or that of --look-ahead, with exact
+    pushes. For the loss of quality, see `oobleck_stream look-ahead`.
     """
     from oobleck_stream.bench.look_ahead import cost_facts, cost_lines
     from oobleck_stream.commands.compiling import warm_kernels
@@ -378,7 +378,7 @@ def serve(
 
     Starts `oobleck_stream serve` in a process of its own. Measures the time to the first sound,
     gaps, the time of its pushes compared with the same pushes without a server, and how quickly a
-    full server refuses.
+    full server refuses a new client.
     """
     import tempfile
     from pathlib import Path

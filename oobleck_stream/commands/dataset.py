@@ -103,9 +103,9 @@ def dataset() -> None:
     address such as s3://bucket/folder (needs the extra fsspec and the package for the protocol).
     OUT is a folder or such an address.
 
-    A command that is repeated does only what is missing or has changed, so after any kind of stop
-    the same command goes on. Outputs appear when they are complete. OUT/manifest.jsonl has a line
-    for each item: hashes, conversions, or the error.
+    A repeated command does only what is missing or has changed, so run the same command again to
+    continue after any interruption. Outputs appear when they are complete. OUT/manifest.jsonl has a
+    line for each item: hashes, conversions, or the error.
 
     Several processes need the extra dask. Exit status: 0 if all inputs are done, 1 if some failed
     or an output could not be written.
@@ -157,10 +157,10 @@ def encode(seed: int | None, as_json: bool, **options: Any) -> int:
     """Encode the audio files of IN to latents in OUT.
 
     Audio is resampled to the network's sample rate, mono is copied to all its channels, and stereo
-    is averaged to mono; other numbers of channels are refused. Nothing is normalized, left out or
-    added, except by --crop and --pad, and the last frame is filled with zeros. The manifest says
-    what was done to each input. --crop and --split cut latents: every frame is that of the whole
-    input.
+    is averaged to mono; other numbers of channels are refused. Nothing is normalized. Audio is left
+    out or added only by --crop and --pad, and by padding the last frame with zeros. The manifest
+    says what was done to each input. --crop and --split cut the latents, not the audio, so the
+    frames are the same as without them.
     """
     if seed is not None and not options["sample"]:
         raise click.UsageError("--seed requires --sample")

@@ -76,12 +76,12 @@ def decode(
 
     LATENTS are .npy, .npz, .safetensors or .bin files, or - for standard input, which may be an
     .npy stream or raw float32 frames. A .bin file contains the number of values (int32), then the
-    values (float32) in the order (channels, time). --layout tc reads LATENTS as (time, channels).
+    values (float32) in the order (latent size, frames), or with --layout tc (frames, latent size).
 
-    Several LATENTS need a folder as output; one that can't be decoded is reported, and the others
-    are decoded. With --start and --length, the samples are those that decoding all of the piece
-    gives there. Raw samples are little-endian and interleaved, and float32 unless --bits says
-    otherwise.
+    Several LATENTS need a folder as output. Those that can't be decoded are reported, and the
+    others are decoded. --start and --length select a part of the audio, whose samples are the same
+    as in the whole piece. Raw samples are little-endian and interleaved, and float32 unless --bits
+    says otherwise.
     """
     from oobleck_stream.commands.choice import chosen_model
     from oobleck_stream.commands.compiling import warm_kernels

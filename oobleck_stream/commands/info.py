@@ -60,7 +60,7 @@ def info(
     """Show the file, geometry, cost and speed of a network.
 
     The speed is measured with a few pushes on this machine. If a file LATENTS is given, its length
-    is shown too. With --look-ahead, the cost of earlier samples is shown too.
+    is shown too. With --look-ahead, the cost of that look-ahead is shown too.
     """
     from oobleck_stream.commands.choice import chosen_model
     from oobleck_stream.commands.compiling import warm_kernels

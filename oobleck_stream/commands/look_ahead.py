@@ -65,7 +65,7 @@ def look_ahead(
     as_json: bool,
     plot: str | None,
 ) -> None:
-    """Measure what an early sound loses, and what it costs.
+    """Measure the loss and the cost of a shorter look-ahead.
 
     With less look-ahead than the network has, samples are returned before all frames that they
     depend on are known. The command measures several look-aheads, or only --look-ahead. For each,

@@ -110,11 +110,11 @@ def serve(
     open_page: bool,
     as_json: bool,
 ) -> None:
-    """Serve a page that plays LATENTS live, and decode for programs.
+    """Serve a web page that plays LATENTS live, and a decoding API.
 
-    Without LATENTS, the bundled network serves its pieces, and another network only decodes what
-    clients send. The page's help, /help, describes the interface for programs. Ctrl-C ends the
-    server.
+    Without LATENTS, the bundled pieces are served if the network is tiny. With another network, the
+    server only decodes what clients send. The page's help, /help, describes the interface for
+    programs. Ctrl-C ends the server.
     """
     require_extras(osc)
     if (tls_key is None) != (tls_cert is None):
