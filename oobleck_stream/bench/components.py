@@ -126,7 +126,8 @@ def _blocks(config: OobleckConfig) -> list[list[Layer]]:
 def snake_alone(width: int, every: int = 1, key: str = "snake") -> Layer:
     """Return a Snake over all rows, followed by an identity product with a stride of `every` rows.
 
-    The kernels have no Snake without a product. The product also makes the Snake's result visible.
+    The kernels apply a Snake only before a product. The identity product copies its result to the
+    output.
     """
     return Layer(IDENTITY, width, width, 1, stride=every, bias=False, snake=key)
 

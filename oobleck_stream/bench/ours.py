@@ -108,7 +108,7 @@ class Ours:
         return self._timed[-1][1].median
 
     def facts(self, limits: Limits) -> Facts:
-        """Return ``pushes``, ``batch``, ``one_thread`` and ``threads_ratio``."""
+        """Return the figures of the pushes, the batch and one thread, and the threads' speed-up."""
         rows = [
             work.facts(case, limits.peak(work.threads))
             | {"epilogue_share": 1 - bare.median / case.median}

@@ -119,7 +119,7 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
 def private_folder(target: Path) -> Iterator[Path]:
     """Create a folder beside a target, which only this user can enter, for the time of the block.
 
-    Folders of the same target that killed processes have left behind are removed first.
+    Folders that killed processes have left behind for the same target are removed first.
 
     Parameters
     ----------

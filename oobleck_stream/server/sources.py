@@ -112,7 +112,7 @@ class Pushed:
         self._complete = True
 
     def clear(self) -> None:
-        """Drop the frames that wait. New frames may follow, even after `end`."""
+        """Drop the frames that were not taken yet. New frames may follow, even after `end`."""
         self._waiting.clear()
         self.taken = self.received
         self._complete = False

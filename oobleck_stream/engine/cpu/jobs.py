@@ -161,7 +161,7 @@ def product_job(step, job, chunk, streams, parameters, scratch):
 
 @njit(nogil=True)
 def _tiles_job(step, column, begin, chunk, streams, parameters, scratch):
-    """Compute one chunk of tiles for one panel of output columns, from the rows of the points."""
+    """Compute a chunk of fast-convolution tiles for one panel, from rows already transformed."""
     each = step[ROWS]
     count = min(chunk, each * len(streams) - begin)
     _fill_indirection(step, 0, each, begin, count, streams, scratch)
