@@ -9,10 +9,11 @@ computes a tile in three parts:
 3. The products become the output rows, channel by channel: `Scheme.combine`.
 
 A direct convolution with seven taps needs ``7 * rows`` matrix products; a scheme needs `points`.
-In the language of polynomials, a scheme multiplies remainders. They are taken modulo x, x -+ 3/4,
-x -+ 4/3 and infinity (S. Winograd, Arithmetic Complexity of Computations, 1980), and modulo
-quadratic polynomials (https://arxiv.org/abs/1905.05233). The roots of these polynomials lie on the
-unit circle, where rounding errors are amplified least. For four rows, the errors are amplified 3.2
+In the language of polynomials, a scheme multiplies remainders. They are taken modulo x, x -+ 3/4
+and x -+ 4/3, with the leading coefficients as the "point at infinity" (S. Winograd, Arithmetic
+Complexity of Computations, 1980), and modulo quadratic polynomials
+(https://arxiv.org/abs/1905.05233). The roots of the quadratic ones lie on the unit circle, where
+rounding errors are amplified least. For four rows, the errors are amplified 3.2
 times. A scheme with ten real points would amplify them 24 times.
 
 The order of the operations is part of the order of arithmetic (oobleck_stream/README.md).
@@ -146,7 +147,7 @@ def _combine_two(m: Sequence[Any], operations: Operations) -> list[Any]:
 
 
 def _transform_four(x: Sequence[Any], operations: Operations) -> list[Any]:
-    """Values at 0, infinity, +-3/4, +-4/3; three each modulo x**2 + x + 1 and x**2 - x + 1."""
+    """Values at 0, infinity, +-3/4 and +-4/3, and three values modulo each of x**2 +- x + 1."""
 
     def total(rows: str, *coefficients: float) -> Any:
         return _sum(coefficients, [x[int(row)] for row in rows], operations)

@@ -22,7 +22,7 @@ _AXIS: dict[AxisOrder, int] = {"tc": -1, "ct": -2}
 
 @dataclass(frozen=True)
 class _Words:
-    """What messages call an array, its time axis, and the shape of a piece without that axis."""
+    """Words for messages: the array's name, its verb, its time axis, and any accepted 1-D shape."""
 
     name: str
     verb: str

@@ -116,7 +116,10 @@ def one_process(place: Path, model: str, threads: int) -> float:
 def scaling(
     place: Path, model: str, network: Model, files: int, workers: int
 ) -> tuple[list[Facts], list[Facts]]:
-    """Runs with 1, 2, 4... workers: of the same files (strong), and of as many each (weak)."""
+    """Time runs with 1, 2, 4... workers, for strong and for weak scaling.
+
+    Strong: every run encodes the same files. Weak: every worker adds the same number of files.
+    """
     strong, weak = [], []
     count = 1
     counts = []

@@ -192,7 +192,7 @@ def open_peers(
 
 @dataclass(frozen=True)
 class PeerComparison:
-    """Running peers, and the model and latents with which they are compared.
+    """The peers that are running, and the model and latents that all of them decode.
 
     Parameters
     ----------

@@ -172,7 +172,7 @@ def _ticks(url: str) -> tuple[float, int, int]:
 
 
 def plain_tick(model: Model, slots: int, streams: int, threads: int | None) -> float:
-    """Return the median seconds of a push of a block for `streams` of the `slots` streams."""
+    """Return the median time in seconds of pushing a block to `streams` of `slots` streams."""
     block = block_frames(model)
     decoder = MultiStreamDecoder(model, slots, threads)
     latents = np.repeat(random_latents(model, slots)[:, None], block, axis=1)

@@ -48,8 +48,8 @@ and the tag of the key (0x0a) or of the tensor (0x12)."""
 def is_library_folder(folder: Path, names: Collection[str]) -> bool:
     """Whether a folder contains protobuf libraries, and no safetensors file is among `names`.
 
-    If there is no `.pb` file, every file must start like a library. A single file that does is not
-    enough, because a text can start in the same way.
+    If there is no `.pb` file, all files must start like a library. It is not enough if only some
+    do, because a text file may happen to start in the same way.
     """
     if any(".safetensors" in name for name in names):
         return False

@@ -1,4 +1,4 @@
-"""Completes names of models and files in the shell, which click doesn't do for plain text."""
+"""Completes names of models and files in the shell, which click does not do by itself."""
 
 from __future__ import annotations
 

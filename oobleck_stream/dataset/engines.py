@@ -142,7 +142,7 @@ class DaskEngine:
 
 
 def _restore(cluster: Any, workers: int) -> None:
-    """Start workers in the place of those that died while they started, which Dask gives up."""
+    """Start replacements for workers that died while starting; Dask does not restart those."""
     from distributed.core import Status
 
     def discard() -> None:

@@ -214,7 +214,7 @@ def file_system(address: str) -> tuple[Any, str]:
 
 @contextmanager
 def _reported(target: Path) -> Iterator[None]:
-    """Change an ``OSError`` from the block, which writes a private file, to report the target."""
+    """Make an ``OSError`` name the target, not the temporary file that the block writes."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Finds the tasks that the output folder still lacks, and those that follow from results."""
+"""Finds the tasks without results in the output folder, and the tasks that results lead to."""
 
 from __future__ import annotations
 

@@ -201,10 +201,10 @@ def _limits(layers: Sequence[Layer], joined: Sequence[bool], step_floats: int) -
 
 
 def _max_blocks(layer: Layer, step_floats: int, alone: bool) -> int:
-    """The most blocks, at least one, of which a step reads or writes at most `step_floats` floats.
+    """The maximum number of blocks per step, so that it reads and writes at most `step_floats`.
 
-    `alone` says that the layer is not joined with the next layer. The rows of its points are then
-    written to the arena too.
+    The result is at least 1, even if a single block has more floats. `alone` says that the layer is
+    not joined with the next layer. The rows of its points are then written to the arena too.
     """
     most = max(layer.inputs * layer.stride_in, layer.outputs * layer.phases)
     if layer.scheme and alone:

@@ -48,8 +48,8 @@ class Excerpt:
     def end_in(self, samples: int | None) -> int | None:
         """Return one past the index of the last sample in this range of a piece.
 
-        `samples` is the length of the piece. If it is None, the length is unknown. The result is
-        None if it is unknown too.
+        `samples` is the length of the piece, or None if that is unknown. The result is None if
+        `samples` is None and the range has no end.
         """
         known = [end for end in (samples, self.end) if end is not None]
         return min(known, default=None)

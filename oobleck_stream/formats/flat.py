@@ -106,7 +106,7 @@ def write_numbers(file: BinaryIO, path: Path, array: npt.ArrayLike) -> None:
 def count_bytes(path: Path, count: int) -> bytes:
     """Return the first bytes of a flat file, which state how many numbers follow.
 
-    An `InputError` says if `count` is out of range.
+    Raise an `InputError` if `count` is out of range.
     """
     if not 1 <= count <= MAX_NUMBERS:
         raise InputError(f"{path}: can't hold {count} numbers, only 1 to {MAX_NUMBERS}")

@@ -108,7 +108,7 @@ class Mark:
     Attributes
     ----------
     ring_sample : int
-        Index of the sample in the ring's stream.
+        Index of the sample, counted over all samples ever written to the ring.
     position : Position
         The sample's track, and its index in the track.
     """

@@ -132,7 +132,7 @@ class Ticks:
         )
 
     def _lead_seconds(self, session: Session) -> float:
-        """Estimate the seconds of a first push or a flush, together with the next tick."""
+        """Estimate how long a first push or a flush takes, including the tick that follows it."""
         blocks = (max(session.lead, self.lead) + self.block) / self.block
         return (blocks + 1) * self._load.expected(1) * self._load.ratio
 
@@ -170,7 +170,7 @@ class Ticks:
                 await self._ended(session)
 
     def _overflowed(self, session: Session, frame: int) -> None:
-        """Stop a stream because of a frame whose samples are not finite, until it starts again."""
+        """Stop a stream, until it starts again, because the samples of `frame` are not finite."""
         assert session.slot is not None
         self._metrics.overflows.inc()
         session.overflowed = True

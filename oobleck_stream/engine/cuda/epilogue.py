@@ -138,9 +138,9 @@ def added_parts(sums, first, parts, elements):
 def finish_kernel() -> Any:
     """Create the kernel that applies the epilogue where the product kernel does not.
 
-    The kernel adds up the parts of split sums, or reads the source rows for the copy of the input.
-    One thread computes one element of the output. `sums` has the shape (parts, streams, rows,
-    columns).
+    The kernel adds up the parts of split sums. If the step is the copy of the input, the kernel
+    reads the source rows instead. One thread computes one element of the output. `sums` has the
+    shape (parts, streams, rows, columns).
     """
 
     def finish(
