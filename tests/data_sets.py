@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -97,9 +98,42 @@ def leftovers(out):
     return [path for path in (Path(out) / ".work").rglob("*") if path.is_file()]
 
 
+def start_seconds(model):
+    """CPU seconds that a worker takes until it has loaded the model and its kernels."""
+    lines = (
+        "import distributed.nanny, oobleck_stream as ob",
+        f"model = ob.load({str(model)!r})",
+        "model.encode([[0.0, 0.0]] * model.hop, threads=1)",
+        "model.decode([[0.0] * model.latent_dim], threads=1)",
+    )
+    before = os.times()
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)
+    after = os.times()
+    return sum(after[2:4]) - sum(before[2:4])
+
+
+def coding_rate(direction, model):
+    """Seconds of sound that one CPU second encodes or decodes on this machine."""
+    network, seconds = ob.load(model), 20
+    frames = np.zeros((seconds * RATE // CONFIG.hop, CONFIG.latent_dim), np.float32)
+    code = {
+        "encode": lambda: network.encode(noise(seconds * RATE), threads=1),
+        "decode": lambda: network.decode(frames, threads=1),
+    }[direction]
+    code()
+    begun = time.process_time()
+    code()
+    return seconds / (time.process_time() - begun)
+
+
 @contextlib.contextmanager
 def tcp_cluster(workers=2):
-    """Start a scheduler and workers by hand; yield the scheduler's address and process."""
+    """Start a scheduler and workers by hand; yield the scheduler's address and process.
+
+    All workers have registered by then: a short run could otherwise end before the second has.
+    """
+    import distributed
+
     processes = []
     environment = os.environ | {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "10"}
     try:
@@ -109,6 +143,8 @@ def tcp_cluster(workers=2):
         for _ in range(workers):
             command = ["worker", address, "--nthreads", "1", "--no-dashboard"]
             processes.append(_start(command, environment))
+        with distributed.Client(address, set_as_default=False) as client:
+            client.wait_for_workers(workers, timeout=60)
         yield address, scheduler
     finally:
         for process in reversed(processes):
@@ -157,9 +193,8 @@ def children():
 def killing(spared, least, most):
     """Kill each process that `children` finds, in a thread, except those that are spared.
 
-    Each may work for some seconds of CPU time before, drawn between `least` and `most`. It takes
-    one to three seconds to start, so this does not depend on how busy the machine is. Yields a list
-    of the processes that were killed.
+    Each may use some seconds of CPU time before, drawn between `least` and `most`, so this does not
+    depend on how busy the machine is. Yields a list of the processes that were killed.
     """
     ended, killed, allowed = threading.Event(), [], {}
 

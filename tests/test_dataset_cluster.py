@@ -14,11 +14,15 @@ from pathlib import Path
 import pytest
 from command_line import COMMAND
 from data_sets import (
+    CONFIG,
+    RATE,
     children,
+    coding_rate,
     digests,
     killing,
     leftovers,
     manifest,
+    start_seconds,
     tcp_cluster,
     write_latents,
     write_model,
@@ -123,16 +127,21 @@ def test_a_scheduler_and_workers_started_by_hand(tmp_path, model, inputs, expect
 # Workers that are killed
 
 
-def check_killed_workers(direction, layout, tmp_path, model, seconds, kills):
-    """Make the inputs so long that the workers would take about so many seconds of CPU time."""
+def check_killed_workers(direction, layout, tmp_path, model, kills):
+    """Kill every worker soon after it has started, in a run of `kills + 2` times that work.
+
+    Only two workers are alive at the end, so at least `kills` were killed before.
+    """
+    start = start_seconds(model)
+    seconds = (kills + 2) * (start + 1.5) * coding_rate(direction, model)
     if direction == "encode":
-        sounds = write_sounds(tmp_path / "in", 30, int(6 * seconds * 8000))
-        write_sound(sounds / "slow.wav", int(20 * seconds * 8000), 11_025)
+        sounds = write_sounds(tmp_path / "in", 30, int(seconds / 15 * RATE))
+        write_sound(sounds / "slow.wav", int(seconds / 10 * 11_025), 11_025)
     else:
-        write_latents(tmp_path / "in", 30, int(8 * seconds * 125))
+        write_latents(tmp_path / "in", 30, int(seconds / 15 * RATE / CONFIG.hop))
     inputs, spared, out = {direction: tmp_path / "in"}, children(), tmp_path / "out"
-    with killing(spared, 3, 8) as killed:
-        run(direction, inputs, out, model, layout, unit=seconds / 2, workers=2)
+    with killing(spared, start + 0.5, start + 1.5) as killed:
+        run(direction, inputs, out, model, layout, unit=seconds / 100, workers=2)
     assert len(killed) >= kills
     assert children().keys() == spared.keys()
     assert leftovers(out) == []
@@ -142,14 +151,14 @@ def check_killed_workers(direction, layout, tmp_path, model, seconds, kills):
 
 
 def test_workers_are_killed(tmp_path, model):
-    check_killed_workers("encode", "files", tmp_path, model, 3, 2)
+    check_killed_workers("encode", "files", tmp_path, model, 2)
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("direction", RUNS)
 def test_workers_are_killed_all_the_time(tmp_path, model, direction, layout):
-    count = check_killed_workers(direction, layout, tmp_path, model, 20, 8)
+    count = check_killed_workers(direction, layout, tmp_path, model, 8)
     print(f"\n{direction} {layout}: {count} workers killed")
 
 
