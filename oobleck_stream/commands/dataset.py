@@ -80,7 +80,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--unit",
             metavar="SECONDS",
             type=click.FloatRange(0, min_open=True),
-            default=120.0,
+            default=60.0,
             show_default=True,
             help="Longer inputs are split into tasks of this length. The output is the same.",
         ),

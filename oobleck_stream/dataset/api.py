@@ -19,7 +19,7 @@ from oobleck_stream.files.axis_order import AxisOrder
 from oobleck_stream.loading import load
 from oobleck_stream.model import Model
 
-UNIT_SECONDS = 120.0
+UNIT_SECONDS = 60.0
 """The default of `unit`: the longest part of an input, in seconds, that a task processes."""
 
 Address = str | os.PathLike[str]
