@@ -7,6 +7,7 @@ are imported before, and are still those of Linux.
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import importlib
 import io
@@ -15,7 +16,6 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import sys
 import time
 import types
@@ -23,7 +23,7 @@ from pathlib import Path
 
 LIBRARIES = (
     *("click", "llvmlite.binding", "numba", "numpy", "safetensors.numpy"),
-    *("soundfile", "soxr", "tqdm"),
+    *("soundfile", "soxr", "tqdm", "uvicorn"),
 )
 
 ABSENT: dict[str, dict[types.ModuleType, tuple[str, ...]]] = {
@@ -35,7 +35,6 @@ ABSENT: dict[str, dict[types.ModuleType, tuple[str, ...]]] = {
         ),
         mmap: ("MADV_HUGEPAGE", "MAP_ANONYMOUS", "MAP_PRIVATE", "MAP_SHARED"),
         signal: ("SIGALRM", "SIGCONT", "SIGHUP", "SIGKILL", "SIGPIPE", "SIGSTOP", "alarm"),
-        socket: ("AF_UNIX", "SO_REUSEPORT"),
         time: ("CLOCK_BOOTTIME", "clock_gettime"),
     },
     "linux": {},
@@ -64,8 +63,13 @@ def become(system: str) -> None:
         sys.modules[name] = None
     sys.platform = system
     if system == "win32":
+        asyncio.SelectorEventLoop.add_signal_handler = refuse_signal_handler
         translate_newlines()
         protect_open_files()
+
+
+def refuse_signal_handler(*_):
+    raise NotImplementedError
 
 
 def translate_newlines():

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import json
 import ntpath
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import types
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import pytest
+import soundfile
 from command_line import run_command, run_process
 
 import oobleck_stream as ob
@@ -108,6 +113,26 @@ def test_commands_do_what_they_do_on_linux(results, system):
 
 
 # Windows
+
+
+def test_the_server_ends_after_an_interrupt(inputs):
+    pytest.importorskip("oobleck_stream.server.serving")
+    process = subprocess.Popen(
+        [sys.executable, HERE / "foreign_system.py", "win32"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    process.stdin.write(b"serve --port 0 --json\n")
+    process.stdin.close()
+    url = json.loads(process.stdout.readline())["url"]
+    body = (inputs / "latents.npy").read_bytes()
+    with urllib.request.urlopen(f"{url}v1/decode", body, timeout=60) as answer:
+        samples, _ = soundfile.read(io.BytesIO(answer.read()), dtype="float32")
+    assert samples.shape == ob.load("tiny").decode(np.load(inputs / "latents.npy")).shape
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.read() == b"0 serve --port 0 --json\n"
+    assert process.wait(30) == 0
 
 
 class FakeConsole(types.ModuleType):
