@@ -7,6 +7,7 @@ after termination by signal N (130 after Ctrl-C).
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -30,6 +31,8 @@ INTERRUPTED = SIGNALLED + signal.SIGINT
 def main() -> None:
     """Run the command line and exit with its code."""
     _occupy_closed_descriptors()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # Standard error does so by default.
+        sys.stdout.reconfigure(errors="backslashreplace")
     for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:

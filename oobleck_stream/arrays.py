@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
+import sys
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ def aligned_zeros(*shape: int) -> FloatArray:
 
 
 def _anonymous_pages(size: int) -> mmap.mmap:
-    if not hasattr(mmap, "MAP_ANONYMOUS"):
+    if sys.platform == "win32":
         return mmap.mmap(-1, size)
     # With the default, MAP_SHARED, a forked child would write into its parent's memory.
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

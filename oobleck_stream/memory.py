@@ -1,4 +1,4 @@
-"""The memory limits of this process, and the variable that lifts limits on a network's size."""
+"""The memory of this process and its limits, and the variable that lifts limits on networks."""
 
 from __future__ import annotations
 
@@ -50,6 +50,16 @@ def memory_shortage(size: int) -> str:
     return f"takes {_gigabytes(size)} of memory; {_gigabytes(there)} are there ({INSIST})"
 
 
+def peak_memory() -> int | None:
+    """Peak resident memory of this process in bytes, or None if the system does not report it."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS reports bytes, and Linux reports KiB.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def capped_trial(extra: int, trial: Callable[[], str]) -> str:
     """Call a function in a forked process in which allocating too much memory fails.
 
@@ -97,6 +107,8 @@ def capped_trial(extra: int, trial: Callable[[], str]) -> str:
 
 def _cap_memory(extra: int) -> None:
     """Limit this process's data memory to `extra` bytes more than it has now."""
+    if sys.platform != "linux":
+        raise NotImplementedError
     import resource
 
     # Field 6 of statm is the size of data and stack, in pages. Since Linux 4.7, RLIMIT_DATA also
@@ -115,15 +127,16 @@ def _gigabytes(size: int) -> str:
 
 def _limits() -> Iterator[int]:
     """The memory limits that the system reports, in bytes."""
-    with contextlib.suppress(AttributeError, ValueError, OSError):
+    if sys.platform == "win32":
+        return
+    import resource
+
+    with contextlib.suppress(ValueError, OSError):
         yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for file in _CGROUPS:
         with contextlib.suppress(ValueError, OSError):
             yield int(file.read_text())  # Not a number ("max") if there is no limit.
-    if sys.platform != "win32":
-        import resource
-
-        for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
-            soft, _ = resource.getrlimit(kind)
-            if soft != resource.RLIM_INFINITY:
-                yield soft
+    for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+        soft, _ = resource.getrlimit(kind)
+        if soft != resource.RLIM_INFINITY:
+            yield soft

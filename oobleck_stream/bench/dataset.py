@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from oobleck_stream.dataset.plan import Plan
 from oobleck_stream.dataset.running import execute
 from oobleck_stream.dataset.tasks import Batch, Result, Task
 from oobleck_stream.loading import load
+from oobleck_stream.memory import peak_memory
 from oobleck_stream.model import Model
 
 Facts = dict[str, Any]
@@ -196,15 +195,9 @@ def long_file(place: Path, model: str, network: Model, hours: float, workers: in
         peaks = client.run(peak_memory)
     return {
         "seconds": report.wall_seconds,
-        "worker_peak": max(peaks.values()),
+        "worker_peak": max((peak for peak in peaks.values() if peak), default=None),
         "own_peak": peak_memory(),
     }
-
-
-def peak_memory() -> int:
-    """The largest resident memory that this process has had, in bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def dataset_lines(facts: Facts) -> list[str]:
@@ -231,13 +224,16 @@ def dataset_lines(facts: Facts) -> list[str]:
             f"weak       {run['workers']} workers, {run['sound']:.0f} s of sound: "
             f"{run['seconds']:.1f} s, {run['sound'] / run['seconds']:.1f} x real time"
         )
-    long = facts["long"]
     lines += [
         f"task       {1e3 * facts['task']:.2f} ms for sending an empty one and taking its result",
         f"resume     {facts['resume']:.2f} s for {facts['items']} items that are all done",
-        f"memory     a file of {facts['hours']:g} h in {long['seconds']:.0f} s: at most "
-        f"{long['worker_peak'] / 1e6:.0f} MB in a worker, of which the weights are "
-        f"{facts['weights'] / 1e6:.0f} MB; {long['own_peak'] / 1e6:.0f} MB in the process that "
-        "runs the scheduler",
     ]
+    long = facts["long"]
+    if long["worker_peak"] is not None:
+        lines.append(
+            f"memory     a file of {facts['hours']:g} h in {long['seconds']:.0f} s: at most "
+            f"{long['worker_peak'] / 1e6:.0f} MB in a worker, of which the weights are "
+            f"{facts['weights'] / 1e6:.0f} MB; {long['own_peak'] / 1e6:.0f} MB in the process that "
+            "runs the scheduler"
+        )
     return lines

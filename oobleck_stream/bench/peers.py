@@ -2,7 +2,7 @@
 
 The worker threads of these runtimes spin for a while after a call, which would slow down the next
 measurement. They can't spin while their process is stopped. So each runtime can keep its default
-settings.
+settings. Windows has no signals to stop a process with; there, these threads may disturb.
 """
 
 from __future__ import annotations
@@ -132,13 +132,15 @@ class Peer:
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
-        process.send_signal(signal.SIGCONT)
+        if sys.platform != "win32":
+            process.send_signal(signal.SIGCONT)
         process.stdin.write(json.dumps(request) + "\n")
         process.stdin.flush()
         line = process.stdout.readline()
         if not line:
             raise RuntimeError(f"{self.name}: its process ended with code {process.wait()}")
-        process.send_signal(signal.SIGSTOP)
+        if sys.platform != "win32":
+            process.send_signal(signal.SIGSTOP)
         answer: Facts = json.loads(line)
         return answer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import mmap
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -106,13 +107,15 @@ def kernels_compiled() -> int:
 
 def since_process_start() -> float | None:
     """Return the seconds since this process started, to about 0.01 s. None outside Linux."""
+    if sys.platform != "linux":
+        return None
     try:
         # Field 22, `starttime` (https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html). The
         # process name before it may contain spaces, but ends with the last parenthesis.
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
         ticks = int(fields[19])
         return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, AttributeError):
+    except OSError:
         return None
 
 

@@ -212,7 +212,7 @@ def network_lines(facts: Facts) -> list[str]:
 def machine_facts(model: Model, threads: int | None) -> Facts:
     """Measure the real-time factors of pushes of `PUSHES` frames, and the memory used."""
     from oobleck_stream.engine.backends import default_threads
-    from oobleck_stream.memory import machine_memory
+    from oobleck_stream.memory import machine_memory, peak_memory
 
     factors: dict[int, float] = {}
     for frames in PUSHES:
@@ -287,15 +287,3 @@ def real_time_factor(model: Model, frames: int, threads: int | None) -> float:
     while len(times) < REPETITIONS and sum(times) < MAX_SECONDS:
         times.append(seconds(frames))
     return min(times) * model.config.frame_rate / frames
-
-
-def peak_memory() -> int | None:
-    """Peak resident memory of this process in bytes, or None if the system does not report it."""
-    import sys
-
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS reports bytes, and Linux reports KiB.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

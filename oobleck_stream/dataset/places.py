@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -188,8 +190,9 @@ def is_remote(address: str) -> bool:
 
 
 def local_path(address: str) -> str:
-    """The path that a local address names."""
-    return address.partition("://")[2] if "://" in address else address
+    """The path that a local address names. On Windows, ``file:///C:/a`` names ``C:/a``."""
+    path = address.partition("://")[2] if "://" in address else address
+    return path[1:] if sys.platform == "win32" and re.match("/[a-zA-Z]:", path) else path
 
 
 def file_system(address: str) -> tuple[Any, str]:

@@ -94,7 +94,7 @@ _NAMES = tuple(entry.name for entry in fields(Line))
 
 def write_text(place: Place, name: str, lines: Iterable[str]) -> None:
     """Write a text file, with a newline after each line."""
-    with place.new(name) as path, open(path, "w", encoding="utf-8") as file:
+    with place.new(name) as path, open(path, "w", encoding="utf-8", newline="\n") as file:
         file.writelines(line + "\n" for line in lines)
 
 

@@ -58,7 +58,8 @@ def run_pack(job: Job, task: Pack) -> Result:
     write: Callable[[Path, Iterable[Entry], Job], None] = (
         _write_tar if layout == "webdataset" else _write_parquet
     )
-    with _older(place, task.output, layout) as older, place.new(task.output) as path:
+    # The older version is closed before it is replaced: Windows replaces no open file.
+    with place.new(task.output) as path, _older(place, task.output, layout) as older:
         write(path, (_entry(place, line, older) for line in task.lines), job)
         size = path.stat().st_size
     lines = tuple(

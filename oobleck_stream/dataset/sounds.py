@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -135,7 +136,7 @@ def _downloaded(source: Source) -> LatentFile:
             raise InputError(f"{source.address}: can't be read: {error}") from error
         try:
             found = read_latents(path)
-            if os.name == "nt":  # Windows can't remove a mapped file.
+            if sys.platform == "win32":  # Windows can't remove a mapped file.
                 array = np.array(found.array)
                 return LatentFile(found.name, found.shape, lambda: array, found.metadata)
             _ = found.array

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import glob
 import hashlib
-import itertools
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -43,6 +43,10 @@ MAX_NAME_BYTES = 180
 """Maximum length in bytes of each part of a key. File systems allow 255, with the suffixes."""
 
 _MAGIC = re.compile(r"[*?\[]")
+
+_FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f]')
+_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[1-9\xb9\xb2\xb3]) *(\.|$)", re.I)
+"""What Windows allows in no name, and names that it takes for devices, with any suffix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +141,13 @@ def find_sources(
     if strip:
         found = [dataclasses.replace(one, key=os.path.splitext(one.key)[0]) for one in found]
     found.sort(key=lambda source: source.key)
-    for one, other in itertools.pairwise(found):
-        if one.key == other.key:
-            raise InputError(f"{one.address} and {other.address} have the same name in the output")
+    named: dict[str, Source] = {}
+    for one in found:
+        # The usual disks of Windows and macOS ignore case.
+        name = one.key.casefold() if sys.platform in ("win32", "darwin") else one.key
+        other = named.setdefault(name, one)
+        if other is not one:
+            raise InputError(f"{other.address} and {one.address} have the same name in the output")
     return found
 
 
@@ -255,7 +263,10 @@ def _facts(info: dict[str, Any]) -> tuple[int, str]:
 
 
 def safe_key(name: str) -> str:
-    """Make a relative name for outputs from a path or a URL, without ``..`` or overlong parts."""
+    """Make a relative name for outputs from a path or a URL, which every part of it may have here.
+
+    It has no ``..`` and no overlong parts, and on Windows nothing that is not allowed in names.
+    """
     name = name.replace(os.sep, "/").replace("://", "/").replace("\0", "")
     parts = [part for part in name.split("/") if part not in ("", ".")]
     return "/".join(_safe_part(part) for part in parts)
@@ -266,6 +277,9 @@ def _safe_part(part: str) -> str:
         return "__"
     # Names that begin with a dot are reserved for the data set's own files.
     part = "_" + part[1:] if part.startswith(".") else part
+    if sys.platform == "win32":
+        part = _FORBIDDEN.sub("_", part).rstrip(". ") or "_"
+        part = "_" + part if _DEVICE.match(part) else part
     encoded = os.fsencode(part)
     if len(encoded) <= MAX_NAME_BYTES:
         return encoded.decode("utf-8", "replace")

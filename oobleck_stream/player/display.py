@@ -13,8 +13,12 @@ from oobleck_stream.player.status import Status
 JSON_SECONDS = 0.5
 """Minimum interval in seconds between two status objects."""
 
-ERASE = "\r\x1b[K"
-"""The characters that move the cursor to the start of the line and clear the line."""
+
+def erasure() -> str:
+    """Return the characters that clear the line and leave the cursor at its start."""
+    if sys.platform == "win32":  # A console of Windows may print escape sequences as they are.
+        return f"\r{' ' * (shutil.get_terminal_size().columns - 1)}\r"
+    return "\r\x1b[K"
 
 
 class Display(Protocol):
@@ -75,13 +79,13 @@ class StatusLine(Silent):
     def show(self, status: Status) -> None:
         """Overwrite the previous status."""
         width = shutil.get_terminal_size().columns
-        sys.stderr.write(ERASE + status.as_line(width))
+        sys.stderr.write(erasure() + status.as_line(width))
         sys.stderr.flush()
         self._shown = True
 
     def show_message(self, message: str) -> None:
         """Print the message in place of the status line, which moves below it."""
-        sys.stderr.write(f"{ERASE if self._shown else ''}{message}\n")
+        sys.stderr.write(f"{erasure() if self._shown else ''}{message}\n")
         sys.stderr.flush()
         self._shown = False
 
