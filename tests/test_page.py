@@ -203,16 +203,45 @@ def test_the_instrument(page, server, model, tmp_path):
     page.page.locator("#direction-1").fill("1.5")
     page.page.get_by_role("button", name="Freeze").click()
     page.wait(200 * BLOCK)
-    with page.page.expect_download() as download:
-        page.page.get_by_role("link", name="Keep these latents").click()
-    download.value.save_as(tmp_path / "kept.npy")
-    kept = np.load(tmp_path / "kept.npy")
+    kept = page.kept_latents(tmp_path / "kept.npy")
     heard = page.audio()[: len(kept) * model.hop - model.latency]
     np.testing.assert_array_equal(model.decode(kept)[: len(heard)], heard)
     session = next(one for one in server.hub.sessions.values() if one.source.name == "instrument")
     assert session.source.settings.freeze
     assert session.source.settings.offset[0] == 1.5
     assert 0 < session.source.settings.x < 0.3
+
+
+def test_the_early_instrument(browser, model, pieces, tmp_path):
+    """What leaves the player is the early sound of the frames that were played, sample for sample.
+
+    Its delay has the shorter look-ahead. The page can choose the exact sound instead.
+    """
+    look_ahead = model.latency // 4
+    with recordable_server(model, pieces, slots=2, look_ahead=look_ahead) as server:
+        page = Page(browser, server.url)
+        page.page.locator("#piece").select_option("instrument")
+        page.play()
+        page.wait(8 * BLOCK)
+        page.page.locator("#pad").click(position={"x": 40, "y": 60})
+        page.wait(200 * BLOCK)
+        assert f"look-ahead {1000 * look_ahead / model.samplerate:.0f} +" in page.text("delay")
+        kept = page.kept_latents(tmp_path / "early.npy")
+        heard = page.audio()[: len(kept) * model.hop - look_ahead]
+        decoder = ob.StreamingDecoder(model, look_ahead=look_ahead)
+        np.testing.assert_array_equal(decoder.push(kept)[: len(heard)], heard)
+        exact = model.decode(kept)[: len(heard)]
+        assert not np.array_equal(exact, heard)
+        np.testing.assert_array_equal(decoder.exact[: len(exact)], exact[: len(decoder.exact)])
+
+        page.page.get_by_label("Look-ahead").select_option("exact")
+        whole = f"look-ahead {1000 * model.latency / model.samplerate:.0f} +"
+        page.until(f"document.querySelector('#delay').textContent.includes({whole!r})")
+        page.wait(page.page.evaluate("tap.samples()") + 200 * BLOCK)
+        kept = page.kept_latents(tmp_path / "exact.npy")
+        start = model.decode(kept)[: 100 * BLOCK].tobytes()
+        assert start in page.audio().tobytes()
+        page.page.context.close()
 
 
 def test_a_full_house(browser, model, pieces):
