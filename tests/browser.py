@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -168,6 +169,13 @@ class Page:
         """What left the player so far, (samples, 2) float32."""
         flat = self.page.evaluate("Array.from(tap.interleaved(tap.samples()))")
         return np.array(flat, np.float32).reshape(-1, 2)
+
+    def kept_latents(self, file: Path) -> np.ndarray:
+        """The frames that the session has played, downloaded to a file."""
+        with self.page.expect_download() as download:
+            self.page.get_by_role("link", name="Keep these latents").click()
+        download.value.save_as(file)
+        return np.load(file)
 
     def text(self, name: str) -> str:
         """The text of the element with an id."""

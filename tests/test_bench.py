@@ -280,5 +280,8 @@ def test_serve_with_real_clients():
     facts = json.loads(done.stdout)
     assert (facts["slots"], facts["sessions"], facts["listeners"]) == (2, 2, 2)
     assert facts["ticks"] > 0
-    assert facts["tick"] > 0 < facts["plain_tick"]
+    assert facts["tick"] >= facts["tick_pushes"] > 0
+    assert set(facts["push_streams"]) <= {1, 2}
+    assert min(facts["push"], facts["plain_push"], facts["paced_push"]) > 0
+    assert (facts["refused"], facts["parked"]) == (0, 0)
     assert facts["first_sound_alone"] > 0

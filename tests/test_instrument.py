@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack, suppress
+from threading import Thread
 
 import numpy as np
 import pytest
 from live_client import LiveClient
 from networks import model_of, random_latents, small
+from websockets.exceptions import InvalidStatus
 
-from oobleck_stream.server.admission import Load
+from oobleck_stream.multi_stream_decoder import MultiStreamDecoder
+from oobleck_stream.server import seats, serving
+from oobleck_stream.server.admission import BLOCK_SAMPLES, Load, PushTimes
 from oobleck_stream.server.instrument import Bank, Instrument, Settings, weights_of
 from oobleck_stream.server.osc import control
 from oobleck_stream.server.serving import BackgroundServer
@@ -138,27 +143,80 @@ def test_osc_moves_the_instrument():
 
 
 def test_admission():
-    load = Load(0.05, [1, 2, 4], [0.02, 0.035, 0.06])
-    assert load.capacity(64) == 2
-    assert load.expected(3) == pytest.approx(0.0475)
-    assert load.expected(8) == pytest.approx(0.12)
-    assert not load.admits(3)
+    load = Load(0.05, PushTimes([1, 2, 4], [0.02, 0.03, 0.044]), PushTimes([1], [0.034]))
+    assert load.expected(3) == pytest.approx(0.037)
+    assert load.expected(8) == pytest.approx(0.088)
+    assert load.expected(1, early=1) == pytest.approx(0.054)
+    assert load.capacity(64) == 3  # 85 % of real time, when the server starts
+    assert load.admits(4)  # all of real time, while it runs
+    assert not load.admits(5)
+    assert load.affords_early(0, 1)
+    assert not load.affords_early(1, 1)
     for _ in range(100):
-        load.measured(1, 0.04)
+        load.measured(1, 0, 0.04)
     assert load.ratio == pytest.approx(2, rel=0.01)
     assert load.admits(1)
     assert not load.admits(2)
+    assert not load.affords_early(0, 1)
 
 
 def test_too_slow_a_machine_plays_one():
-    load = Load(0.05, [1], [0.5])
+    load = Load(0.05, PushTimes([1], [0.5]))
     assert load.capacity(64) == 1
+
+
+class Busy(MultiStreamDecoder):
+    """A decoder whose pushes take 29 % of real time per stream, and more near the beginning.
+
+    They are a little slower than at the start, because clients take some time too.
+    """
+
+    def push(self, frames, active=None):
+        pushed = np.flatnonzero(np.ones(self.streams) if active is None else active)
+        young = sum(self.frames_in[number] < 2 * self.model.context for number in pushed)
+        time.sleep(BLOCK_SAMPLES / self.samplerate * (0.29 * len(pushed) + 0.4 * young))
+        return super().push(frames, active)
+
+
+def test_all_slots_can_be_used(monkeypatch):
+    """As many clients as the server says that it decodes: none is refused or parked."""
+    model = model_of(small("ezaudio"))
+    block = BLOCK_SAMPLES / model.samplerate
+    load = Load(block, PushTimes([1, 3], [0.28 * block, 0.84 * block]))
+    slots = load.capacity(64)
+    assert slots == 3
+    monkeypatch.setattr(seats, "MultiStreamDecoder", Busy)
+    monkeypatch.setattr(serving, "measure_load", lambda *_: (load, slots))
+    with ExitStack() as stack:
+        pieces = {"a": random_latents(model.config, 600)}
+        server = stack.enter_context(BackgroundServer(model, pieces))
+        clients = [stack.enter_context(LiveClient(server.url)) for _ in range(slots)]
+        playing = [Thread(target=_play, args=(client, 2.2)) for client in clients]
+        for thread in playing:
+            thread.start()
+            time.sleep(0.7)
+        for thread in playing:
+            thread.join()
+        assert [client.told.get("error") for client in clients] == [None] * slots
+        with pytest.raises(InvalidStatus):
+            LiveClient(server.url, "/v1/session")
+
+
+def _play(client, seconds):
+    """Open a piece, and hear what comes in real time."""
+    client.open("a", loop=True)
+    start = time.monotonic()
+    while (passed := time.monotonic() - start) < seconds:
+        with suppress(TimeoutError):
+            client.receive(0.05)
+        heard = min(client.got, int(passed * client.told["ready"]["info"]["samplerate"]))
+        client.send("heard", sample=heard)
 
 
 class SlowMachine(Load):
     """Its times are not corrected by what is measured."""
 
-    def measured(self, streams: int, seconds: float) -> None:
+    def measured(self, exact: int, early: int, seconds: float) -> None:
         pass
 
 
@@ -171,7 +229,7 @@ def test_the_newest_is_parked_when_the_machine_becomes_slow():
     ):
         first.open("a", loop=True)
         second.open("a", loop=True)
-        server.hub.load = SlowMachine(1.0, [1, 2], [0.6, 1.2])
+        server.hub.load = SlowMachine(1.0, PushTimes([1, 2], [0.6, 1.2]))
         start = time.monotonic()
         assert second.close_code() == 1013
         assert second.told["error"]["code"] == "overloaded"

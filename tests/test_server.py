@@ -445,6 +445,11 @@ def test_the_end(command, number):
     assert process.wait(10) == 0
 
 
+def test_look_ahead_of_the_command(command):
+    _, facts = command
+    assert (facts["latency"], facts["look_ahead"]) == (1056, 264)
+
+
 def test_the_lines_for_curl(command, audio, tmp_path):
     """As the README prints them, but for the port and ffplay."""
     _, facts = command
@@ -465,6 +470,8 @@ def test_the_lines_for_curl(command, audio, tmp_path):
         (["--tls-key", __file__], "used together"),
         (["--allow-origin", "evil"], "--allow-origin"),
         (["--host", "203.0.113.1"], "can't listen"),
+        (["--look-ahead", "soon"], "--look-ahead"),
+        (["--look-ahead", "1s"], "--look-ahead"),
         (["missing.npy"], "missing.npy"),
     ],
 )

@@ -65,6 +65,11 @@ class Case:
         """Median seconds of a call."""
         return self.quantile(0.5)
 
+    @property
+    def mean(self) -> float:
+        """Mean seconds of a call."""
+        return float(np.mean(self.times))
+
     def quantile(self, share: float) -> float:
         """Return a quantile of the seconds of all calls. `share` is from 0 to 1."""
         return float(np.quantile(self.times, share))

@@ -7,19 +7,20 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.request import urlopen
 
 import numpy as np
 
-from oobleck_stream.bench.rounds import take_turn
+from oobleck_stream.bench.rounds import Case, run_rounds
 from oobleck_stream.bench.start import random_latents
 from oobleck_stream.model import Model
 from oobleck_stream.multi_stream_decoder import MultiStreamDecoder
-from oobleck_stream.server.admission import block_frames
+from oobleck_stream.server.admission import block_frames, settling_frames
 from oobleck_stream.server.protocol import SUBPROTOCOL
 
 Facts = dict[str, Any]
@@ -29,10 +30,15 @@ REPORT_SECONDS = 0.1
 
 PIECE_SECONDS = 30.0
 KNOCKS = 20
-PLAIN_SECONDS = 2.0
+PLAIN_SECONDS = 6.0
 
 MAX_UNSTEADY = 16
 """Pushes after which a stream's pushes no longer need to be planned."""
+
+COMPARED = 4
+"""The server's pushes are compared for the most frequent numbers of streams, at most so many."""
+
+PUSHES = ("push", "paced_push", "plain_push")
 
 
 @dataclass
@@ -48,7 +54,9 @@ class Listener:
     missing : float
         The longest gap in seconds.
     refused : bool
-        Whether the server refused the client, or disconnected it because of overload.
+        Whether the server refused the client because it was full.
+    parked : bool
+        Whether the server disconnected the client because of overload.
     """
 
     ahead: float
@@ -56,23 +64,29 @@ class Listener:
     gaps: int = 0
     missing: float = 0.0
     refused: bool = False
+    parked: bool = False
     got: int = 0
     ready: dict[str, Any] = field(default_factory=dict)
 
     async def play(self, address: str, source: str, seconds: float) -> None:
         """Open a session and play its sound until `seconds` after connecting."""
         from websockets.asyncio.client import connect
-        from websockets.exceptions import ConnectionClosed
+        from websockets.exceptions import ConnectionClosed, InvalidStatus
         from websockets.typing import Subprotocol
 
         start = time.perf_counter()
-        async with connect(
-            address,
-            subprotocols=[Subprotocol(SUBPROTOCOL)],
-            compression=None,
-            max_size=None,
-            open_timeout=60,
-        ) as socket:
+        try:
+            socket = await connect(
+                address,
+                subprotocols=[Subprotocol(SUBPROTOCOL)],
+                compression=None,
+                max_size=None,
+                open_timeout=60,
+            )
+        except InvalidStatus:
+            self.refused = True
+            return
+        async with socket:
             opening = {"type": "open", "source": source, "ahead": self.ahead, "loop": True}
             await socket.send(json.dumps(opening))
             clock = asyncio.create_task(self._hear(socket, start, seconds))
@@ -83,13 +97,15 @@ class Listener:
                     if isinstance(message, str):
                         told = json.loads(message)
                         self.ready = told if told["type"] == "ready" else self.ready
-                        self.refused = self.refused or told["type"] == "error"
+                        self.refused = self.refused or told.get("code") == "busy"
+                        self.parked = self.parked or told.get("code") == "overloaded"
                         continue
                     count = int.from_bytes(message[4:8], "little")
                     self.got = int.from_bytes(message[8:16], "little") + count
                     self.first_sound = self.first_sound or time.perf_counter() - start
             except ConnectionClosed:
-                self.refused = True
+                if not (self.refused or self.parked):
+                    raise
             finally:
                 clock.cancel()
 
@@ -158,40 +174,124 @@ async def _listen(address: str, seconds: float) -> int:
     return count
 
 
-def _ticks(url: str) -> tuple[float, int, int]:
-    """Return the seconds and the number of the ticks so far, and the frames decoded in them."""
-    with urlopen(f"{url}v1/metrics") as answer:
-        lines = dict(
-            line.rsplit(" ", 1)
-            for line in answer.read().decode().splitlines()
-            if not line.startswith("#")
+@dataclass(frozen=True)
+class Spent:
+    """What a server has spent on decoding so far.
+
+    Attributes
+    ----------
+    ticks : int
+        Number of ticks.
+    seconds : float
+        Time of these ticks.
+    pushing : float
+        Time of the pushes in these ticks.
+    steady : dict of int to (float, float)
+        For numbers of streams, the time and the number of the steady pushes to so many streams.
+    """
+
+    ticks: int
+    seconds: float
+    pushing: float
+    steady: Mapping[int, tuple[float, float]]
+
+    @classmethod
+    def of(cls, url: str) -> Spent:
+        """Ask a server."""
+        from prometheus_client.parser import text_string_to_metric_families
+
+        with urlopen(f"{url}v1/metrics") as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+        samples = [sample for family in families for sample in family.samples]
+        tick, push = "oobleck_stream_tick_seconds", "oobleck_stream_push_seconds"
+        values = {sample.name: sample.value for sample in samples}
+        sums, counts = (
+            {
+                int(sample.labels["streams"]): sample.value
+                for sample in samples
+                if sample.name == f"{push}_{kind}"
+                and (sample.labels["steady"], sample.labels["sound"]) == ("yes", "exact")
+            }
+            for kind in ("sum", "count")
         )
-    name = "oobleck_stream_tick_seconds_"
-    frames = int(float(lines["oobleck_stream_decoded_frames_total"]))
-    return float(lines[f"{name}sum"]), int(float(lines[f"{name}count"])), frames
+        pushing = sum(sample.value for sample in samples if sample.name == f"{push}_sum")
+        steady = {streams: (sums[streams], counts[streams]) for streams in sums}
+        return cls(int(values[f"{tick}_count"]), values[f"{tick}_sum"], pushing, steady)
+
+    def since(self, before: Spent) -> Spent:
+        """Return what was spent after `before`."""
+        steady = {}
+        for streams, (seconds, count) in self.steady.items():
+            old_seconds, old_count = before.steady.get(streams, (0.0, 0.0))
+            if count > old_count:
+                steady[streams] = seconds - old_seconds, count - old_count
+        return Spent(
+            self.ticks - before.ticks,
+            self.seconds - before.seconds,
+            self.pushing - before.pushing,
+            steady,
+        )
 
 
-def plain_tick(model: Model, slots: int, streams: int, threads: int | None) -> float:
-    """Return the median time in seconds of pushing a block to `streams` of `slots` streams."""
+def compare_pushes(
+    model: Model, slots: int, spent: Spent, pause: float, threads: int | None
+) -> Facts:
+    """Compare a server's steady pushes with the same pushes without a server.
+
+    Without a server, pushes are timed twice: one immediately after another, and with pauses of
+    `pause` seconds, as a server has them between its ticks. Then other programs have used the
+    caches, and the threads have to be woken up.
+
+    Returns
+    -------
+    dict
+        ``push``, ``plain_push`` and ``paced_push`` are means in seconds over the same numbers of
+        streams, equally often. ``push_streams`` are these numbers.
+    """
     block = block_frames(model)
     decoder = MultiStreamDecoder(model, slots, threads)
     latents = np.repeat(random_latents(model, slots)[:, None], block, axis=1)
-    active = np.arange(slots) < streams
-    for _ in range(-(-(model.context + 2) // block) + MAX_UNSTEADY):
-        decoder.push(latents, active)
-    return float(np.median(take_turn(lambda: decoder.push(latents, active), PLAIN_SECONDS)))
+    for _ in range(-(-settling_frames(model) // block) + MAX_UNSTEADY):
+        decoder.push(latents)
+    counts = sorted(spent.steady, key=lambda streams: -spent.steady[streams][1])[:COMPARED]
+    plain, paced = {}, {}
+    for streams in counts:
+        push = partial(decoder.push, latents, np.arange(slots) < streams)
+        plain[streams], paced[streams] = Case.of(push), Case(partial(_paced_turn, push, pause))
+    run_rounds([*plain.values(), *paced.values()], PLAIN_SECONDS)
+    total = sum(spent.steady[streams][1] for streams in counts)
+    weights = {streams: spent.steady[streams][1] / max(1, total) for streams in counts}
+    seconds = {streams: taken / count for streams, (taken, count) in spent.steady.items()}
+    return {
+        "push_streams": sorted(counts),
+        "push": sum(weights[streams] * seconds[streams] for streams in counts),
+        "plain_push": sum(weights[streams] * plain[streams].mean for streams in counts),
+        "paced_push": sum(weights[streams] * paced[streams].mean for streams in counts),
+    }
+
+
+def _paced_turn(push: Callable[[], object], pause: float, seconds: float) -> list[float]:
+    """Time pushes, at least one, with a pause before each, for about `seconds`."""
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while not times or time.perf_counter() < end:
+        time.sleep(pause)
+        start = time.perf_counter()
+        push()
+        times.append(time.perf_counter() - start)
+    return times
 
 
 async def _measure(
     arguments: Sequence[str], sessions: int | None, listeners: int, ahead: float, seconds: float
-) -> Facts:
+) -> tuple[Facts, Spent]:
     async with running_server(arguments) as server:
         url = server["url"]
         address = url.replace("http", "ws", 1) + "v1/session"
         alone = Listener(ahead)
         await alone.play(address, "piece", min(3.0, seconds))
         count = min(sessions or server["slots"], server["slots"])
-        before = _ticks(url)
+        before, busy = Spent.of(url), time.process_time()
         crowd = [Listener(ahead) for _ in range(count)]
         playing = [asyncio.create_task(one.play(address, "piece", seconds)) for one in crowd]
         await asyncio.sleep(min(2.0, seconds / 2))
@@ -200,11 +300,10 @@ async def _measure(
             tried = [await _knock(address) for _ in range(KNOCKS)]
             knocks = [taken for taken in tried if taken is not None]
         await asyncio.gather(*playing)
-        after = _ticks(url)
+        spent, busy = Spent.of(url).since(before), time.process_time() - busy
         heard = await asyncio.gather(*[_listen(url, min(5.0, seconds)) for _ in range(listeners)])
-        spent, ticks, frames = (late - soon for late, soon in zip(after, before, strict=True))
         rate = server["samplerate"] * server["channels"] * 4 * min(5.0, seconds)
-        return {
+        facts = {
             "network": server["model"],
             "slots": server["slots"],
             "sessions": count,
@@ -212,16 +311,19 @@ async def _measure(
             "ahead": ahead,
             "first_sound_alone": alone.first_sound,
             "first_sound_worst": max(one.first_sound for one in crowd),
-            "parked": sum(one.refused for one in crowd),
+            "refused": sum(one.refused for one in crowd),
+            "parked": sum(one.parked for one in crowd),
             "gaps": sum(one.gaps for one in crowd),
             "longest_gap": max(one.missing for one in crowd),
-            "tick": spent / max(1, ticks),
-            "ticks": ticks,
-            "frames_per_tick": frames / max(1, ticks),
+            "ticks": spent.ticks,
+            "tick": spent.seconds / max(1, spent.ticks),
+            "tick_pushes": spent.pushing / max(1, spent.ticks),
+            "clients_busy": busy / seconds,
             "refusal_worst": max(knocks, default=None),
             "listeners": listeners,
             "listeners_whole": sum(size >= 0.9 * rate for size in heard),
         }
+        return facts, spent
 
 
 def serve_facts(
@@ -255,20 +357,23 @@ def serve_facts(
     Returns
     -------
     dict
-        Times in seconds. ``tick`` is the mean time of a push by the server. ``plain_tick`` is the
-        time of a push without a server, for as many streams as the server's pushes had on average.
+        Times in seconds. ``tick`` is the mean time of a tick, and ``tick_pushes`` that of the
+        pushes in it. ``clients_busy`` is the processor time of the clients per second. For the
+        other times of pushes, see `compare_pushes`.
     """
-    facts = asyncio.run(_measure(arguments, sessions, listeners, ahead, seconds))
-    block = block_frames(model)
-    facts["sessions_per_tick"] = streams = max(1, round(facts["frames_per_tick"] / block))
-    facts["plain_tick"] = plain_tick(model, facts["slots"], streams, threads)
-    facts["block_seconds"] = block * model.hop / model.samplerate
+    facts, spent = asyncio.run(_measure(arguments, sessions, listeners, ahead, seconds))
+    pause = max(0.0, seconds / max(1, spent.ticks) - facts["tick"])
+    facts |= compare_pushes(model, facts["slots"], spent, pause, threads)
+    facts["block_seconds"] = block_frames(model) * model.hop / model.samplerate
     return facts
 
 
 def serve_lines(facts: Facts) -> list[str]:
     """Format the figures for people."""
-    refused, plain = facts["refusal_worst"], 1e3 * facts["plain_tick"]
+    refused = facts["refusal_worst"]
+    ms = {name: f"{1e3 * facts[name]:.2f} ms" for name in ("tick", "tick_pushes", *PUSHES)}
+    around = f"{1e3 * (facts['tick'] - facts['tick_pushes']):.2f} ms"
+    streams = ", ".join(map(str, facts["push_streams"]))
     knocks = "- (the server was not full)" if refused is None else f"{1e3 * refused:.0f} ms"
     return [
         f"network    {facts['network']}; {facts['sessions']} sessions of the {facts['slots']} that "
@@ -276,10 +381,12 @@ def serve_lines(facts: Facts) -> list[str]:
         f"first      sound after {facts['first_sound_alone']:.2f} s alone, "
         f"{facts['first_sound_worst']:.2f} s for the last of all at once",
         f"gaps       {facts['gaps']}, the longest {1e3 * facts['longest_gap']:.0f} ms; "
-        f"{facts['parked']} sessions parked because of overload",
-        f"ticks      {facts['ticks']}, on average for {facts['sessions_per_tick']} sessions and "
-        f"{1e3 * facts['tick']:.2f} ms; such a push without a server {plain:.2f} ms, "
-        f"a block {1e3 * facts['block_seconds']:.1f} ms",
+        f"{facts['refused']} sessions refused, {facts['parked']} parked because of overload",
+        f"ticks      {facts['ticks']}, on average {ms['tick']}: pushes {ms['tick_pushes']}, all "
+        f"else {around}; a block {1e3 * facts['block_seconds']:.1f} ms",
+        f"pushes     to {streams} streams {ms['push']}; without a server {ms['paced_push']} at the "
+        f"ticks' pace, {ms['plain_push']} without pauses",
+        f"clients    took {100 * facts['clients_busy']:.0f} % of a core",
         f"refusal    of one more within {knocks}",
         f"listeners  {facts['listeners_whole']} of {facts['listeners']} had all sound",
     ]

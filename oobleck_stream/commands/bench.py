@@ -377,8 +377,8 @@ def serve(
     """Measure the server with real clients on this machine (needs the extra web).
 
     Starts `oobleck_stream serve` in a process of its own. Measures the time to the first sound,
-    gaps, the time of its pushes compared with the same pushes without a server, and how quickly a
-    full server refuses a new client.
+    gaps, the time of its ticks and of the pushes in them, the same pushes without a server, and how
+    quickly a full server refuses a new client.
     """
     import tempfile
     from pathlib import Path

@@ -14,11 +14,14 @@ from oobleck_stream.commands.completion import files
 from oobleck_stream.commands.options import (
     backend_option,
     layout_option,
+    look_ahead_option,
     model_for_latents_option,
     threads_option,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy.typing as npt
 
     from oobleck_stream.files.axis_order import AxisOrder
@@ -61,8 +64,9 @@ MODULES = ("starlette", "uvicorn", "websockets", "prometheus_client")
     type=click.FloatRange(0.05, 1.0),
     default=0.85,
     show_default=True,
-    help="Share of real time that decoding may take; a stream that would exceed it is refused.",
+    help="Share of real time that decoding for all streams may take, measured at the start.",
 )
+@look_ahead_option("25%; for the page's instrument and clients that ask for early sound")
 @click.option(
     "--token",
     metavar="TOKEN|none",
@@ -102,6 +106,7 @@ def serve(
     port: int,
     slots: int | None,
     load: float,
+    look_ahead: Callable[[Model], int] | None,
     token: str,
     origins: tuple[str, ...],
     tls_cert: str | None,
@@ -128,18 +133,20 @@ def serve(
     from oobleck_stream.commands.choice import chosen_model
     from oobleck_stream.commands.compiling import warm_kernels
     from oobleck_stream.files.latents_reader import read_latents
-    from oobleck_stream.server.serving import Options, Serving, serve_forever
+    from oobleck_stream.server.serving import EARLY_SHARE, Options, Serving, serve_forever
 
     files = [read_latents(name) for name in latents]
     network = chosen_model(model, files[0] if files else None, backend)
     pieces = named_pieces(files, network, layout)
     warm_kernels(as_json, network.backend)
+    early = round(EARLY_SHARE * network.latency) if look_ahead is None else look_ahead(network)
     options = Options(
         host=host,
         port=port,
         slots=slots,
         load=load,
         threads=threads,
+        look_ahead=early,
         token=None if token == "none" else token,
         origins=origins,
         certificate=tls_cert,

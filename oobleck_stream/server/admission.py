@@ -1,11 +1,18 @@
-"""Measures how many sessions this machine can decode in real time, before the first one opens."""
+"""Decides how many sessions this machine decodes in real time.
+
+At the start, pushes are timed for 1, 2, 4 and more streams. The number of slots is the largest
+number of streams for which 9 of 10 pushes take at most `Load.limit` of real time, 85 % by default.
+While the server runs, it refuses a further session only if the ticks for all sessions would take
+longer than real time, judged by how long ticks take now. The 15 % between the two are the margin:
+slots are not refused because clients and the network take some time too.
+"""
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -16,7 +23,10 @@ BLOCK_SAMPLES = 2048
 """Approximate number of samples that a steady push decodes. It is rounded to whole frames."""
 
 MAX_SLOTS = 64
-MEASURED_PUSHES = 5
+MEASURED_PUSHES = 10
+SLOW = 0.9
+"""Of the measured times of a push, this quantile is used."""
+
 SMOOTHING = 0.1
 """The weight of the newest tick in the running averages of `Load`, between 0 and 1."""
 
@@ -24,6 +34,75 @@ SMOOTHING = 0.1
 def block_frames(model: Model) -> int:
     """Return the number of frames that a steady push has for each stream."""
     return max(1, round(BLOCK_SAMPLES / model.hop))
+
+
+def early_decoder(
+    model: Model, streams: int, threads: int | None, look_ahead: int
+) -> MultiStreamDecoder:
+    """Return the decoder of early sessions. `look_ahead` is in samples."""
+    return MultiStreamDecoder(model, streams, threads, look_ahead=look_ahead, exact=False)
+
+
+@dataclass(frozen=True)
+class PushTimes:
+    """How long a steady push took at the start, for some numbers of streams.
+
+    Attributes
+    ----------
+    counts : sequence of int
+        The numbers of streams, ascending from 1.
+    seconds : sequence of float
+        The time of a push for each of `counts`.
+    """
+
+    counts: Sequence[int] = (1,)
+    seconds: Sequence[float] = (0.0,)
+
+    def of(self, streams: int) -> float:
+        """Seconds of a push for `streams` streams, interpolated or extrapolated."""
+        if streams <= 0:
+            return 0.0
+        if streams > self.counts[-1]:
+            return self.seconds[-1] * streams / self.counts[-1]
+        return float(np.interp(streams, self.counts, self.seconds))
+
+    @classmethod
+    def measured(
+        cls, model: Model, make: Callable[[int], MultiStreamDecoder], longest: float, most: int
+    ) -> PushTimes:
+        """Time pushes of decoders with 1, 2, 4 and more streams, which `make` returns.
+
+        This ends with `most` streams, or with pushes that take longer than `longest` seconds.
+        """
+        counts: list[int] = []
+        seconds: list[float] = []
+        count = 1
+        while True:
+            counts.append(count)
+            seconds.append(_push_seconds(model, make(count)))
+            if count >= most or seconds[-1] > longest:
+                return cls(counts, list(np.maximum.accumulate(seconds)))
+            count = min(2 * count, most)
+
+
+def _push_seconds(model: Model, decoder: MultiStreamDecoder) -> float:
+    """Return a time of a steady push of a block that most pushes don't exceed."""
+    shape = decoder.streams, block_frames(model), model.latent_dim
+    latents = np.random.default_rng(0).standard_normal(shape, np.float32)
+    settling = np.zeros((shape[0], settling_frames(model), shape[2]), np.float32)
+    for frames in (settling, latents, latents):
+        decoder.push(frames)
+    times = []
+    for _ in range(MEASURED_PUSHES):
+        start = time.perf_counter()
+        decoder.push(latents)
+        times.append(time.perf_counter() - start)
+    return float(np.quantile(times, SLOW))
+
+
+def settling_frames(model: Model) -> int:
+    """Return the number of frames after which pushes into a stream always take equally long."""
+    return 2 * model.context + 4
 
 
 @dataclass
@@ -34,11 +113,11 @@ class Load:
     ----------
     block_seconds : float
         Duration of the sound that a steady push decodes.
-    counts, seconds : sequence of int and float
-        The numbers of streams that were measured, ascending from 1, and for each of them the time
-        of a steady push for that many streams.
+    exact, early : PushTimes
+        The times of pushes to exact streams and to early streams. By default they are 0, which
+        admits every session.
     limit : float
-        The share of `block_seconds` that a tick may take.
+        The share of `block_seconds` that the pushes for all slots may take.
     ratio : float
         The time of a tick now, divided by its time at the start.
     recent : float
@@ -48,37 +127,38 @@ class Load:
     """
 
     block_seconds: float
-    counts: Sequence[int]
-    seconds: Sequence[float]
+    exact: PushTimes = PushTimes()
+    early: PushTimes = PushTimes()
     limit: float = 0.85
     ratio: float = 1.0
     recent: float = 0.0
     late: int = 0
 
-    def expected(self, streams: int) -> float:
-        """Seconds that a tick for `streams` streams took at the start, without `ratio`."""
-        if streams <= 0:
-            return 0.0
-        if streams > self.counts[-1]:
-            return self.seconds[-1] * streams / self.counts[-1]
-        return float(np.interp(streams, self.counts, self.seconds))
+    def expected(self, exact: int, early: int = 0) -> float:
+        """Seconds that a tick for these numbers of streams took at the start."""
+        return self.exact.of(exact) + self.early.of(early)
 
-    def share(self, streams: int) -> float:
-        """The share of real time that `streams` streams take. 1 means all of it."""
-        return self.expected(streams) * self.ratio / self.block_seconds
+    def share(self, exact: int, early: int = 0) -> float:
+        """The share of real time that these numbers of streams take now. 1 means all of it."""
+        return self.expected(exact, early) * self.ratio / self.block_seconds
 
-    def admits(self, streams: int) -> bool:
-        """Whether `streams` streams can play at the same time. One stream is always admitted."""
-        return streams <= 1 or self.share(streams) <= self.limit
+    def admits(self, exact: int, early: int = 0) -> bool:
+        """Whether these numbers of streams can play now. A single stream is always admitted."""
+        return exact + early <= 1 or self.share(exact, early) <= 1
+
+    def affords_early(self, exact: int, early: int) -> bool:
+        """Whether one of these streams may be early rather than exact, which takes longer."""
+        return self.share(exact, early) <= self.limit
 
     def capacity(self, slots: int) -> int:
-        """The largest number of streams, up to `slots`, that is admitted."""
-        return max(count for count in range(1, slots + 1) if self.admits(count))
+        """The largest number of exact streams, up to `slots`, within the limit. At least 1."""
+        longest = self.limit * self.block_seconds
+        return max(n for n in range(1, slots + 1) if n == 1 or self.exact.of(n) <= longest)
 
-    def measured(self, streams: int, seconds: float) -> None:
-        """Record that a tick for `streams` streams took `seconds`."""
+    def measured(self, exact: int, early: int, seconds: float) -> None:
+        """Record that a tick for these numbers of streams took `seconds`."""
         self.recent += SMOOTHING * (seconds - self.recent)
-        expected = self.expected(streams)
+        expected = self.expected(exact, early)
         if expected > 0:
             # Limit the effect of a single tick that waited for another process.
             newest = min(seconds / expected, 4 * self.ratio)
@@ -89,12 +169,15 @@ class Load:
     @classmethod
     def unlimited(cls, model: Model) -> Load:
         """Return a load that admits every session, for when the user chose the number of slots."""
-        seconds = block_frames(model) * model.hop / model.samplerate
-        return cls(seconds, [1], [0.0])
+        return cls(block_frames(model) * model.hop / model.samplerate)
 
 
 def measure_load(
-    model: Model, threads: int | None, limit: float, most: int = MAX_SLOTS
+    model: Model,
+    threads: int | None,
+    limit: float,
+    look_ahead: int | None = None,
+    most: int = MAX_SLOTS,
 ) -> tuple[Load, int]:
     """Time steady pushes with a growing number of streams, until they take too long.
 
@@ -104,6 +187,8 @@ def measure_load(
     threads : int, optional
     limit : float
         As `Load.limit`.
+    look_ahead : int, optional
+        Look-ahead of early streams in samples. By default, no stream is early.
     most : int
         Maximum number of streams to try.
 
@@ -111,31 +196,14 @@ def measure_load(
     -------
     load : Load
     slots : int
-        The number of streams that the load admits.
+        The number of exact streams within the limit.
     """
-    block = block_frames(model)
-    load = Load(block * model.hop / model.samplerate, [], [], limit)
-    counts: list[int] = []
-    seconds: list[float] = []
-    count = 1
-    while True:
-        counts.append(count)
-        seconds.append(_push_seconds(model, count, threads, block))
-        if count >= most or seconds[-1] > limit * load.block_seconds:
-            break
-        count = min(2 * count, most)
-    load.counts, load.seconds = counts, list(np.maximum.accumulate(seconds))
-    return load, load.capacity(most)
-
-
-def _push_seconds(model: Model, count: int, threads: int | None, block: int) -> float:
-    decoder = MultiStreamDecoder(model, count, threads)
-    latents = np.random.default_rng(0).standard_normal((count, block, model.latent_dim), np.float32)
-    for _ in range(-(-(model.context + 2) // block)):
-        decoder.push(latents)
-    times = []
-    for _ in range(MEASURED_PUSHES):
-        start = time.perf_counter()
-        decoder.push(latents)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    load = Load(block_frames(model) * model.hop / model.samplerate, limit=limit)
+    longest = limit * load.block_seconds
+    exact = partial(MultiStreamDecoder, model, threads=threads)
+    load.exact = PushTimes.measured(model, exact, longest, most)
+    slots = load.capacity(most)
+    if look_ahead is not None:
+        early = partial(early_decoder, model, threads=threads, look_ahead=look_ahead)
+        load.early = PushTimes.measured(model, early, longest, slots)
+    return load, slots

@@ -55,6 +55,7 @@ class Snapshot:
 
     state: DecoderState | None
     lead: int
+    early: bool
 
 
 class Hub:
@@ -66,9 +67,11 @@ class Hub:
     pieces : mapping of str to (frames, latent_dim) array
         The pieces that clients may play, keyed by name.
     slots : int
-        The decoder's number of streams.
+        The number of sessions that are decoded at the same time.
     load : Load
     threads : int, optional
+    look_ahead : int, optional
+        Look-ahead in samples of the sessions that ask for early sound. By default, there are none.
     metrics : Metrics, optional
     clock : callable, optional
 
@@ -77,9 +80,9 @@ class Hub:
     sessions : dict of str to Session
         The sessions, keyed by `Session.id`.
     seats : Seats
-        Assigns the decoder's streams to sessions.
+        Assigns the decoders' streams to sessions.
     ticks : Ticks
-        Decodes for the sessions that have a stream.
+        Decodes for the sessions that have a slot.
     """
 
     def __init__(
@@ -89,12 +92,13 @@ class Hub:
         slots: int,
         load: Load,
         threads: int | None = None,
+        look_ahead: int | None = None,
         metrics: Metrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model, self.pieces, self.load, self.clock = model, pieces, load, clock
         self.metrics = metrics or Metrics()
-        self.seats = Seats(model, slots, load, threads, self.metrics, clock)
+        self.seats = Seats(model, slots, load, threads, look_ahead, self.metrics, clock)
         self.ticks = Ticks(model, pieces, self.seats, load, self.metrics, clock)
         self.window = QUEUED_BLOCKS * self.ticks.block + 2 * self.ticks.lead
         self.sessions: dict[str, Session] = {}
@@ -120,7 +124,7 @@ class Hub:
         self._wake.set()
 
     async def open(self, fields: Mapping[str, Any]) -> Session:
-        """Open a session and give it a stream of the decoder.
+        """Open a session and give it a slot.
 
         Parameters
         ----------
@@ -151,6 +155,7 @@ class Hub:
             sample=fields["sample"],
             clock=self.clock,
             wants_frames=fields["frames"],
+            wants_early=fields.get("early", False),
             looping=fields["loop"],
             share=fields.get("share"),
             heard_at=self.clock(),
@@ -238,7 +243,7 @@ class Hub:
         Raises
         ------
         ProtocolError
-            If there is no such source, or if the session lost its stream and no stream is free.
+            If there is no such source, or if the session lost its slot and no slot is free.
         """
         source = session.source if name is None else self._source(name, session)
         start = self._frame_at(seconds or 0.0, source) if frame is None else frame
@@ -275,9 +280,10 @@ class Hub:
             if session.overflowed:
                 raise ProtocolError("overflow", "samples were not finite: send reset first", None)
             if session.slot is not None:
-                state = await self.seats.call(self.seats.decoder.snapshot, session.slot)
+                decoder = self.seats.decoder_of(session)
+                state = await self.seats.call(decoder.snapshot, session.slot)
         token = secrets.token_urlsafe(16)
-        self._snapshots[token] = Snapshot(state, session.lead)
+        self._snapshots[token] = Snapshot(state, session.lead, session.early)
         session.snapshots.append(token)
         if len(session.snapshots) > MAX_SNAPSHOTS:
             self._snapshots.pop(session.snapshots.popleft(), None)
@@ -299,9 +305,10 @@ class Hub:
             assert session.slot is not None
             session.discard_unsent()
             session.pushed.clear()
-            await self.seats.begin(session, session.pushed, 0, jump=True)
+            await self.seats.begin(session, session.pushed, 0, jump=True, early=kept.early)
             if kept.state is not None:
-                await self.seats.call(self.seats.decoder.restore, kept.state, session.slot)
+                decoder = self.seats.decoder_of(session)
+                await self.seats.call(decoder.restore, kept.state, session.slot)
                 session.flushed = kept.state.flushed
             session.lead = kept.lead
 
@@ -345,7 +352,8 @@ class Hub:
                         await self.seats.seat(session)
                 except ProtocolError as error:
                     session.close(error)
-        if self.load.share(self.seats.used) <= 1 or self.seats.used < 2:
+        demand = self.seats.demand()
+        if self.load.share(*demand) <= 1 or sum(demand) < 2:
             self._overloaded_since = None
         elif self._overloaded_since is None:
             self._overloaded_since = now

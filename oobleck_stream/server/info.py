@@ -21,7 +21,8 @@ from oobleck_stream.version import __version__
 def server_info(hub: Hub) -> dict[str, Any]:
     """Return the content of ``/v1/info``.
 
-    ``latency`` and ``hop`` are in samples, and ``block`` is in frames.
+    ``hop``, ``latency`` and ``look_ahead`` are in samples, and ``block`` is in frames.
+    ``look_ahead`` is that of early sessions.
     """
     model = hub.model
     pieces = [
@@ -46,6 +47,7 @@ def server_info(hub: Hub) -> dict[str, Any]:
         "channels": model.channels,
         "frame_rate": model.config.frame_rate,
         "latency": model.latency,
+        "look_ahead": (hub.seats.early or hub.seats.exact).latency,
         "context": model.context,
         "block": hub.ticks.block,
         "slots": len(hub.seats.sessions),

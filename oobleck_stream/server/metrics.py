@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Summary,
+    generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -19,8 +26,14 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.ticks = Histogram(
             f"{_PREFIX}tick_seconds",
-            "Time of a push for all streams that are due",
+            "Time of a tick: the pushes for all sessions that are due, and the work around them",
             buckets=TICK_BUCKETS,
+            registry=self.registry,
+        )
+        self._pushes = Summary(
+            f"{_PREFIX}push_seconds",
+            "Time of a push. Steady pushes into equally many streams take equally long",
+            ["streams", "sound", "steady"],
             registry=self.registry,
         )
         self.frames = self._counter("decoded_frames", "Latent frames decoded")
@@ -36,6 +49,11 @@ class Metrics:
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(_PREFIX + name, text, registry=self.registry)
+
+    def pushed(self, streams: int, early: bool, steady: bool, seconds: float) -> None:
+        """Record the time of a push or a flush."""
+        sound, steadily = "early" if early else "exact", "yes" if steady else "no"
+        self._pushes.labels(streams, sound, steadily).observe(seconds)
 
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
         """Add a gauge. `value` is called without arguments whenever the metrics are requested."""

@@ -172,6 +172,7 @@ CONTROLS: dict[str, dict[str, tuple[Check, Any]]] = {
         "ahead": (_number(MIN_AHEAD, MAX_AHEAD), 0.3),
         "share": (_name, None),
         "frames": (_switch, False),
+        "early": (_switch, False),
         "seconds": (_SECONDS, 0.0),
         "loop": (_switch, False),
     },

@@ -1,7 +1,8 @@
-"""Assigns the streams of one `MultiStreamDecoder` to sessions, and decodes in a thread.
+"""Assigns the streams of the decoders to sessions, and decodes in a thread.
 
-The decoder's calls run one after another in that thread. Everything else runs in the event loop.
-`Seats.turn` is held during a call, so that no session can change its stream in the meantime.
+There are two decoders with equally many streams, an exact one and an early one. Their calls run one
+after another in that thread. Everything else runs in the event loop. `Seats.turn` is held during a
+call, so that no session can change its stream in the meantime.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 
 from oobleck_stream.model import Model
 from oobleck_stream.multi_stream_decoder import MultiStreamDecoder
-from oobleck_stream.server.admission import Load
+from oobleck_stream.server.admission import Load, early_decoder
 from oobleck_stream.server.metrics import Metrics
 from oobleck_stream.server.protocol import TRY_LATER, ProtocolError
 from oobleck_stream.server.session import Epoch, Session
@@ -32,27 +33,34 @@ def busy(message: str = "no more streams can be decoded in real time here: try l
 
 
 class Seats:
-    """The streams of one decoder. Each is either free or used by a session.
+    """The slots of a server. Each is either free or used by a session.
+
+    A slot is a stream of the exact decoder and a stream of the early decoder. A session uses one of
+    the two at a time.
 
     Parameters
     ----------
     model : Model
     slots : int
-        Number of streams.
+        Number of slots.
     load : Load
         Decides whether one more session can be decoded in real time.
     threads : int, optional
-        Number of threads of the decoder.
+        Number of threads of the decoders.
+    look_ahead : int, optional
+        Look-ahead of early sessions in samples. By default, all sessions are exact.
     metrics : Metrics, optional
     clock : callable, optional
 
     Attributes
     ----------
-    decoder : MultiStreamDecoder
+    exact : MultiStreamDecoder
+    early : MultiStreamDecoder or None
+        The decoder of early sessions.
     sessions : list of Session or None
-        For each stream, the session that uses it, or None if it is free.
+        For each slot, the session that uses it, or None if it is free.
     turn : asyncio.Lock
-        Must be held while the decoder is used.
+        Must be held while a decoder is used.
     closing : bool
         Whether the server is closing, and therefore refuses every new session.
     """
@@ -63,10 +71,14 @@ class Seats:
         slots: int,
         load: Load,
         threads: int | None = None,
+        look_ahead: int | None = None,
         metrics: Metrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.decoder = MultiStreamDecoder(model, slots, threads)
+        self.exact = MultiStreamDecoder(model, slots, threads)
+        self.early = None
+        if look_ahead is not None:
+            self.early = early_decoder(model, slots, threads, look_ahead)
         self.sessions: list[Session | None] = [None] * slots
         self.turn = asyncio.Lock()
         self.closing = False
@@ -76,14 +88,31 @@ class Seats:
 
     @property
     def used(self) -> int:
-        """Number of sessions that currently need their stream."""
-        return sum(self._is_active(session) for session in self.sessions if session)
+        """Number of sessions that currently need their slot."""
+        return sum(self.demand())
 
     @property
     def full(self) -> bool:
-        """Whether another session would be refused."""
-        used = self.used
-        return self.closing or used >= len(self.sessions) or not self._load.admits(used + 1)
+        """Whether another exact session would be refused."""
+        exact, early = self.demand()
+        no_slot = exact + early >= len(self.sessions)
+        return self.closing or no_slot or not self._load.admits(exact + 1, early)
+
+    def demand(self, but: Session | None = None) -> tuple[int, int]:
+        """Return the numbers of exact and of early sessions that currently need their slot.
+
+        The session `but` is not counted.
+        """
+        active = [one for one in self.sessions if one and one is not but and self._is_active(one)]
+        early = sum(session.early for session in active)
+        return len(active) - early, early
+
+    def decoder_of(self, session: Session) -> MultiStreamDecoder:
+        """Return the decoder that the session uses."""
+        if not session.early:
+            return self.exact
+        assert self.early is not None
+        return self.early
 
     def require_room(self) -> None:
         """If another session would be refused, raise a `ProtocolError` that says why."""
@@ -94,14 +123,14 @@ class Seats:
             raise busy()
 
     async def seat(self, session: Session) -> None:
-        """Give a session a stream of the decoder, and restore the state in which it was parked.
+        """Give a session a slot, and restore the state in which it was parked.
 
-        Nothing happens if the session already has a stream.
+        Nothing happens if the session already has a slot.
 
         Raises
         ------
         ProtocolError
-            If no stream is available for the session.
+            If no slot is available for the session.
         """
         session.used_at = self._clock()
         if session.slot is not None:
@@ -113,51 +142,64 @@ class Seats:
         slot = self.sessions.index(None)
         self.sessions[slot], session.slot, session.seated_at = session, slot, self._clock()
         if session.state is not None:
-            await self.call(self.decoder.restore, session.state, slot)
+            await self.call(self.decoder_of(session).restore, session.state, slot)
             session.state = None
         else:
-            self.decoder.reset(slot)
+            self.decoder_of(session).reset(slot)
 
     async def park(self, session: Session) -> None:
-        """Save the state of a session's stream, and free the stream."""
+        """Save the state of a session's stream, and free its slot."""
         assert session.slot is not None
         if not session.overflowed:
-            session.state = await self.call(self.decoder.snapshot, session.slot)
+            session.state = await self.call(self.decoder_of(session).snapshot, session.slot)
         self.free(session)
 
     def free(self, session: Session) -> None:
-        """Free a session's stream, if it has one. The stream's state is lost."""
+        """Free a session's slot, if it has one. The stream's state is lost."""
         if session.slot is not None:
-            self.decoder.reset(session.slot)
+            self.decoder_of(session).reset(session.slot)
             self.sessions[session.slot] = None
             session.slot = None
 
-    async def begin(self, session: Session, source: Source, frame: int, jump: bool = False) -> None:
-        """Start a session's stream at a frame of a source.
+    async def begin(
+        self,
+        session: Session,
+        source: Source,
+        frame: int,
+        jump: bool = False,
+        early: bool | None = None,
+    ) -> None:
+        """Start a session's stream at a frame of a source, in the exact decoder or the early one.
 
         Parameters
         ----------
         session : Session
-            A session that has a stream.
+            A session that has a slot.
         source : Source
         frame : int
             Index of the frame.
         jump : bool
             Whether the client asked for this. It then drops the samples that it has not played.
+        early : bool, optional
+            Whether to use the early decoder. By default, it is used if the client asked for early
+            sound, the frames are not known in advance, and this machine is fast enough.
         """
         assert session.slot is not None
-        first = await self.call(self.decoder.seek, frame, session.slot)
+        session.early = self._may_be_early(session, source) if early is None else early
+        decoder = self.decoder_of(session)
+        first = await self.call(decoder.seek, frame, session.slot)
         if isinstance(source, Stored):
             source.position = first
         session.source = source
         seconds = frame / self._model.config.frame_rate
-        epoch = Epoch(session.made, session.fed, source.name, seconds, first, jump)
+        ahead = decoder.latency
+        epoch = Epoch(session.made, session.fed, source.name, seconds, first, jump, ahead)
         skipped = (frame - first) * self._model.hop
-        session.begin(epoch, self._model.latency + skipped, self._model.hop)
+        session.begin(epoch, ahead + skipped, self._model.hop)
         session.tell(epoch.as_message())
 
     async def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Call the decoder in its thread.
+        """Call a decoder in the decoding thread.
 
         The call can't be interrupted. If the task is cancelled, it still waits for the call.
         """
@@ -172,6 +214,13 @@ class Seats:
     def shutdown(self) -> None:
         """End the decoding thread."""
         self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _may_be_early(self, session: Session, source: Source) -> bool:
+        """Whether a session's next epoch is early."""
+        if self.early is None or not session.wants_early or isinstance(source, Stored):
+            return False
+        exact, early = self.demand(session)
+        return self._load.affords_early(exact, early + 1)
 
     def _is_active(self, session: Session) -> bool:
         """Whether a session is active and was decoded within the last `IDLE_SECONDS`."""

@@ -26,6 +26,9 @@ from oobleck_stream.server.osc import serve_osc
 from oobleck_stream.server.protocol import MAX_MESSAGE
 
 DEFAULT_PORT = 8765
+EARLY_SHARE = 0.25
+"""The share of the network's look-ahead that early sessions have by default."""
+
 MAX_CONNECTIONS = 512
 CLOSE_SECONDS = 1.0
 """Maximum time that connections may take to close."""
@@ -45,8 +48,10 @@ class Options:
         Maximum number of sessions that are decoded at the same time. By default, this is the number
         that the machine can decode in real time.
     load : float
-        The share of real time that decoding may take.
+        The share of real time that decoding for all sessions may take at the start.
     threads : int or None
+    look_ahead : int or None
+        Look-ahead of early sessions in samples. None means that all sessions are exact.
     token : str or None
         The token that clients need, or None if they need none. ``"auto"`` means no token if `host`
         is a local address, and otherwise a new random token.
@@ -63,6 +68,7 @@ class Options:
     slots: int | None = None
     load: float = 0.85
     threads: int | None = None
+    look_ahead: int | None = None
     token: str | None = "auto"
     origins: tuple[str, ...] = ()
     certificate: str | None = None
@@ -125,11 +131,13 @@ class Serving:
             token=token,
             port=port,
         )
+        whole = options.look_ahead is None or options.look_ahead >= model.latency
+        look_ahead = None if whole else options.look_ahead
         if options.slots is None:
-            load, slots = measure_load(model, options.threads, options.load)
+            load, slots = measure_load(model, options.threads, options.load, look_ahead)
         else:
             load, slots = Load.unlimited(model), options.slots
-        hub = Hub(model, pieces, slots, load, options.threads)
+        hub = Hub(model, pieces, slots, load, options.threads, look_ahead)
         scheme = "https" if options.certificate else "http"
         shown = "127.0.0.1" if host in WILDCARDS else host
         shown = f"[{shown}]" if ":" in shown else shown

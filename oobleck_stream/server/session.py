@@ -47,6 +47,9 @@ class Epoch:
         up to `Model.context` frames before the frame at `seconds`.
     jump : bool
         Whether the client has to drop earlier samples that it has not played yet.
+    look_ahead : int
+        Number of samples that are withheld until later frames are decoded. The epoch's sound is
+        early if this is less than `Model.latency`, and exact otherwise.
     """
 
     sample: int = 0
@@ -55,6 +58,7 @@ class Epoch:
     seconds: float = 0.0
     decoded: int = 0
     jump: bool = False
+    look_ahead: int = 0
 
     def as_message(self) -> dict[str, Any]:
         """Return the epoch as a message to the client."""
@@ -75,6 +79,10 @@ class Session:
         The source whose frames the client sends.
     ahead : int
         Maximum number of samples that are decoded beyond `heard`.
+    wants_early : bool
+        Whether the client asked for early sound where its frames are not known in advance.
+    early : bool
+        Whether the stream is one of the early decoder.
     slot : int or None
         Index of the decoder's stream that the session uses. None while the session is parked.
     state : DecoderState or None
@@ -117,6 +125,8 @@ class Session:
     sample: str = "f32"
     clock: Callable[[], float] = time.monotonic
     wants_frames: bool = False
+    wants_early: bool = False
+    early: bool = False
     slot: int | None = None
     state: DecoderState | None = None
     fed: int = 0

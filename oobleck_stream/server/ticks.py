@@ -16,7 +16,8 @@ from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checks import decoder_overflow
 from oobleck_stream.errors import NonFiniteError
 from oobleck_stream.model import Model
-from oobleck_stream.server.admission import Load, block_frames
+from oobleck_stream.multi_stream_decoder import MultiStreamDecoder
+from oobleck_stream.server.admission import Load, block_frames, settling_frames
 from oobleck_stream.server.metrics import Metrics
 from oobleck_stream.server.protocol import INTERNAL, ProtocolError
 from oobleck_stream.server.seats import Seats
@@ -28,8 +29,13 @@ LOG = logging.getLogger("oobleck_stream.server")
 
 @dataclass(frozen=True)
 class Job:
-    """A push of `count` frames for each of `sessions`. If `count` is 0, it is a flush instead."""
+    """A push of `count` frames for each of `sessions`. If `count` is 0, it is a flush instead.
 
+    It is steady if it is a push of a block for sessions whose pushes always take equally long.
+    """
+
+    decoder: MultiStreamDecoder
+    early: bool
     count: int
     sessions: list[Session]
     rows: FloatArray
@@ -47,7 +53,7 @@ class Decoded:
 
 
 class Ticks:
-    """Decodes for the sessions that have a stream.
+    """Decodes for the sessions that have a slot.
 
     Parameters
     ----------
@@ -79,12 +85,14 @@ class Ticks:
     ) -> None:
         self.block = block_frames(model)
         self.lead = math.ceil(model.latency / model.hop)
+        self._settling = settling_frames(model)
         self._model, self._pieces, self._seats = model, pieces, seats
         self._load, self._metrics, self._clock = load, metrics, clock
 
     async def tick(self) -> bool:
         """Decode one block for each session that is ready. Return whether any session was."""
         async with self._seats.turn:
+            start = time.perf_counter()
             jobs = self._jobs()
             for job in jobs:
                 try:
@@ -92,37 +100,51 @@ class Ticks:
                 except Exception as error:
                     self._fail(job, error)
                     continue
-                self._metrics.ticks.observe(decoded.seconds)
-                if job.steady and len(jobs) == 1:
-                    self._load.measured(len(job.sessions), decoded.seconds)
+                streams = len(job.sessions)
+                self._metrics.pushed(streams, job.early, job.steady, decoded.seconds)
                 await self._deliver(job, decoded)
+            if jobs:
+                seconds = time.perf_counter() - start
+                self._metrics.ticks.observe(seconds)
+                if all(job.steady for job in jobs):
+                    early = sum(len(job.sessions) for job in jobs if job.early)
+                    exact = sum(len(job.sessions) for job in jobs) - early
+                    self._load.measured(exact, early, seconds)
             return bool(jobs)
 
     def _jobs(self) -> list[Job]:
-        """Return the jobs of this tick: one for all sessions that push equally many frames."""
+        """Return the jobs of this tick.
+
+        All sessions that push equally many frames into the same decoder are one job.
+        """
         seated = [session for session in self._seats.sessions if session]
-        groups: dict[int, list[Session]] = {}
+        groups: dict[tuple[bool, int], list[Session]] = {}
         for session in seated:
             if not session.ready:
                 continue
-            hurried = self._others_can_wait(session, seated)
+            hurried = False
+            if session.lead > 0 or not session.source.available:  # a first push, or a flush
+                hurried = self._others_can_wait(session, seated)
             count = session.next_count(self.block, hurried)
             if count == 0 and not hurried and session.buffered() > self._lead_seconds(session):
                 continue  # A flush takes as long as a first push, and this one can still wait.
-            groups.setdefault(count, []).append(session)
-        return [self._job(count, sessions) for count, sessions in groups.items()]
+            groups.setdefault((session.early, count), []).append(session)
+        return [self._job(count, sessions) for (_, count), sessions in groups.items()]
 
     def _job(self, count: int, sessions: list[Session]) -> Job:
         slots = len(self._seats.sessions)
         rows = np.zeros((slots, count, self._model.latent_dim), np.float32)
         active = np.zeros(slots, bool)
-        steady = count == self.block and all(session.lead <= 0 for session in sessions)
+        steady = count == self.block and all(
+            session.fed - session.epoch.frame >= self._settling for session in sessions
+        )
+        decoder = self._seats.decoder_of(sessions[0])
         for session in sessions:
             session.used_at = self._clock()
             active[session.slot] = True
             if count:
                 rows[session.slot] = session.take(count)
-        return Job(count, sessions, rows, active, steady)
+        return Job(decoder, sessions[0].early, count, sessions, rows, active, steady)
 
     def _others_can_wait(self, session: Session, seated: list[Session]) -> bool:
         """Whether all other sessions have enough sound buffered to wait for a long push."""
@@ -138,7 +160,7 @@ class Ticks:
 
     def _decode(self, job: Job) -> Decoded:
         """Run a job. This is called in the decoding thread."""
-        decoder = self._seats.decoder
+        decoder = job.decoder
         start = time.perf_counter()
         overflowed: dict[int, int] = {}
         try:
@@ -154,7 +176,7 @@ class Ticks:
         for session in job.sessions:
             session.overflowed = True
             if session.slot is not None:
-                self._seats.decoder.reset(session.slot)
+                job.decoder.reset(session.slot)
             session.close(ProtocolError("internal", "decoding failed", INTERNAL))
 
     async def _deliver(self, job: Job, decoded: Decoded) -> None:
@@ -174,7 +196,7 @@ class Ticks:
         assert session.slot is not None
         self._metrics.overflows.inc()
         session.overflowed = True
-        pushed = self._seats.decoder.frames_in[session.slot]
+        pushed = self._seats.decoder_of(session).frames_in[session.slot]
         problem = decoder_overflow(frame, self._model.context, pushed)
         place = {"sample": session.made, "frame": frame}
         session.tell({"type": "overflow", **place, "message": problem})

@@ -22,6 +22,7 @@ const sound = new SoundPicture($("sound"));
 const pad = new Pad($("pad"), $("x"), $("y"), () => play({ x: Number($("x").value), y: Number($("y").value) }));
 const say = (text) => { if ($("status").textContent !== text) $("status").textContent = text; };
 const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
+const ms = (seconds) => Math.round(1000 * seconds);
 const source = () => $("piece").value;
 
 function warn(text) {
@@ -44,6 +45,9 @@ async function open() {
   latents.open(info.latent_dim, info.frame_rate);
   $("latents").style.aspectRatio = "auto";
   if (info.instrument) pad.open(info.instrument.points);
+  $("early").append(new Option(`${ms(info.look_ahead / info.samplerate)} ms, early`, "early"),
+    new Option(`${ms(info.latency / info.samplerate)} ms, exact`, "exact"));
+  $("early-field").hidden = info.look_ahead === info.latency;
   if (!window.AudioWorkletNode) return listenOnly();
   $("play").disabled = !info.pieces.length;
   if (!info.pieces.length) say("Drop latents to hear them, or send them: see the help.");
@@ -86,7 +90,7 @@ async function start() {
   const seconds = source() === PUSH || source() === INSTRUMENT ? 0 : Number($("seek").value);
   const opening = {
     source: source(), sample: $("sample").value, ahead: Number($("ahead").value), frames: true,
-    seconds, loop: pressed("loop"),
+    early: $("early").value === "early", seconds, loop: pressed("loop"),
   };
   worker.postMessage({ type: "start", settings: { url: url.href, open: opening }, player: port2 }, [port2]);
   if (file) sendFile();
@@ -156,8 +160,10 @@ function lengthOf(name) {
   return info.pieces.find((piece) => piece.name === name)?.seconds || 0;
 }
 
+const markNow = () => [...marks].reverse().find((one) => one.sample <= heard.read);
+
 function position() {
-  const mark = [...marks].reverse().find((one) => one.sample <= heard.read);
+  const mark = markNow();
   return mark ? mark.seconds + (heard.read - mark.sample) / info.samplerate : Number($("seek").value);
 }
 
@@ -229,9 +235,9 @@ function progress(message) {
   heard = message;
   const device = (context?.outputLatency || 0) + (context?.baseLatency || 0);
   const buffer = (heard.written - heard.read) / info.samplerate;
-  const ahead = info.latency / info.samplerate;
+  const ahead = (markNow()?.look_ahead ?? info.latency) / info.samplerate;
   $("buffer").textContent = `${buffer.toFixed(2)} s`;
-  $("delay").textContent = `${(ahead + buffer + device).toFixed(2)} s = look-ahead ${ahead.toFixed(2)} + buffer ${buffer.toFixed(2)} + device ${device.toFixed(2)}`;
+  $("delay").textContent = `${ms(ahead + buffer + device)} ms = look-ahead ${ms(ahead)} + buffer ${ms(buffer)} + device ${ms(device)}`;
   const late = context?.playbackStats?.underrunEvents;
   const gaps = heard.underruns + (late ? ` and ${late} of the device` : "");
   if ($("gaps").textContent !== gaps) $("gaps").textContent = gaps;
@@ -344,7 +350,7 @@ $("keys").onclick = () => $("help").showModal();
 $("volume").oninput = setVolume;
 $("piece").onchange = choosePiece;
 $("seek").onchange = () => seek(Number($("seek").value));
-$("sample").onchange = $("ahead").onchange = restart;
+$("sample").onchange = $("ahead").onchange = $("early").onchange = restart;
 $("file").onchange = () => openFile($("file").files[0]);
 $("freeze").onclick = () => { press("freeze", !pressed("freeze")); play({ freeze: pressed("freeze") }); };
 $("speed").oninput = () => { const speed = Number($("speed").value); $("speed").setAttribute("aria-valuetext", `${speed} times`); play({ speed }); };
