@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from command_line import run_command
 from contract import (
     Subject,
     check_cuts,
@@ -183,3 +184,19 @@ def test_overflow():
     sound = np.concatenate(chunks)
     assert np.isfinite(sound).all()
     np.testing.assert_array_equal(sound, WHOLE[: len(sound)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["--pairing", "2", "--look-ahead", "25%"],
+            "--pairing 2 can't be combined with --look-ahead",
+        ),
+        (["--pairing", "3"], "3 is not in the range 1<=x<=2"),
+    ],
+)
+def test_play_refuses(arguments, said):
+    done = run_command("play", "a.npy", *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
