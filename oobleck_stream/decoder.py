@@ -62,6 +62,12 @@ class StreamingDecoder:
     exact : bool
         Whether to compute the exact samples in addition to early samples. Without them, pushes with
         a small look-ahead are about a third cheaper, and the attribute `exact` is not available.
+    pairing : {1, 2}
+        Number of frames that the network's deepest levels compute at once. With 2, they compute in
+        every second push of one frame, and read their weights, which are most of all weights, half
+        as often. Pushes of one frame then take less time on average, and each sample is returned
+        one frame later: `latency` is longer by one hop. The samples are the same bits. Can't be
+        combined with `look_ahead`.
 
     Attributes
     ----------
@@ -74,7 +80,8 @@ class StreamingDecoder:
     Raises
     ------
     ValueError
-        If `threads`, `backend`, `look_ahead`, `fade` or `missing` is invalid.
+        If `threads`, `backend`, `look_ahead`, `fade`, `missing` or `pairing` is invalid, or if
+        `look_ahead` and `pairing` are combined.
     CudaUnavailable
         If the backend is ``"cuda"`` and CUDA can't be used. The message names what is missing. This
         error is a ``RuntimeError``.
@@ -99,6 +106,12 @@ class StreamingDecoder:
     >>> early = ob.StreamingDecoder(model, look_ahead=0.006)
     >>> early.latency, len(early.push(latents[:100])), len(early.exact)
     (265, 6135, 5344)
+
+    The same samples, one frame later and in less time:
+
+    >>> paired = ob.StreamingDecoder(model, pairing=2)
+    >>> paired.latency, np.array_equal(audio, np.concatenate(list(paired.stream(latents))))
+    (1120, True)
     """
 
     def __init__(
@@ -111,6 +124,7 @@ class StreamingDecoder:
         fade: float | None = None,
         missing: Missing = "zeros",
         exact: bool = True,
+        pairing: int = 1,
     ) -> None:
         self.model = model
         self._make = functools.partial(
@@ -122,9 +136,10 @@ class StreamingDecoder:
             fade=fade,
             missing=missing,
             exact=exact,
+            pairing=pairing,
         )
         self.latency, self._streams = open_streams(
-            model, 1, threads, backend, look_ahead, fade, missing, exact
+            model, 1, threads, backend, look_ahead, fade, missing, exact, pairing
         )
         self.backend = self._streams.stack.backend
 
@@ -297,12 +312,13 @@ class StreamingDecoder:
         Parameters
         ----------
         state : DecoderState
-            A snapshot of any stream of any decoder of the same model.
+            A snapshot of any stream of any decoder of the same model and the same pairing.
 
         Raises
         ------
         ValueError
-            If `state` is not a state of a decoder of this model. The stream has not changed.
+            If `state` is not a state of a decoder of this model and pairing. The stream has not
+            changed.
         """
         self._streams.restore(state, 0)
 

@@ -21,8 +21,8 @@ from oobleck_stream.model import Model
 class DecoderState:
     """The complete state of a stream, as `StreamingDecoder.snapshot` returns it.
 
-    Treat it as opaque and pass it to `StreamingDecoder.restore` of any decoder of the same model.
-    It is a deep copy, so later pushes don't change it.
+    Treat it as opaque and pass it to `StreamingDecoder.restore` of any decoder of the same model
+    and the same pairing. It is a deep copy, so later pushes don't change it.
 
     Attributes
     ----------
@@ -39,6 +39,8 @@ class DecoderState:
     depth : int
         Number of layers that the stream computes. These are all layers, or, with ``exact=False``,
         the layers that its early samples need.
+    pairing : int
+        Number of frames that the decoder's deepest levels compute at once.
 
     Examples
     --------
@@ -61,6 +63,7 @@ class DecoderState:
     skip: int
     flushed: bool
     depth: int
+    pairing: int = 1
 
 
 class Position(NamedTuple):
@@ -90,6 +93,8 @@ class DecoderStreams:
         A stack of the decoder's layers with `count` streams; by default a new stack.
     depth : int, optional
         Number of layers that `stack` computes; by default all layers.
+    pairing : int
+        As for `oobleck_stream.StreamingDecoder`, for the new stack.
 
     Attributes
     ----------
@@ -106,10 +111,13 @@ class DecoderStreams:
         backend: str | None = None,
         stack: Stack | None = None,
         depth: int | None = None,
+        pairing: int = 1,
     ) -> None:
         self.model = model
         self.depth = len(model.decoder.layers) if depth is None else depth
-        self.stack = stack or Stack(model.decoder, threads, count, backend or model.backend)
+        self.stack = stack or Stack(
+            model.decoder, threads, count, backend or model.backend, pairing=pairing
+        )
         self._positions = [Position()] * count
         self._finals = [np.empty((0, model.channels), np.float32)] * count
 
@@ -215,15 +223,20 @@ class DecoderStreams:
         start, skip, status = self._positions[number]
         require_complete(status, "snapshot")
         state = self.stack.snapshot(number)
-        flushed = status == "flushed"
-        return DecoderState(self.model.decoder, state, start, skip, flushed, self.depth)
+        flushed, pairing = status == "flushed", self.stack.pairing
+        return DecoderState(self.model.decoder, state, start, skip, flushed, self.depth, pairing)
 
     def restore(self, state: DecoderState, number: int) -> None:
-        """Continue from a state; raise ``ValueError`` if the state belongs to another model."""
+        """Continue from a state; raise ``ValueError`` if this stream can't continue from it."""
         if not isinstance(state, DecoderState) or state.network is not self.model.decoder:
             raise ValueError("the state is not one of a decoder of this model")
         if state.depth < self.depth:
             raise ValueError("the state is of a decoder with exact=False: it lacks rows")
+        if state.pairing != self.stack.pairing:
+            raise ValueError(
+                f"the state is of a decoder with pairing={state.pairing}, "
+                f"and this decoder has pairing={self.stack.pairing}"
+            )
         self._interrupt([number])
         self.stack.restore(state.stack, number)
         self._replace([number], [Position(state.start, state.skip, status_of(state.flushed))])

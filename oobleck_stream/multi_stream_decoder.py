@@ -39,7 +39,7 @@ class MultiStreamDecoder:
         As for `StreamingDecoder`.
     backend : str, optional
         As for `StreamingDecoder`.
-    look_ahead, fade, missing, exact : optional
+    look_ahead, fade, missing, exact, pairing : optional
         As for `StreamingDecoder`, the same for all streams.
 
     Attributes
@@ -55,7 +55,7 @@ class MultiStreamDecoder:
     Raises
     ------
     ValueError
-        If `streams`, `threads`, `backend`, `look_ahead`, `fade` or `missing` is invalid.
+        If `streams` is invalid, or another argument, as for `StreamingDecoder`.
     CudaUnavailable
         If the backend is ``"cuda"`` and CUDA can't be used.
 
@@ -86,6 +86,7 @@ class MultiStreamDecoder:
         fade: float | None = None,
         missing: Missing = "zeros",
         exact: bool = True,
+        pairing: int = 1,
     ) -> None:
         if not (is_whole(streams) and streams >= 1):
             raise ValueError(f"streams must be a whole number from 1, not {streams!r}")
@@ -101,9 +102,10 @@ class MultiStreamDecoder:
             fade=fade,
             missing=missing,
             exact=exact,
+            pairing=pairing,
         )
         self.latency, self._streams = open_streams(
-            model, self.streams, threads, backend, look_ahead, fade, missing, exact
+            model, self.streams, threads, backend, look_ahead, fade, missing, exact, pairing
         )
         self.backend = self._streams.stack.backend
 
@@ -290,15 +292,15 @@ class MultiStreamDecoder:
         Parameters
         ----------
         state : DecoderState
-            A snapshot of any stream of any decoder of the same model.
+            A snapshot of any stream of any decoder of the same model and the same pairing.
         stream : int
             Index of the stream to replace.
 
         Raises
         ------
         ValueError
-            If `state` is not a state of a decoder of this model, or there is no such stream. No
-            stream has changed.
+            If `state` is not a state of a decoder of this model and pairing, or there is no such
+            stream. No stream has changed.
         """
         self._streams.restore(state, self._number(stream))
 

@@ -19,6 +19,7 @@ separate `beta` of BigVGAN, https://arxiv.org/abs/2206.04658.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,6 +39,10 @@ them. A tile waits for its last row, and in deeper levels a row lasts longer. Wi
 tiles add less than 16 ms to the look-ahead of the published models. Besides, the speed of the
 deepest levels is limited by reading weights, not by multiplications, and fast convolution has more
 weights."""
+
+MAX_PAIRED_ROWS = 16
+"""The levels that compute several frames at once have fewer rows per latent frame than this. With
+so few rows, most of the time of a level is spent on reading its weights."""
 
 
 @dataclass(frozen=True)
@@ -316,6 +321,25 @@ def encoder_layers(config: OobleckConfig) -> list[Layer]:
     return layers
 
 
+def growth(layers: Sequence[Layer]) -> int:
+    """Number of output rows per input row, if no layer shortens its input."""
+    return math.prod(layer.phases // layer.tile for layer in layers)
+
+
+def paired_layers(layers: Sequence[Layer]) -> int:
+    """Number of layers, from the first on, that compute frames together if frames are paired.
+
+    The last of them is the last transposed convolution that reads fewer than `MAX_PAIRED_ROWS` rows
+    per latent frame.
+    """
+    count, rows = 0, 1
+    for index, layer in enumerate(layers[:-1]):
+        if layer.transposed and rows < MAX_PAIRED_ROWS:
+            count = index + 1
+        rows *= layer.phases // layer.tile
+    return count
+
+
 def output_length(layers: Sequence[Layer], rows: int) -> int:
     """Number of output rows of a complete input of `rows` rows."""
     for layer in layers:
@@ -374,9 +398,7 @@ def context(layers: Sequence[Layer]) -> int:
     affects. They are computed from biases alone, but they exist only if there is an input row. So
     the last input row counts as their neighbour.
     """
-    hop = 1
-    for layer in layers:
-        hop *= layer.phases // layer.tile
+    hop = growth(layers)
     # Trace the output rows of input row 0 back to the input rows that they depend on.
     beyond = -(-(output_length(layers, 1) - hop) // hop)
     return max(-first_row(layers, 0), rows_needed(layers, hop - 1) - 1, beyond)

@@ -129,6 +129,23 @@ def check_two_threads(subject, length, repeats=8):
     assert not failures
 
 
+def check_seek(subject, length, frame, lengths):
+    """After a seek, the rest of the whole piece follows; `lengths` are those of the pieces."""
+    decoder = subject.make(2)
+    decoder.push(subject.rows[:7])
+    first = decoder.seek(frame)
+    assert first == max(0, frame - decoder.model.context)
+    rows = subject.rows[first:length]
+    chunks = [decoder.push(piece) for piece in pieces(rows, lengths)]
+    assert decoder.frames_in == length
+    expected = subject.whole(subject.rows[:length])
+    skipped = (frame - first) * decoder.hop
+    assert sum(map(len, chunks)) == max(0, subject.due(len(rows)) - skipped)
+    sound = np.concatenate([*chunks, decoder.flush()])
+    np.testing.assert_array_equal(sound, expected[frame * decoder.hop :])
+    assert decoder.samples_out == len(expected)
+
+
 def check_future(subject, length, at, value):
     """What is given out does not depend on any later row: `value` there changes nothing."""
     changed = subject.rows[:length].copy()

@@ -40,6 +40,7 @@ def test_json_has_what_was_requested(facts):
     assert facts["threads"] == 2
     assert [row["frames"] for row in facts["pushes"]] == [1, 2]
     assert facts["batch"]["frames"] == 5
+    assert facts["paired"]["frames"] == 2
     assert facts["one_thread"]["threads"] == 1
     assert facts["peers"] is None
     assert facts["rounds"] >= 3
@@ -49,7 +50,7 @@ def test_figures_agree(facts):
     peaks = {peak["threads"]: peak["median_gflops"] for peak in facts["machine"]["peak"]}
     assert set(peaks) == {1, 2}
     network = facts["network"]
-    for row in [*facts["pushes"], facts["batch"], facts["one_thread"]]:
+    for row in [*facts["pushes"], facts["paired"], facts["batch"], facts["one_thread"]]:
         seconds, frames = row["median_seconds"], row["frames"]
         assert row["share_of_peak"] == pytest.approx(row["gflops"] / peaks[row["threads"]])
         assert row["gflops"] == pytest.approx(network["gflop_per_frame"] * frames / seconds)
@@ -109,7 +110,15 @@ def test_table_fits_a_terminal():
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= WIDEST
-    for word in ("FMA peak", "push of 1", "push of 2", "batch of 5", "one thread", "epilogues"):
+    for word in (
+        "FMA peak",
+        "push of 1",
+        "push of 2",
+        "paired",
+        "batch of 5",
+        "one thread",
+        "epilogues",
+    ):
         assert any(word in line for line in lines)
 
 

@@ -30,6 +30,7 @@ DECODERS = {
     "usual": {},
     "early": {"look_ahead": 0.05},
     "held": {"look_ahead": 200, "fade": 32, "missing": "held", "threads": 2},
+    "paired": {"pairing": 2},
     "without exact samples": {"look_ahead": 200, "exact": False},
 }
 

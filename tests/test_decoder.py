@@ -19,6 +19,7 @@ from contract import (
     check_interleaved,
     check_reset,
     check_restore,
+    check_seek,
     check_two_threads,
     cuts,
 )
@@ -84,21 +85,8 @@ def test_nothing_from_the_future(subject, at):
 def test_seek(subject, data):
     length = data.draw(st.integers(1, 36))
     frame = data.draw(st.integers(0, length - 1))
-    decoder = subject.make(2)
-    decoder.push(subject.rows[:7])
-    first = decoder.seek(frame)
-    assert first == max(0, frame - decoder.model.context)
-    rest = subject.rows[first:length]
-    lengths = data.draw(cuts(len(rest)))
-    chunks, at = [], 0
-    for count in lengths:
-        chunks.append(decoder.push(rest[at : at + count]))
-        at += count
-    assert decoder.frames_in == length
-    sound = np.concatenate([*chunks, decoder.flush()])
-    expected = subject.whole(subject.rows[:length])
-    np.testing.assert_array_equal(sound, expected[frame * decoder.hop :])
-    assert decoder.samples_out == len(expected)
+    first = max(0, frame - subject.make(2).model.context)
+    check_seek(subject, length, frame, data.draw(cuts(length - first)))
 
 
 @pytest.mark.parametrize("strides", [(2,), (2, 2)])

@@ -49,6 +49,15 @@ def test_standard_input_is_heard_whole(sound_server, folder, model):
 
 
 @pytest.mark.sound
+def test_paired_frames_are_heard_whole(sound_server, folder, model):
+    latents = random_latents(CONFIG, 25)
+    arguments = ("-", "--model", folder, "--pairing", 2)
+    heard, done = listen(sound_server, run_play, *arguments, input=latents.tobytes())
+    assert (done.returncode, messages(done)) == (0, "")
+    assert np.array_equal(heard, trimmed(model.decode(latents)))
+
+
+@pytest.mark.sound
 def test_two_files_are_gapless_and_recorded(sound_server, tmp_path, folder, model):
     pieces = [save_latents(tmp_path / f"{seed}.npy", 20, seed) for seed in (1, 2)]
     heard, done = listen(

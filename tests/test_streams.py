@@ -22,8 +22,8 @@ FRAMES = np.random.default_rng(0).standard_normal((5, 60, MODEL.latent_dim)).ast
 class Lone:
     """Several decoders that do what one with streams does."""
 
-    def __init__(self, model, streams):
-        self.decoders = [ob.StreamingDecoder(model, 1) for _ in range(streams)]
+    def __init__(self, model, streams, **options):
+        self.decoders = [ob.StreamingDecoder(model, 1, **options) for _ in range(streams)]
         self.nothing = np.empty((0, model.channels), np.float32)
 
     def push(self, frames, active):
@@ -53,8 +53,9 @@ ACTIONS = st.sampled_from(["push", "push", "push", "push", "flush", "reset", "se
 def test_streams_are_independent(data):
     """Pushes to some, ends, resets, seeks and copies from one stream to another, in any order."""
     count = data.draw(st.integers(1, 5))
-    together = ob.MultiStreamDecoder(MODEL, count, data.draw(st.sampled_from([1, 2])))
-    alone = Lone(MODEL, count)
+    threads, pairing = data.draw(st.sampled_from([1, 2])), data.draw(st.sampled_from([1, 2]))
+    together = ob.MultiStreamDecoder(MODEL, count, threads, pairing=pairing)
+    alone = Lone(MODEL, count, pairing=pairing)
     ended = np.zeros(count, bool)
     for _ in range(data.draw(st.integers(1, 25))):
         action = data.draw(ACTIONS)

@@ -30,12 +30,15 @@ class Work:
     threads : int
     whole : bool
         Whether to time `Model.decode` instead of a push.
+    pairing : int
+        If this is 2, `frames` pushes of one frame are timed together, in a decoder that pairs them.
     """
 
     model: Model
     frames: int
     threads: int
     whole: bool = False
+    pairing: int = 1
 
     def case(self) -> Case:
         """Return the case. A first call has then already allocated memory and planned."""
@@ -43,10 +46,16 @@ class Work:
         if self.whole:
             model.decode(latents, threads=self.threads)
             return Case.of(lambda: model.decode(latents, threads=self.threads))
-        decoder = StreamingDecoder(model, self.threads)
+        decoder = StreamingDecoder(model, self.threads, pairing=self.pairing)
+        pieces = [latents] if self.pairing == 1 else list(latents)
+
+        def push() -> None:
+            for piece in pieces:
+                decoder.push(piece)
+
         while decoder.frames_in <= 2 * model.context:
-            decoder.push(latents)
-        return Case.of(lambda: decoder.push(latents))
+            push()
+        return Case.of(push)
 
     def facts(self, case: Case, peak: float) -> Facts:
         """Return the figures of a case. `peak` is the machine's peak in operations per second."""
@@ -88,6 +97,8 @@ class Ours:
         self._timed = [
             (work, work.case(), dataclasses.replace(work, model=bare).case()) for work in works
         ]
+        self._paired = Work(model, 2, threads, pairing=2)
+        self._paired_case = self._paired.case()
         self._single = Work(model, batch, 1, whole=True)
         self._single_case = self._single.case() if threads > 1 else None
 
@@ -95,6 +106,7 @@ class Ours:
     def cases(self) -> list[Case]:
         """All cases, in the order in which they are timed."""
         cases = [case for _, whole, bare in self._timed for case in (whole, bare)]
+        cases.append(self._paired_case)
         return cases + ([self._single_case] if self._single_case else [])
 
     @property
@@ -108,13 +120,14 @@ class Ours:
         return self._timed[-1][1].median
 
     def facts(self, limits: Limits) -> Facts:
-        """Return the figures of the pushes, the batch and one thread, and the threads' speed-up."""
+        """Return the figures of all cases, and the threads' speed-up."""
         rows = [
             work.facts(case, limits.peak(work.threads))
             | {"epilogue_share": 1 - bare.median / case.median}
             for work, case, bare in self._timed
         ]
         facts: Facts = {"pushes": rows[:-1], "batch": rows[-1]}
+        facts["paired"] = self._paired.facts(self._paired_case, limits.peak(self._paired.threads))
         facts["one_thread"] = facts["threads_ratio"] = None
         if self._single_case:
             facts["one_thread"] = self._single.facts(self._single_case, limits.peak(1))

@@ -11,7 +11,8 @@ HEADER = (
     f"{'of peak':>9}{'RTF':>7}{'late':>7}{'epilogues':>11}"
 )
 LEGEND = (
-    "times in ms; spread: interquartile range over median; RTF: seconds per second of audio;",
+    "times in ms; paired: two pushes of 1 frame by a decoder with pairing=2, together;",
+    "spread: interquartile range over median; RTF: seconds per second of audio;",
     "late: calls that took longer than their audio lasts; epilogues: Snake, residual and tanh, as",
     "a call minus the same products alone; of peak: of the FMA peak measured in the same rounds",
 )
@@ -87,6 +88,7 @@ def _start_lines(start: Facts) -> list[str]:
 def _case_lines(facts: Facts) -> list[str]:
     lines = [HEADER]
     lines += [_case_line(f"push of {row['frames']}", row) for row in facts["pushes"]]
+    lines.append(_case_line("paired, 2 x 1", facts["paired"]))
     lines.append(_case_line(f"batch of {facts['batch']['frames']}", facts["batch"]))
     if facts["one_thread"]:
         lines.append(_case_line("  one thread", facts["one_thread"]))

@@ -50,9 +50,9 @@ def run_benchmark(
     Returns
     -------
     dict
-        The keys include ``network``, ``start``, ``machine``, ``pushes``, ``batch``, ``one_thread``,
-        ``threads_ratio``, ``layers`` and ``peers``. Times are in seconds. Shares and factors are
-        ratios.
+        The keys include ``network``, ``start``, ``machine``, ``pushes``, ``paired``, ``batch``,
+        ``one_thread``, ``threads_ratio``, ``layers`` and ``peers``. Times are in seconds. Shares
+        and factors are ratios.
     """
     model, start = measure_start(make_model, warm_kernels, threads, START_SHARE * seconds)
     limits = Limits(threads)

@@ -78,6 +78,14 @@ POLL_SECONDS = 0.1
 )
 @look_ahead_option("all of it")
 @click.option(
+    "--pairing",
+    type=click.IntRange(1, 2),
+    default=1,
+    show_default=True,
+    help="Number of frames that the network's deepest levels compute at once. With 2, latents that "
+    "arrive frame by frame take less time to decode, and are heard one frame later.",
+)
+@click.option(
     "--device",
     metavar="DEVICE",
     help="Number of the output device, or part of its name. [default: the system's device]",
@@ -121,6 +129,7 @@ def play(
     volume: float,
     record: str | None,
     look_ahead: Callable[[Model], int] | None,
+    pairing: int,
     device: str | None,
     list_devices: bool,
     latency: float | str | None,
@@ -149,6 +158,8 @@ def play(
         return
     if not latents:
         raise click.UsageError("nothing to play: LATENTS were expected, or - for standard input")
+    if pairing > 1 and look_ahead is not None:
+        raise click.UsageError("--pairing 2 can't be combined with --look-ahead")
     sources = [open_latents(name) for name in latents]
     find_device(device)
     network = chosen_model(model, sources[0], backend, convolution)
@@ -162,6 +173,7 @@ def play(
             network,
             device=device,
             look_ahead=None if look_ahead is None else look_ahead(network),
+            pairing=pairing,
             latency=latency,
             buffer=buffer,
             prebuffer=prebuffer,

@@ -22,8 +22,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
-from oobleck_stream.engine.arena import joined_layers
-from oobleck_stream.engine.provisional import Blocks, counters_after, layers_read
+from oobleck_stream.engine.arena import Counters, joined_layers
+from oobleck_stream.engine.provisional import Blocks, layers_read
 from oobleck_stream.model import Model
 
 Missing = Literal["zeros", "held"]
@@ -100,13 +100,13 @@ class LookAhead:
         layers, hop = model.decoder.layers, model.hop
         first = max(0, (frames - 1) * hop - self.samples)
         end = max(0, frames * hop - self.samples + self.fade)
-        counters, joined = counters_after(layers, frames), joined_layers(layers)
+        counters, joined = Counters.after(layers, frames), joined_layers(layers)
         return Blocks.of(layers, joined, counters, self.held, first, end)
 
     def layers_read(self, model: Model) -> int:
         """Number of layers, from the first on, whose final rows the early samples depend on."""
         layers, frames = model.decoder.layers, 3 * model.context + 3
-        counters = counters_after(layers, frames)
+        counters = Counters.after(layers, frames)
         if counters.produced[-1] > (frames - 1) * model.hop - self.samples:
             return len(layers)
         return layers_read(layers, self.blocks(model, frames), counters)

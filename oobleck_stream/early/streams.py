@@ -7,12 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from oobleck_stream.arrays import FloatArray
-from oobleck_stream.checks import first_not_finite
+from oobleck_stream.checks import first_not_finite, is_whole
 from oobleck_stream.decoder_streams import DecoderState, DecoderStreams, Position
 from oobleck_stream.early.look_ahead import LookAhead, Missing
 from oobleck_stream.engine.provisional_stack import ProvisionalStack
 from oobleck_stream.engine.status import status_of
 from oobleck_stream.model import Model
+
+PAIRINGS = (1, 2)
+"""The possible values of the option `pairing`."""
 
 
 class EarlyStreams(DecoderStreams):
@@ -210,14 +213,28 @@ def open_streams(
     fade: float | None,
     missing: Missing,
     exact: bool,
+    pairing: int,
 ) -> tuple[int, DecoderStreams]:
     """Return the number of samples that a decoder withholds, and the decoder's streams.
 
     The streams are `EarlyStreams` if the decoder withholds fewer samples than the network's
     look-ahead. `count` is the number of streams. All other parameters are those of
     `oobleck_stream.StreamingDecoder`.
+
+    Raises
+    ------
+    ValueError
+        If `look_ahead`, `fade`, `missing` or `pairing` is invalid, or if `look_ahead` and `pairing`
+        are combined.
     """
+    if not (is_whole(pairing) and pairing in PAIRINGS):
+        raise ValueError(f"pairing must be 1 or 2, not {pairing!r}")
+    if pairing > 1 and look_ahead is not None:
+        raise ValueError(
+            "pairing can't be combined with look_ahead: it makes the look-ahead longer"
+        )
     ahead = LookAhead.of(model, look_ahead, fade, missing)
     if ahead is None:
-        return model.latency, DecoderStreams(model, count, threads, backend)
+        latency = model.latency + (pairing - 1) * model.hop
+        return latency, DecoderStreams(model, count, threads, backend, pairing=int(pairing))
     return ahead.samples, EarlyStreams(model, count, threads, backend, ahead, exact)

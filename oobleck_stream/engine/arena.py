@@ -16,7 +16,7 @@ import numpy as np
 
 from oobleck_stream.arrays import FloatArray, IntArray
 from oobleck_stream.engine.program import LANES, MAX_JOINED, POINT_PAD
-from oobleck_stream.network import Layer
+from oobleck_stream.network import Layer, due_rows, growth, paired_layers
 
 ALIASING_PAD = 17 * LANES
 """Floats between a window and its skip rows. Rows written to both must not have the same offset
@@ -50,6 +50,16 @@ class Counters:
         """Make counters from an array (3, layers) with the rows received, blocks and produced."""
         received, blocks, produced = counts.tolist()
         return cls(received, blocks, produced, [ended] * len(received))
+
+    @classmethod
+    def after(cls, layers: Sequence[Layer], rows: int) -> Counters:
+        """The counters of a stream that has received `rows` input rows."""
+        received, blocks, produced = [rows], [], []
+        for layer in layers:
+            blocks.append(layer.due_blocks(received[-1]))
+            produced.append(layer.due_rows(received[-1]))
+            received.append(produced[-1])
+        return cls(received[:-1], blocks, produced, [False] * len(layers))
 
     @property
     def counts(self) -> IntArray:
@@ -104,6 +114,12 @@ class ArenaLayout:
         Offset of the memory for the rows of points. Fast convolutions that are not joined use it.
     floats : int
         Length of the arena.
+    pairing : int
+        Number of frames that the first layers compute at once. The other layers compute each frame
+        ``pairing - 1`` frames after it was received, so that every push of a frame has rows for
+        them.
+    paired : int
+        Number of these first layers.
     """
 
     layers: tuple[Layer, ...]
@@ -114,13 +130,17 @@ class ArenaLayout:
     early: tuple[int, ...]
     points: int
     floats: int
+    pairing: int = 1
+    paired: int = 0
 
     @classmethod
-    def of(cls, layers: Sequence[Layer], step_floats: int, join: bool = True) -> ArenaLayout:
+    def of(
+        cls, layers: Sequence[Layer], step_floats: int, join: bool = True, pairing: int = 1
+    ) -> ArenaLayout:
         """A layout in which a step reads and writes at most `step_floats` floats.
 
         A step of one block may exceed this limit. If `join` is false, no layers are computed
-        together.
+        together. `pairing` is the number of frames that the first layers compute at once.
 
         Raises
         ------
@@ -138,6 +158,11 @@ class ArenaLayout:
         early = _early_rows(layers, joined)
         arriving = [limits[0] * layers[0].stride_in]
         arriving += [n * layer.phases for n, layer in zip(limits, layers, strict=True)]
+        paired = paired_layers(layers) if pairing > 1 else 0
+        # Rows that wait for the next frame: in the first window, and after the paired layers.
+        waiting = [0] * len(layers)
+        waiting[0] = pairing - 1
+        waiting[paired] = (pairing - 1) * growth(layers[:paired])
         windows: list[int] = []
         skips: list[int | None] = []
         # Output rows dropped at the start are written before a window's first row.
@@ -145,12 +170,11 @@ class ArenaLayout:
         for index, layer in enumerate(layers):
             # Room for the rows kept, for those that arrive, and for the zeros at the end.
             windows.append(end)
-            end += _whole_lines(
-                2 * layer.reach + arriving[index] + early[index] + layer.stride_in + 2, layer.inputs
-            )
+            rows = layer.reach + arriving[index] + waiting[index] + early[index]
+            rows += layer.stride_in + 2
+            end += _whole_lines(layer.reach + rows, layer.inputs)
             if index + 1 < len(layers) and layers[index + 1].residual:
                 skips.append(end + ALIASING_PAD)
-                rows = layer.reach + arriving[index] + early[index] + layer.stride_in + 2
                 end += ALIASING_PAD + _whole_lines(rows, layer.inputs)
             else:
                 skips.append(None)
@@ -159,7 +183,18 @@ class ArenaLayout:
             layer.scheme.points * _point_stride(layer, limit) if layer.scheme else 0
             for layer, limit in zip(layers, limits, strict=True)
         )
-        return cls(tuple(layers), limits, tuple(windows), tuple(skips), joined, early, points, end)
+        return cls(
+            layers=tuple(layers),
+            limits=limits,
+            windows=tuple(windows),
+            skips=tuple(skips),
+            joined=joined,
+            early=early,
+            points=points,
+            floats=end,
+            pairing=pairing,
+            paired=paired,
+        )
 
     def point_stride(self, index: int) -> int:
         """Distance in floats from the rows of one point of a layer to those of the next point."""
@@ -169,6 +204,16 @@ class ArenaLayout:
     def entry(self) -> int:
         """Maximum number of input rows of one program."""
         return self.limits[0] * self.layers[0].stride_in
+
+    def due_blocks(self, rows: int) -> list[int]:
+        """Number of blocks of each layer that are computed once `rows` input rows are received."""
+        together = Counters.after(self.layers, rows - rows % self.pairing)
+        each = Counters.after(self.layers, max(0, rows - self.pairing + 1))
+        return together.blocks[: self.paired] + each.blocks[self.paired :]
+
+    def due_rows(self, rows: int) -> int:
+        """Number of output rows that are returned once `rows` input rows are received."""
+        return due_rows(self.layers, max(0, rows - self.pairing + 1))
 
     def kept(self, counters: Counters) -> Iterator[tuple[int, int]]:
         """Offset and size, in floats, of every part of the arena that is still to be read."""

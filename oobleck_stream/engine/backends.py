@@ -140,6 +140,7 @@ def open_engine(
     streams: int,
     threads: int,
     spare: Callable[[ArenaLayout], int] = lambda layout: 0,
+    pairing: int = 1,
 ) -> tuple[str, ArenaLayout, Engine]:
     """Open an engine for the streams of a network.
 
@@ -156,6 +157,8 @@ def open_engine(
     spare : callable, optional
         ``spare(layout)`` takes the `ArenaLayout` and returns how many floats to append to each
         stream's arena. By default none are appended.
+    pairing : int
+        Number of frames that the first layers compute at once, see `ArenaLayout`.
 
     Returns
     -------
@@ -176,7 +179,8 @@ def open_engine(
     if backend != "cpu":
         from oobleck_stream.engine.cuda.engine import CudaEngine
 
-        layout = ArenaLayout.of(network.layers, SIZES["cuda"].floats_each(streams), join=False)
+        size = SIZES["cuda"].floats_each(streams)
+        layout = ArenaLayout.of(network.layers, size, join=False, pairing=pairing)
         try:
             checked_backend("cuda")
             floats = layout.floats + spare(layout)
@@ -188,6 +192,6 @@ def open_engine(
         warn_once(f"decoding on the CPU: {missing}")
     from oobleck_stream.engine.cpu.engine import CpuEngine
 
-    layout = ArenaLayout.of(network.layers, SIZES["cpu"].floats_each(streams))
+    layout = ArenaLayout.of(network.layers, SIZES["cpu"].floats_each(streams), pairing=pairing)
     floats = layout.floats + spare(layout)
     return "cpu", layout, CpuEngine(network.data, streams, floats, threads)

@@ -6,7 +6,6 @@ has few parameters, but turns one latent frame into 2.8e14 samples.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from decimal import Decimal
 
@@ -15,7 +14,7 @@ from oobleck_stream.engine.backends import SIZES
 from oobleck_stream.engine.packed import padded, parameter_offsets
 from oobleck_stream.errors import CheckpointError
 from oobleck_stream.memory import INSIST, limits_lifted, memory_shortage
-from oobleck_stream.network import Layer, rows_needed
+from oobleck_stream.network import Layer, growth, rows_needed
 
 MAX_WORK = 10**12
 """Maximum multiply-adds for the first frame. The largest published decoder, of Cosmos3, needs
@@ -86,8 +85,7 @@ def _first_rows(layers: Sequence[Layer]) -> list[int]:
     frame means all samples of the first latent frame. For an encoder it means the first latent
     frame, because all layers of an encoder have one phase.
     """
-    last = math.prod(layer.phases // layer.tile for layer in layers) - 1
-    rows = [max(1, rows_needed(layers, last))]
+    rows = [max(1, rows_needed(layers, growth(layers) - 1))]
     for layer in layers:
         rows.append(layer.due_rows(rows[-1]))
     return rows

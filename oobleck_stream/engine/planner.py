@@ -33,9 +33,10 @@ FUSED_REACH = 3
 step that is joined with the next writes to windows up to two layers after its own layer.)"""
 
 Move = tuple[int, int, int]
-PlanKey = tuple[bool, tuple[tuple[int, int], ...]]
-"""Whether the stream has received no row yet; and, for each layer, the number of rows in its window
-and the number of output rows still to be dropped."""
+PlanKey = tuple[bool, int, tuple[tuple[int, int], ...]]
+"""Whether the stream has received no row yet; the number of rows received that are not paired yet;
+and, for each layer, the number of rows in its window and the number of output rows still to be
+dropped."""
 
 _EMPTY_STEP = [0] * table.FIELDS
 for _offset in (
@@ -88,7 +89,8 @@ class Planner:
             (rows - done * layer.stride_in, max(0, layer.trim - done * layer.phases))
             for rows, done, layer in zip(received, blocks, self.layout.layers, strict=True)
         )
-        return self._keys.setdefault((received[0] == 0, fill), next(self._numbers))
+        key = received[0] == 0, received[0] % self.layout.pairing, fill
+        return self._keys.setdefault(key, next(self._numbers))
 
     def program(self, key: int, counts: IntArray, rows: int, last: bool) -> tuple[Program, int]:
         """The program of a push, and the plan key of the stream after the push.
@@ -140,14 +142,16 @@ def plan(
     last : bool
         Whether the input ends with these rows.
     stops : sequence of int, optional
-        For each layer, the number of blocks after which it stops. By default, each layer computes
-        all blocks that its input allows.
+        For each layer, the number of blocks after which it stops. By default these are the blocks
+        that are due, or, if the input ends, all blocks.
 
     Returns
     -------
     steps : (steps, FIELDS) int64
     moves : (moves, MOVE_FIELDS) int64
     """
+    if stops is None and not last:
+        stops = layout.due_blocks(counters.received[0] + rows)
     push = _Push(layout, offsets, counters, stops)
     if rows:
         if counters.received[0] == 0:
@@ -155,6 +159,9 @@ def plan(
         push.enter(rows)
     if rows or last:
         push.run_layer(0, last)
+    if rows and layout.paired and not last:
+        # The paired layers may have computed nothing, but rows of the frame before wait after them.
+        push.run_layer(layout.paired, False)
     return push.tables.arrays()
 
 

@@ -95,16 +95,6 @@ class Blocks:
         )
 
 
-def counters_after(layers: Sequence[Layer], rows: int) -> Counters:
-    """The counters of a stream that has received `rows` input rows."""
-    received, blocks, produced = [rows], [], []
-    for layer in layers:
-        blocks.append(layer.due_blocks(received[-1]))
-        produced.append(layer.due_rows(received[-1]))
-        received.append(produced[-1])
-    return Counters(received[:-1], blocks, produced, [False] * len(layers))
-
-
 def layers_read(layers: Sequence[Layer], blocks: Blocks, counters: Counters) -> int:
     """Number of layers, counted from the input, whose final rows a provisional end reads.
 

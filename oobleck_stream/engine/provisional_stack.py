@@ -23,7 +23,7 @@ from oobleck_stream.engine.provisional import (
 )
 from oobleck_stream.engine.provisional_front import Push
 from oobleck_stream.engine.stack import Stack
-from oobleck_stream.network import context, output_length
+from oobleck_stream.network import context, growth, output_length
 
 MAX_PROGRAMS = 64
 """Maximum number of programs kept for reuse."""
@@ -61,7 +61,7 @@ class ProvisionalStack(Stack):
         if depth is not None:
             self._planner = _ShallowPlanner(network, self._layout, depth=depth)
             self._keys = [self._planner.key(self._counts[0])] * streams
-        self._hop = int(np.prod([layer.phases // layer.tile for layer in network.layers]))
+        self._hop = growth(network.layers)
         # Once this many rows have been received, no needed row lies before the first row.
         self._steady = 2 * context(network.layers) + 4
         self._provisional: dict[tuple[int, Range], Program] = {}

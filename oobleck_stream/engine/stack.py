@@ -13,7 +13,7 @@ from oobleck_stream.engine.arena import ArenaLayout, Counters, StackState
 from oobleck_stream.engine.backends import SIZES, checked_threads, default_threads, open_engine
 from oobleck_stream.engine.packed import PackedNetwork
 from oobleck_stream.engine.planner import Planner
-from oobleck_stream.network import due_rows, output_length
+from oobleck_stream.network import output_length
 
 
 class Stack:
@@ -33,6 +33,8 @@ class Stack:
     spare : callable, optional
         ``spare(layout)`` takes the `ArenaLayout` and returns how many floats to append to each
         stream's arena. By default none are appended.
+    pairing : int
+        Number of frames that the first layers compute at once, see `ArenaLayout`.
 
     Attributes
     ----------
@@ -47,12 +49,14 @@ class Stack:
         streams: int = 1,
         backend: str = "cpu",
         spare: Callable[[ArenaLayout], int] = lambda layout: 0,
+        pairing: int = 1,
     ) -> None:
         self.network = network
+        self.pairing = pairing
         self.threads = default_threads() if threads is None else checked_threads(threads)
         self.streams = streams
         self.backend, self._layout, self._engine = open_engine(
-            backend, network, streams, self.threads, spare
+            backend, network, streams, self.threads, spare, pairing
         )
         self._max_group = SIZES[self.backend].max_group
         self._planner = Planner(network, self._layout)
@@ -106,8 +110,10 @@ class Stack:
 
     def due(self, rows: int, last: bool = False, stream: int = 0) -> int:
         """Number of rows that a push of `rows` rows would return; `last` is as in `push`."""
-        reach = output_length if last else due_rows
-        return reach(self.network.layers, self.rows_in(stream) + rows) - self.rows_out(stream)
+        received = self.rows_in(stream) + rows
+        if last:
+            return output_length(self.network.layers, received) - self.rows_out(stream)
+        return self._layout.due_rows(received) - self.rows_out(stream)
 
     def push(
         self, rows: FloatArray, last: bool = False, out: FloatArray | None = None

@@ -68,6 +68,9 @@ class Player:
         As for `StreamingDecoder`: samples are played before they are final. This is meant for
         latents that are made while they are played. A change of the latents is heard after the sum
         of the look-ahead, `buffer` and `latency`.
+    pairing : {1, 2}
+        As for `StreamingDecoder`. With 2, frames that arrive one by one take less time to decode,
+        and are heard one frame later. Can't be combined with `look_ahead`.
     latency : float or {"low", "high"}, optional
         The device's latency in seconds. By default, it is 0.1, or 0.02 with `look_ahead`.
     buffer : float, optional
@@ -130,6 +133,7 @@ class Player:
         *,
         device: int | str | None = None,
         look_ahead: float | None = None,
+        pairing: int = 1,
         latency: float | str | None = None,
         buffer: float | None = None,
         prebuffer: float | Literal["all"] | None = None,
@@ -179,7 +183,7 @@ class Player:
         self._start_level = start_level
         self._stalls = StallDetector(self._callback)
         self._records_exact = record is not None and live
-        self._decoder = TimedDecoder(model, threads, look_ahead, self._records_exact)
+        self._decoder = TimedDecoder(model, threads, look_ahead, self._records_exact, pairing)
         if live:
             self._decoder.warm()
         self._producer = Producer(self.playlist, self._decoder, self._ring, rounds, resampler)

@@ -36,7 +36,7 @@ class TimedDecoder(StreamingDecoder):
 
     Parameters
     ----------
-    model, threads, look_ahead
+    model, threads, look_ahead, pairing
         As for `StreamingDecoder`.
     exact : bool
         Whether to pass all exact samples to `recorder`, in order. If not, a decoder with a
@@ -54,8 +54,9 @@ class TimedDecoder(StreamingDecoder):
         threads: int | None = None,
         look_ahead: float | None = None,
         exact: bool = False,
+        pairing: int = 1,
     ) -> None:
-        super().__init__(model, threads, look_ahead=look_ahead, exact=exact)
+        super().__init__(model, threads, look_ahead=look_ahead, exact=exact, pairing=pairing)
         self.recorder: Recorder | None = None
         self._recorded = exact
         self._waiting: list[FloatArray] = []

@@ -72,6 +72,16 @@ def test_fast_convolutions(tile, dilations, monkeypatch):
     np.testing.assert_array_equal(decoder.flush(), beside.flush())
 
 
+def test_pairing():
+    """The CPU's samples and amounts, frame by frame."""
+    model, latents = model_of(CONFIGS["even"]), random_latents(CONFIGS["even"], FRAMES)
+    decoder = ob.StreamingDecoder(model, backend="cuda", pairing=2)
+    beside = ob.StreamingDecoder(model, backend="cpu", pairing=2)
+    for rows in latents:
+        np.testing.assert_array_equal(decoder.push(rows), beside.push(rows))
+    np.testing.assert_array_equal(decoder.flush(), beside.flush())
+
+
 def test_early_samples():
     """Those of the definition, with all samples computed by the same backend."""
     model = dataclasses.replace(model_of(CONFIGS["even"]), backend="cuda")
