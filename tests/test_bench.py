@@ -15,8 +15,11 @@ from sound_server import sound_server  # noqa: F401
 
 from oobleck_stream.bench.peers import refusal
 from oobleck_stream.bench.rounds import Case, run_rounds, take_turn
+from oobleck_stream.bench.start import is_mapped
+from oobleck_stream.checkpoints.packed_file import write_packed
 from oobleck_stream.config import PRESETS
 from oobleck_stream.engine.stack import Stack
+from oobleck_stream.loading import load
 from oobleck_stream.network import decoder_layers
 from oobleck_stream.random_weights import random_model
 
@@ -78,6 +81,13 @@ def test_start_adds_up(facts):
     assert start["first_sample_frames"] == 10
     if sys.platform == "linux":
         assert start["memory_at_first_sample"]["anonymous"] > start["weights_bytes"]
+
+
+def test_only_weights_in_a_file_are_mapped(tmp_path):
+    model = random_model(PRESETS["yue2"].replace(channels=2))
+    assert not is_mapped(model.decoder.data)
+    write_packed(tmp_path / "a.packed.safetensors", model)
+    assert is_mapped(load(tmp_path / "a.packed.safetensors").decoder.data)
 
 
 def test_layers_do_all_the_work(facts):
