@@ -164,6 +164,11 @@ class Layer:
         """Number of multiply-adds per block."""
         return self.products * self.inputs * self.outputs
 
+    @property
+    def direct(self) -> Layer:
+        """This layer, computed directly."""
+        return dataclasses.replace(self, tile=1, grid=0)
+
 
 def tile_rows(config: OobleckConfig, width: int, rows: int) -> int:
     """Rows of a tile of a level's dilated convolutions; 1 if these are computed directly.
@@ -382,10 +387,26 @@ def context(layers: Sequence[Layer]) -> int:
     return max(-first_row(layers, 0), rows_needed(layers, hop - 1) - 1, beyond)
 
 
-def multiplications(layers: Sequence[Layer]) -> int:
-    """Number of multiply-adds per input row, if no layer shortens its input."""
-    total, rate = 0, 1
+def steady_blocks(layers: Sequence[Layer], rows: int = 1) -> list[int]:
+    """Number of blocks of each layer per `rows` input rows, far from both ends of the input."""
+    counts = []
     for layer in layers:
-        total += rate * layer.multiplications // layer.tile
-        rate *= layer.phases // layer.tile
-    return total
+        # In a decoder, one row becomes a whole number of blocks in every layer.
+        counts.append(rows // layer.stride_in)
+        rows = counts[-1] * layer.phases
+    return counts
+
+
+def multiplications(layers: Sequence[Layer], rows: int = 1) -> int:
+    """Number of multiply-adds per `rows` input rows, far from both ends of the input.
+
+    In an encoder, `rows` has to be a multiple of the hop.
+    """
+    blocks = steady_blocks(layers, rows)
+    return sum(n * layer.multiplications for n, layer in zip(blocks, layers, strict=True))
+
+
+def saved_multiplications(layers: Sequence[Layer], rows: int = 1) -> float:
+    """Share of the multiply-adds of direct convolution that fast convolution saves."""
+    direct = multiplications([layer.direct for layer in layers], rows)
+    return 1 - multiplications(layers, rows) / direct

@@ -15,12 +15,13 @@ from sound_server import sound_server  # noqa: F401
 
 from oobleck_stream.bench.peers import refusal
 from oobleck_stream.bench.rounds import Case, run_rounds, take_turn
+from oobleck_stream.bench.run import network_facts
 from oobleck_stream.bench.start import is_mapped
 from oobleck_stream.checkpoints.packed_file import write_packed
 from oobleck_stream.config import PRESETS
 from oobleck_stream.engine.stack import Stack
 from oobleck_stream.loading import load
-from oobleck_stream.network import decoder_layers
+from oobleck_stream.network import decoder_layers, steady_blocks
 from oobleck_stream.random_weights import random_model
 
 SMALL = ["--width", "4", "--threads", "2", "--seconds", "0.05"]
@@ -92,6 +93,7 @@ def test_only_weights_in_a_file_are_mapped(tmp_path):
 
 def test_layers_do_all_the_work(facts):
     layers, peak = facts["layers"], facts["machine"]["peak"][0]["median_gflops"]
+    read = facts["machine"]["read"][0]["median_gbytes_per_second"]
     assert len(layers) == len(decoder_layers(PRESETS["stable-audio-open-1.0"]))
     for kind, frames in (("push", 1), ("batch", 5)):
         rows = [layer[kind] for layer in layers]
@@ -99,10 +101,16 @@ def test_layers_do_all_the_work(facts):
         assert work == pytest.approx(facts["network"]["gflop_per_frame"] * frames)
         for row in rows:
             assert row["share_of_peak"] == pytest.approx(row["gflops"] / peak)
+            rate = row["weight_gbytes_per_second"]
+            assert row["share_of_read"] == pytest.approx(rate / read)
 
 
-def test_steps_share_the_time_of_a_push():
-    config = PRESETS["yue2"].replace(channels=2)
+WIDE = PRESETS["ezaudio"].replace(channels=64, multiples=(1, 3, 3), strides=(2, 4, 32))
+"""A network whose fast convolutions are joined with the next layer (64 channels) or not (192)."""
+
+
+@pytest.mark.parametrize("config", [PRESETS["yue2"].replace(channels=2), WIDE])
+def test_steps_share_the_time_of_a_push(config):
     model = random_model(config)
     stack = Stack(model.decoder, 2)
     assert stack.step_times() == []
@@ -111,7 +119,21 @@ def test_steps_share_the_time_of_a_push():
         indices, shares = zip(*stack.step_times(), strict=True)
         assert sum(shares) == pytest.approx(1)
         assert min(shares) >= 0
-    assert set(indices) - {-1} == set(range(len(model.decoder.layers)))
+    assert [index for index in indices if index >= 0] == [*range(len(model.decoder.layers))]
+
+
+def test_saved_multiplications_are_stated():
+    facts = network_facts(random_model(WIDE))
+    points, taps = {4: 12, 2: 9}, 7
+    done = direct = 0
+    for layer, blocks in zip(
+        decoder_layers(WIDE), steady_blocks(decoder_layers(WIDE)), strict=True
+    ):
+        size = blocks * layer.inputs * layer.outputs
+        done += size * points.get(layer.tile, layer.taps * layer.phases)
+        direct += size * (taps * layer.tile if layer.tile > 1 else layer.taps * layer.phases)
+    assert facts["saved_multiplications"] == pytest.approx(1 - done / direct)
+    assert facts["saved_multiplications"] > 0.3
 
 
 def test_table_fits_a_terminal():
@@ -119,7 +141,16 @@ def test_table_fits_a_terminal():
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= WIDEST
-    for word in ("FMA peak", "push of 1", "push of 2", "batch of 5", "one thread", "epilogues"):
+    for word in (
+        "FMA peak",
+        "convolution saves",
+        "of read",
+        "push of 1",
+        "push of 2",
+        "batch of 5",
+        "one thread",
+        "epilogues",
+    ):
         assert any(word in line for line in lines)
 
 

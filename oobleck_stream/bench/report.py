@@ -34,6 +34,8 @@ def _machine_lines(facts: Facts) -> list[str]:
     return [
         f"network    {network['name']}: {network['gflop_per_frame']:.3g} GFLOP per frame, "
         f"{network['real_time_gflops']:.3g} GFLOP/s for real time",
+        f"           fast convolution saves {network['saved_multiplications']:.0%} of the "
+        "multiplications of direct convolution",
         *limit_lines(facts),
     ]
 
@@ -113,22 +115,26 @@ def _case_line(name: str, row: Facts) -> str:
 def _layer_lines(layers: list[Facts]) -> list[str]:
     if not layers:
         return []
-    columns = f"{'ms':>8}{'GFLOP/s':>9}{'of peak':>9}{'GB/s':>7}"
+    columns = f"{'ms':>8}{'GFLOP/s':>9}{'of peak':>9}{'of read':>8}"
     lines = [
         "",
-        f"{'layer':12}{'':20}{'push of 1':>33}{'batch':>33}",
-        f"{'':12}{'shape':20}{columns}{columns}",
+        f"{'layer':7}{'shape':16}{'saved':>6}{'push of 1':>34}{'batch':>34}",
+        f"{'':29}{columns}{columns}",
     ]
     for layer in layers:
         name = layer["name"].removeprefix("decoder.").replace("layers.", "")
-        line = f"{name:12}{layer['shape']:20}"
+        line = f"{name:7}{layer['shape']:16}{layer['saved_multiplications']:>6.0%}"
         for row in (layer["push"], layer["batch"]):
             line += (
                 f"{row['milliseconds']:>8.3f}{row['gflops']:>9.1f}{row['share_of_peak']:>9.1%}"
-                f"{row['weight_gbytes_per_second']:>7.1f}"
+                f"{row['share_of_read']:>8.0%}"
             )
         lines.append(line)
-    lines.append("layer: 1.2.3 is decoder.layers.1.layers.2.layers.3; GB/s: weights, once per step")
+    lines += [
+        "layer: 1.2.3 is decoder.layers.1.layers.2.layers.3; saved: multiplications that fast",
+        "convolution saves; of read: weights, read once per step, of the read bandwidth (more than",
+        "100 % if they come from a cache)",
+    ]
     return lines
 
 

@@ -13,7 +13,7 @@ from oobleck_stream.bench.peers import open_peers, refusal
 from oobleck_stream.bench.rounds import run_rounds
 from oobleck_stream.bench.start import measure_start
 from oobleck_stream.model import Model
-from oobleck_stream.network import multiplications
+from oobleck_stream.network import multiplications, saved_multiplications
 
 Facts = dict[str, Any]
 
@@ -72,15 +72,16 @@ def run_benchmark(
         "start": start,
         "machine": limits.facts(),
         **ours.facts(limits),
-        "layers": layer_facts(model, batch, threads, limits.peak(threads)) if layers else None,
+        "layers": layer_facts(model, batch, threads, limits) if layers else None,
         "peers": compared,
         "peers_problem": problem,
     }
 
 
 def network_facts(model: Model) -> Facts:
-    """Return the operations per frame and per second of audio."""
-    operations = 2 * multiplications(model.decoder.layers)
+    """Return the operations per frame and per second of audio, and how many are saved."""
+    layers = model.decoder.layers
+    operations = 2 * multiplications(layers)
     return {
         "name": model.name,
         "samplerate": model.samplerate,
@@ -88,4 +89,5 @@ def network_facts(model: Model) -> Facts:
         "context_frames": model.context,
         "gflop_per_frame": operations / 1e9,
         "real_time_gflops": operations * model.config.frame_rate / 1e9,
+        "saved_multiplications": saved_multiplications(layers),
     }
