@@ -346,7 +346,9 @@ def rows_needed(layers: Sequence[Layer], row: int) -> int:
 def first_row(layers: Sequence[Layer], row: int) -> int:
     """The first input row that output row `row` depends on; negative for padding."""
     for layer in reversed(layers):
-        block = (row + layer.trim - layer.spread) // layer.phases
+        # The row may be the last of its block, `last` rows after the block's first row.
+        last = layer.spread if layer.tile > 1 else layer.phases - 1
+        block = -(-(row + layer.trim - last) // layer.phases)
         row = block * layer.stride_in - layer.left_padding
     return row
 

@@ -134,6 +134,20 @@ def test_tiles_and_direct_convolution_differ_in_rounding_only():
     assert signal_to_noise(slow.astype(float), fast) >= 118
 
 
+def test_seek_needs_the_context_and_no_more():
+    config = ob.preset("cosmos3").replace(channels=64, multiples=(1, 1, 1, 1, 1))
+    model, latents = ob.random_model(config), random_latents(config, 16)
+    assert {layer.tile for layer in model.decoder.layers} == {1, 2, 4}
+    expected = model.decode(latents)[13 * model.hop :]
+    decoder = ob.StreamingDecoder(model)
+    first = decoder.seek(13)
+    assert first == 13 - model.context == 3
+    result = np.concatenate([decoder.push(latents[first:]), decoder.flush()])
+    np.testing.assert_array_equal(result, expected)
+    latents[first] += 9
+    assert not np.array_equal(model.decode(latents)[13 * model.hop :], expected)
+
+
 class Given:
     """Parameters that are ready: one tuple of weight, bias, alpha and inverse beta per layer."""
 
