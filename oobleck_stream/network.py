@@ -280,7 +280,7 @@ def _shifted(layer: Layer, withheld: int) -> Layer:
 
 def encoder_layers(config: OobleckConfig) -> list[Layer]:
     """Return the encoder's layers, which turn rows of samples into rows of means and scales."""
-    widths, depth = config.widths, len(config.strides)
+    widths, depth, rows = config.widths, len(config.strides), config.hop
     layers = [
         Layer(
             "encoder.layers.0",
@@ -294,7 +294,8 @@ def encoder_layers(config: OobleckConfig) -> list[Layer]:
     for number, stride in enumerate(config.strides, start=1):
         block = f"encoder.layers.{number}"
         units = len(config.dilations)
-        layers += _residual_units(block, 0, widths[number - 1], config)
+        tile = tile_rows(config, widths[number - 1], rows)
+        layers += _residual_units(block, 0, widths[number - 1], config, tile)
         layers.append(
             Layer(
                 f"{block}.layers.{units + 1}",
@@ -307,6 +308,7 @@ def encoder_layers(config: OobleckConfig) -> list[Layer]:
                 snake=f"{block}.layers.{units}",
             )
         )
+        rows //= stride
     layers.append(
         Layer(
             f"encoder.layers.{depth + 2}",
@@ -318,7 +320,20 @@ def encoder_layers(config: OobleckConfig) -> list[Layer]:
             snake=f"encoder.layers.{depth + 1}",
         )
     )
-    return layers
+    return _aligned_to_frames(layers)
+
+
+def _aligned_to_frames(layers: Sequence[Layer]) -> list[Layer]:
+    """Return an encoder's layers with the grids of tiles that have the shortest look-ahead.
+
+    In each layer, a tile ends with the last row that a frame depends on. This holds for every
+    frame, because in every fast layer the rows per frame are a multiple of a tile.
+    """
+    shifted: list[Layer] = []
+    for layer in reversed(layers):
+        needed = rows_needed(shifted, 0)
+        shifted.insert(0, dataclasses.replace(layer, grid=-(needed + layer.spread) % layer.tile))
+    return shifted
 
 
 def output_length(layers: Sequence[Layer], rows: int) -> int:
