@@ -21,7 +21,7 @@ def report_lines(facts: Facts) -> list[str]:
     """Return the whole report, line by line."""
     return [
         *_machine_lines(facts),
-        *_start_lines(facts["start"]),
+        *(_start_lines(facts["start"]) if facts["start"] else []),
         "",
         *_case_lines(facts),
         *_layer_lines(facts["layers"] or []),
@@ -32,7 +32,8 @@ def report_lines(facts: Facts) -> list[str]:
 def _machine_lines(facts: Facts) -> list[str]:
     network = facts["network"]
     return [
-        f"network    {network['name']}: {network['gflop_per_frame']:.3g} GFLOP per frame, "
+        f"network    {network['name']}",
+        f"           {network['half']}: {network['gflop_per_frame']:.3g} GFLOP per frame, "
         f"{network['real_time_gflops']:.3g} GFLOP/s for real time",
         f"           fast convolution saves {network['saved_multiplications']:.0%} of the "
         "multiplications of direct convolution",
@@ -154,7 +155,7 @@ def _peer_lines(facts: Facts) -> list[str]:
             for row in peer["rows"]
         ]
     if lines:
-        lines.append("SNR: of the peer's samples relative to ours, which are exact in every push")
+        lines.append("SNR: of the peer's output relative to ours, which is exact in every push")
     return lines
 
 
@@ -163,7 +164,7 @@ def _peer_label(row: Facts) -> str:
     if row["mode"] == "batch":
         return f"  full batch of {frames}"
     if row["mode"] == "recompute":
-        return f"  {frames} per call, exact: {computed} decoded"
+        return f"  {frames} per call, exact: {computed} computed"
     return f"  {frames} per call, no context: not exact"
 
 
