@@ -66,9 +66,10 @@ class OobleckConfig:
     has_encoder : bool
         Whether the network has an encoder of the same family.
     convolution : str
-        How the decoder computes its dilated convolutions. ``"fast"`` takes fewer multiplications in
-        the levels where this is faster (`oobleck_stream.network.tile_rows`). ``"direct"`` has a
-        shorter look-ahead. The samples of the two differ only in their rounding.
+        How dilated convolutions are computed, in the decoder and in the encoder. ``"fast"`` takes
+        fewer multiplications in the levels where this is faster
+        (`oobleck_stream.network.tile_rows`). ``"direct"`` has a shorter look-ahead. The results of
+        the two differ only in their rounding.
 
     Raises
     ------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from oobleck_stream import network
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.bottleneck import Bottleneck, distribution
 from oobleck_stream.config import Convolution, OobleckConfig
-from oobleck_stream.engine.packed import PackedNetwork, repacked
+from oobleck_stream.engine.packed import PackedNetwork, retiled
 from oobleck_stream.errors import CheckpointError, NonFiniteError
 from oobleck_stream.files.axis_order import AxisOrder
 from oobleck_stream.layout import pieces_of_audio, pieces_of_latents
@@ -114,7 +115,7 @@ class Model:
         return self.load_encoder
 
     def with_convolution(self, convolution: Convolution) -> Model:
-        """Return this model with fast or with direct convolution.
+        """Return this model with fast or with direct convolution, in the decoder and the encoder.
 
         If possible, both models share the packed parameters. The parameters of a fast network also
         serve direct convolution.
@@ -137,13 +138,9 @@ class Model:
         (4183, 4013)
         """
         config = self.config.replace(convolution=convolution)
-        layers = network.decoder_layers(config)
-        pairs = zip(layers, self.decoder.layers, strict=True)
-        if all(layer.tile in (1, old.tile) for layer, old in pairs):
-            decoder = dataclasses.replace(self.decoder, layers=tuple(layers))
-        else:
-            decoder = repacked(self.decoder, layers)
-        return dataclasses.replace(self, config=config, decoder=decoder)
+        decoder = retiled(self.decoder, network.decoder_layers(config))
+        load_encoder = self.load_encoder and functools.partial(_retiled_encoder, self, config)
+        return dataclasses.replace(self, config=config, decoder=decoder, load_encoder=load_encoder)
 
     @property
     def latent_dim(self) -> int:
@@ -375,3 +372,8 @@ class Model:
             return tuple(list(halves) for halves in zip(*map(self._halves, rows), strict=True))
         parts = rows[..., : self.latent_dim], rows[..., self.latent_dim :]
         return tuple(np.ascontiguousarray(part) for part in parts)
+
+
+def _retiled_encoder(model: Model, config: OobleckConfig) -> PackedNetwork:
+    """The encoder of a model whose config differs from `config` only in `convolution`."""
+    return retiled(model.encoder, network.encoder_layers(config))

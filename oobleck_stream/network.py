@@ -169,6 +169,11 @@ class Layer:
         """Number of multiply-adds per block."""
         return self.products * self.inputs * self.outputs
 
+    @property
+    def direct(self) -> Layer:
+        """This layer, computed directly."""
+        return dataclasses.replace(self, tile=1, grid=0)
+
 
 def tile_rows(config: OobleckConfig, width: int, rows: int) -> int:
     """Rows of a tile of a level's dilated convolutions; 1 if these are computed directly.
@@ -280,7 +285,7 @@ def _shifted(layer: Layer, withheld: int) -> Layer:
 
 def encoder_layers(config: OobleckConfig) -> list[Layer]:
     """Return the encoder's layers, which turn rows of samples into rows of means and scales."""
-    widths, depth = config.widths, len(config.strides)
+    widths, depth, rows = config.widths, len(config.strides), config.hop
     layers = [
         Layer(
             "encoder.layers.0",
@@ -294,7 +299,8 @@ def encoder_layers(config: OobleckConfig) -> list[Layer]:
     for number, stride in enumerate(config.strides, start=1):
         block = f"encoder.layers.{number}"
         units = len(config.dilations)
-        layers += _residual_units(block, 0, widths[number - 1], config)
+        tile = tile_rows(config, widths[number - 1], rows)
+        layers += _residual_units(block, 0, widths[number - 1], config, tile)
         layers.append(
             Layer(
                 f"{block}.layers.{units + 1}",
@@ -307,6 +313,7 @@ def encoder_layers(config: OobleckConfig) -> list[Layer]:
                 snake=f"{block}.layers.{units}",
             )
         )
+        rows //= stride
     layers.append(
         Layer(
             f"encoder.layers.{depth + 2}",
@@ -318,7 +325,20 @@ def encoder_layers(config: OobleckConfig) -> list[Layer]:
             snake=f"encoder.layers.{depth + 1}",
         )
     )
-    return layers
+    return _aligned_to_frames(layers)
+
+
+def _aligned_to_frames(layers: Sequence[Layer]) -> list[Layer]:
+    """Return an encoder's layers with the grids of tiles that have the shortest look-ahead.
+
+    In each layer, a tile ends with the last row that a frame depends on. This holds for every
+    frame, because in every fast layer the rows per frame are a multiple of a tile.
+    """
+    shifted: list[Layer] = []
+    for layer in reversed(layers):
+        needed = rows_needed(shifted, 0)
+        shifted.insert(0, dataclasses.replace(layer, grid=-(needed + layer.spread) % layer.tile))
+    return shifted
 
 
 def growth(layers: Sequence[Layer]) -> int:
@@ -365,7 +385,9 @@ def rows_needed(layers: Sequence[Layer], row: int) -> int:
 def first_row(layers: Sequence[Layer], row: int) -> int:
     """The first input row that output row `row` depends on; negative for padding."""
     for layer in reversed(layers):
-        block = (row + layer.trim - layer.spread) // layer.phases
+        # The row may be the last of its block, `last` rows after the block's first row.
+        last = layer.spread if layer.tile > 1 else layer.phases - 1
+        block = -(-(row + layer.trim - last) // layer.phases)
         row = block * layer.stride_in - layer.left_padding
     return row
 
@@ -404,10 +426,26 @@ def context(layers: Sequence[Layer]) -> int:
     return max(-first_row(layers, 0), rows_needed(layers, hop - 1) - 1, beyond)
 
 
-def multiplications(layers: Sequence[Layer]) -> int:
-    """Number of multiply-adds per input row, if no layer shortens its input."""
-    total, rate = 0, 1
+def steady_blocks(layers: Sequence[Layer], rows: int = 1) -> list[int]:
+    """Number of blocks of each layer per `rows` input rows, far from both ends of the input."""
+    counts = []
     for layer in layers:
-        total += rate * layer.multiplications // layer.tile
-        rate *= layer.phases // layer.tile
-    return total
+        # In a decoder, one row becomes a whole number of blocks in every layer.
+        counts.append(rows // layer.stride_in)
+        rows = counts[-1] * layer.phases
+    return counts
+
+
+def multiplications(layers: Sequence[Layer], rows: int = 1) -> int:
+    """Number of multiply-adds per `rows` input rows, far from both ends of the input.
+
+    In an encoder, `rows` has to be a multiple of the hop.
+    """
+    blocks = steady_blocks(layers, rows)
+    return sum(n * layer.multiplications for n, layer in zip(blocks, layers, strict=True))
+
+
+def saved_multiplications(layers: Sequence[Layer], rows: int = 1) -> float:
+    """Share of the multiply-adds of direct convolution that fast convolution saves."""
+    direct = multiplications([layer.direct for layer in layers], rows)
+    return 1 - multiplications(layers, rows) / direct

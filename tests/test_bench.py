@@ -10,18 +10,25 @@ import sys
 import numpy as np
 import pytest
 from command_line import COMMAND, Done, run_command, run_process
-from networks import random_latents
+from networks import random_latents, random_tensors, write_folder
 from sound_server import sound_server  # noqa: F401
 
 from oobleck_stream.bench.peers import refusal
 from oobleck_stream.bench.rounds import Case, run_rounds, take_turn
-from oobleck_stream.config import PRESETS
+from oobleck_stream.bench.run import network_facts
+from oobleck_stream.bench.start import is_mapped
+from oobleck_stream.bench.task import Task
+from oobleck_stream.checkpoints.packed_file import write_packed
+from oobleck_stream.config import PRESETS, OobleckConfig
 from oobleck_stream.engine.stack import Stack
-from oobleck_stream.network import decoder_layers
+from oobleck_stream.loading import load
+from oobleck_stream.network import decoder_layers, encoder_layers, steady_blocks
 from oobleck_stream.random_weights import random_model
 
-SMALL = ["--width", "4", "--threads", "2", "--seconds", "0.05"]
-ROUNDS = [*SMALL, "--pushes", "2,1", "--batch", "5"]
+SHORT = ["--threads", "2", "--seconds", "0.05"]
+SIZES = ["--pushes", "2,1", "--batch", "5"]
+SMALL = ["--width", "4", *SHORT]
+ROUNDS = [*SMALL, *SIZES]
 WIDEST = 100
 
 
@@ -46,11 +53,22 @@ def test_json_has_what_was_requested(facts):
     assert facts["rounds"] >= 3
 
 
-def test_figures_agree(facts):
+@pytest.fixture(scope="module")
+def encoder_facts() -> dict:
+    done = run_process("bench", "encoder", *ROUNDS, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("command", ["facts", "encoder_facts"])
+def test_figures_agree(command, request):
+    facts = request.getfixturevalue(command)
     peaks = {peak["threads"]: peak["median_gflops"] for peak in facts["machine"]["peak"]}
     assert set(peaks) == {1, 2}
     network = facts["network"]
-    for row in [*facts["pushes"], facts["paired"], facts["batch"], facts["one_thread"]]:
+    assert (facts["paired"] is None) == (command == "encoder_facts")
+    paired = [facts["paired"]] if facts["paired"] else []
+    for row in [*facts["pushes"], *paired, facts["batch"], facts["one_thread"]]:
         seconds, frames = row["median_seconds"], row["frames"]
         assert row["share_of_peak"] == pytest.approx(row["gflops"] / peaks[row["threads"]])
         assert row["gflops"] == pytest.approx(network["gflop_per_frame"] * frames / seconds)
@@ -81,8 +99,16 @@ def test_start_adds_up(facts):
         assert start["memory_at_first_sample"]["anonymous"] > start["weights_bytes"]
 
 
+def test_only_weights_in_a_file_are_mapped(tmp_path):
+    model = random_model(PRESETS["yue2"].replace(channels=2))
+    assert not is_mapped(model.decoder.data)
+    write_packed(tmp_path / "a.packed.safetensors", model)
+    assert is_mapped(load(tmp_path / "a.packed.safetensors").decoder.data)
+
+
 def test_layers_do_all_the_work(facts):
     layers, peak = facts["layers"], facts["machine"]["peak"][0]["median_gflops"]
+    read = facts["machine"]["read"][0]["median_gbytes_per_second"]
     assert len(layers) == len(decoder_layers(PRESETS["stable-audio-open-1.0"]))
     for kind, frames in (("push", 1), ("batch", 5)):
         rows = [layer[kind] for layer in layers]
@@ -90,10 +116,16 @@ def test_layers_do_all_the_work(facts):
         assert work == pytest.approx(facts["network"]["gflop_per_frame"] * frames)
         for row in rows:
             assert row["share_of_peak"] == pytest.approx(row["gflops"] / peak)
+            rate = row["weight_gbytes_per_second"]
+            assert row["share_of_read"] == pytest.approx(rate / read)
 
 
-def test_steps_share_the_time_of_a_push():
-    config = PRESETS["yue2"].replace(channels=2)
+WIDE = PRESETS["ezaudio"].replace(channels=64, multiples=(1, 3, 3), strides=(2, 4, 32))
+"""A network whose fast convolutions are joined with the next layer (64 channels) or not (192)."""
+
+
+@pytest.mark.parametrize("config", [PRESETS["yue2"].replace(channels=2), WIDE])
+def test_steps_share_the_time_of_a_push(config):
     model = random_model(config)
     stack = Stack(model.decoder, 2)
     assert stack.step_times() == []
@@ -102,19 +134,50 @@ def test_steps_share_the_time_of_a_push():
         indices, shares = zip(*stack.step_times(), strict=True)
         assert sum(shares) == pytest.approx(1)
         assert min(shares) >= 0
-    assert set(indices) - {-1} == set(range(len(model.decoder.layers)))
+    assert [index for index in indices if index >= 0] == [*range(len(model.decoder.layers))]
 
 
-def test_table_fits_a_terminal():
-    done = run_bench("layers", *ROUNDS, "--preset", "ezaudio")
+def test_saved_multiplications_are_stated():
+    facts = network_facts(Task(random_model(WIDE)))
+    points, taps = {4: 12, 2: 9}, 7
+    done = direct = 0
+    for layer, blocks in zip(
+        decoder_layers(WIDE), steady_blocks(decoder_layers(WIDE)), strict=True
+    ):
+        size = blocks * layer.inputs * layer.outputs
+        done += size * points.get(layer.tile, layer.taps * layer.phases)
+        direct += size * (taps * layer.tile if layer.tile > 1 else layer.taps * layer.phases)
+    assert facts["saved_multiplications"] == pytest.approx(1 - done / direct)
+    assert facts["saved_multiplications"] > 0.3
+
+
+def test_the_encoder_is_measured(encoder_facts):
+    network, config = encoder_facts["network"], PRESETS["stable-audio-open-1.0"].replace(channels=4)
+    work, rows = 0, config.hop
+    for layer in encoder_layers(config):
+        rows //= layer.stride
+        work += rows * layer.kernel * layer.inputs * layer.outputs
+    assert network["half"] == "encoder"
+    assert network["gflop_per_frame"] == pytest.approx(2e-9 * work)
+    assert network["context_frames"] == 8
+    assert encoder_facts["start"] is None
+    assert "4 and 128" in encoder_facts["peers_problem"]
+
+
+@pytest.mark.parametrize(
+    ("command", "own"), [("layers", ["paired, 2 x 1", "of read"]), ("encoder", ["encoder:"])]
+)
+def test_table_fits_a_terminal(command, own):
+    done = run_bench(command, *ROUNDS, "--preset", "ezaudio")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= WIDEST
     for word in (
         "FMA peak",
+        "convolution saves",
+        *own,
         "push of 1",
         "push of 2",
-        "paired",
         "batch of 5",
         "one thread",
         "epilogues",
@@ -142,6 +205,8 @@ def test_plot_is_drawn(tmp_path):
         ["--backend", "auto", "--plot", "a.png"],
         ["layers", "--backend", "auto"],
         ["peers", "--backend", "auto"],
+        ["encoder", "--backend", "auto"],
+        ["encoder", "--preset", "cosmos3", "--width", "4"],
         ["streams", "--counts", "0"],
         ["streams", "--plot", "a.png"],
         ["dance"],
@@ -164,7 +229,7 @@ def test_without_a_command_bench_is_bench_run():
 
 def test_help_names_every_measurement():
     text = run_bench("--help").stdout
-    for name in ("run", "layers", "peers", "streams", "play", "components"):
+    for name in ("run", "layers", "peers", "encoder", "streams", "play", "components"):
         assert f"\n  {name} " in text
         assert run_bench(name, "--help").returncode == 0
 
@@ -187,9 +252,18 @@ def test_one_thread_and_refused_peers():
     assert "output_padding" in facts["peers_problem"]
 
 
+@pytest.fixture
+def source(tmp_path):
+    """A network whose encoder diffusers has: twice as many channels as latent values."""
+    config = OobleckConfig(latent_dim=2, channels=4, multiples=(1, 2), strides=(4, 8))
+    halves = (random_tensors(config, half=half) for half in ("decoder", "encoder"))
+    return write_folder(tmp_path / "model", config, {**next(halves), **next(halves)})
+
+
 @pytest.mark.peers
-def test_peers_decode_the_same_network():
-    done = run_bench("peers", *ROUNDS, "--json")
+@pytest.mark.parametrize(("command", "context"), [("peers", 10), ("encoder", 8)])
+def test_peers_compute_the_same_network(source, command, context):
+    done = run_bench(command, *SHORT, *SIZES, "--model", source, "--json")
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     ours = {row["frames"]: row["median_seconds"] for row in facts["pushes"]}
@@ -202,7 +276,8 @@ def test_peers_decode_the_same_network():
             assert not peer["rows"]
             continue
         compared += 1
-        assert [row["frames_computed"] for row in peer["rows"]] == [5, 21, 22, 1, 2]
+        exact = [frames + 2 * context for frames in (1, 2)]
+        assert [row["frames_computed"] for row in peer["rows"]] == [5, *exact, 1, 2]
         for row in peer["rows"]:
             base = ours["batch" if row["mode"] == "batch" else row["frames"]]
             assert row["ratio"] == pytest.approx(row["median_seconds"] / base)

@@ -42,7 +42,7 @@ FAST = {
     "ace-step-1.5": (9, 16655, 39.1, (1, 2, 4, 4, 4)),
     "ezaudio": (9, 4183, 16.4, (1, 2, 4, 4)),
     "yue2": (13, 23201, 21.5, (1, 1, 2, 4, 4, 4)),
-    "cosmos3": (11, 18951, 224.7, (1, 2, 4, 4, 4)),
+    "cosmos3": (10, 18951, 224.7, (1, 2, 4, 4, 4)),
 }
 
 
@@ -61,6 +61,39 @@ def test_fast_convolution(name):
     for frames in range(40):
         due = max(0, frames * config.hop - network.latency(layers))
         assert network.due_rows(layers, frames) == due
+
+
+ENCODERS = {
+    # preset: look-ahead, direct and fast; GMAC a second, direct and fast; tiles of the levels
+    "stable-audio-open-1.0": (14885, 15535, 54.3, 34.2, (4, 4, 4, 2, 1)),
+    "ace-step-1.5": (12165, 12815, 60.9, 39.1, (4, 4, 4, 2, 1)),
+    "ezaudio": (3053, 3223, 25.0, 16.4, (4, 4, 2, 1)),
+    "yue2": (18927, 19297, 28.8, 21.5, (4, 4, 4, 2, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_encoders(name):
+    config = ob.PRESETS[name]
+    fast, direct = (
+        network.encoder_layers(config.replace(convolution=choice)) for choice in ("fast", "direct")
+    )
+    latencies, work = [], []
+    for layers in (direct, fast):
+        latencies.append(network.rows_needed(layers, 0) - config.hop)
+        work.append(network.multiplications(layers, config.hop) * config.frame_rate / 1e9)
+        for frames in range(20):
+            needed = frames * config.hop + latencies[-1]
+            assert network.due_rows(layers, needed) == frames
+            assert network.due_rows(layers, needed - 1) == max(0, frames - 1)
+    tiles = tuple(layer.tile for layer in fast if layer.dilation == 3)
+    assert (*latencies, *(round(value, 1) for value in work), tiles) == ENCODERS[name]
+    assert latencies[1] - latencies[0] <= 0.016 * config.samplerate
+    for index, layer in enumerate(fast):
+        for grid in range(layer.tile):
+            other = [*fast]
+            other[index] = dataclasses.replace(layer, grid=grid)
+            assert network.rows_needed(other, 0) >= network.rows_needed(fast, 0)
 
 
 @pytest.mark.parametrize("name", FAST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -26,9 +27,11 @@ from data_sets import (
     write_sound,
     write_sounds,
 )
-from networks import random_audio
+from networks import model_of, random_audio
 
 import oobleck_stream as ob
+from oobleck_stream.dataset.job import fingerprint
+from oobleck_stream.engine.packed import retiled
 
 LAYOUTS = ["files", "webdataset", "parquet"]
 
@@ -281,6 +284,16 @@ def test_cropped_and_resampled(tmp_path, model, network):
         (line,) = manifest(tmp_path / f"{unit}").values()
         np.testing.assert_array_equal(stored(tmp_path / f"{unit}", line)[0], whole[:40])
         assert line["changes"][1:] == ["the first 0.320 s of 2.500 s"]
+
+
+def test_tiles_are_part_of_the_settings(tmp_path):
+    """A data set that was begun with the same network in other arithmetic is refused."""
+    wide = CONFIG.replace(channels=64, multiples=(1,), strides=(64,))
+    model = model_of(wide)
+    direct = [layer.direct for layer in model.encoder.layers]
+    older = dataclasses.replace(model, load_encoder=lambda: retiled(model.encoder, direct))
+    assert fingerprint(older, "encode") != fingerprint(model, "encode")
+    assert fingerprint(older, "decode") == fingerprint(model, "decode")
 
 
 def test_sampled_latents_do_not_depend_on_the_parts(sounds, tmp_path, model, network):

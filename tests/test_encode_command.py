@@ -79,6 +79,19 @@ def test_options(tmp_path, monkeypatch, folder, sound):
     np.testing.assert_array_equal(stored, expected.astype(np.float16))
 
 
+def test_direct_convolution(tmp_path, sound):
+    wide = ob.OobleckConfig(8, samplerate=48000, channels=64, multiples=(1,), strides=(32,))
+    source, latents = checkpoint(tmp_path / "wide", wide), {}
+    for convolution in ("fast", "direct"):
+        path = tmp_path / f"{convolution}.npy"
+        options = ["--model", source, "--convolution", convolution]
+        assert run_command("encode", sound, path, *options).returncode == 0
+        latents[convolution] = np.load(path)
+        model = ob.load(source, convolution=convolution)
+        np.testing.assert_array_equal(latents[convolution], model.encode(read(sound)))
+    assert not np.array_equal(latents["fast"], latents["direct"])
+
+
 @pytest.mark.parametrize("suffix", [".flac", ".ogg", ".aiff"])
 def test_other_formats(tmp_path, folder, suffix):
     path = tmp_path / f"in{suffix}"

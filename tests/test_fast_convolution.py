@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from float32_operations import OPERATIONS, fma
-from networks import TensorParameters, random_latents, random_tensors, signal_to_noise
+from networks import HALVES, model_of, random_audio, random_latents, signal_to_noise
 
 import oobleck_stream as ob
 from oobleck_stream.engine.packed import PackedNetwork, pack_layer
 from oobleck_stream.engine.stack import Stack
 from oobleck_stream.fast_convolution import SCHEMES, fold_points
-from oobleck_stream.network import Layer, decoder_layers
+from oobleck_stream.network import Layer
 from oobleck_stream.parameters import pack_network
 from oobleck_stream.reference import NumPyOperations
 
@@ -109,29 +109,49 @@ def test_the_order_of_arithmetic(tile, width, dilation, grid):
 TILED = ob.OobleckConfig(latent_dim=8, channels=64, multiples=(1, 3, 3), strides=(2, 4, 32))
 """A network with tiles of two and of four rows, joined with the next layer and alone."""
 
-DIGEST = "f9f0f6eef2cc24869bed829a53c245e35c8abbe3f66d4a96968325f685094c88"
-"""SHA-256 of the samples of this network; see `test_kernels.DIGESTS`."""
+DIGESTS = {
+    "decoder": "f9f0f6eef2cc24869bed829a53c245e35c8abbe3f66d4a96968325f685094c88",
+    "encoder": "7f2ae1b07c00c55d1f3512a3edb35ee262661cfabc513919edc6609d89c5fd55",
+}
+"""SHA-256 of the samples and of the latents of this network; see `test_kernels.DIGESTS`."""
+
+RUNS = {
+    "decoder": lambda model: model.decode(random_latents(TILED, 20)),
+    "encoder": lambda model: model.encode(random_audio(TILED, 20 * TILED.hop)),
+}
+
+halves = pytest.mark.parametrize("half", HALVES)
 
 
-def decoder_of(config, tensors):
-    return pack_network(decoder_layers(config), TensorParameters(tensors, config))
+@halves
+def test_the_bits_of_every_version(half):
+    assert {layer.tile for layer in HALVES[half](TILED)} == {1, 2, 4}
+    result = RUNS[half](model_of(TILED, 3))
+    assert hashlib.sha256(result.astype("<f4").tobytes()).hexdigest() == DIGESTS[half]
 
 
-def test_the_bits_of_every_version():
-    assert {layer.tile for layer in decoder_layers(TILED)} == {1, 2, 4}
-    network = decoder_of(TILED, random_tensors(TILED, 3))
-    audio = ob.Model(TILED, network).decode(random_latents(TILED, 20))
-    assert hashlib.sha256(audio.astype("<f4").tobytes()).hexdigest() == DIGEST
-
-
-def test_tiles_and_direct_convolution_differ_in_rounding_only():
-    tensors, latents = random_tensors(TILED, 3), random_latents(TILED, 20)
-    direct = TILED.replace(convolution="direct")
-    fast, slow = (
-        ob.Model(config, decoder_of(config, tensors)).decode(latents) for config in (TILED, direct)
-    )
+@halves
+def test_tiles_and_direct_convolution_differ_in_rounding_only(half):
+    model, direct = (model_of(TILED.replace(convolution=name), 3) for name in ("fast", "direct"))
+    fast, slow = RUNS[half](model), RUNS[half](direct)
     assert not np.array_equal(fast, slow)
     assert signal_to_noise(slow.astype(float), fast) >= 118
+    np.testing.assert_array_equal(RUNS[half](model.with_convolution("direct")), slow)
+    np.testing.assert_array_equal(RUNS[half](direct.with_convolution("fast")), fast)
+
+
+def test_seek_needs_the_context_and_no_more():
+    config = ob.preset("cosmos3").replace(channels=64, multiples=(1, 1, 1, 1, 1))
+    model, latents = ob.random_model(config), random_latents(config, 16)
+    assert {layer.tile for layer in model.decoder.layers} == {1, 2, 4}
+    expected = model.decode(latents)[13 * model.hop :]
+    decoder = ob.StreamingDecoder(model)
+    first = decoder.seek(13)
+    assert first == 13 - model.context == 3
+    result = np.concatenate([decoder.push(latents[first:]), decoder.flush()])
+    np.testing.assert_array_equal(result, expected)
+    latents[first] += 9
+    assert not np.array_equal(model.decode(latents)[13 * model.hop :], expected)
 
 
 class Given:
@@ -150,16 +170,15 @@ class Given:
         return self.parts[layer.name][2:]
 
 
-def large_gains(config, latents):
-    """Parameters with which every layer's output is of order one, and the samples in float64.
+def large_gains(layers, inputs):
+    """Parameters with which every layer's output is of order one, and the output in float64.
 
     The logarithms of Snake's parameters are N(0, 0.3); residual branches have a quarter of the
     amplitude.
     """
     generator = np.random.default_rng(4)
-    operations = NumPyOperations()
-    layers, parts = decoder_layers(config), []
-    rows = skipped = latents.astype(np.float64)
+    operations, parts = NumPyOperations(), []
+    rows = skipped = inputs.astype(np.float64)
     for layer in layers:
         shape = (layer.outputs, layer.inputs, layer.kernel)
         if layer.transposed:
@@ -185,15 +204,24 @@ def large_gains(config, latents):
     return Given(layers, parts), rows
 
 
-@pytest.mark.parametrize("channels", [32, 64, pytest.param(128, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    ("half", "channels"),
+    [
+        ("decoder", 32),
+        ("decoder", 64),
+        ("encoder", 64),
+        pytest.param("decoder", 128, marks=pytest.mark.nightly),
+        pytest.param("encoder", 128, marks=pytest.mark.nightly),
+    ],
+)
 @pytest.mark.parametrize("convolution", ["fast", "direct"])
-def test_large_gains(channels, convolution):
+def test_large_gains(half, channels, convolution):
     """118 dB also where every layer's output is of order one, and channels are up to 2048."""
     config = ob.preset("stable-audio-open-1.0").replace(channels=channels, convolution=convolution)
-    latents = random_latents(config, 3)
-    parameters, expected = large_gains(config, latents)
-    network = pack_network(decoder_layers(config), parameters)
-    audio = ob.Model(config, network).decode(latents)
-    ratio = signal_to_noise(expected, audio)
-    print(f"{convolution}, {channels} to {config.widths[-1]} channels: {ratio:.1f} dB")
+    layers = HALVES[half](config)
+    inputs = random_latents(config, 3) if half == "decoder" else random_audio(config, 3 * 2048)
+    parameters, expected = large_gains(layers, inputs)
+    output = Stack(pack_network(layers, parameters), 2).push(inputs, last=True)
+    ratio = signal_to_noise(expected, output)
+    print(f"{half}, {convolution}, {channels} to {config.widths[-1]} channels: {ratio:.1f} dB")
     assert ratio >= 118

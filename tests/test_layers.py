@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from contract import (
     check_two_threads,
     cuts,
 )
+from float32_operations import fma
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -78,6 +80,10 @@ STACKS = {
         Layer("u.1", 5, 5, 1, snake="u.0"),
         Layer("u.3", 5, 5, 1, snake="u.2", residual=True),
         Layer("v", 5, 5, 1, snake="v.0", residual=True),
+    ],
+    "all taps and columns in a vector": [
+        Layer("n", 20, 5, 3, padding=1),
+        Layer("o", 5, 1, 15, padding=7, snake="o", tanh=True),
     ],
     "long chains": [Layer("c", 300, 5, 3, padding=1)],
     "tiles of two": [*unit_in_tiles(16, 3, 2, 1), Layer("o", 16, 2, 1)],
@@ -231,3 +237,23 @@ def test_a_residual_needs_what_it_adds():
     layers = [dataclasses.replace(UNIT[0], snake=None), UNIT[1]]
     with pytest.raises(ValueError, match=r"u\.3 adds the input of u\.1"):
         Stack(pack(layers))
+
+
+@pytest.mark.parametrize(
+    ("width", "outputs", "kernel"), [(128, 2, 7), (20, 1, 15), (7, 5, 3), (129, 2, 7), (16, 3, 7)]
+)
+def test_the_order_of_sums(width, outputs, kernel):
+    """Every bit, of layers whose taps and columns fit a vector and of layers where they do not."""
+    layer = Layer("c", width, outputs, kernel, padding=kernel // 2)
+    ((weight, bias, _),) = parameters([layer])
+    rows = np.random.default_rng(1).standard_normal((200, width), np.float32)
+    padded = np.pad(rows, ((layer.padding, layer.padding), (0, 0)))
+    length, total = 128 if width <= 128 else 64, None
+    for tap, start in itertools.product(range(kernel), range(0, width, length)):
+        chain = np.zeros((len(rows), outputs), np.float32)
+        for channel in range(start, min(start + length, width)):
+            column = padded[tap : tap + len(rows), channel : channel + 1]
+            chain = fma(column, weight[:, channel, tap], chain)
+        total = chain if total is None else total + chain
+    result = Stack(pack([layer]), 2).push(rows, last=True)
+    np.testing.assert_array_equal(result, total + bias)

@@ -20,6 +20,7 @@ from networks import (
 )
 
 from oobleck_stream.bottleneck import distribution
+from oobleck_stream.config import OobleckConfig
 from oobleck_stream.validation.alignment import delay_of, overlap
 from oobleck_stream.validation.check import check_stages
 from oobleck_stream.validation.comparison import compare, difference_over_time
@@ -162,9 +163,16 @@ def test_stages_are_those_of_the_formulas(name, half):
         assert compare(ours[stage], expected, 1e-4).snr_db >= 115, stage
 
 
-@pytest.mark.parametrize("name", GEOMETRIES)
-def test_the_last_stage_has_the_bits_of_decode(name):
-    config = small(name, channels=20)
+TILED = OobleckConfig(latent_dim=8, channels=64, multiples=(1, 3, 3), strides=(2, 4, 32))
+"""A network with tiles, and with blocks that end with a unit in tiles."""
+
+
+@pytest.mark.parametrize(
+    "config",
+    [*(small(name, channels=20) for name in GEOMETRIES), TILED],
+    ids=[*GEOMETRIES, "tiles"],
+)
+def test_the_last_stage_has_the_bits_of_decode(config):
     model, latents = model_of(config), random_latents(config, 14)
     expected = model.decode(latents)
     assert np.array_equal(dict(layer_outputs(model, latents, threads=1))["output"], expected)

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from oobleck_stream.bench.limits import Limits
 from oobleck_stream.bench.start import random_latents
 from oobleck_stream.engine.stack import Stack
 from oobleck_stream.model import Model
-from oobleck_stream.network import Layer
+from oobleck_stream.network import Layer, saved_multiplications, steady_blocks
 
 Facts = dict[str, Any]
 
@@ -23,7 +24,7 @@ necessary because only the times of the last program are kept.
 """
 
 
-def layer_facts(model: Model, batch: int, threads: int, peak: float) -> list[Facts]:
+def layer_facts(model: Model, batch: int, threads: int, limits: Limits) -> list[Facts]:
     """Return the figures of every layer, for pushes of one frame and for a batch.
 
     Parameters
@@ -32,15 +33,16 @@ def layer_facts(model: Model, batch: int, threads: int, peak: float) -> list[Fac
     batch : int
         Number of frames of the batch, which is pushed in blocks of up to `MAX_BLOCK` frames.
     threads : int
-    peak : float
-        The machine's peak rate in floating-point operations per second.
+    limits : Limits
+        The measured limits of the machine.
 
     Returns
     -------
     list of dict
         One dict for each layer. Its entries ``push`` and ``batch`` contain the time in
-        milliseconds, the rate in GFLOP/s, the share of the peak, and the rate in GB/s at which
-        weights are read. This rate counts one read of a layer's weights per step.
+        milliseconds, the rate in GFLOP/s and its share of the peak, and the rate in GB/s at which
+        weights are read and its share of the read bandwidth. This rate counts one read of a layer's
+        weights per step.
     """
     push = LayerTimes(model, threads)
     push.run(model.context + 1, 1, record=False)
@@ -51,19 +53,17 @@ def layer_facts(model: Model, batch: int, threads: int, peak: float) -> list[Fac
     whole.run(batch, MAX_BLOCK, record=False)
     for _ in range(BATCHES):
         whole.run(batch, MAX_BLOCK)
-    facts, rate = [], 1
-    for index, layer in enumerate(model.decoder.layers):
-        operations = 2 * rate * layer.multiplications // layer.tile
-        facts.append(
-            {
-                "name": layer.name,
-                "shape": shape_of(layer),
-                "push": push.facts(index, operations, peak),
-                "batch": whole.facts(index, operations * batch, peak),
-            }
-        )
-        rate *= layer.phases // layer.tile
-    return facts
+    layers = model.decoder.layers
+    return [
+        {
+            "name": layer.name,
+            "shape": shape_of(layer),
+            "saved_multiplications": saved_multiplications([layer], layer.stride_in),
+            "push": push.facts(index, blocks, limits),
+            "batch": whole.facts(index, blocks * batch, limits),
+        }
+        for index, (layer, blocks) in enumerate(zip(layers, steady_blocks(layers), strict=True))
+    ]
 
 
 class LayerTimes:
@@ -76,7 +76,7 @@ class LayerTimes:
     """
 
     def __init__(self, model: Model, threads: int) -> None:
-        self._model = model
+        self._model, self._threads = model, threads
         self._stack = Stack(model.decoder, threads)
         self._seconds: list[dict[int, float]] = []
         self._steps: Counter[int] = Counter()
@@ -97,17 +97,20 @@ class LayerTimes:
             self._seconds.append(seconds)
             self._steps = steps
 
-    def facts(self, index: int, operations: int, peak: float) -> Facts:
-        """Return a layer's figures. Each of its recorded times is for `operations` operations."""
-        layer = self._model.decoder.layers[index]
+    def facts(self, index: int, blocks: int, limits: Limits) -> Facts:
+        """Return a layer's figures. Each of its recorded times is for `blocks` blocks."""
+        multiplications = self._model.decoder.layers[index].multiplications
         seconds = float(np.median([record.get(index, 0.0) for record in self._seconds]))
         seconds = max(seconds, 1e-9)
-        weights = 4 * layer.inputs * layer.outputs * layer.kernel * self._steps[index]
+        operations = 2 * multiplications * blocks / seconds
+        # A block multiplies by each weight once.
+        read = 4 * multiplications * self._steps[index] / seconds
         return {
             "milliseconds": 1e3 * seconds,
-            "gflops": operations / seconds / 1e9,
-            "share_of_peak": operations / seconds / peak,
-            "weight_gbytes_per_second": weights / seconds / 1e9,
+            "gflops": operations / 1e9,
+            "share_of_peak": operations / limits.peak(self._threads),
+            "weight_gbytes_per_second": read / 1e9,
+            "share_of_read": read / limits.read(self._threads),
         }
 
 

@@ -53,6 +53,10 @@ class Limits:
         """The peak rate in floating-point operations per second: the median of all rounds."""
         return self._operations / self.peaks[threads].median
 
+    def read(self, threads: int) -> float:
+        """The read bandwidth in bytes per second: the median of all rounds."""
+        return READ_BYTES / self.reads[threads].median
+
     def facts(self) -> Facts:
         """Return both limits and the name of the machine."""
         return {
@@ -69,7 +73,7 @@ class Limits:
             "read": [
                 {
                     "threads": count,
-                    "median_gbytes_per_second": READ_BYTES / case.median / 1e9,
+                    "median_gbytes_per_second": self.read(count) / 1e9,
                     "max_gbytes_per_second": READ_BYTES / case.quantile(0) / 1e9,
                 }
                 for count, case in self.reads.items()

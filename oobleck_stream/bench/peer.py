@@ -1,9 +1,10 @@
 """The process in which a peer runs: ``python -m oobleck_stream.bench.peer NAME``.
 
 It reads one JSON object per line from standard input and writes one per line to standard output.
-The first request describes what to build (``config``, ``weights``, ``latents``, ``threads``). Each
-later request selects ``frames`` frames of the latents, from frame ``first`` on. It asks the peer to
-write their samples to a file (``output``), to time calls for some ``seconds``, or both.
+The first request describes what to build (``config``, ``half``, ``weights``, ``threads``) and its
+input (``rows``, with ``frame_rows`` rows per latent frame). Each later request selects ``frames``
+frames of the input, from frame ``first`` on. It asks the peer to write their output to a file
+(``output``), to time calls for some ``seconds``, or both.
 """
 
 from __future__ import annotations
@@ -28,30 +29,31 @@ def main() -> None:
     """Answer requests from standard input until the input ends."""
     _die_with_parent()
     answers = _own_output()
-    about, decode, latents = _build(sys.argv[1], json.loads(sys.stdin.readline()))
+    setup = json.loads(sys.stdin.readline())
+    about, run, rows = _build(sys.argv[1], setup)
     print(json.dumps(about), file=answers, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
-        first = request["first"]
-        block = np.ascontiguousarray(latents[first : first + request["frames"]].T)[None]
+        first, end = request["first"], request["first"] + request["frames"]
+        part = slice(first * setup["frame_rows"], end * setup["frame_rows"])
+        block = np.ascontiguousarray(rows[part].T)[None]
         answer: dict[str, Any] = {}
         if "output" in request:
-            np.save(request["output"], decode(block)[0].T)
+            np.save(request["output"], run(block)[0].T)
         if "seconds" in request:
-            answer["times"] = take_turn(partial(decode, block), request["seconds"])
+            answer["times"] = take_turn(partial(run, block), request["seconds"])
         print(json.dumps(answer), file=answers, flush=True)
 
 
 def _build(name: str, setup: dict[str, Any]) -> tuple[dict[str, str], Any, Any]:
-    """Carry out the first request. Return the answer, the decoding function, and the latents."""
+    """Carry out the first request. Return the answer, the network as a function, and its input."""
     from oobleck_stream.bench.peer_networks import NETWORKS
 
     try:
         with np.load(setup["weights"]) as weights:
-            decode, title = NETWORKS[name](
-                OobleckConfig(**setup["config"]), weights, setup["threads"]
-            )
-        return {"title": title}, decode, np.load(setup["latents"])
+            config = OobleckConfig(**setup["config"])
+            run, title = NETWORKS[name](config, setup["half"], weights, setup["threads"])
+        return {"title": title}, run, np.load(setup["rows"])
     except ImportError as error:
         return {"problem": f"not installed ({error})"}, None, None
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Runs the decoder in other runtimes. Only the process of a peer imports this module."""
+"""Runs the decoder or the encoder in other runtimes. Only a peer's process imports this module."""
 
 from __future__ import annotations
 
@@ -10,45 +10,53 @@ from typing import Any
 
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.config import OobleckConfig
-from oobleck_stream.network import Layer, decoder_layers
+from oobleck_stream.network import Layer, decoder_layers, encoder_layers
 from oobleck_stream.reference import LayerTensors
+from oobleck_stream.validation.stages import Half
 
 Weights = Mapping[str, FloatArray]
-Decode = Callable[[FloatArray], FloatArray]
-"""A function from (1, latent_dim, frames) to (1, channels, samples), the layout of all these
-runtimes.
+Run = Callable[[FloatArray], FloatArray]
+"""A function from (1, inputs, rows) to (1, outputs, rows), the layout of all these runtimes: from
+latents to samples, or from samples to means and scales.
 """
 
+EXAMPLE_FRAMES = 16
+"""Number of frames of the input with which a network is exported."""
 
-def diffusers(config: OobleckConfig, weights: Weights, threads: int) -> tuple[Decode, str]:
-    """Return diffusers' decoder, which runs on PyTorch without weight norm, and a title for it."""
+
+def diffusers(config: OobleckConfig, half: Half, weights: Weights, threads: int) -> tuple[Run, str]:
+    """Return diffusers' network, which runs on PyTorch without weight norm, and a title for it."""
     import torch
 
     torch.set_num_threads(threads)
-    module = _torch_module(config, weights)
+    module, _ = _torch_module(config, half, weights)
 
-    def decode(latents: FloatArray) -> FloatArray:
+    def run(rows: FloatArray) -> FloatArray:
         with torch.inference_mode():
-            samples: FloatArray = module(torch.from_numpy(latents)).numpy()
-        return samples
+            result: FloatArray = module(torch.from_numpy(rows)).numpy()
+        return result
 
-    return decode, f"diffusers {version('diffusers')} on torch {version('torch')}"
+    return run, f"diffusers {version('diffusers')} on torch {version('torch')}"
 
 
-def onnxruntime(config: OobleckConfig, weights: Weights, threads: int) -> tuple[Decode, str]:
-    """Export diffusers' decoder to ONNX, with any number of frames, for ONNX Runtime on the CPU."""
+def onnxruntime(
+    config: OobleckConfig, half: Half, weights: Weights, threads: int
+) -> tuple[Run, str]:
+    """Export diffusers' network to ONNX, with any number of frames, for ONNX Runtime on the CPU."""
     import onnxruntime as runtime
     import torch
 
+    module, example = _torch_module(config, half, weights)
+    frames = torch.export.Dim("frames", min=2)
     with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "decoder.onnx")
+        path = str(Path(folder) / "network.onnx")
         torch.onnx.export(
-            _torch_module(config, weights),
-            (torch.zeros(1, config.latent_dim, 16),),
+            module,
+            (example,),
             path,
-            input_names=["latents"],
-            output_names=["samples"],
-            dynamic_shapes=({2: torch.export.Dim("frames", min=2)},),
+            input_names=["rows"],
+            output_names=["result"],
+            dynamic_shapes=({2: frames if half == "decoder" else config.hop * frames},),
             dynamo=True,
             verbose=False,
         )
@@ -57,25 +65,23 @@ def onnxruntime(config: OobleckConfig, weights: Weights, threads: int) -> tuple[
         options.inter_op_num_threads = 1
         session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def decode(latents: FloatArray) -> FloatArray:
-        samples: FloatArray = session.run(None, {"latents": latents})[0]
-        return samples
+    def run(rows: FloatArray) -> FloatArray:
+        result: FloatArray = session.run(None, {"rows": rows})[0]
+        return result
 
-    return decode, f"ONNX Runtime {version('onnxruntime')}"
+    return run, f"ONNX Runtime {version('onnxruntime')}"
 
 
-def openvino(config: OobleckConfig, weights: Weights, threads: int) -> tuple[Decode, str]:
-    """Convert diffusers' decoder with OpenVINO, in float32 on the CPU.
+def openvino(config: OobleckConfig, half: Half, weights: Weights, threads: int) -> tuple[Run, str]:
+    """Convert diffusers' network with OpenVINO, in float32 on the CPU.
 
-    The model is compiled once for each number of frames, because that runs a little faster than a
+    The model is compiled once for each number of rows, because that runs a little faster than a
     model with a dynamic shape.
     """
     import openvino as runtime
-    import torch
 
-    model = runtime.convert_model(
-        _torch_module(config, weights), example_input=torch.zeros(1, config.latent_dim, 16)
-    )
+    module, example = _torch_module(config, half, weights)
+    model = runtime.convert_model(module, example_input=example)
     settings = {
         "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": "f32",
@@ -83,35 +89,37 @@ def openvino(config: OobleckConfig, weights: Weights, threads: int) -> tuple[Dec
     }
     core, compiled = runtime.Core(), {}
 
-    def decode(latents: FloatArray) -> FloatArray:
-        frames = latents.shape[2]
-        if frames not in compiled:
-            model.reshape(latents.shape)
-            compiled[frames] = core.compile_model(model, "CPU", settings)
-        samples: FloatArray = compiled[frames](latents)[0]
-        return samples
+    def run(rows: FloatArray) -> FloatArray:
+        count = rows.shape[2]
+        if count not in compiled:
+            model.reshape(rows.shape)
+            compiled[count] = core.compile_model(model, "CPU", settings)
+        result: FloatArray = compiled[count](rows)[0]
+        return result
 
-    return decode, f"OpenVINO {version('openvino')}"
+    return run, f"OpenVINO {version('openvino')}"
 
 
 NETWORKS = {"diffusers": diffusers, "onnxruntime": onnxruntime, "openvino": openvino}
 
 
-def _torch_module(config: OobleckConfig, weights: Weights) -> Any:
-    """Build diffusers' decoder with these parameters, in float32."""
+def _torch_module(config: OobleckConfig, half: Half, weights: Weights) -> tuple[Any, Any]:
+    """Build diffusers' decoder or encoder with these parameters, and an input, in float32."""
     import torch
 
     from oobleck_stream.validation.filling import fill_module
     from oobleck_stream.validation.peers import diffusers_module
 
-    module, _ = diffusers_module(config, "decoder")
-    fill_module(module, _layer_tensors(config, weights), torch.float32)
-    return module
+    layers = decoder_layers(config) if half == "decoder" else encoder_layers(config)
+    rows = EXAMPLE_FRAMES * (1 if half == "decoder" else config.hop)
+    module, _ = diffusers_module(config, half)
+    fill_module(module, _layer_tensors(layers, weights), torch.float32)
+    return module, torch.zeros(1, layers[0].inputs, rows)
 
 
-def _layer_tensors(config: OobleckConfig, weights: Weights) -> Iterator[tuple[Layer, LayerTensors]]:
+def _layer_tensors(layers: list[Layer], weights: Weights) -> Iterator[tuple[Layer, LayerTensors]]:
     """Yield the parameters of each layer."""
-    for index, layer in enumerate(decoder_layers(config)):
+    for index, layer in enumerate(layers):
         weight = weights[f"{index}.weight"]
         bias, alpha, beta = (weights.get(f"{index}.{part}") for part in ("bias", "alpha", "beta"))
         yield layer, LayerTensors(weight, None, bias, alpha, beta)

@@ -23,11 +23,11 @@ import numpy as np
 
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.bench.rounds import Case
-from oobleck_stream.bench.start import random_latents
+from oobleck_stream.bench.task import Task
 from oobleck_stream.config import OobleckConfig
-from oobleck_stream.model import Model
 from oobleck_stream.reference import FloatingArray
 from oobleck_stream.validation.peers import refusal as library_refusal
+from oobleck_stream.validation.stages import Half, half_of
 from oobleck_stream.validation.tensors import packed_tensors
 
 Facts = dict[str, Any]
@@ -37,13 +37,13 @@ MIN_NOISE = np.finfo(np.float64).tiny
 """Lower bound of a difference's power. JSON can't represent an infinite signal-to-noise ratio."""
 
 
-def refusal(config: OobleckConfig) -> str | None:
+def refusal(config: OobleckConfig, half: Half = "decoder") -> str | None:
     """Return why the peers can't be measured with `config` on this system. None if they can."""
     if not hasattr(signal, "SIGSTOP"):
         return "this system can't stop a process between its turns"
-    if config.output_padding != OobleckConfig().output_padding:
+    if half == "decoder" and config.output_padding != OobleckConfig().output_padding:
         return f"diffusers' Oobleck decoder has no output_padding {config.output_padding}"
-    return library_refusal("diffusers", config, "decoder")
+    return library_refusal("diffusers", config, half)
 
 
 @dataclass
@@ -53,14 +53,15 @@ class PeerCase:
     Parameters
     ----------
     mode : str
-        ``"batch"`` decodes a whole piece. ``"recompute"`` streams exactly, by decoding the context
-        again in every push. ``"no context"`` decodes only the new frames, so it is not exact.
+        ``"batch"`` computes a whole piece. ``"recompute"`` streams exactly, by computing the
+        context again in every push. ``"no context"`` computes only the new frames, so it is not
+        exact.
     frames : int
         New frames per call.
     first : int
-        Index of the first frame decoded.
+        Index of the first frame computed.
     context : int
-        Frames decoded on each side of the new ones.
+        Frames computed on each side of the new ones.
     case : Case
     """
 
@@ -72,7 +73,7 @@ class PeerCase:
 
     @property
     def computed(self) -> int:
-        """Frames decoded per call."""
+        """Frames computed per call."""
         return self.frames + 2 * self.context
 
 
@@ -115,11 +116,11 @@ class Peer:
         turn(0.0)
         self.cases.append(PeerCase(mode, frames, first, context, Case(turn)))
 
-    def decode(self, first: int, frames: int, file: Path) -> FloatArray:
-        """Return the samples (samples, channels) that the peer decodes and passes in `file`."""
+    def output(self, first: int, frames: int, file: Path) -> FloatArray:
+        """Return the output rows of some frames, which the peer passes in `file`."""
         self._ask({"first": first, "frames": frames, "output": str(file)})
-        samples: FloatArray = np.load(file)
-        return samples
+        rows: FloatArray = np.load(file)
+        return rows
 
     def _ask(self, request: Facts) -> Facts:
         """Let the process run until it has answered one request.
@@ -154,29 +155,31 @@ class Peer:
 
 @contextmanager
 def open_peers(
-    model: Model, threads: int, pushes: Sequence[int], batch: int
+    task: Task, threads: int, pushes: Sequence[int], batch: int
 ) -> Iterator[PeerComparison]:
     """Start all peers one after another, and end their processes at the end of the block.
 
     Parameters
     ----------
-    model : Model
+    task : Task
     threads : int
     pushes : sequence of int
         Frames of the pushes.
     batch : int
         Frames of the full batch.
     """
-    context = model.context
+    context = task.context
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
-        latents = random_latents(model, max(batch, max(pushes) + 2 * context))
-        np.save(folder / "latents.npy", latents)
-        np.savez(folder / "weights.npz", **named_weights(model))  # type: ignore[arg-type]
+        rows = task.rows(max(batch, max(pushes) + 2 * context))
+        np.save(folder / "rows.npy", rows)
+        np.savez(folder / "weights.npz", **named_weights(task))  # type: ignore[arg-type]
         setup = {
-            "config": dataclasses.asdict(model.config),
+            "config": dataclasses.asdict(task.model.config),
+            "half": task.half,
             "weights": str(folder / "weights.npz"),
-            "latents": str(folder / "latents.npy"),
+            "rows": str(folder / "rows.npy"),
+            "frame_rows": task.rows_in,
             "threads": threads,
         }
         peers = []
@@ -189,24 +192,24 @@ def open_peers(
                     peer.add("recompute", frames, context=context)
                 for frames in pushes:
                     peer.add("no context", frames, first=context)
-        yield PeerComparison(model, latents, peers, folder / "samples.npy")
+        yield PeerComparison(task, rows, peers, folder / "output.npy")
 
 
 @dataclass(frozen=True)
 class PeerComparison:
-    """The peers that are running, and the model and latents that all of them decode.
+    """The peers that are running, and the task and input that all of them have.
 
     Parameters
     ----------
-    model : Model
-    latents : (n, latent_dim) float32
+    task : Task
+    rows : (n, inputs) float32
     peers : list of Peer
     file : Path
-        File through which the peers return samples.
+        File through which the peers return their output.
     """
 
-    model: Model
-    latents: FloatArray
+    task: Task
+    rows: FloatArray
     peers: list[Peer]
     file: Path
 
@@ -221,15 +224,15 @@ class PeerComparison:
         Parameters
         ----------
         pushes : dict of int to float
-            Median seconds of this decoder's pushes, keyed by the push's number of frames.
+            Median seconds of our pushes, keyed by the push's number of frames.
         batch : float
-            Median seconds of this decoder's full batch.
+            Median seconds of our full batch.
 
         Returns
         -------
         list of dict
-            One dict for each case. Its entry ``ratio`` is the peer's median divided by this
-            decoder's median.
+            One dict for each peer, whose ``rows`` has a dict for each case. Its entry ``ratio`` is
+            the peer's median divided by ours.
         """
         facts: list[Facts] = []
         for peer in self.peers:
@@ -248,27 +251,27 @@ class PeerComparison:
             "frames_computed": one.computed,
             "calls": len(one.case.times),
             "median_seconds": median,
-            "real_time_factor": median * self.model.config.frame_rate / one.frames,
+            "real_time_factor": median * self.task.model.config.frame_rate / one.frames,
             "snr_db": self._signal_to_noise(peer, one),
             "ratio": median / ours,
         }
 
     def _signal_to_noise(self, peer: Peer, one: PeerCase) -> float:
-        """Return, in dB, the power of our samples divided by the power of the peer's difference."""
-        hop, first = self.model.hop, one.first + one.context
-        given = peer.decode(one.first, one.computed, self.file)[one.context * hop :]
-        piece = self.latents[: one.frames] if one.mode == "batch" else self.latents
-        right = self.model.decode(piece)[first * hop : (first + one.frames) * hop]
+        """Return, in dB, the power of our output divided by the power of the peer's difference."""
+        size, first = self.task.rows_out, one.first + one.context
+        given = peer.output(one.first, one.computed, self.file)[one.context * size :]
+        piece = self.rows[: one.frames * self.task.rows_in] if one.mode == "batch" else self.rows
+        right = self.task.whole(piece)[first * size : (first + one.frames) * size]
         length = min(len(given), len(right))
         power = np.mean(np.square(right, dtype=np.float64))
         noise = np.mean(np.square(given[:length].astype(np.float64) - right[:length]))
         return float(10 * np.log10(power / np.maximum(noise, MIN_NOISE)))
 
 
-def named_weights(model: Model) -> dict[str, FloatingArray]:
-    """Return a decoder's folded parameters in torch's order, as ``"INDEX.weight"`` and so on."""
-    weights: dict[str, FloatingArray] = {}
-    for index, (_, given) in enumerate(packed_tensors(model.decoder, model.config)):
+def named_weights(task: Task) -> dict[str, FloatingArray]:
+    """Return the folded parameters in torch's order, as ``"INDEX.weight"`` and so on."""
+    network, weights = half_of(task.model, task.half), dict[str, FloatingArray]()
+    for index, (_, given) in enumerate(packed_tensors(network, task.model.config)):
         for part in ("weight", "bias", "alpha", "beta"):
             if getattr(given, part) is not None:
                 weights[f"{index}.{part}"] = getattr(given, part)

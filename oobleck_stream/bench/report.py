@@ -11,8 +11,7 @@ HEADER = (
     f"{'of peak':>9}{'RTF':>7}{'late':>7}{'epilogues':>11}"
 )
 LEGEND = (
-    "times in ms; paired: two pushes of 1 frame by a decoder with pairing=2, together;",
-    "spread: interquartile range over median; RTF: seconds per second of audio;",
+    "times in ms; spread: interquartile range over median; RTF: seconds per second of audio;",
     "late: calls that took longer than their audio lasts; epilogues: Snake, residual and tanh, as",
     "a call minus the same products alone; of peak: of the FMA peak measured in the same rounds",
 )
@@ -22,7 +21,7 @@ def report_lines(facts: Facts) -> list[str]:
     """Return the whole report, line by line."""
     return [
         *_machine_lines(facts),
-        *_start_lines(facts["start"]),
+        *(_start_lines(facts["start"]) if facts["start"] else []),
         "",
         *_case_lines(facts),
         *_layer_lines(facts["layers"] or []),
@@ -33,8 +32,11 @@ def report_lines(facts: Facts) -> list[str]:
 def _machine_lines(facts: Facts) -> list[str]:
     network = facts["network"]
     return [
-        f"network    {network['name']}: {network['gflop_per_frame']:.3g} GFLOP per frame, "
+        f"network    {network['name']}",
+        f"           {network['half']}: {network['gflop_per_frame']:.3g} GFLOP per frame, "
         f"{network['real_time_gflops']:.3g} GFLOP/s for real time",
+        f"           fast convolution saves {network['saved_multiplications']:.0%} of the "
+        "multiplications of direct convolution",
         *limit_lines(facts),
     ]
 
@@ -88,11 +90,14 @@ def _start_lines(start: Facts) -> list[str]:
 def _case_lines(facts: Facts) -> list[str]:
     lines = [HEADER]
     lines += [_case_line(f"push of {row['frames']}", row) for row in facts["pushes"]]
-    lines.append(_case_line("paired, 2 x 1", facts["paired"]))
+    if facts["paired"]:
+        lines.append(_case_line("paired, 2 x 1", facts["paired"]))
     lines.append(_case_line(f"batch of {facts['batch']['frames']}", facts["batch"]))
     if facts["one_thread"]:
         lines.append(_case_line("  one thread", facts["one_thread"]))
     lines += LEGEND
+    if facts["paired"]:
+        lines.append("paired: two pushes of 1 frame by a decoder with pairing=2, together")
     if facts["threads_ratio"]:
         lines.append(
             f"{facts['threads']} threads are {facts['threads_ratio']:.2f} times as fast as one "
@@ -115,22 +120,26 @@ def _case_line(name: str, row: Facts) -> str:
 def _layer_lines(layers: list[Facts]) -> list[str]:
     if not layers:
         return []
-    columns = f"{'ms':>8}{'GFLOP/s':>9}{'of peak':>9}{'GB/s':>7}"
+    columns = f"{'ms':>8}{'GFLOP/s':>9}{'of peak':>9}{'of read':>8}"
     lines = [
         "",
-        f"{'layer':12}{'':20}{'push of 1':>33}{'batch':>33}",
-        f"{'':12}{'shape':20}{columns}{columns}",
+        f"{'layer':7}{'shape':16}{'saved':>6}{'push of 1':>34}{'batch':>34}",
+        f"{'':29}{columns}{columns}",
     ]
     for layer in layers:
         name = layer["name"].removeprefix("decoder.").replace("layers.", "")
-        line = f"{name:12}{layer['shape']:20}"
+        line = f"{name:7}{layer['shape']:16}{layer['saved_multiplications']:>6.0%}"
         for row in (layer["push"], layer["batch"]):
             line += (
                 f"{row['milliseconds']:>8.3f}{row['gflops']:>9.1f}{row['share_of_peak']:>9.1%}"
-                f"{row['weight_gbytes_per_second']:>7.1f}"
+                f"{row['share_of_read']:>8.0%}"
             )
         lines.append(line)
-    lines.append("layer: 1.2.3 is decoder.layers.1.layers.2.layers.3; GB/s: weights, once per step")
+    lines += [
+        "layer: 1.2.3 is decoder.layers.1.layers.2.layers.3; saved: multiplications that fast",
+        "convolution saves; of read: weights, read once per step, of the read bandwidth (more than",
+        "100 % if they come from a cache)",
+    ]
     return lines
 
 
@@ -150,7 +159,7 @@ def _peer_lines(facts: Facts) -> list[str]:
             for row in peer["rows"]
         ]
     if lines:
-        lines.append("SNR: of the peer's samples relative to ours, which are exact in every push")
+        lines.append("SNR: of the peer's output relative to ours, which is exact in every push")
     return lines
 
 
@@ -159,7 +168,7 @@ def _peer_label(row: Facts) -> str:
     if row["mode"] == "batch":
         return f"  full batch of {frames}"
     if row["mode"] == "recompute":
-        return f"  {frames} per call, exact: {computed} decoded"
+        return f"  {frames} per call, exact: {computed} computed"
     return f"  {frames} per call, no context: not exact"
 
 

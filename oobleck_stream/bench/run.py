@@ -12,8 +12,10 @@ from oobleck_stream.bench.ours import Ours
 from oobleck_stream.bench.peers import open_peers, refusal
 from oobleck_stream.bench.rounds import run_rounds
 from oobleck_stream.bench.start import measure_start
+from oobleck_stream.bench.task import Task
 from oobleck_stream.model import Model
-from oobleck_stream.network import multiplications
+from oobleck_stream.network import saved_multiplications
+from oobleck_stream.validation.stages import Half
 
 Facts = dict[str, Any]
 
@@ -30,8 +32,9 @@ def run_benchmark(
     seconds: float,
     layers: bool = False,
     peers: bool = False,
+    half: Half = "decoder",
 ) -> Facts:
-    """Measure the start, the machine's limits, the decoder, and on request its layers and peers.
+    """Measure the start, the machine's limits, a network, and on request its layers and peers.
 
     Parameters
     ----------
@@ -45,7 +48,10 @@ def run_benchmark(
     seconds : float
         Approximate duration of the rounds.
     layers, peers : bool
-        Whether to measure each layer, and whether to measure other runtimes.
+        Whether to measure each layer, and whether to measure other runtimes. The layers are the
+        decoder's.
+    half : {"decoder", "encoder"}
+        What to measure. The start is only measured for the decoder.
 
     Returns
     -------
@@ -54,38 +60,45 @@ def run_benchmark(
         ``one_thread``, ``threads_ratio``, ``layers`` and ``peers``. Times are in seconds. Shares
         and factors are ratios.
     """
-    model, start = measure_start(make_model, warm_kernels, threads, START_SHARE * seconds)
+    if half == "decoder":
+        model, start = measure_start(make_model, warm_kernels, threads, START_SHARE * seconds)
+    else:
+        model, start = make_model(), None
+        warm_kernels()
+    task = Task(model, half)
     limits = Limits(threads)
-    ours = Ours(model, threads, pushes, batch)
-    problem = refusal(model.config) if peers else None
+    ours = Ours(task, threads, pushes, batch)
+    problem = refusal(model.config, half) if peers else None
     with ExitStack() as stack:
         others = None
         if peers and problem is None:
-            others = stack.enter_context(open_peers(model, threads, pushes, batch))
+            others = stack.enter_context(open_peers(task, threads, pushes, batch))
         cases = limits.cases + ours.cases + (others.cases if others else [])
         rounds = run_rounds(cases, seconds)
         compared = others.facts(ours.push_medians, ours.batch_median) if others else None
     return {
-        "network": network_facts(model),
+        "network": network_facts(task),
         "threads": threads,
         "rounds": rounds,
         "start": start,
         "machine": limits.facts(),
         **ours.facts(limits),
-        "layers": layer_facts(model, batch, threads, limits.peak(threads)) if layers else None,
+        "layers": layer_facts(model, batch, threads, limits) if layers else None,
         "peers": compared,
         "peers_problem": problem,
     }
 
 
-def network_facts(model: Model) -> Facts:
-    """Return the operations per frame and per second of audio."""
-    operations = 2 * multiplications(model.decoder.layers)
+def network_facts(task: Task) -> Facts:
+    """Return the operations per frame and per second of audio, and how many are saved."""
+    model, operations = task.model, task.operations
     return {
         "name": model.name,
+        "half": task.half,
         "samplerate": model.samplerate,
         "frame_rate": model.config.frame_rate,
-        "context_frames": model.context,
+        "context_frames": task.context,
         "gflop_per_frame": operations / 1e9,
         "real_time_gflops": operations * model.config.frame_rate / 1e9,
+        "saved_multiplications": saved_multiplications(task.layers, task.rows_in),
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import mmap
 import os
 import sys
 import time
@@ -130,10 +129,10 @@ def resident_memory() -> Memory | None:
 
 
 def is_mapped(array: FloatArray) -> bool:
-    """Return whether an array is a view of a memory-mapped file."""
+    """Return whether an array is a view of a memory-mapped file, not of anonymous pages."""
     base: object = array
-    while base is not None:
-        if isinstance(base, mmap.mmap):
+    while isinstance(base, np.ndarray):
+        if isinstance(base, np.memmap):
             return True
-        base = base.obj if isinstance(base, memoryview) else getattr(base, "base", None)
+        base = base.base
     return False

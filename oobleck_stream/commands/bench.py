@@ -1,4 +1,4 @@
-"""`oobleck_stream bench`: measure how fast this machine decodes."""
+"""`oobleck_stream bench`: measure how fast this machine decodes and encodes."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from oobleck_stream.config import PRESETS
 
 if TYPE_CHECKING:
     from oobleck_stream.model import Model
+    from oobleck_stream.validation.stages import Half
 
 DEFAULT_PRESET = "stable-audio-open-1.0"
 DEFAULT_COMMAND = "run"
@@ -47,16 +48,16 @@ class _DefaultGroup(click.Group):
 @click.group(
     cls=_DefaultGroup,
     subcommand_metavar="[COMMAND] [ARGS]...",
-    short_help="Measure how fast this machine decodes.",
+    short_help="Measure how fast this machine decodes and encodes.",
 )
 def bench() -> None:
-    """Measure how fast this machine decodes.
+    """Measure how fast this machine decodes and encodes.
 
     Without COMMAND, `run` is used: `bench --seconds 10` means `bench run --seconds 10`.
 
     Every command except `play`, `serve` and `dataset` measures its cases in turn, in at least three
     rounds, so that other load on the machine affects all cases alike. RTF, the real-time factor,
-    is seconds of decoding per second of audio.
+    is seconds of computing per second of audio.
     """
 
 
@@ -179,6 +180,18 @@ def peers(**options: Any) -> None:
     _measure_rounds(peers=True, **options)
 
 
+@bench.command()
+@_rounds_options
+def encoder(**options: Any) -> None:
+    """Measure encoding, and other runtimes (needs the extra peers).
+
+    A push of N frames is the audio of N frames. The streaming encoder gets it in one push, and
+    other runtimes have to encode it with the context on both sides. In the batch, a piece of that
+    length is encoded at once. The limits and the other runtimes are those of `run` and `peers`.
+    """
+    _measure_rounds(half="encoder", peers=True, **options)
+
+
 def _measure_rounds(
     network: _Network,
     pushes: list[int],
@@ -190,6 +203,7 @@ def _measure_rounds(
     backend: str = "cpu",
     layers: bool = False,
     peers: bool = False,
+    half: Half = "decoder",
 ) -> None:
     if plot:
         require_matplotlib()
@@ -209,6 +223,7 @@ def _measure_rounds(
         seconds,
         layers=layers,
         peers=peers,
+        half=half,
     )
     _print(facts, report_lines, as_json)
     if plot:

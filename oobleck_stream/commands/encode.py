@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from oobleck_stream.commands.completion import files
-from oobleck_stream.commands.options import model_option, threads_option
+from oobleck_stream.commands.options import convolution_option, model_option, threads_option
 
 if TYPE_CHECKING:
     from oobleck_stream.arrays import FloatArray
+    from oobleck_stream.config import Convolution
     from oobleck_stream.files.audio_reader import AudioFile, FlatAudio
     from oobleck_stream.model import Model
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="dtype of the stored latents. A .bin file is always float32.",
 )
+@convolution_option
 @threads_option
 def encode(
     audio: str,
@@ -46,6 +48,7 @@ def encode(
     sample: bool,
     seed: int | None,
     dtype: str,
+    convolution: Convolution | None,
     threads: int | None,
 ) -> None:
     """Encode the file AUDIO to the file LATENTS.
@@ -69,7 +72,7 @@ def encode(
         raise click.UsageError("--seed requires --sample")
     source = open_audio(audio)
     refuse_input(latents, audio)
-    network = chosen_model(model)
+    network = chosen_model(model, convolution=convolution)
     blocks = audio_blocks(network, source)
     encoder = StreamingEncoder(network, threads, sample, seed)
     with open_latent_writer(latents, network.latent_dim, dtype) as writer:

@@ -80,7 +80,7 @@ convolution_option = click.option(
     "--convolution",
     type=click.Choice(["fast", "direct"]),
     help="Method for the convolutions of wide networks: fast needs fewer multiplications, direct "
-    "has a shorter look-ahead. The samples differ in their rounding. [default: as the network's "
+    "has a shorter look-ahead. The results differ in their rounding. [default: as the network's "
     "config says, else fast]",
 )
 

@@ -138,7 +138,7 @@ def _loaded(source: str, backend: str, direction: Direction) -> tuple[Model, str
 
 
 def fingerprint(model: Model, direction: Direction) -> str:
-    """The SHA-256 of the parameters and the config that encoding or decoding depends on.
+    """The SHA-256 of the parameters, the config and the tiles that encoding or decoding depends on.
 
     It does not depend on the file format of the checkpoint, nor on how parameters are packed.
     """
@@ -146,7 +146,9 @@ def fingerprint(model: Model, direction: Direction) -> str:
     digest = hashlib.sha256()
     config = dataclasses.asdict(model.config)
     digest.update(json.dumps([direction, config], sort_keys=True).encode())
-    for index in range(len(network.layers)):
+    for index, layer in enumerate(network.layers):
+        if layer.scheme:
+            digest.update(json.dumps([layer.tile, layer.grid]).encode())
         for part in unpack_layer(network, index):
             digest.update(b"-" if part is None else np.ascontiguousarray(part).data)
     return digest.hexdigest()

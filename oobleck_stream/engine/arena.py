@@ -151,7 +151,7 @@ class ArenaLayout:
         for previous, layer in itertools.pairwise(layers):
             if layer.residual and not previous.snake:
                 raise ValueError(f"{layer.name} adds the input of {previous.name}: none is kept")
-        if layers[-1].tile > 1 or (joined_layers(layers)[-1] and layers[-2].tile > 1):
+        if layers[-1].tile > 1:
             raise ValueError(f"{layers[-1].name} is the last layer, and has tiles")
         joined = joined_layers(layers) if join else (False,) * len(layers)
         limits = _limits(layers, joined, step_floats)
@@ -266,7 +266,8 @@ def joined_layers(layers: Sequence[Layer]) -> tuple[bool, ...]:
 
     This is true for the last layer of a residual unit if it is narrow enough for the first-level
     cache. Such a layer is pointwise. It reads exactly the rows that the previous layer has just
-    written, and no other layer reads these rows.
+    written, and no other layer reads these rows. The last layer of all is not joined with tiles,
+    because its rows have to be written in order.
     """
     joined = [False]
     for index, (previous, layer) in enumerate(itertools.pairwise(layers), start=1):
@@ -274,7 +275,9 @@ def joined_layers(layers: Sequence[Layer]) -> tuple[bool, ...]:
         pointwise = layer.kernel == layer.stride == 1 and layer.padding == 0
         simple = not (previous.transposed or previous.residual or joined[-1])
         narrow = layer.inputs <= MAX_JOINED
-        joined.append(pointwise and not layer.transposed and not adds_rows and narrow and simple)
+        ordered = previous.tile == 1 or index + 1 < len(layers)
+        fits = narrow and simple and ordered
+        joined.append(pointwise and not layer.transposed and not adds_rows and fits)
     return tuple(joined)
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -177,8 +178,15 @@ def unpack_layer(
     return weight, bias, alpha, inverse_beta
 
 
-def repacked(network: PackedNetwork, layers: Sequence[Layer]) -> PackedNetwork:
-    """Pack the same parameters for layers that differ only in `Layer.tile` and `Layer.grid`."""
+def retiled(network: PackedNetwork, layers: Sequence[Layer]) -> PackedNetwork:
+    """Return the network with layers that differ only in `Layer.tile` and `Layer.grid`.
+
+    If possible, both networks share the packed parameters. The parameters of a fast layer also
+    serve direct convolution.
+    """
+    pairs = zip(layers, network.layers, strict=True)
+    if all(layer.tile in (1, old.tile) for layer, old in pairs):
+        return dataclasses.replace(network, layers=tuple(layers))
     packed = PackedNetwork.empty(layers)
     for index in range(len(layers)):
         pack_layer(packed, index, *unpack_layer(network, index))

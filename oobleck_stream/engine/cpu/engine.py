@@ -94,9 +94,10 @@ class CpuEngine:
     def step_times(self) -> list[tuple[int, float]]:
         """Return the layer of every step of the last program, and the step's share of the time.
 
-        The layer is -1 for the copy of the input rows and for steps that have only moves. The time
-        of two layers that are computed together is divided in proportion to their multiplications.
-        All shares are 0 if the processor's clock can't be read.
+        The layer is -1 for the copy of the input rows and for steps that have only moves. The
+        transform of a fast convolution and its products are reported as one step. The time of two
+        layers that are computed together is divided in proportion to their multiplications. All
+        shares are 0 if the processor's clock can't be read.
         """
         if self._last is None:
             return []
@@ -108,10 +109,14 @@ class CpuEngine:
         for first in np.flatnonzero(steps[:, table.JOINED]):
             pair = slice(first, first + 2)
             times[pair] = times[pair].sum() * work[pair] / work[pair].sum()
-        shares = times / max(1, times.sum())
+        transforms = steps[:, table.POINTS] != table.NONE
+        times[1:][transforms[:-1]] += times[transforms]
+        shares = times / max(1, times[~transforms].sum())
         return [
             (max(-1, int(layer)), float(share))
-            for layer, share in zip(steps[:, table.LAYER], shares, strict=True)
+            for layer, share in zip(
+                steps[~transforms, table.LAYER], shares[~transforms], strict=True
+            )
         ]
 
 

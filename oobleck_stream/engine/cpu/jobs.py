@@ -13,6 +13,7 @@ from __future__ import annotations
 from numba import njit
 
 from oobleck_stream.engine.cpu.machine import clear_bytes, move_bytes, store_word
+from oobleck_stream.engine.cpu.narrow import add_taps, side_by_side
 from oobleck_stream.engine.cpu.product import finish, tile
 from oobleck_stream.engine.cpu.simd import TILE_ROWS, TILE_VECTORS
 from oobleck_stream.engine.cpu.tiles import combine, transform
@@ -28,6 +29,7 @@ from oobleck_stream.engine.program import (
     JOINED,
     LANES,
     LAST_ROW,
+    MAX_CHAIN,
     MAX_JOINED,
     NONE,
     ORIGIN,
@@ -78,11 +80,12 @@ MIN_JOBS = 16
 # - From 0: PANEL zeros, which serve as the bias of a step that has none.
 # - From INDIRECTION: the addresses of the input rows of a chunk (what XNNPACK calls an indirection
 #   buffer). So the product needs to know neither the strides nor where the rows of a stream end.
+#   A narrow step needs the rows of all taps, which are fewer than LANES.
 # - From SUMS: the sums of one panel, one row of sums for each row of the chunk.
 # - From BETWEEN: the rows that a step passes to the step joined with it.
-# - From TILES: the rows of the points of a job of two joined steps.
+# - From TILES: the rows of the points of a job of two joined steps; the weights of a narrow step.
 INDIRECTION = 4 * PANEL
-SUMS = INDIRECTION + 8 * MAX_CHUNK
+SUMS = INDIRECTION + 8 * (MAX_CHUNK + LANES)
 BETWEEN = SUMS + 4 * MAX_POINTS * MAX_CHUNK * PANEL
 TILES = BETWEEN + 4 * MAX_CHUNK * MAX_JOINED
 TILE_POINT_BYTES = 4 * (MAX_JOINED_CHUNK * MAX_JOINED + POINT_PAD)
@@ -150,7 +153,9 @@ def product_job(step, job, chunk, streams, parameters, scratch):
     begin = (job % chunks) * chunk
     count = min(chunk, each * len(streams) - begin)
     if count > 0:
-        if step[WEIGHTS] != NONE:
+        if step[WEIGHTS] != NONE and _is_narrow(step):
+            _sum_narrow(step, first, each, begin, count, streams, parameters, scratch)
+        elif step[WEIGHTS] != NONE:
             _fill_indirection(step, first, each, begin, count, streams, scratch)
             _sum_panel(step, phase, column, count, parameters, scratch)
         sums = scratch + SUMS
@@ -274,6 +279,41 @@ def _sum_panel(step, phase, column, count, parameters, scratch):
         # The sums of the first tap are stored, and those of the other taps are added.
         _sum_tap(inputs, channels, count, weights, width, scratch + SUMS, tap, scratch)
         weights += channels * stride
+
+
+@njit(nogil=True)
+def _is_narrow(step):
+    """Return whether all taps and columns of a step fit the lanes of one vector."""
+    few = step[TAPS] > 1 and step[TAPS] * step[COLUMNS] <= LANES
+    dense = step[PHASES] == 1 and step[TAP_STRIDE] == step[INPUT_STRIDE]
+    return few and dense and step[CHANNELS] <= MAX_CHAIN
+
+
+@njit(nogil=True)
+def _sum_narrow(step, first, each, begin, count, streams, parameters, scratch):
+    """Compute the sums of a narrow step, stream by stream.
+
+    The arguments describe the chunk as in `_fill_indirection`.
+    """
+    taps, channels, columns = step[TAPS], step[CHANNELS], step[COLUMNS]
+    weights, sums, size = scratch + TILES, scratch + SUMS, 4 * LANES
+    clear_bytes(weights, channels * size)
+    side_by_side(taps, channels, columns, parameters + 4 * step[WEIGHTS], weights)
+    stream = begin // each
+    row = begin - stream * each
+    done = 0
+    while done < count:
+        length = min(count - done, each - row)
+        offset = step[INPUT] + (first + row) * step[INPUT_STRIDE]
+        for index in range(length + taps - 1):
+            address = streams[stream, ARENA] + 4 * (offset + index * step[INPUT_STRIDE])
+            store_word(scratch + INDIRECTION + 8 * index, address)
+        _sum_tap(0, channels, length + taps - 1, weights, LANES, sums, 0, scratch)
+        add_taps(length, taps, columns, sums)
+        sums += length * size
+        done += length
+        stream += 1
+        row = 0
 
 
 @njit(nogil=True)
