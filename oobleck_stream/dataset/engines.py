@@ -184,6 +184,8 @@ def local_cluster(workers: int) -> Iterator[Any]:
         # Outputs go to files, so nothing in the workers' memory is worth spilling to the disk.
         "distributed.worker.memory.spill": False,
         "distributed.worker.memory.target": False,
+        # The profiles of an hour take about 40 MB in each worker.
+        "distributed.worker.profile.enabled": False,
     }
     with (
         dask.config.set(settings),
