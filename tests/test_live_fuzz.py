@@ -30,7 +30,7 @@ from oobleck_stream.server.serving import BackgroundServer
 
 DIM = 8
 TEXTS = [
-    '{"type":"open","source":"push","sample":"f32","ahead":0.3,"frames":true,"share":"x"}',
+    '{"type":"open","source":"push","sample":"f32","ahead":0.3,"frames":true,"early":true,"share":"x"}',
     '{"type":"resume","session":"abcdefgh","have":100}',
     '{"type":"heard","sample":123456,"underruns":2,"buffered":0.25}',
     '{"type":"set","x":0.5,"y":0.1,"weights":{"keys":1},"offset":{"1":0.5},"speed":1,"freeze":false}',

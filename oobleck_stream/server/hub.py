@@ -202,7 +202,7 @@ class Hub:
             raise ProtocolError("unknown-session", "there is no such session (any more)")
         needs_place = session.slot is None and not session.complete and not session.paused
         if needs_place:
-            self.seats.require_room()
+            self.seats.require_room(session.early)
         session.resume_from(have)
         session.connected, session.closing = True, None
         session.connection += 1

@@ -55,7 +55,7 @@ async def serve_session(websocket: WebSocket) -> None:
     # Refuse programs with a status here. Browsers hide that status from a page, so accept them and
     # report the error in a message.
     if (
-        hub.seats.full
+        hub.seats.full()
         and "origin" not in websocket.headers
         and "resume" not in websocket.query_params
     ):

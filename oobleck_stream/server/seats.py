@@ -91,12 +91,12 @@ class Seats:
         """Number of sessions that currently need their slot."""
         return sum(self.demand())
 
-    @property
-    def full(self) -> bool:
-        """Whether another exact session would be refused."""
-        exact, early = self.demand()
-        no_slot = exact + early >= len(self.sessions)
-        return self.closing or no_slot or not self._load.admits(exact + 1, early)
+    def full(self, early: bool = False) -> bool:
+        """Whether another session would be refused, which is early or exact."""
+        demand = self.demand()
+        if self.closing or sum(demand) >= len(self.sessions):
+            return True
+        return not self._load.admits(demand[0] + (not early), demand[1] + early)
 
     def demand(self, but: Session | None = None) -> tuple[int, int]:
         """Return the numbers of exact and of early sessions that currently need their slot.
@@ -114,9 +114,9 @@ class Seats:
         assert self.early is not None
         return self.early
 
-    def require_room(self) -> None:
-        """If another session would be refused, raise a `ProtocolError` that says why."""
-        if self.full:
+    def require_room(self, early: bool = False) -> None:
+        """If `full`, raise a `ProtocolError` that says why."""
+        if self.full(early):
             self._metrics.refused.inc()
             if self.closing:
                 raise ProtocolError("closing", "the server is closing", TRY_LATER)
@@ -135,7 +135,7 @@ class Seats:
         session.used_at = self._clock()
         if session.slot is not None:
             return
-        self.require_room()
+        self.require_room(session.early)
         if None not in self.sessions:
             resting = [other for other in self.sessions if other and not self._is_active(other)]
             await self.park(min(resting, key=lambda other: other.used_at))
