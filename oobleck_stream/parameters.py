@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.config import OobleckConfig
-from oobleck_stream.engine.packed import PackedNetwork, pack_layer
+from oobleck_stream.engine.packed import PackedNetwork, narrowed, pack_layer
 from oobleck_stream.network import Layer
 
 
@@ -37,7 +37,7 @@ class Parameters(Protocol):
 def pack_network(
     layers: Sequence[Layer], parameters: Parameters, input_scale: float = 1.0
 ) -> PackedNetwork:
-    """Pack the parameters of every layer.
+    """Pack the parameters of every layer; weights in 16 bits where this is exact.
 
     Parameters
     ----------
@@ -56,6 +56,7 @@ def pack_network(
         bias = parameters.bias(layer) if layer.bias else None
         alpha, inverse_beta = parameters.snake(layer) if layer.snake else (None, None)
         pack_layer(network, index, weight, bias, alpha, inverse_beta)
+    network = narrowed(network)
     network.data.flags.writeable = False
     return network
 

@@ -10,6 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 import oobleck_stream as ob
+from oobleck_stream.formats.dtypes import from_stored, to_stored
 from oobleck_stream.network import decoder_layers, encoder_layers
 from oobleck_stream.parameters import fold_snake, fold_weight_norm, pack_network
 from oobleck_stream.reference import LayerTensors
@@ -65,15 +66,22 @@ def random_tensors(config, seed=0, half="decoder"):
     return tensors
 
 
-class TensorParameters:
-    """The product's `Parameters`, straight from such tensors."""
+def rounded(values, dtype):
+    """Float32 values rounded to a dtype of 16 bits, named as in safetensors."""
+    stored = to_stored(values, dtype, "values")
+    return from_stored(stored.view(np.uint8), dtype).astype(np.float32)
 
-    def __init__(self, tensors, config):
-        self.tensors, self.config = tensors, config
+
+class TensorParameters:
+    """The product's `Parameters`, straight from such tensors; the folded weights may be rounded."""
+
+    def __init__(self, tensors, config, dtype=None):
+        self.tensors, self.config, self.dtype = tensors, config, dtype
 
     def weight(self, layer):
         parts = (self.tensors[f"{layer.name}.weight_{part}"] for part in "gv")
-        return fold_weight_norm(*parts)
+        folded = fold_weight_norm(*parts)
+        return folded if self.dtype is None else rounded(folded, self.dtype)
 
     def bias(self, layer):
         return self.tensors[f"{layer.name}.bias"]
@@ -98,11 +106,11 @@ def packed(layers, tensors, config):
     return pack_network(layers, TensorParameters(tensors, config))
 
 
-def model_of(config, seed=0):
-    """A model with `random_tensors`."""
+def model_of(config, seed=0, dtype=None):
+    """A model with `random_tensors`; with `dtype`, its folded weights are rounded to that."""
 
     def half(name, scale=1.0):
-        parameters = TensorParameters(random_tensors(config, seed, name), config)
+        parameters = TensorParameters(random_tensors(config, seed, name), config, dtype)
         return pack_network(HALVES[name](config), parameters, scale)
 
     decoder = half("decoder", config.latent_scale)

@@ -30,7 +30,9 @@ if shape := os.environ.get("OOBLECK_STREAM_TEST_TILE"):
 from networks import model_of, random_latents, small
 from oobleck_stream.engine.cpu import interpreter
 sound = [model_of(small("stable-audio-open-1.0", 9)).decode(random_latents(small("yue2"), 13)),
-         model_of(small("ezaudio", 5, final_tanh=True)).decode(random_latents(small("ezaudio"), 9))]
+         model_of(small("ezaudio", 5, final_tanh=True)).decode(random_latents(small("ezaudio"), 9)),
+         model_of(small("ezaudio", 16), dtype="F16").decode(random_latents(small("ezaudio"), 5)),
+         model_of(small("ezaudio", 16), dtype="BF16").decode(random_latents(small("ezaudio"), 5))]
 np.save(sys.argv[2], np.concatenate([part.ravel() for part in sound]))
 assembly = "".join(interpreter.run.inspect_asm().values()) if len(sys.argv) > 3 else ""
 stats = interpreter.run.stats

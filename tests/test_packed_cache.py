@@ -86,7 +86,7 @@ def test_a_damaged_packed_network_is_packed_again(folder, packed, damage):
 
 def test_a_packed_network_of_another_version_is_packed_again(folder, packed):
     expected, path = sound(folder), packed()
-    path.write_bytes(path.read_bytes().replace(b"packed 3", b"packed 2"))
+    path.write_bytes(path.read_bytes().replace(b"packed 4", b"packed 3"))
     with pytest.raises(ob.CheckpointError, match="packed by another version"):
         ob.load(path)
     np.testing.assert_array_equal(sound(folder), expected)

@@ -99,12 +99,13 @@ class LayerTimes:
 
     def facts(self, index: int, blocks: int, limits: Limits) -> Facts:
         """Return a layer's figures. Each of its recorded times is for `blocks` blocks."""
-        multiplications = self._model.decoder.layers[index].multiplications
+        layer, dtype = self._model.decoder.layers[index], self._model.decoder.dtypes[index]
+        size = 4 if layer.scheme or dtype == "F32" else 2
         seconds = float(np.median([record.get(index, 0.0) for record in self._seconds]))
         seconds = max(seconds, 1e-9)
-        operations = 2 * multiplications * blocks / seconds
+        operations = 2 * layer.multiplications * blocks / seconds
         # A block multiplies by each weight once.
-        read = 4 * multiplications * self._steps[index] / seconds
+        read = size * layer.multiplications * self._steps[index] / seconds
         return {
             "milliseconds": 1e3 * seconds,
             "gflops": operations / 1e9,

@@ -24,6 +24,7 @@ from oobleck_stream.checkpoints.configs import config_from_fields
 from oobleck_stream.config import OobleckConfig
 from oobleck_stream.engine.needs import require_affordable
 from oobleck_stream.engine.packed import PackedNetwork
+from oobleck_stream.engine.program import WEIGHT_DTYPES
 from oobleck_stream.errors import CheckpointError
 from oobleck_stream.formats.atomic import atomic_file
 from oobleck_stream.formats.json_text import parse_json
@@ -32,7 +33,7 @@ from oobleck_stream.formats.tensors import PACKED, Container, Tensor
 from oobleck_stream.model import Model
 from oobleck_stream.network import decoder_layers, encoder_layers
 
-FORMAT = f"{PACKED} 3"
+FORMAT = f"{PACKED} 4"
 """The format and its version, which must change if the parameters' order or the metadata change."""
 
 PACKED_SUFFIX = ".packed.safetensors"
@@ -61,13 +62,15 @@ def write_packed(path: Path, model: Model, source: str = "", half: Half = "decod
     OSError
         If the file can't be written.
     """
-    data = (model.decoder if half == "decoder" else model.encoder).data
+    network = model.decoder if half == "decoder" else model.encoder
+    data = network.data
     metadata = {
         "format": FORMAT,
         "config": json.dumps(dataclasses.asdict(model.config)),
         "name": model.name,
         "notes": json.dumps(model.notes),
         "source": source,
+        "dtypes": json.dumps(network.dtypes),
     }
     if half != "decoder":
         metadata["half"] = half
@@ -122,7 +125,8 @@ def _read(
         layers = decoder_layers(config) if half == "decoder" else encoder_layers(config)
         require_affordable(path, layers)
         data = container.tensors[_TENSOR].read()
-        network = PackedNetwork.over(layers, data.astype(np.float32, copy=False))
+        dtypes = _dtypes(metadata["dtypes"], len(layers))
+        network = PackedNetwork.over(layers, data.astype(np.float32, copy=False), dtypes)
         checksum = _checksum(metadata, data)
     except CheckpointError:
         raise
@@ -133,7 +137,18 @@ def _read(
     return config, network
 
 
+def _dtypes(text: str, count: int) -> list[str]:
+    """The dtypes of the weights of `count` layers; raise ``ValueError`` if `text` lists others."""
+    dtypes = json.loads(text)
+    if not (isinstance(dtypes, list) and len(dtypes) == count):
+        raise ValueError(f"the dtypes of {count} layers were expected")
+    if not all(dtype in WEIGHT_DTYPES for dtype in dtypes):
+        raise ValueError(f"dtypes of weights among {', '.join(WEIGHT_DTYPES)} were expected")
+    return dtypes
+
+
 def _checksum(metadata: Mapping[str, str], data: FloatArray) -> str:
-    """The CRC-32 of config, name, notes, source and parameters. It detects damage, not forgery."""
-    texts = json.dumps([metadata[name] for name in ("config", "name", "notes", "source")])
+    """The CRC-32 of the metadata and the parameters. It detects damage, not forgery."""
+    names = ("config", "name", "notes", "source", "dtypes")
+    texts = json.dumps([metadata[name] for name in names])
     return f"{zlib.crc32(data.data, zlib.crc32(texts.encode())):08x}"

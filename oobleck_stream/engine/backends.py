@@ -184,7 +184,8 @@ def open_engine(
         try:
             checked_backend("cuda")
             floats = layout.floats + spare(layout)
-            return "cuda", layout, CudaEngine(network.data, streams, floats)
+            # The kernels of CUDA read float32.
+            return "cuda", layout, CudaEngine(network.widened.data, streams, floats)
         except CudaUnavailable as error:
             if backend == "cuda":
                 raise

@@ -1,25 +1,31 @@
 """A network's parameters in one float32 array, packed in the order in which the kernels read them.
 
-`oobleck_stream.engine.program` describes the panels of the weights.
+`oobleck_stream.engine.program` describes the panels of the weights. If all weights of a layer are
+16-bit floats, as in folded 16-bit checkpoints, they are stored as such, two in a float of the
+array. The kernels convert them to float32, which is exact, so the samples are the same bits.
+Weights with weight norm are float32 after folding, whatever the checkpoint's dtype is.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from oobleck_stream.arrays import FloatArray, aligned_zeros
-from oobleck_stream.engine.program import LANES, PANEL, weight_panel
+from oobleck_stream.engine.program import LANES, PANEL, WEIGHT_DTYPES, weight_panel
 from oobleck_stream.fast_convolution import fold_points
+from oobleck_stream.formats.dtypes import FLOATS, from_stored, to_stored
 from oobleck_stream.network import Layer
 
 
 def padded(count: int) -> int:
-    """Return a number of channels, rounded up to whole vectors."""
+    """Return a number of floats, rounded up to whole vectors."""
     return -(-count // LANES) * LANES
 
 
@@ -29,7 +35,8 @@ class ParameterOffsets:
 
     `points` is the offset of the weights of a fast convolution, or -1 for a direct convolution.
     `alpha` and `inverse_beta` are the offsets of the parameters of the Snake before the layer, or
-    -1 if there is none.
+    -1 if there is none. `dtype` is the dtype of the weights, one of `WEIGHT_DTYPES`; that of all
+    other parameters is float32.
     """
 
     weights: int
@@ -37,15 +44,22 @@ class ParameterOffsets:
     bias: int
     alpha: int
     inverse_beta: int
+    dtype: str = "F32"
 
 
-def parameter_offsets(layers: Sequence[Layer]) -> tuple[list[ParameterOffsets], int]:
-    """The offsets of every layer, and the length of the array. Each part is aligned to 64 bytes."""
+def parameter_offsets(
+    layers: Sequence[Layer], dtypes: Sequence[str] | None = None
+) -> tuple[list[ParameterOffsets], int]:
+    """The offsets of every layer, and the length of the array. Each part is aligned to 64 bytes.
+
+    `dtypes` are those of the layers' weights, by default float32.
+    """
     found, end = [], 0
-    for layer in layers:
+    for layer, dtype in zip(layers, dtypes or ["F32"] * len(layers), strict=True):
         weights = end
         # The weights end where the weights of another phase after the last would start.
-        end += weight_panel(layer.taps, layer.inputs, layer.outputs, layer.phases, 0)[0]
+        count = weight_panel(layer.taps, layer.inputs, layer.outputs, layer.phases, 0)[0]
+        end += padded(count * FLOATS[dtype].stored.itemsize // 4)
         points = -1
         if layer.scheme:
             points = end
@@ -56,7 +70,7 @@ def parameter_offsets(layers: Sequence[Layer]) -> tuple[list[ParameterOffsets], 
         if layer.snake:
             alpha, inverse_beta = end, end + padded(layer.inputs)
             end += 2 * padded(layer.inputs)
-        found.append(ParameterOffsets(weights, points, bias, alpha, inverse_beta))
+        found.append(ParameterOffsets(weights, points, bias, alpha, inverse_beta, dtype))
     return found, end
 
 
@@ -78,9 +92,14 @@ class PackedNetwork:
     offsets: tuple[ParameterOffsets, ...]
 
     @classmethod
-    def over(cls, layers: Sequence[Layer], data: FloatArray) -> PackedNetwork:
-        """View `data` as the parameters of `layers`; raise ``ValueError`` if its size is wrong."""
-        where, length = parameter_offsets(layers)
+    def over(
+        cls, layers: Sequence[Layer], data: FloatArray, dtypes: Sequence[str] | None = None
+    ) -> PackedNetwork:
+        """View `data` as the parameters of `layers`; raise ``ValueError`` if its size is wrong.
+
+        `dtypes` are those of the layers' weights, by default float32.
+        """
+        where, length = parameter_offsets(layers, dtypes)
         if data.shape != (length,) or data.dtype != np.float32:
             raise ValueError(
                 f"packed parameters of {length} float32 were expected, "
@@ -98,16 +117,29 @@ class PackedNetwork:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the network with all parameters, even if they are in a memory map."""
-        return _unpickled, (self.layers, np.asarray(self.data))
+        return _unpickled, (self.layers, np.asarray(self.data), self.dtypes)
 
     @classmethod
-    def empty(cls, layers: Sequence[Layer]) -> PackedNetwork:
+    def empty(cls, layers: Sequence[Layer], dtypes: Sequence[str] | None = None) -> PackedNetwork:
         """Make a network whose parameters are zeros; `pack_layer` fills them in."""
-        return cls.over(layers, aligned_zeros(parameter_offsets(layers)[1]))
+        return cls.over(layers, aligned_zeros(parameter_offsets(layers, dtypes)[1]), dtypes)
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The dtypes of the layers' weights."""
+        return tuple(offsets.dtype for offsets in self.offsets)
+
+    @functools.cached_property
+    def widened(self) -> PackedNetwork:
+        """The same network with weights in float32; the network itself if they are already."""
+        wide = ("F32",) * len(self.layers)
+        return self if self.dtypes == wide else repacked(self, self.layers, wide)
 
 
-def _unpickled(layers: Sequence[Layer], data: FloatArray) -> PackedNetwork:
-    network = PackedNetwork.empty(layers)
+def _unpickled(
+    layers: Sequence[Layer], data: FloatArray, dtypes: Sequence[str] | None = None
+) -> PackedNetwork:
+    network = PackedNetwork.empty(layers, dtypes)
     network.data[:] = data
     network.data.flags.writeable = False
     return network
@@ -131,7 +163,7 @@ def pack_layer(
         The layer's index.
     weight : float array
         In torch's order: (outputs, inputs, kernel), or (inputs, outputs, kernel) if the layer is
-        transposed. Weight norm must be folded into it.
+        transposed. Weight norm must be folded into it. It must be exact in the layer's dtype.
     bias : (outputs,) float array, optional
     alpha, inverse_beta : (inputs,) float arrays, optional
         Parameters of the Snake before the layer, ``x + inverse_beta * sin(alpha * x)**2``. They are
@@ -140,11 +172,11 @@ def pack_layer(
     layer, offsets, data = network.layers[index], network.offsets[index], network.data
     by_input = weight if layer.transposed else weight.transpose(1, 0, 2)
     for packed, columns, position in _weight_parts(network, index):
-        packed[:] = by_input[:, columns, position]
+        packed[:] = _stored(by_input[:, columns, position], offsets.dtype)
     if layer.scheme:
         points = fold_points(by_input, layer.scheme)
         for column in range(0, layer.outputs, PANEL):
-            panel = _panel(network, offsets.points, layer.scheme.points, layer, 0, column)
+            panel = _panel(network, offsets.points, "F32", layer.scheme.points, layer, 0, column)
             panel[:, :, : layer.outputs - column] = points[:, :, column : column + PANEL]
     if bias is not None:
         data[offsets.bias : offsets.bias + layer.outputs] = bias
@@ -168,7 +200,7 @@ def unpack_layer(
     layer, offsets, data = network.layers[index], network.offsets[index], network.data
     by_input = np.empty((layer.inputs, layer.outputs, layer.kernel), np.float32)
     for packed, columns, position in _weight_parts(network, index):
-        by_input[:, columns, position] = packed
+        by_input[:, columns, position] = _float32(packed, offsets.dtype)
     weight = by_input if layer.transposed else by_input.transpose(1, 0, 2).copy()
     bias = data[offsets.bias : offsets.bias + layer.outputs].copy() if layer.bias else None
     if not layer.snake:
@@ -187,7 +219,62 @@ def retiled(network: PackedNetwork, layers: Sequence[Layer]) -> PackedNetwork:
     pairs = zip(layers, network.layers, strict=True)
     if all(layer.tile in (1, old.tile) for layer, old in pairs):
         return dataclasses.replace(network, layers=tuple(layers))
-    packed = PackedNetwork.empty(layers)
+    return repacked(network, layers)
+
+
+def narrowed(network: PackedNetwork) -> PackedNetwork:
+    """Store each layer's weights in 16 bits if this is exact for all of them."""
+    dtypes = [_narrowest(network, index) for index in range(len(network.layers))]
+    return network if dtypes == [*network.dtypes] else repacked(network, network.layers, dtypes)
+
+
+def _narrowest(network: PackedNetwork, index: int) -> str:
+    """The first dtype of 16 bits in which all weights of a layer are exact; else float32.
+
+    Layers with a narrow panel keep float32, because kernels of 16 bits are only compiled for panels
+    of full width.
+    """
+    if padded(network.layers[index].outputs) % PANEL:
+        return "F32"
+    dtypes = [dtype for dtype in WEIGHT_DTYPES if dtype != "F32"]
+    for weights, _, _ in _weight_parts(network, index):
+        values = _float32(weights, network.offsets[index].dtype)
+        dtypes = [dtype for dtype in dtypes if _is_exact(values, dtype)]
+        if not dtypes:
+            return "F32"
+    return dtypes[0]
+
+
+def _is_exact(values: FloatArray, dtype: str) -> bool:
+    """Whether float32 values keep their bits in a dtype of 16 bits."""
+    try:
+        stored = to_stored(values, dtype, "")
+    except ValueError:
+        return False
+    return _float32(stored, dtype).tobytes() == values.tobytes()
+
+
+def _stored(values: FloatArray, dtype: str) -> npt.NDArray[Any]:
+    """The elements that stand for values in the packed array."""
+    return values if dtype == "F32" else to_stored(values, dtype, "weights")
+
+
+def _float32(stored: npt.NDArray[Any], dtype: str) -> FloatArray:
+    """The float32 values of elements of the packed array."""
+    if dtype == "F32":
+        return stored
+    elements = np.ascontiguousarray(stored)
+    return from_stored(elements.view(np.uint8), dtype).astype(np.float32)
+
+
+def repacked(
+    network: PackedNetwork, layers: Sequence[Layer], dtypes: Sequence[str] | None = None
+) -> PackedNetwork:
+    """Pack the same parameters for layers that differ only in `Layer.tile` and `Layer.grid`.
+
+    `dtypes` are the new dtypes of their weights, by default those of `network`.
+    """
+    packed = PackedNetwork.empty(layers, dtypes or network.dtypes)
     for index in range(len(layers)):
         pack_layer(packed, index, *unpack_layer(network, index))
     packed.data.flags.writeable = False
@@ -195,21 +282,29 @@ def retiled(network: PackedNetwork, layers: Sequence[Layer]) -> PackedNetwork:
 
 
 def _panel(
-    network: PackedNetwork, weights: int, taps: int, layer: Layer, phase: int, column: int
-) -> FloatArray:
-    """View of a panel, (taps, inputs, width)."""
+    network: PackedNetwork,
+    weights: int,
+    dtype: str,
+    taps: int,
+    layer: Layer,
+    phase: int,
+    column: int,
+) -> npt.NDArray[Any]:
+    """View of a panel, (taps, inputs, width), as stored."""
     offset, width = weight_panel(taps, layer.inputs, layer.outputs, phase, column)
     size = taps * layer.inputs * width
-    part = network.data[weights + offset : weights + offset + size]
+    part = network.data[weights:].view(FLOATS[dtype].stored)[offset : offset + size]
     return part.reshape(taps, layer.inputs, width)
 
 
-def _weight_parts(network: PackedNetwork, index: int) -> Iterator[tuple[FloatArray, slice, int]]:
+def _weight_parts(
+    network: PackedNetwork, index: int
+) -> Iterator[tuple[npt.NDArray[Any], slice, int]]:
     """Yield views of a layer's packed weights, one for each phase, panel and tap.
 
     Yields
     ------
-    packed : (inputs, columns) float32
+    packed : (inputs, columns) array of the elements as stored
     columns : slice
         The output channels.
     position : int
@@ -219,8 +314,8 @@ def _weight_parts(network: PackedNetwork, index: int) -> Iterator[tuple[FloatArr
     layer = network.layers[index]
     for phase in range(layer.phases):
         for column in range(0, layer.outputs, PANEL):
-            weights = network.offsets[index].weights
-            panel = _panel(network, weights, layer.taps, layer, phase, column)
+            weights, dtype = network.offsets[index].weights, network.offsets[index].dtype
+            panel = _panel(network, weights, dtype, layer.taps, layer, phase, column)
             count = min(PANEL, layer.outputs - column)
             for tap in range(layer.taps):
                 position = tap

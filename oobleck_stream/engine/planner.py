@@ -315,6 +315,7 @@ class _Push:
             table.CHANNELS: layer.inputs,
             table.COLUMNS: layer.outputs,
             table.WEIGHTS: offsets.points if layer.scheme else offsets.weights,
+            table.DTYPE: 0 if layer.scheme else table.WEIGHT_DTYPES.index(offsets.dtype),
             table.BIAS: offsets.bias,
             table.TANH: int(layer.tanh),
         }

@@ -39,7 +39,7 @@ source[INPUT + r * INPUT_STRIDE + column].
 The weights are stored in panels, so that a kernel reads them contiguously. The columns of each
 phase are padded to a multiple of `LANES` and cut into panels of `PANEL` columns; the last panel may
 be `LANES` wide. Within a panel the order is tap, channel, column. `weight_panel` says where a panel
-starts.
+starts. WEIGHTS and all other offsets are in floats even if the weights have 16 bits.
 """
 
 from __future__ import annotations
@@ -66,6 +66,11 @@ points that are written together could fall into the same set of the first-level
 
 LANES, PANEL = 16, 32
 """Number of columns of a vector, and of a panel. Packed weights are padded to whole vectors."""
+
+WEIGHT_DTYPES = ("F32", "BF16", "F16")
+"""The dtypes in which weights are stored, by their names in safetensors. Weights of 16 bits are
+converted to float32 exactly. They have only panels of full width. The weights of a fast convolution
+are float32."""
 
 # Columns of the table of steps, int64.
 (
@@ -94,11 +99,12 @@ LANES, PANEL = 16, 32
     PHASE_STRIDE,  # output rows from phase to phase
     POINTS,  # where a transform writes the rows of the points; NONE for every other step
     POINT_STRIDE,  # from the rows of a point to the rows of the next point
+    DTYPE,  # of the weights: their index in WEIGHT_DTYPES
     JOINED,  # 1 if the next step has one tap, reads only this step's rows, and is fused with it
     FIRST_MOVE,  # index of the first move; the moves and the product may run in parallel
     MOVES,
     FIELDS,  # the number of columns
-) = range(29)
+) = range(30)
 
 MAX_JOINED = 128
 """Maximum number of columns of a step that is `JOINED` with the next step."""
@@ -128,7 +134,7 @@ def weight_panel(
     Returns
     -------
     offset : int
-        Start of the panel, in floats from WEIGHTS.
+        Start of the panel, in weights from WEIGHTS.
     width : int
         Columns of the panel, padding included. The weight of a tap and a channel is at ``offset +
         (tap * channels + channel) * width + column % PANEL``.

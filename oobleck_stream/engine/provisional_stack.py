@@ -59,7 +59,7 @@ class ProvisionalStack(Stack):
         )
         self._scratch = scratch_layout(self._layout)
         if depth is not None:
-            self._planner = _ShallowPlanner(network, self._layout, depth=depth)
+            self._planner = _ShallowPlanner(self.network, self._layout, depth=depth)
             self._keys = [self._planner.key(self._counts[0])] * streams
         self._hop = growth(network.layers)
         # Once this many rows have been received, no needed row lies before the first row.

@@ -58,8 +58,10 @@ class Stack:
         self.backend, self._layout, self._engine = open_engine(
             backend, network, streams, self.threads, spare, pairing
         )
+        if self.backend == "cuda":
+            self.network = network.widened
         self._max_group = SIZES[self.backend].max_group
-        self._planner = Planner(network, self._layout)
+        self._planner = Planner(self.network, self._layout)
         self._counts = np.zeros((streams, 3, len(network.layers)), np.int64)
         self._ended = [False] * streams
         self._keys = [self._planner.key(self._counts[0])] * streams

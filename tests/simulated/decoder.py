@@ -8,12 +8,15 @@ import naive
 import numpy as np
 import pytest
 from early_sound import early_sound
-from networks import model_of, random_latents, random_tensors, signal_to_noise, small
+from networks import model_of, random_latents, random_tensors, rounded, signal_to_noise, small
 
 import oobleck_stream as ob
 from oobleck_stream import network
 from oobleck_stream.engine import backends
 from oobleck_stream.engine.backends import Sizes
+from oobleck_stream.engine.packed import PackedNetwork, narrowed, pack_layer
+from oobleck_stream.engine.stack import Stack
+from oobleck_stream.network import Layer
 
 SHAPE = {"latent_dim": 3, "audio_channels": 1, "multiples": (1, 2), "dilations": (1, 3)}
 CONFIGS = {
@@ -72,6 +75,20 @@ def test_fast_convolutions(tile, dilations, monkeypatch):
     np.testing.assert_array_equal(decoder.flush(), beside.flush())
 
 
+def test_weights_of_16_bits():
+    """They are widened before they are copied to the device."""
+    weight = rounded(
+        np.random.default_rng(0).standard_normal((32, 2, 1)).astype(np.float32), "BF16"
+    )
+    packed = PackedNetwork.empty([Layer("c", 2, 32, 1)])
+    pack_layer(packed, 0, weight)
+    packed = narrowed(packed)
+    assert packed.dtypes == ("BF16",)
+    rows = np.random.default_rng(1).standard_normal((3, 2)).astype(np.float32)
+    on_cpu, on_cuda = (Stack(packed, 1, backend=name).push(rows) for name in ("cpu", "cuda"))
+    np.testing.assert_array_equal(on_cuda, on_cpu)
+
+
 def test_pairing():
     """The CPU's samples and amounts, frame by frame."""
     model, latents = model_of(CONFIGS["even"]), random_latents(CONFIGS["even"], FRAMES)
@@ -120,7 +137,6 @@ def test_streams_end_start_and_copy_apart():
 def test_auto_falls_back_where_memory_is_short(monkeypatch):
     """The layout is then the CPU's, and so are the bits."""
     from oobleck_stream.engine.cuda import library
-    from oobleck_stream.engine.stack import Stack
     from oobleck_stream.errors import CudaUnavailable
 
     model, latents = model_of(CONFIGS["even"]), random_latents(CONFIGS["even"], FRAMES)

@@ -22,6 +22,7 @@ from oobleck_stream.engine.program import (
     BIAS,
     CHANNELS,
     COLUMNS,
+    DTYPE,
     FIRST_ROW,
     INPUT,
     INPUT_STRIDE,
@@ -238,6 +239,12 @@ _chain_length = njit(nogil=True)(chain_length)
 
 
 @njit(nogil=True)
+def _weight_size(dtype):
+    """Size in bytes of a weight of one of `WEIGHT_DTYPES`."""
+    return 4 if dtype == 0 else 2
+
+
+@njit(nogil=True)
 def _panel(step, phase, column):
     """Return the offset of a column's panel in the packed parameters, and the panel's width."""
     offset, width = _weight_panel(step[TAPS], step[CHANNELS], step[COLUMNS], phase, column)
@@ -271,14 +278,15 @@ def _sum_panel(step, phase, column, count, parameters, scratch):
     at most `TILE_ROWS` rows by `TILE_VECTORS` vectors. The rows are distributed evenly, because a
     tile of few rows reads as many weights as a full one.
     """
-    channels = step[CHANNELS]
-    offset, width = _panel(step, phase, column)
-    weights, stride = parameters + 4 * offset, 4 * width
+    channels, dtype = step[CHANNELS], step[DTYPE]
+    offset, width = _weight_panel(step[TAPS], channels, step[COLUMNS], phase, column)
+    size = _weight_size(dtype)
+    weights = parameters + 4 * step[WEIGHTS] + size * offset
     for tap in range(step[TAPS]):
         inputs = 4 * tap * step[TAP_STRIDE]
         # The sums of the first tap are stored, and those of the other taps are added.
-        _sum_tap(inputs, channels, count, weights, width, scratch + SUMS, tap, scratch)
-        weights += channels * stride
+        _sum_tap(inputs, channels, count, weights, dtype, width, scratch + SUMS, tap, scratch)
+        weights += size * channels * width
 
 
 @njit(nogil=True)
@@ -308,7 +316,7 @@ def _sum_narrow(step, first, each, begin, count, streams, parameters, scratch):
         for index in range(length + taps - 1):
             address = streams[stream, ARENA] + 4 * (offset + index * step[INPUT_STRIDE])
             store_word(scratch + INDIRECTION + 8 * index, address)
-        _sum_tap(0, channels, length + taps - 1, weights, LANES, sums, 0, scratch)
+        _sum_tap(0, channels, length + taps - 1, weights, 0, LANES, sums, 0, scratch)
         add_taps(length, taps, columns, sums)
         sums += length * size
         done += length
@@ -327,20 +335,20 @@ def _sum_tiles(step, column, count, point_stride, parameters, scratch):
     offset, width = _panel(step, 0, column)
     weights, stride, sums = parameters + 4 * offset, 4 * width, scratch + SUMS
     for point in range(step[TAPS]):
-        _sum_tap(point * point_stride, channels, count, weights, width, sums, 0, scratch)
+        _sum_tap(point * point_stride, channels, count, weights, 0, width, sums, 0, scratch)
         weights += channels * stride
         sums += count * stride
     combine(step[TILE], count, scratch + SUMS, stride, count * stride)
 
 
 @njit(nogil=True)
-def _sum_tap(inputs, channels, count, weights, width, sums, add, scratch):
+def _sum_tap(inputs, channels, count, weights, dtype, width, sums, add, scratch):
     """Store the products of one tap and one panel, or add them to the sums.
 
     `inputs` is the distance in bytes from the rows in the indirection buffer to the rows of this
     tap.
     """
-    vectors, stride = width // LANES, 4 * width
+    vectors, stride, weight_size = width // LANES, 4 * width, _weight_size(dtype)
     tiles = (count + TILE_ROWS - 1) // TILE_ROWS
     length = _chain_length(channels)
     for start in range(0, channels, length):
@@ -351,12 +359,13 @@ def _sum_tap(inputs, channels, count, weights, width, sums, add, scratch):
             for vector in range(0, vectors, TILE_VECTORS):
                 left = 4 * LANES * vector
                 tile(
+                    dtype,
                     size,
                     min(vectors, TILE_VECTORS),
                     scratch + INDIRECTION + 8 * row,
                     inputs + 4 * start,
                     chain,
-                    weights + start * stride + left,
+                    weights + weight_size * (start * width + LANES * vector),
                     sums + row * stride + left,
                     stride,
                     add + start,

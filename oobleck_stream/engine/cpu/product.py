@@ -21,12 +21,13 @@ from numba.extending import intrinsic
 
 from oobleck_stream.engine.cpu.machine import FLOAT, WORD, call_noinline, pointer
 from oobleck_stream.engine.cpu.simd import TILE_ROWS, TILE_VECTORS, VECTOR, Vectors
-from oobleck_stream.engine.program import LANES
+from oobleck_stream.engine.program import LANES, WEIGHT_DTYPES
 
 
 @intrinsic
 def tile(
     typing_context: Any,
+    dtype: Any,
     rows: Any,
     vectors: Any,
     row_addresses: Any,
@@ -40,10 +41,12 @@ def tile(
     """Compute the contribution of one tap to a tile of sums, which are kept in registers.
 
     Each sum is a chain of fused multiply-adds over the channels. A separate function is compiled
-    for every size of tile, and a switch selects the function.
+    for every dtype of the weights and every size of tile, and a switch selects the function.
 
     Parameters
     ----------
+    dtype : int
+        Index of the dtype of the weights in `WEIGHT_DTYPES`.
     rows, vectors : int
         Size of the tile, at most TILE_ROWS by TILE_VECTORS.
     row_addresses : int
@@ -57,32 +60,40 @@ def tile(
     totals : int
         Address of the results.
     stride : int
-        Distance in bytes between rows of the weights, and between rows of the results. This is the
-        width of the panel.
+        Distance in bytes between rows of the results. Rows of weights have the same number of
+        elements, the width of the panel.
     add : int
         If 0, the sums replace the results; otherwise they are added to them.
     """
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        rows, vectors, *operands = args
+        dtype, rows, vectors, *operands = args
         end = builder.append_basic_block("tile.end")
-        size = builder.add(builder.mul(vectors, ir.Constant(WORD, TILE_ROWS)), rows)
-        jump = builder.switch(size, end)
-        sizes = itertools.product(range(1, TILE_ROWS + 1), range(1, TILE_VECTORS + 1))
-        for row_count, vector_count in sizes:
+        case = builder.add(builder.mul(dtype, ir.Constant(WORD, TILE_VECTORS + 1)), vectors)
+        case = builder.add(builder.mul(case, ir.Constant(WORD, TILE_ROWS + 1)), rows)
+        jump = builder.switch(case, end)
+        cases = itertools.product(
+            range(len(WEIGHT_DTYPES)), range(1, TILE_VECTORS + 1), range(1, TILE_ROWS + 1)
+        )
+        for kind, vector_count, row_count in cases:
+            if kind > 0 and vector_count < TILE_VECTORS:
+                continue  # The panels of weights of 16 bits have whole tiles.
             block = builder.append_basic_block("tile")
-            jump.add_case(ir.Constant(WORD, TILE_ROWS * vector_count + row_count), block)
+            number = (kind * (TILE_VECTORS + 1) + vector_count) * (TILE_ROWS + 1) + row_count
+            jump.add_case(ir.Constant(WORD, number), block)
             builder.position_at_end(block)
-            write = functools.partial(_write_tile, row_count, vector_count)
-            call_noinline(builder, f"tile_{row_count}x{vector_count}", operands, write)
+            write = functools.partial(_write_tile, WEIGHT_DTYPES[kind], row_count, vector_count)
+            name = f"tile_{WEIGHT_DTYPES[kind]}_{row_count}x{vector_count}"
+            call_noinline(builder, name, operands, write)
             builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 9), emit
+    return types.void(*[types.int64] * 10), emit
 
 
 def _write_tile(
+    dtype: str,
     rows: int,
     vectors: int,
     builder: ir.IRBuilder,
@@ -94,7 +105,7 @@ def _write_tile(
     stride: Any,
     add: Any,
 ) -> None:
-    """Emit the loop over the channels for one size of tile."""
+    """Emit the loop over the channels for one dtype and one size of tile."""
     vector = Vectors(builder)
     table = pointer(builder, row_addresses, WORD)
     row_pointers = []
@@ -104,7 +115,9 @@ def _write_tile(
 
     # The weights of the next chain follow those of this chain. They are still in a slower cache or
     # in memory, so they are prefetched while this chain is computed.
-    ahead = builder.mul(channels, stride)
+    shift = ir.Constant(WORD, 0 if dtype == "F32" else 1)
+    weight_stride = builder.ashr(stride, shift)
+    ahead = builder.mul(channels, weight_stride)
 
     entry = builder.block
     loop = builder.append_basic_block("channels")
@@ -120,9 +133,9 @@ def _write_tile(
     for value in sums:
         value.add_incoming(vector.constant(0.0), entry)
     # For each channel, load its row of weights once, and broadcast the input of each row.
-    columns = [vector.load(vector.vector_address(panel, v)) for v in range(vectors)]
+    columns = [vector.load_as_float32(panel, v, dtype) for v in range(vectors)]
     for v in range(vectors):
-        vector.prefetch(vector.vector_address(builder.add(panel, ahead), v))
+        vector.prefetch(vector.vector_address(builder.add(panel, ahead), v, dtype))
     grown = []
     for row in range(rows):
         x = vector.splat(builder.load(builder.gep(row_pointers[row], [channel])))
@@ -130,7 +143,7 @@ def _write_tile(
             grown.append(vector.fma(x, columns[v], sums[row * vectors + v]))
     following = builder.add(channel, ir.Constant(WORD, 1))
     channel.add_incoming(following, loop)
-    panel.add_incoming(builder.add(panel, stride), loop)
+    panel.add_incoming(builder.add(panel, weight_stride), loop)
     for value, new in zip(sums, grown, strict=True):
         value.add_incoming(new, loop)
     builder.cbranch(builder.icmp_signed("<", following, channels), loop, done)

@@ -23,15 +23,16 @@ from oobleck_stream.engine.program import LANES
 from oobleck_stream.operations import Operations
 
 
-def _has_wide_registers() -> bool:
-    """Return whether Numba compiles for AVX-512, which has 32 registers of 16 floats."""
+def _compiles_for(feature: str) -> bool:
+    """Return whether Numba compiles for processors with a feature, named as in LLVM."""
     features = config.CPU_FEATURES  # type: ignore[attr-defined]
     if features is None:
         features = get_host_cpu_features().flatten()
-    return "+avx512f" in features
+    return f"+{feature}" in features
 
 
-TILE_ROWS, TILE_VECTORS = (12, 2) if _has_wide_registers() else (6, 1)
+# AVX-512 has 32 registers of 16 floats.
+TILE_ROWS, TILE_VECTORS = (12, 2) if _compiles_for("avx512f") else (6, 1)
 """Size of the largest tile: its rows, and its columns counted in vectors.
 
 A tile is a block of sums that one loop keeps in registers. The sums take 24 of the 32 registers of
@@ -40,9 +41,19 @@ broadcast input. Each fused multiply-add depends on the previous one in its chai
 many independent chains to keep its units busy.
 """
 
+HAS_FLOAT16 = _compiles_for("f16c")
+"""Whether one instruction converts float16."""
+
 VECTOR = ir.VectorType(FLOAT, LANES)
+SHORTS = ir.VectorType(ir.IntType(16), LANES)
+WHOLES = ir.VectorType(ir.IntType(32), LANES)
 ALIGNMENT = ir.Constant(ir.IntType(32), 4)
 MASK = ir.VectorType(ir.IntType(1), LANES)
+
+
+def whole(number: int) -> ir.Constant:
+    """Return a vector with a 32-bit number in all lanes."""
+    return ir.Constant(WHOLES, [number] * LANES)
 
 
 class Vectors:
@@ -88,9 +99,44 @@ class Vectors:
         lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
         return self.builder.shuffle_vector(one, undefined, lanes)
 
-    def vector_address(self, address: Any, index: int) -> Any:
-        """Address of element `index` of an array of vectors."""
-        return self.builder.add(address, ir.Constant(WORD, 4 * LANES * index))
+    def vector_address(self, address: Any, index: int, dtype: str = "F32") -> Any:
+        """Address of element `index` of an array of vectors of one of `WEIGHT_DTYPES`."""
+        size = 4 if dtype == "F32" else 2
+        return self.builder.add(address, ir.Constant(WORD, size * LANES * index))
+
+    def load_as_float32(self, address: Any, index: int, dtype: str) -> Any:
+        """Load element `index` of an array of vectors of one of `WEIGHT_DTYPES`.
+
+        The numbers are finite. Their conversion to float32 is exact.
+        """
+        address = self.vector_address(address, index, dtype)
+        if dtype == "F32":
+            return self.load(address)
+        loaded = self.builder.load(self.builder.inttoptr(address, SHORTS.as_pointer()))
+        loaded.align = 2
+        if dtype == "F16":
+            return self.from_float16(loaded)
+        # The bits of bfloat16 are the upper half of the bits of a float32.
+        bits = self.builder.shl(self.builder.zext(loaded, WHOLES), whole(16))
+        return self.builder.bitcast(bits, VECTOR)
+
+    def from_float16(self, bits: Any) -> Any:
+        """Convert the bits of finite float16 numbers."""
+        builder = self.builder
+        if HAS_FLOAT16:
+            return builder.fpext(builder.bitcast(bits, ir.VectorType(ir.HalfType(), LANES)), VECTOR)
+        # The biases of the exponents, 15 and 127, differ by 112. A subnormal number has the
+        # exponent of the smallest normal number but no leading one, which is subtracted.
+        bits = builder.zext(bits, WHOLES)
+        sign = builder.shl(builder.and_(bits, whole(0x8000)), whole(16))
+        magnitude = builder.and_(bits, whole(0x7FFF))
+        moved = builder.shl(magnitude, whole(13))
+        normal = builder.bitcast(builder.add(moved, whole(112 << 23)), VECTOR)
+        subnormal = builder.bitcast(builder.add(moved, whole(113 << 23)), VECTOR)
+        subnormal = builder.fsub(subnormal, self.constant(2.0**-14))
+        small = builder.icmp_unsigned("<", magnitude, whole(0x0400))
+        value = builder.bitcast(builder.select(small, subnormal, normal), WHOLES)
+        return builder.bitcast(builder.or_(value, sign), VECTOR)
 
     def load(self, address: Any, mask: Any = None) -> Any:
         """Load a vector from an address aligned to 4 bytes.
