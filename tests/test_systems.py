@@ -246,6 +246,17 @@ def test_names_that_standard_output_can_not_encode(tmp_path):
     assert "\\u65e5.safetensors" in done.stdout
 
 
+@pytest.mark.skipif(os.name != "posix", reason="names of files are bytes on POSIX only")
+def test_names_that_are_not_utf_8(tmp_path):
+    names = [os.fsdecode(name) for name in (b"\xff.npy", b"\xff.wav", b"\xfe.npy")]
+    latents, sound, again = (tmp_path / name for name in names)
+    np.save(latents, ob.piece("keys")[:20])
+    for arguments in (("decode", latents, "-o", sound), ("encode", sound, again)):
+        done = run_process(*arguments, "--model", "tiny")
+        assert done.returncode == 0, done.stderr
+    assert np.load(again).shape == (20, 24)
+
+
 def test_a_port_is_not_shared_on_windows(monkeypatch):
     serving = pytest.importorskip("oobleck_stream.server.serving")
     for system in ("linux", "win32"):

@@ -40,6 +40,11 @@ EXACT_SUBTYPES = frozenset(
 finds the exact position of each sample, or of the block that contains the sample."""
 
 
+def libsndfile_name(path: str) -> str | bytes:
+    """The name to open a file with. soundfile can't encode names that are not UTF-8."""
+    return os.fsencode(path) if os.name == "posix" else path
+
+
 class AudioFile:
     """An audio file in any format that libsndfile reads, or PyAV if it is installed.
 
@@ -76,7 +81,7 @@ class AudioFile:
         sound: Any
         try:
             with _without_notes():
-                self._file = sound = soundfile.SoundFile(file or self.name)
+                self._file = sound = soundfile.SoundFile(file or libsndfile_name(self.name))
             if sound.format == "RAW":
                 raise ValueError("libsndfile takes anything whose name ends in .au or .vox")
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:

@@ -13,6 +13,7 @@ import soundfile
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checks import first_not_finite
 from oobleck_stream.errors import InputError
+from oobleck_stream.files.audio_reader import libsndfile_name
 from oobleck_stream.files.quantization import WIDTHS, Bits, count_clipped, quantized
 from oobleck_stream.files.resampler import Resampler
 from oobleck_stream.formats.atomic import atomic_file, refusing_unwritable
@@ -142,7 +143,7 @@ class AudioWriter:
         """Open the empty temporary file with libsndfile, which writes the header."""
         try:
             return soundfile.SoundFile(
-                self._part,
+                libsndfile_name(self._part),
                 "w",
                 self.file_samplerate,
                 self.channels,
@@ -242,7 +243,7 @@ class AudioWriter:
         if self._container == "MP3" and missing_bytes(self._part):
             raise self._failure()
         try:
-            stored = soundfile.info(self._part).frames
+            stored = soundfile.info(libsndfile_name(self._part)).frames
         except soundfile.LibsndfileError as error:
             raise self._failure() from error
         # Chunks are padded to an even size, so a WAV file of odd size lacks its last byte.
