@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from oobleck_stream.__main__ import run
 
 COMMAND = [sys.executable, "-m", "oobleck_stream"]
-PATIENCE = 60
+PATIENCE = 300
 """Seconds that a command in a new process may take."""
 
 
