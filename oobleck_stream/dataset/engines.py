@@ -104,7 +104,8 @@ class DaskEngine:
         """The number of threads of all workers."""
         now = time.monotonic()
         if now - self._asked > WIDTH_SECONDS and self._client.status == "running":
-            self._width, self._asked = sum(self._client.nthreads().values()), now
+            with self._connected():
+                self._width, self._asked = sum(self._client.nthreads().values()), now
             if self._workers is not None:
                 _restore(self._client.cluster, self._workers)
         return self._width
@@ -125,7 +126,7 @@ class DaskEngine:
         except queue.Empty:
             pass
         if self._client.status not in ("running", "newly-created"):
-            raise OSError(f"the connection to the scheduler {self._client} was lost")
+            raise self._lost()
         return [(self._futures.pop(future), self._outcome(future)) for future in ended]
 
     def _outcome(self, future: Any) -> Outcome:
@@ -133,12 +134,26 @@ class DaskEngine:
             return OSError("the scheduler has lost a task")
         try:
             # If the worker has just ended, the task runs once more, which may fail differently.
-            result: Result = future.result()
+            with self._connected():
+                result: Result = future.result()
         except self._killed as error:
             return WorkerDied(f"its task ended {error.allowed_failures + 1} workers")
         except Exception as error:
             return error
         return result
+
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        """Name the scheduler if the connection to it is lost inside the block."""
+        from distributed.comm import CommClosedError
+
+        try:
+            yield
+        except CommClosedError as error:
+            raise self._lost() from error
+
+    def _lost(self) -> OSError:
+        return OSError(f"the connection to the scheduler {self._client} was lost")
 
 
 def _restore(cluster: Any, workers: int) -> None:
