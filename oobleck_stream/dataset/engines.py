@@ -130,16 +130,16 @@ class DaskEngine:
         return [(self._futures.pop(future), self._outcome(future)) for future in ended]
 
     def _outcome(self, future: Any) -> Outcome:
-        if future.status in ("cancelled", "lost"):
-            return OSError("the scheduler has lost a task")
         try:
-            # If the worker has just ended, the task runs once more, which may fail differently.
+            # If the worker has just ended, its result is lost. The task then runs once more, which
+            # may fail differently.
             with self._connected():
                 result: Result = future.result()
         except self._killed as error:
             return WorkerDied(f"its task ended {error.allowed_failures + 1} workers")
         except Exception as error:
-            return error
+            lost = future.status == "cancelled"
+            return OSError("the scheduler has lost a task") if lost else error
         return result
 
     @contextmanager
