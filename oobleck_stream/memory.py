@@ -54,9 +54,14 @@ def peak_memory() -> int | None:
     """Peak resident memory of this process in bytes, or None if the system does not report it."""
     if sys.platform == "win32":
         return None
+    with contextlib.suppress(OSError):
+        # On Linux, `ru_maxrss` is at least what the process that started this one had.
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
     import resource
 
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS reports bytes, and Linux reports KiB.
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS reports bytes, and others report KiB.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
@@ -156,3 +158,36 @@ def check_future(subject, length, at, value):
     other = subject.make(1)
     later = other.push(changed)
     np.testing.assert_array_equal(later[: len(given)], given)
+
+
+# The tests of every module that has a fixture `subject`. The module imports them by name.
+
+
+@settings(max_examples=8)
+@given(data=st.data())
+def test_cuts(subject, data):
+    length = data.draw(st.integers(0, 32))
+    check_cuts(subject, length, data.draw(cuts(length)), data.draw(st.sampled_from([1, 2, 4])))
+
+
+@pytest.mark.parametrize("used", [13, 14])
+def test_reset(subject, used):
+    check_reset(subject, 15, used)
+
+
+@pytest.mark.parametrize("at", [0, 3, 16])
+def test_restore(subject, at):
+    check_restore(subject, 18, at)
+
+
+def test_interleaved(subject):
+    check_interleaved(subject, 14)
+
+
+def test_two_threads(subject):
+    check_two_threads(subject, 16, repeats=3)
+
+
+@pytest.mark.parametrize("at", [11, 20])
+def test_nothing_from_the_future(subject, at):
+    check_future(subject, 26, at, 50.0)

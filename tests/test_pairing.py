@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from command_line import run_command
-from contract import (
+from contract import (  # noqa: F401
     Subject,
     check_cuts,
-    check_future,
-    check_interleaved,
-    check_reset,
-    check_restore,
     check_seek,
-    check_two_threads,
     cuts,
+    test_cuts,
+    test_interleaved,
+    test_nothing_from_the_future,
+    test_reset,
+    test_restore,
+    test_two_threads,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -77,40 +78,11 @@ def subject(request, models):
     )
 
 
-@settings(max_examples=8)
-@given(data=st.data())
-def test_cuts(subject, data):
-    length = data.draw(st.integers(0, 32))
-    check_cuts(subject, length, data.draw(cuts(length)), data.draw(st.sampled_from([1, 2, 4])))
-
-
 @pytest.mark.parametrize("lengths", [[1] * 24, [1, *[2] * 11, 1], [3] * 8])
 def test_the_windows_have_room(subject, lengths, monkeypatch):
     """Rows that wait for the next frame overwrite nothing, however short the steps are."""
     monkeypatch.setitem(SIZES, "cpu", Sizes(step_floats=64, max_shares=1, max_group=1))
     check_cuts(subject, 24, lengths, 1)
-
-
-def test_reset(subject):
-    check_reset(subject, 15, 13)
-
-
-@pytest.mark.parametrize("at", [0, 3, 16])
-def test_restore(subject, at):
-    check_restore(subject, 18, at)
-
-
-def test_interleaved(subject):
-    check_interleaved(subject, 14)
-
-
-def test_two_threads(subject):
-    check_two_threads(subject, 16, repeats=3)
-
-
-@pytest.mark.parametrize("at", [11, 20])
-def test_nothing_from_the_future(subject, at):
-    check_future(subject, 26, at, 50.0)
 
 
 @settings(max_examples=6)
