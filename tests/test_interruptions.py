@@ -250,6 +250,6 @@ def test_interrupted_anywhere(name, action):
 
 @pytest.mark.nightly
 @pytest.mark.parametrize(("name", "action"), CASES)
-def test_interrupted_at_thousands_of_bytecodes(name, action):
-    """At every bytecode, unless an action executes more of them than can be tried in minutes."""
-    print(name, action, sweep(SUBJECTS[name], action, 6000))
+def test_interrupted_at_every_bytecode(name, action):
+    """At every bytecode, unless an action executes so many that trying them would take hours."""
+    print(name, action, sweep(SUBJECTS[name], action, 30_000))
