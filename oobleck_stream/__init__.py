@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from oobleck_stream.errors import NonFiniteError as NonFiniteError
     from oobleck_stream.errors import OutputError as OutputError
     from oobleck_stream.errors import PlaybackError as PlaybackError
+    from oobleck_stream.errors import RemoteError as RemoteError
     from oobleck_stream.loading import load as load
     from oobleck_stream.model import Model as Model
     from oobleck_stream.multi_stream_decoder import MultiStreamDecoder as MultiStreamDecoder
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from oobleck_stream.player.player import Player as Player
     from oobleck_stream.random_weights import random_model as random_model
     from oobleck_stream.server.remote_decoder import RemoteDecoder as RemoteDecoder
-    from oobleck_stream.server.remote_decoder import RemoteError as RemoteError
     from oobleck_stream.sound import Sound as Sound
     from oobleck_stream.vae import torch_vae as torch_vae
 
@@ -60,7 +60,7 @@ _EXPORTS = {
     "PlaybackError": "errors",
     "Player": "player.player",
     "RemoteDecoder": "server.remote_decoder",
-    "RemoteError": "server.remote_decoder",
+    "RemoteError": "errors",
     "Sound": "sound",
     "StreamingDecoder": "decoder",
     "StreamingEncoder": "encoder",

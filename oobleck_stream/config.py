@@ -162,7 +162,7 @@ class OobleckConfig:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels of each level, from the audio to the latents. There is one more than strides."""
+        """Channels of each level, from the audio to the latents. One more than strides."""
         return tuple(self.channels * multiple for multiple in (1, *self.multiples))
 
     @property

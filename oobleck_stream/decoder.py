@@ -312,7 +312,7 @@ class StreamingDecoder:
         Parameters
         ----------
         state : DecoderState
-            A snapshot of any stream of any decoder of the same model and the same pairing.
+            A snapshot of any stream of any decoder of the same model, pairing and `exact`.
 
         Raises
         ------

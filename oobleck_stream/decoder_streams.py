@@ -77,10 +77,11 @@ class Position(NamedTuple):
 class DecoderStreams:
     """One or more streams of a model's decoder.
 
-    Every operation first marks the streams that it changes as interrupted. When it is complete, it
-    replaces their positions by one assignment. So after an exception at any point, even one raised
-    by a signal handler, each stream is in one of three states: unchanged, completely changed, or
-    marked as interrupted. An interrupted stream can't be used until `begin` or `restore`.
+    Every operation first marks the streams that it changes as interrupted. When it is complete, one
+    assignment sets the new positions of all of them, with their status. So after an exception at
+    any point, even one raised by a signal handler, each stream is in one of three states:
+    unchanged, completely changed, or marked as interrupted. An interrupted stream can't be used
+    until `begin` or `restore`.
 
     Parameters
     ----------

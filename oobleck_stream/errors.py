@@ -9,7 +9,7 @@ MAX_SHOWN = 6
 """Maximum number of problems that the message of a `CheckpointError` lists."""
 
 MAX_LENGTH = 240
-"""Maximum length of a problem or a name in that message, in characters."""
+"""Maximum length, in characters, of a problem or a name in the message of a `CheckpointError`."""
 
 
 def _printable(text: str) -> str:
@@ -118,8 +118,9 @@ class NonFiniteError(FloatingPointError):
     Attributes
     ----------
     frames : dict of int to int
-        Maps the index of each stream whose output is not finite to the index of the first frame
-        that is not. A `StreamingDecoder` or `StreamingEncoder` has only one stream, with index 0.
+        Maps the index of each stream whose output is not finite to the first frame whose output is
+        not finite, which may be earlier than the frame that causes it. A `StreamingDecoder` or
+        `StreamingEncoder` has only one stream, with index 0.
     output : same type as the result of the call that failed
         The finite part of this result: the rows before the first row that is not finite. For a
         `MultiStreamDecoder`, this is a list, which also contains all samples of the streams that
@@ -134,9 +135,9 @@ class NonFiniteError(FloatingPointError):
     >>> try:
     ...     decoder.push(latents)
     ... except ob.NonFiniteError as error:
-    ...     print("first frame that is not finite:", error.frames[0])
+    ...     print("first frame whose output is not finite:", error.frames[0])
     ...     print("finite samples:", len(error.output))
-    first frame that is not finite: 35
+    first frame whose output is not finite: 35
     finite samples: 2272
     >>> decoder.reset()
     """
@@ -163,3 +164,27 @@ class CudaUnavailable(RuntimeError):  # noqa: N818
     >>> decoder.backend in ("cpu", "cuda")
     True
     """
+
+
+class RemoteError(RuntimeError):
+    """The server refused a request, or can't be reached.
+
+    Attributes
+    ----------
+    code : str
+        The protocol's word for the error, such as ``busy``. It is ``unreachable`` if the server did
+        not answer.
+
+    Examples
+    --------
+    >>> import oobleck_stream as ob
+    >>> try:
+    ...     ob.RemoteDecoder("http://127.0.0.1:9")
+    ... except ob.RemoteError as error:
+    ...     print(error.code)
+    unreachable
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code

@@ -34,11 +34,10 @@ MIN_FAST_CHANNELS = 64
 transforms would cost more than they save."""
 
 MIN_TILED_ROWS = {4: 128, 2: 32}
-"""For tiles of four rows and of two rows, the fewest rows per latent frame of a level that uses
-them. A tile waits for its last row, and in deeper levels a row lasts longer. With these limits,
-tiles add less than 16 ms to the look-ahead of the published models. Besides, the speed of the
-deepest levels is limited by reading weights, not by multiplications, and fast convolution has more
-weights."""
+"""A level uses tiles of four or of two rows if it has at least this many rows per latent frame. A
+tile waits for its last row, and in deeper levels a row lasts longer. With these limits, tiles add
+less than 16 ms to the look-ahead of the published models. Besides, the speed of the deepest levels
+is limited by reading weights, not by multiplications, and fast convolution has more weights."""
 
 MAX_PAIRED_ROWS = 16
 """The levels that compute several frames at once have fewer rows per latent frame than this. With
@@ -200,7 +199,7 @@ def tile_rows(config: OobleckConfig, width: int, rows: int) -> int:
 def _residual_units(
     name: str, first: int, width: int, config: OobleckConfig, tile: int = 1
 ) -> list[Layer]:
-    """The residual units of a block; `first` is the number of its first unit in the names."""
+    """The residual units of a block. The first unit's parameters have the number `first`."""
     layers = []
     for number, dilation in enumerate(config.dilations, start=first):
         unit = f"{name}.layers.{number}.layers"
@@ -418,7 +417,7 @@ def context(layers: Sequence[Layer]) -> int:
     It is the number of neighbours of input row n on one side that affect the output rows
     ``[n * hop, (n + 1) * hop)``. A flush may also return output rows that no input row
     affects. They are computed from biases alone, but they exist only if there is an input row. So
-    the last input row counts as their neighbour.
+    they count as depending on the last input row.
     """
     hop = growth(layers)
     # Trace the output rows of input row 0 back to the input rows that they depend on.

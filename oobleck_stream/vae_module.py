@@ -87,7 +87,7 @@ class _Network(torch.nn.Module):  # type: ignore[misc]
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: torch.Tensor) -> Any:
-        """Compute (batch, channels, rows) from such a tensor, with its device and dtype."""
+        """Apply the network to (batch, channels, rows), on the device and with the dtype of `x`."""
         return _Computed.apply(x, self._compute)
 
 

@@ -31,33 +31,47 @@ def models():
 
 @pytest.fixture(scope="module", params=SOME)
 def server(request, models):
-    with BackgroundServer(models[request.param], slots=8) as server:
+    model = models[request.param]
+    with BackgroundServer(model, slots=8, look_ahead=model.latency // 3) as server:
         yield server
 
 
+@pytest.fixture(params=[False, True], ids=["exact", "early"])
+def early(request):
+    return request.param
+
+
 @pytest.fixture
-def subject(server):
+def subject(server, early):
     model = server.hub.model
+    latency = model.latency // 3 if early else model.latency
+
+    def whole(latents):
+        if not early:
+            return model.decode(latents, threads=1)
+        decoder = ob.StreamingDecoder(model, threads=1, look_ahead=latency, exact=False)
+        return np.concatenate([decoder.push(latents), decoder.flush()])
+
     return Subject(
-        make=lambda _: ob.RemoteDecoder(server.url),
-        whole=lambda latents: model.decode(latents, threads=1),
-        due=lambda frames: max(0, frames * model.hop - model.latency),
+        make=lambda _: ob.RemoteDecoder(server.url, early=early),
+        whole=whole,
+        due=lambda frames: max(0, frames * model.hop - latency),
         rows=random_latents(model.config, 40),
     )
 
 
 @pytest.fixture
-def decoder(server):
-    with ob.RemoteDecoder(server.url) as decoder:
+def decoder(server, subject):
+    with subject.make(1) as decoder:
         yield decoder
 
 
-def test_cut_connections(server, subject):
+def test_cut_connections(server, subject, early):
     """Connections are cut while frames and samples are under way; the bits are the same."""
     rows, expected = subject.rows, subject.whole(subject.rows)
     with (
         Proxy(int(server.url.rpartition(":")[2])) as proxy,
-        ob.RemoteDecoder(proxy.url) as decoder,
+        ob.RemoteDecoder(proxy.url, early=early) as decoder,
     ):
         chunks = []
         for number, row in enumerate(rows):

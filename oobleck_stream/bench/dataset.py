@@ -162,7 +162,7 @@ class _Empty(Plan):
 
 
 def empty_task_seconds(place: Path, model: str, workers: int) -> float:
-    """Seconds that each task takes for sending, and for taking its result back."""
+    """Seconds that it takes to send a task to a worker and to fetch its result."""
     job = plan_encode(place / "one.wav", place / "warm", model).job
     with local_cluster(workers) as client:
         client.wait_for_workers(workers)
@@ -187,7 +187,7 @@ def resume_seconds(place: Path, model: str, network: Model, items: int) -> float
 
 
 def long_file(place: Path, model: str, network: Model, hours: float, workers: int) -> Facts:
-    """Encode a long file in parts; the largest memory of a worker, and of this process."""
+    """Encode a long file in parts. Return the time, and the peak memory of workers and driver."""
     path = write_one(place / "long.wav", network, 3600 * hours)
     with local_cluster(workers) as client:
         client.wait_for_workers(workers)

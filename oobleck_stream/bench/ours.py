@@ -39,7 +39,7 @@ class Work:
     pairing: int = 1
 
     def case(self) -> Case:
-        """Return the case. A first call has then already allocated memory and planned."""
+        """Return the case, after untimed calls that allocate the memory and make the plans."""
         task, rows = self.task, self.task.rows(self.frames)
         if self.whole:
             task.whole(rows, self.threads)

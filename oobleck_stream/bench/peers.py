@@ -257,7 +257,7 @@ class PeerComparison:
         }
 
     def _signal_to_noise(self, peer: Peer, one: PeerCase) -> float:
-        """Return, in dB, the power of our output divided by the power of the peer's difference."""
+        """Return the power of our output over that of the peer's difference from it, in dB."""
         size, first = self.task.rows_out, one.first + one.context
         given = peer.output(one.first, one.computed, self.file)[one.context * size :]
         piece = self.rows[: one.frames * self.task.rows_in] if one.mode == "batch" else self.rows

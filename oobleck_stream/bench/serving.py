@@ -36,7 +36,7 @@ MAX_UNSTEADY = 16
 """Pushes after which a stream's pushes no longer need to be planned."""
 
 COMPARED = 4
-"""The server's pushes are compared for the most frequent numbers of streams, at most so many."""
+"""Pushes are compared only for this many numbers of streams: those that occurred most often."""
 
 PUSHES = ("push", "paced_push", "plain_push")
 
@@ -219,7 +219,7 @@ class Spent:
         return cls(int(values[f"{tick}_count"]), values[f"{tick}_sum"], pushing, steady)
 
     def since(self, before: Spent) -> Spent:
-        """Return what was spent after `before`."""
+        """Return the ticks and the seconds that were added after `before`."""
         steady = {}
         for streams, (seconds, count) in self.steady.items():
             old_seconds, old_count = before.steady.get(streams, (0.0, 0.0))
@@ -342,8 +342,8 @@ def serve_facts(
     model : Model
         The network that the server uses.
     arguments : sequence of str
-        The arguments of `oobleck_stream serve`. They contain one file of latents, named ``piece``
-        without its suffix, and options.
+        The arguments of `oobleck_stream serve`: options, and the path of one file of latents, such
+        as ``piece.npy``, whose name without suffix is ``piece``.
     sessions : int or None
         Number of clients that play at the same time. By default, as many as the server admits.
     listeners : int

@@ -77,7 +77,7 @@ class HalfTensors:
         return len({match[1] for match in map(_BLOCK.match, self.tensors) if match})
 
     def stored_name(self, name: str) -> str:
-        """The name in the container of tensor `name`; the expected name if it is missing."""
+        """The name that tensor `name` has in the container, or should have if it is missing."""
         if name in self.tensors:
             return self.tensors[name].name
         module, _, suffix = name.rpartition(".")

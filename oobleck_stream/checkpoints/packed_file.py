@@ -1,6 +1,6 @@
 """Packed files. Each contains folded, packed parameters, and loads as a memory map.
 
-A packed file holds the decoder of a network. Only the cache has packed files with an encoder.
+A packed file holds the decoder of a network or, in the cache only, its encoder.
 
 A packed file is a safetensors file with one tensor. The tensor starts at a multiple of 4096 bytes
 in the file, so it is page-aligned in memory and no vector load of the kernels crosses a cache line.

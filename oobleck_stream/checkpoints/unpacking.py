@@ -77,13 +77,13 @@ def _part(network: PackedNetwork, index: int, number: int) -> FloatArray:
 
 
 def _alpha(read: Callable[[], FloatArray], config: OobleckConfig) -> FloatingArray:
-    """Return alpha or its logarithm in float64, so that `fold_snake` gives the packed float32."""
+    """Return alpha or its logarithm in float64, from which `fold_snake` makes the packed value."""
     alpha = read().astype(np.float64)
     return np.log(np.maximum(alpha, _TINY)) if config.snake_log_scale else alpha
 
 
 def _beta(read: Callable[[], FloatArray], config: OobleckConfig) -> FloatingArray:
-    """Return beta or its logarithm in float64, so that `fold_snake` gives the packed float32."""
+    """Return beta or its logarithm in float64, from which `fold_snake` makes the packed value."""
     inverse = read().astype(np.float64)
     beta = np.divide(1.0, inverse, out=np.full_like(inverse, _HUGE), where=inverse != 0)
     beta -= config.snake_epsilon

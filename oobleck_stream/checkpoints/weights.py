@@ -123,7 +123,7 @@ class StoredParameters:
         return values
 
     def _check(self, results: Sequence[FloatArray], stored: dict[str, FloatingArray]) -> None:
-        """Report stored values that are not finite or, if all are finite, such folded values."""
+        """Report stored values that are not finite or, if there are none, such folded values."""
         guilty = [name for name, values in stored.items() if not np.isfinite(values).all()]
         self.problems += [f"{name} holds values that are not finite" for name in guilty]
         if not guilty and not all(np.isfinite(result).all() for result in results):

@@ -80,8 +80,8 @@ def _model_options(command: Callable[..., None]) -> Callable[..., None]:
         "--width",
         metavar="N",
         type=click.IntRange(1),
-        help="Channels of the preset's level at the audio's sample rate. [default: as in the "
-        "preset]",
+        help="Channels of the level at the audio's sample rate; those of the other levels are "
+        "multiples. [default: as in the preset]",
     )
     @functools.wraps(command)
     def with_network(
@@ -325,8 +325,8 @@ def look_ahead(
 ) -> None:
     """Measure the time of one-frame pushes with a shorter look-ahead.
 
-    Compares 10, 25 and 50 % of the network's look-ahead, or that of --look-ahead, with exact
-    pushes. For the loss of quality, see `oobleck_stream look-ahead`.
+    Compares pushes with 10, 25 and 50 % of the network's look-ahead, or only with --look-ahead, to
+    exact pushes. For the loss of quality, see `oobleck_stream look-ahead`.
     """
     from oobleck_stream.bench.look_ahead import cost_facts, cost_lines
     from oobleck_stream.commands.compiling import warm_kernels

@@ -37,7 +37,7 @@ from oobleck_stream.commands.options import json_option
     type=click.IntRange(1),
     default=10_000,
     show_default=True,
-    help="Number of inputs of the run that is repeated.",
+    help="Number of inputs of the data set whose encoding is repeated when all is done.",
 )
 @click.option(
     "--hours",

@@ -156,11 +156,11 @@ def dataset() -> None:
 def encode(seed: int | None, as_json: bool, **options: Any) -> int:
     """Encode the audio files of IN to latents in OUT.
 
-    Audio is resampled to the network's sample rate, mono is copied to all its channels, and stereo
-    is averaged to mono; other numbers of channels are refused. Nothing is normalized. Audio is left
-    out or added only by --crop and --pad, and by padding the last frame with zeros. The manifest
-    says what was done to each input. --crop and --split cut the latents, not the audio, so the
-    frames are the same as without them.
+    Audio is resampled to the network's sample rate. Mono is copied to all channels of the network,
+    and stereo is averaged for a mono network; other numbers of channels are refused. Nothing is
+    normalized. Audio is left out or added only by --crop and --pad, and by padding the last frame
+    with zeros. The manifest says what was done to each input. --crop and --split cut the latents,
+    not the audio, so the frames are the same as without them.
     """
     if seed is not None and not options["sample"]:
         raise click.UsageError("--seed requires --sample")

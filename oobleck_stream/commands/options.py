@@ -108,7 +108,7 @@ plot_option = click.option(
     "--plot",
     metavar="FILE",
     shell_complete=files,
-    help="Also draw the result into an image file (needs the extra plot).",
+    help="Also draw the result into an image file. Needs pip install 'oobleck_stream[plot]'.",
 )
 
 

@@ -1,4 +1,4 @@
-"""Writes weights as a folder of protobuf libraries."""
+"""Writes weights as a folder of protobuf files, each a library of tensors."""
 
 from __future__ import annotations
 

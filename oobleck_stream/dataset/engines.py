@@ -12,11 +12,13 @@ from typing import Any, Protocol
 
 from oobleck_stream.dataset.job import Job
 from oobleck_stream.dataset.tasks import Result, Task
+from oobleck_stream.decoder import StreamingDecoder
+from oobleck_stream.encoder import StreamingEncoder
 from oobleck_stream.errors import InputError
 
 ALLOWED_DEATHS = 3
-"""A task is set aside after it has ended this many workers. A scheduler that was started by another
-program has its own limit.
+"""A task is set aside after this many workers have died while running it. A scheduler that was
+started by another program has its own limit.
 """
 
 CONNECT_SECONDS = 10
@@ -247,14 +249,17 @@ def warm_hosts(client: Any, job: Job) -> None:
 
 def warm(job: Job) -> None:
     """Load the model of a job and compile what it needs, or load it from the caches."""
-    from oobleck_stream.dataset.coding import open_decoder, open_encoder
-
-    stream: Any = open_encoder(job, "") if job.settings.direction == "encode" else open_decoder(job)
-    rows = stream.hop if job.settings.direction == "encode" else 1
-    width = stream.channels if job.settings.direction == "encode" else job.network.latent_dim
-    stream.seek(0)
-    stream.push([[0.0] * width] * rows)
-    stream.flush()
+    # Dask calls this in another thread than the tasks, so the stream that a thread keeps for its
+    # tasks (`coding.py`) is not used here. It would take memory until the worker ends.
+    model = job.network
+    if job.settings.direction == "encode":
+        encoder = StreamingEncoder(model, job.threads)
+        encoder.push([[0.0] * model.channels] * model.hop)
+        encoder.flush()
+    else:
+        decoder = StreamingDecoder(model, job.threads)
+        decoder.push([[0.0] * model.latent_dim])
+        decoder.flush()
 
 
 def default_workers() -> int:

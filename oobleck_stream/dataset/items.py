@@ -185,7 +185,7 @@ def _line(
     samples: int,
     changes: Iterable[str],
 ) -> Line:
-    """The line of an item that was written to `path`, still without the input's hash."""
+    """The manifest's line of an item, which was written to `path`. The input's hash is missing."""
     with path.open("rb") as file:
         digest = hashed(file)
     size = path.stat().st_size

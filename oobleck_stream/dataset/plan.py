@@ -1,4 +1,4 @@
-"""Finds the tasks without results in the output folder, and the tasks that results lead to."""
+"""Finds the tasks whose results are missing, and the tasks that follow from a result."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ class Plan:
         return shards
 
     def _read_lines(self) -> None:
-        """Collect the lines of inputs that are unchanged and whose outputs all exist."""
+        """Collect the manifest's lines of inputs that are unchanged and whose outputs all exist."""
         place = self.job.place
         records = sorted(name for name in self._files if name.startswith(RECORDS))
         names = [name for name in (MANIFEST,) if name in self._files] + records
@@ -290,18 +290,18 @@ class Plan:
         return following
 
     def suspects(self, task: Task) -> list[Task]:
-        """Divide a task that was running when its worker ended, so that its inputs are alone."""
+        """Divide a task that was running when its worker died into tasks of one input each."""
         if isinstance(task, Batch):
             return [Batch((source,)) for source in task.sources]
         return [task]
 
     def set_aside(self, task: Task, reason: str) -> list[Task]:
-        """Give up a task that ends its worker, and its input; return the tasks that follow.
+        """Record the input of a task that kills its workers as set aside; return what follows.
 
         Raises
         ------
         OSError
-            If the task has no input of its own.
+            If the task does not belong to exactly one input.
         """
         if isinstance(task, Clean):
             return []  # What is left is removed at the end.

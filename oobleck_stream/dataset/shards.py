@@ -81,7 +81,7 @@ def member_name(key: str) -> str:
 
 
 def own_files(line: Line) -> list[str]:
-    """The files of an item that is not in a file of several yet."""
+    """The files of an item, which are removed when it is in a tar or Parquet file."""
     return [line.output, _beside(line.output)] if line.output.startswith(ITEMS) else []
 
 

@@ -22,8 +22,8 @@ from oobleck_stream.files.audio_reader import AudioFile
 from oobleck_stream.files.axis_order import AxisOrder
 from oobleck_stream.files.latents_reader import LatentFile, cut, read_latents
 
-BLOCK = 2**16
-"""Number of rows that are read at a time."""
+BLOCK = 2**17
+"""Number of floats that are read at a time."""
 
 DECODED = 32
 """Number of latent frames that are decoded at a time."""
@@ -57,7 +57,7 @@ def padded_blocks(
         if left == 0:
             break
     while silence > 0:
-        count = min(BLOCK, silence)
+        count = min(BLOCK // channels, silence)
         yield np.zeros((count, channels), np.float32)
         silence -= count
 
@@ -72,7 +72,7 @@ def read_rows(file: BinaryIO, first: int, last: int, width: int) -> Iterator[Flo
     """
     file.seek(4 * width * first)
     while first < last:
-        count = min(BLOCK, last - first)
+        count = min(max(1, BLOCK // width), last - first)
         data = file.read(4 * width * count)
         if len(data) < 4 * width * count:
             raise EOFError(f"{getattr(file, 'name', 'a scratch file')} is too short")

@@ -133,7 +133,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Span:
-    """An item of a piece: item `number` of `count`, with the frames from `first` up to `last`."""
+    """Item `number` of `count` items of a piece, with its frames from `first` to before `last`."""
 
     number: int
     first: int

@@ -85,7 +85,7 @@ def failed_line(source: Source, error: str, status: str = FAILED) -> Line:
 
 
 def _attempt(job: Job, source: Source, action: Callable[[], Result]) -> Result:
-    """Call `action` and return its result. If the input fails, the result has a failed line."""
+    """Call `action` and return its result. An error of the input becomes a line that names it."""
     try:
         return action()
     except OSError:

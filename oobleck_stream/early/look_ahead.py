@@ -104,7 +104,7 @@ class LookAhead:
         return Blocks.of(layers, joined, counters, self.held, first, end)
 
     def layers_read(self, model: Model) -> int:
-        """Number of layers, from the first on, whose final rows the early samples depend on."""
+        """Number of layers, counted from the input, whose final rows early samples depend on."""
         layers, frames = model.decoder.layers, 3 * model.context + 3
         counters = Counters.after(layers, frames)
         if counters.produced[-1] > (frames - 1) * model.hop - self.samples:

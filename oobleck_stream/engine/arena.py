@@ -47,7 +47,7 @@ class Counters:
 
     @classmethod
     def at(cls, counts: IntArray, ended: bool = False) -> Counters:
-        """Make counters from an array (3, layers) with the rows received, blocks and produced."""
+        """Make counters from a (3, layers) array of rows `received`, `blocks`, `produced`."""
         received, blocks, produced = counts.tolist()
         return cls(received, blocks, produced, [ended] * len(received))
 
@@ -63,7 +63,7 @@ class Counters:
 
     @property
     def counts(self) -> IntArray:
-        """Return an array (3, layers) with the rows received, blocks and produced."""
+        """Return a (3, layers) array of rows `received`, `blocks`, `produced`."""
         return np.array([self.received, self.blocks, self.produced], np.int64)
 
     def origin(self, index: int, layer: Layer) -> int:
@@ -107,9 +107,9 @@ class ArenaLayout:
     joined : tuple of bool
         Whether each layer is computed together with the one before it.
     early : tuple of int
-        For each layer, the maximum number of rows after those received that its window and its skip
-        rows may hold. The tiles of the layer before it write these rows before all rows in front of
-        them are known.
+        For each layer, how many rows beyond the received ones its window and its skip rows may hold
+        at most. The tiles of the layer before it write these rows before all rows in front of them
+        are known.
     points : int
         Offset of the memory for the rows of points. Fast convolutions that are not joined use it.
     floats : int

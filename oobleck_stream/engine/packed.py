@@ -255,12 +255,12 @@ def _is_exact(values: FloatArray, dtype: str) -> bool:
 
 
 def _stored(values: FloatArray, dtype: str) -> npt.NDArray[Any]:
-    """The elements that stand for values in the packed array."""
+    """Convert values to the dtype in which the packed array stores them."""
     return values if dtype == "F32" else to_stored(values, dtype, "weights")
 
 
 def _float32(stored: npt.NDArray[Any], dtype: str) -> FloatArray:
-    """The float32 values of elements of the packed array."""
+    """Convert elements of the packed array to float32."""
     if dtype == "F32":
         return stored
     elements = np.ascontiguousarray(stored)

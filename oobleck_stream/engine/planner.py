@@ -391,7 +391,7 @@ class _Tables:
         self._steps.insert(self._added + 1, step_row(layer, fields))
 
     def move(self, layer: int, to: int, origin: int, size: int) -> None:
-        """Plan a move of `size` floats after the last step, which belongs to `layer`."""
+        """Plan a move of `size` floats in the window of `layer`, after the last step."""
         if size > 0 and to != origin:
             self._waiting.append((to, origin, size))
             self._waiting_layer = layer

@@ -19,18 +19,18 @@ r = b * PHASES + phase. If ``FIRST_ROW <= r < LAST_ROW``, a step computes::
     arena[RAW + r * OUTPUT_STRIDE + column] = value                unless RAW is NONE
     arena[SNAKED + r * OUTPUT_STRIDE + column] = snake(value)      unless SNAKED is NONE
 
-The inner sum is over blocks of `chain_length` channels; each block is a chain of fused
-multiply-adds that starts from +0 and takes the channels in ascending order. The sums are added in
-ascending order of the taps, and of the blocks within a tap.
+The inner sum is cut into chains of `chain_length` channels. Each chain consists of fused
+multiply-adds, starts from +0, and takes the channels in ascending order. The chains are added in
+ascending order of the taps, and within a tap of the channels.
 
-A step with TILE > 1 is a fast convolution (`oobleck_stream.fast_convolution`). For such a step,
-r = b * PHASES + phase * PHASE_STRIDE in all formulas above. Each tap is a point of the scheme. The
-rows of the points are computed from the ``TILE + 6`` input rows of the block. The first of these is
-at ``INPUT + b * INPUT_STRIDE``, and the others follow at distances of TAP_STRIDE. The product of
-each point is a sum over blocks of channels, and the values of the phases are computed from these
-products. A JOINED step computes the rows of its points itself. For other steps, a separate step
-before it, the transform, writes the row of point p and block b to ``POINTS + p * POINT_STRIDE + b *
-CHANNELS``, where the step with the products reads it.
+A step with TILE > 1 is a fast convolution (`oobleck_stream.fast_convolution`). For such a step, r =
+b * PHASES + phase * PHASE_STRIDE in all formulas above. Each tap is a point of the scheme. The rows
+of the points are computed from the ``TILE + 6`` input rows of the block. The first of these is at
+``INPUT + b * INPUT_STRIDE``, and the others follow at distances of TAP_STRIDE. The product of each
+point is a sum of chains, and the values of the phases are computed from these products. A JOINED
+step computes the rows of its points itself. For other steps, a separate step before it, the
+transform, writes the row of point p and block b to ``POINTS + p * POINT_STRIDE + b * CHANNELS``,
+where the step with the products reads it.
 
 The last layer (`TO_TARGET`) writes its raw rows to the target instead of the arena. The first step
 of a push copies the new rows into the first window. It has no weights; its value is
@@ -72,7 +72,8 @@ WEIGHT_DTYPES = ("F32", "BF16", "F16")
 converted to float32 exactly. They have only panels of full width. The weights of a fast convolution
 are float32."""
 
-# Columns of the table of steps, int64.
+# Columns of the table of steps, int64. With a table of records, `step.rows` could stand for
+# `step[ROWS]`. But to read one field of a record in an array, Numba's CUDA target loads all fields.
 (
     LAYER,  # index of the layer; -1 for the copy of the input rows; or MOVES_ALONE
     ROWS,  # blocks of output rows

@@ -96,10 +96,10 @@ class Blocks:
 
 
 def layers_read(layers: Sequence[Layer], blocks: Blocks, counters: Counters) -> int:
-    """Number of layers, counted from the input, whose final rows a provisional end reads.
+    """Number of layers, counted from the input, whose final rows provisional rows depend on.
 
-    The layers after these need to be computed only for the exact output. A layer that adds the
-    input of the previous layer is counted if that layer is counted.
+    The layers after these need to be computed only for the exact output. A layer with a residual is
+    counted if the layer before it is counted.
     """
     # If a layer starts at its first block that is not final, the next layer reads final rows of it.
     count = max(

@@ -218,7 +218,7 @@ class Stack:
         return StackState(counts, ended, rows)
 
     def restore(self, state: StackState, stream: int = 0) -> None:
-        """Continue from a state that `snapshot` of a stack over the same layers returned."""
+        """Continue from a result of `snapshot`, also of another stack of the same layers."""
         kept = self._layout.kept(Counters.at(state.counts, state.ended))
         for (start, _), values in zip(kept, state.kept, strict=True):
             self._engine.write(stream, start, values)

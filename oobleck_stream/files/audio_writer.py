@@ -190,7 +190,7 @@ class AudioWriter:
         self.written += len(samples)
 
     def _store(self, samples: FloatArray) -> None:
-        """Pass samples of the file's rate to libsndfile."""
+        """Pass samples to libsndfile. They have the file's sample rate."""
         for first in range(0, len(samples), PIECE):
             piece = self._quantized(samples[first : first + PIECE])
             try:

@@ -1,4 +1,4 @@
-"""Reads sound in formats that only FFmpeg supports, not libsndfile, such as M4A and videos."""
+"""Reads sound in formats that libsndfile lacks and FFmpeg supports, such as M4A and videos."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROUNDING_SECONDS = 0.001
 """Containers round lengths to a millisecond, so samples up to this far beyond them are kept."""
 
 SHORT_SECONDS = 0.1
-"""A sound counts as cut off only if it ends earlier than its container states by more than this."""
+"""A sound is cut off if it is shorter than its container states, by more than this."""
 
 
 class AvSound:

@@ -21,8 +21,8 @@ UNKNOWN_SIZE, UNKNOWN_FILE_SIZE = 0x7FFF0000, 2**62
 bytes of samples in a WAV file, or at least `UNKNOWN_FILE_SIZE` bytes in an RF64 file."""
 
 MAX_MISSING = 0.01
-"""The share of an MP3 file that may be missing when it is opened. If more is missing, mpg123 prints
-a warning of its own. If less is missing, this is found when the end is read."""
+"""If more than this share of an MP3 file is missing, the file is refused before it is opened, since
+mpg123 would print a warning of its own. If less is missing, this is found when the end is read."""
 
 
 def require_bytes(path: str | Path) -> None:

@@ -305,7 +305,7 @@ def _locked_folder(target: Path) -> tuple[Path, int | None]:
 
 
 def _remove_abandoned(target: Path) -> None:
-    """Remove the private folders of this target that killed processes have left behind."""
+    """Remove this target's private folders that were left behind by processes that were killed."""
     stem, suffix = re.escape(target.name[:MAX_NAME]), re.escape(PART_SUFFIX)
     name = re.compile(rf"\.{stem}\.[a-z0-9_]{{8}}{suffix}")
     with suppress(OSError), os.scandir(target.parent) as entries:

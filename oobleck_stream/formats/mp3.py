@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 FIRST_FRAME = 256
-"""Number of bytes of the first frame in which the tag is searched."""
+"""The tag is searched for in this many bytes from the start of the first frame."""
 
 HAS_FRAMES, HAS_BYTES = 1, 2
 

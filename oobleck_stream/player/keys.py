@@ -23,7 +23,7 @@ SEQUENCES = {
 }
 
 PREFIXES = ("\0", "\xe0")
-"""On Windows, a key without a character is read as one of these and a code."""
+"""On Windows, a key without a character is read as one of these, followed by a code."""
 
 CODES = {"H": "up", "P": "down", "M": "right", "K": "left"}
 """The codes of the arrow keys on Windows."""

@@ -34,7 +34,7 @@ def play(source: Any, model: Model, **options: Any) -> Sound | None:
 
 
 def sound_of(playlist: Playlist, model: Model, threads: int | None) -> Sound | None:
-    """Return the sound of one round, which is decoded when needed. None for live sources."""
+    """Return the sound of one pass through a playlist, decoded when needed. None if it is live."""
     if not playlist.is_finite:
         return None
     return Sound(lambda: playlist.decoded(StreamingDecoder(model, threads)), model.samplerate)

@@ -70,7 +70,7 @@ class Playlist:
 
     @property
     def seconds(self) -> float:
-        """Duration of one round in seconds. It is infinite if it is unknown."""
+        """Duration of one pass in seconds; infinite if it is unknown."""
         ends = [self.end_of(track) for track in self.tracks]
         if None in ends:
             return math.inf

@@ -7,7 +7,8 @@ How it works:
     client ── heard ──▶ credit ──┘  (the decoding thread)       └─▶ shared sound ──▶ listeners
 
 All state belongs to the event loop. A tick takes at most one block of frames from each session that
-has frames and credit, decodes them in the decoding thread, and appends the samples to the sessions.
+has frames and credit (at its start also the frames before its first sample), decodes them in the
+decoding thread, and appends the samples to the sessions.
 A session's connection sends the samples that have not been sent yet. Frames and samples are
 numbered from the beginning of the session, and these numbers never decrease, not even after a seek.
 Therefore credit, resuming and seeking only compare numbers.

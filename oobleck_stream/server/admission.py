@@ -135,7 +135,7 @@ class Load:
     late: int = 0
 
     def expected(self, exact: int, early: int = 0) -> float:
-        """Seconds that a tick for these numbers of streams took at the start."""
+        """Seconds of a tick for these numbers of streams, by the times measured at the start."""
         return self.exact.of(exact) + self.early.of(early)
 
     def share(self, exact: int, early: int = 0) -> float:

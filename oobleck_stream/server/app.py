@@ -50,7 +50,7 @@ def make_app(hub: Hub, guard: Guard) -> Starlette:
     Parameters
     ----------
     hub : Hub
-        Its ticks run as long as the application runs.
+        It decodes as long as the application runs.
     guard : Guard
     """
     files = page_files()

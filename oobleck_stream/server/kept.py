@@ -53,7 +53,7 @@ class KeptFrames:
         self.full = False
 
     def as_npy(self) -> bytes:
-        """Return the content of an `.npy` file, (frames, latent_dim) float32."""
+        """Return the kept frames, (frames, latent_dim) float32, as the bytes of an `.npy` file."""
         frames = np.concatenate([np.empty((0, self.latent_dim), np.float32), *self._pieces])
         file = io.BytesIO()
         write_npy(file, frames)

@@ -173,7 +173,7 @@ class Rooms:
             del self._rooms[name]
 
     async def _play(self, session: Session) -> None:
-        """Act as the client of a session: mark its samples as heard in real time."""
+        """Act as the client of a session: as time passes, mark its samples as heard."""
         start = time.monotonic()
         while session.id in self.hub.sessions and session.closing is None:
             # No client gets the samples, so count decoded samples as sent, and as heard by time.

@@ -6,7 +6,6 @@ import json
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -14,56 +13,28 @@ import numpy as np
 
 from oobleck_stream.arrays import FloatArray
 from oobleck_stream.checks import checked_frames, checked_index, checked_latents
-from oobleck_stream.errors import NonFiniteError
+from oobleck_stream.errors import NonFiniteError, RemoteError
+from oobleck_stream.server.connection import Connection
 from oobleck_stream.server.protocol import (
-    GOING_AWAY,
     HEADER,
     MAX_AHEAD,
     PUSH,
     SAMPLES,
-    SUBPROTOCOL,
     pack_frames,
     parse_numbers,
 )
 
-HINT = "RemoteDecoder needs websockets: pip install 'oobleck_stream[web]'"
 RESUME_SECONDS = 30.0
 """How long the decoder tries to reconnect. The server keeps the stream equally long."""
 
 RETRY_SECONDS = 0.1
-CLOSE_SECONDS = 1.0
 RETRIED = ("unreachable", "overloaded", "closing", "busy")
 """Codes of errors after which another attempt may succeed."""
 
 GOES_ON = ("overflow", "unknown-state")
 """Codes of errors after which the session continues."""
 
-CODES = {401: "refused", 403: "refused", 421: "refused", 503: "busy"}
 Result = TypeVar("Result")
-
-
-class RemoteError(RuntimeError):
-    """The server refused a request, or can't be reached.
-
-    Attributes
-    ----------
-    code : str
-        The protocol's word for the error, such as ``busy``. It is ``unreachable`` if the server did
-        not answer.
-
-    Examples
-    --------
-    >>> import oobleck_stream as ob
-    >>> try:
-    ...     ob.RemoteDecoder("http://127.0.0.1:9")
-    ... except ob.RemoteError as error:
-    ...     print(error.code)
-    unreachable
-    """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class RemoteState:
@@ -89,6 +60,10 @@ class RemoteDecoder:
         The server's token. By default, the token in `url` is used, if there is one.
     timeout : float
         Maximum seconds to wait for each answer of the server.
+    early : bool
+        Whether to ask for early sound. Samples then wait for later frames only as long as ``serve
+        --look-ahead`` says, and are those of `StreamingDecoder` with this `look_ahead`. A server
+        that is too slow for early sound decodes exactly, as `latency` shows.
 
     Attributes
     ----------
@@ -119,21 +94,24 @@ class RemoteDecoder:
     True
     """
 
-    def __init__(self, url: str, token: str | None = None, timeout: float = 30.0) -> None:
+    def __init__(
+        self, url: str, token: str | None = None, timeout: float = 30.0, early: bool = False
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"an address like http://127.0.0.1:8765 was expected, not {url!r}")
         scheme = "wss" if parts.scheme == "https" else "ws"
         self._address = f"{scheme}://{parts.netloc}{parts.path.rstrip('/')}/v1/session"
         self._token = token or "".join(parse_qs(parts.query).get("token", [])[:1])
-        self._timeout = timeout
+        self._timeout, self._early = timeout, early
         self.frames_in = self.samples_out = 0
         self.info: dict[str, Any] = {}
         self._session: str | None = None
         self._status = "open"
-        self._wire = _Wire()
-        self._closer = weakref.finalize(self, self._wire.end)
+        self._connection = Connection()
+        self._closer = weakref.finalize(self, self._connection.end)
         self._told: dict[str, dict[str, Any]] = {}
+        self._latency = 0
         # These are indices of frames and samples in the session: see `server/protocol.py`.
         self._sent = self._until = self._got = self._heard = 0
         self._first, self._unproven = 0, np.empty((0, 0), np.float32)
@@ -155,7 +133,7 @@ class RemoteDecoder:
     @property
     def latency(self) -> int:
         """Number of samples that are withheld until later frames are known."""
-        return int(self.info["latency"])
+        return self._latency
 
     @property
     def hop(self) -> int:
@@ -218,8 +196,7 @@ class RemoteDecoder:
             Index of the frame to push next.
         """
         target = checked_index(frame)
-        self._restart({"type": "seek", "frame": target})
-        self.frames_in = max(0, target - int(self.info["context"]))
+        self.frames_in = self._restart({"type": "seek", "frame": target})["decoded"]
         self.samples_out, self._status = target * self.hop, "open"
         return self.frames_in
 
@@ -308,7 +285,7 @@ class RemoteDecoder:
             room = min(end, self._until, self._sent + self._piece) - self._sent
             if room > 0:
                 start = self._sent - self._first
-                self._wire.send(pack_frames(self._sent, self._unproven[start : start + room]))
+                self._connection.send(pack_frames(self._sent, self._unproven[start : start + room]))
                 self._sent += room
             else:
                 self._receive()
@@ -318,7 +295,7 @@ class RemoteDecoder:
         """Send the unsent frames and the message ``end``, and return the last samples."""
         self._told.pop("end", None)
         self._exchange(0)
-        self._wire.send(json.dumps({"type": "end"}))
+        self._connection.send(json.dumps({"type": "end"}))
         while "end" not in self._told and "overflow" not in self._told:
             self._receive()
         last = self._told.get("end") or self._told["overflow"]
@@ -328,20 +305,24 @@ class RemoteDecoder:
         """Send a message and wait for its answer."""
         answer = "snapshot" if message["type"] == "snapshot" else "epoch"
         self._told.pop(answer, None)
-        self._wire.send(json.dumps(message))
+        self._connection.send(json.dumps(message))
         while answer not in self._told:
             self._receive()
         return self._told[answer]
 
-    def _restart(self, message: dict[str, Any]) -> None:
-        """Send a message that moves the stream to another position, and reset what was received."""
+    def _restart(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Send a message that moves the stream to another position. Return the server's answer.
+
+        Everything that was received before is dropped.
+        """
         if self._status == "closed":
             raise RuntimeError("the decoder is closed")
         # Drop the frames that were not sent yet, because the position changes.
         self._unproven = self._unproven[: self._sent - self._first]
-        self._retried(lambda: self._ask(message))
+        answer = self._retried(lambda: self._ask(message))
         self._first, self._unproven = self._sent, self._unproven[:0]
         self._told.clear()
+        return answer
 
     # The connection
 
@@ -359,7 +340,7 @@ class RemoteDecoder:
 
     def _receive(self) -> None:
         """Receive one message and store its content."""
-        message = self._wire.receive(self._timeout)
+        message = self._connection.receive(self._timeout)
         if isinstance(message, bytes):
             kind, first, numbers = parse_numbers(message, self.channels)
             if kind == SAMPLES and first + len(numbers) > self._got:
@@ -369,7 +350,7 @@ class RemoteDecoder:
                 self._got = first + len(numbers)
                 if self._got - self._heard > MAX_AHEAD * self.samplerate / 4:
                     self._heard = self._got
-                    self._wire.send(json.dumps({"type": "heard", "sample": self._got}))
+                    self._connection.send(json.dumps({"type": "heard", "sample": self._got}))
             return
         told = json.loads(message)
         self._told[told["type"]] = told
@@ -377,6 +358,7 @@ class RemoteDecoder:
             self._until = told["frames_until"]
         elif told["type"] == "epoch":
             self._got, self._chunks, self._waiting = told["sample"], [], 0
+            self._latency = told["look_ahead"]
         elif told["type"] == "error":
             raise RemoteError(told["code"], told["message"])
 
@@ -387,7 +369,7 @@ class RemoteDecoder:
         end, pause = time.monotonic() + RESUME_SECONDS, RETRY_SECONDS
         while True:
             try:
-                if not self._wire.connected:
+                if not self._connection.connected:
                     self._connect()
                 return operation()
             except RemoteError as error:
@@ -395,105 +377,26 @@ class RemoteDecoder:
                     if error.code not in GOES_ON:
                         self.close()
                     raise
-                self._wire.drop()
+                self._connection.drop()
             time.sleep(pause)
             pause = min(2 * pause, 2.0)
 
     def _connect(self) -> None:
         """Open a connection with a new session, or with the session whose connection was lost."""
         resumed = self._session is not None
-        self._wire.open(self._address + "?resume=1" * resumed, self._token, self._timeout)
+        self._connection.open(self._address + "?resume=1" * resumed, self._token, self._timeout)
         if resumed:
             first: dict[str, Any] = {"type": "resume", "session": self._session, "have": self._got}
         else:
             first = {"type": "open", "source": PUSH, "sample": "f32", "ahead": MAX_AHEAD}
-        self._wire.send(json.dumps(first))
+            first["early"] = self._early
+        self._connection.send(json.dumps(first))
         self._told.pop("ready", None)
         while "ready" not in self._told:
             self._receive()
         ready = self._told["ready"]
         self._session, self.info = ready["session"], ready["info"]
         self._until, self._sent = ready["frames_until"], ready["frames_in"]
+        self._latency = ready["epoch"]["look_ahead"]
         if not resumed:
             self._unproven = np.empty((0, self.latent_dim), np.float32)
-
-
-class _Wire:
-    """A WebSocket whose failures are raised as `RemoteError` with the code ``unreachable``."""
-
-    def __init__(self) -> None:
-        self._socket: Any = None
-        self._stack = ExitStack()
-
-    @property
-    def connected(self) -> bool:
-        return self._socket is not None
-
-    def open(self, address: str, token: str | None, timeout: float) -> None:
-        try:
-            from websockets.exceptions import InvalidStatus, WebSocketException
-            from websockets.sync.client import connect
-        except ImportError as error:
-            raise ImportError(HINT) from error
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        try:
-            connection = connect(
-                address,
-                subprotocols=[SUBPROTOCOL],  # type: ignore[list-item]
-                additional_headers=headers,
-                compression=None,
-                open_timeout=timeout,
-                close_timeout=CLOSE_SECONDS,
-                max_size=None,
-            )
-            self._socket = self._stack.enter_context(connection)
-        except InvalidStatus as error:
-            status, body = error.response.status_code, bytes(error.response.body or b"")
-            raise RemoteError(CODES.get(status, "refused"), _reason(status, body)) from None
-        except (OSError, TimeoutError, WebSocketException) as error:
-            raise RemoteError("unreachable", f"{address}: {error}") from None
-
-    def send(self, message: str | bytes) -> None:
-        with self._failures():
-            self._socket.send(message)
-
-    def receive(self, timeout: float) -> str | bytes:
-        with self._failures():
-            message: str | bytes = self._socket.recv(timeout)
-            return message
-
-    @contextmanager
-    def _failures(self) -> Iterator[None]:
-        from websockets.exceptions import WebSocketException
-
-        try:
-            yield
-        except (OSError, TimeoutError, WebSocketException) as error:
-            self.drop()
-            raise RemoteError("unreachable", f"the connection was lost: {error}") from None
-
-    def drop(self) -> None:
-        """Close the connection, but let the session wait for a new connection."""
-        socket, self._socket = self._socket, None
-        if socket is not None:
-            socket.close(GOING_AWAY)
-            self._stack.close()
-
-    def end(self) -> None:
-        """End the session, and wait until the server has closed the connection."""
-        if self._socket is None:
-            return
-        with suppress(RemoteError):
-            self.send(json.dumps({"type": "close"}))
-            limit = time.monotonic() + CLOSE_SECONDS
-            while time.monotonic() < limit:
-                self.receive(CLOSE_SECONDS)
-        self.drop()
-
-
-def _reason(status: int, body: bytes) -> str:
-    """Return the server's reason for refusing, or its HTTP status if it gave no reason."""
-    try:
-        return str(json.loads(body)["error"])
-    except (ValueError, KeyError, TypeError):
-        return f"the server answered {status}"

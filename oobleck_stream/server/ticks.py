@@ -45,7 +45,17 @@ class Job:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The result of a job: a chunk for each session, and overflowed frames, keyed by slot."""
+    """The result of a job.
+
+    Attributes
+    ----------
+    chunks : list of (n, channels) float32
+        The samples of each session.
+    overflowed : dict of int to int
+        Maps the slot of each stream that overflowed to its first frame that is not finite.
+    seconds : float
+        How long the job took.
+    """
 
     chunks: list[FloatArray]
     overflowed: dict[int, int]

@@ -7,8 +7,8 @@ import numpy as np
 from oobleck_stream.validation.comparison import DoubleArray, RealArray
 
 BLOCK_CELLS = 2**18
-"""Number of elements in a block whose correlation is computed in one call. If ``2 * most`` rows
-have more elements, the block has that many rows."""
+"""Number of elements in a block whose correlation is computed in one call. A block has at least
+``2 * most`` rows, also if they have more elements (`most` is an argument of `delay_of`)."""
 
 
 def delay_of(reference: RealArray, ours: RealArray, most: int) -> int:

@@ -103,7 +103,7 @@ def _stage_files(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
 
 
 def visiting(references: Mapping[str, RealArray]) -> Reference:
-    """Return a `Reference` that visits stored stages."""
+    """Return a `Reference`: a function that calls its argument for each stored stage in order."""
 
     def visit_all(visit: Visit) -> None:
         for name, rows in references.items():

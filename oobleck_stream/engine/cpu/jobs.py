@@ -66,8 +66,8 @@ MAX_CHUNK = 96
 """Maximum number of rows of a job."""
 
 MAX_JOINED_CHUNK = 24
-"""Maximum number of rows of a job of two joined steps, and also the maximum number of its tiles.
-The rows between the two steps then fit the first-level cache."""
+"""Maximum number of blocks of a job of two joined steps. A block is a row of a direct convolution
+or a tile of a fast one. The rows between the two steps then fit the first-level cache."""
 
 TRANSFORM_CHUNK = 4
 """Number of tiles of a job that computes the rows of points."""

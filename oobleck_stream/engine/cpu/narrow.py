@@ -1,8 +1,8 @@
 """The kernels of a convolution with few output columns, such as the last layer of a decoder.
 
 A vector holds the products of one input row with all taps and columns, so no lane is wasted. Lane
-``tap * columns + column`` is the product that the tap adds to this column, in the output row that
-begins `tap` rows before the input row. These are the same chains as in a product tap by tap, and
+``tap * columns + column`` is what this tap adds to this column of the output row whose oldest input
+row is `tap` rows before this input row. These are the same chains as in a product tap by tap, and
 they are added in the same order: `side_by_side` arranges the weights, and `add_taps` adds.
 """
 

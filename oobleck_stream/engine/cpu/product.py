@@ -38,10 +38,11 @@ def tile(
     stride: Any,
     add: Any,
 ) -> Any:
-    """Compute the contribution of one tap to a tile of sums, which are kept in registers.
+    """Compute one chain for each cell of a tile in registers, and add the chains to the sums.
 
-    Each sum is a chain of fused multiply-adds over the channels. A separate function is compiled
-    for every dtype of the weights and every size of tile, and a switch selects the function.
+    A chain consists of fused multiply-adds over the channels of a tap, or over a part of them. A
+    separate function is compiled for every dtype of the weights and every size of tile, and a
+    switch selects the function.
 
     Parameters
     ----------
