@@ -368,6 +368,8 @@ class _Tables:
 
     Moves wait until the next step. If this step does not touch the window of the moves, they are
     done in this step. Otherwise they are done before it, in a separate step that has no product.
+    (With separate steps only, a push of one frame takes 0.5 % longer for Stable Audio Open, and 6 %
+    longer for the small network `tiny`.)
     """
 
     def __init__(self) -> None:
