@@ -215,3 +215,13 @@ def killing(spared, least, most):
     finally:
         ended.set()
         thread.join()
+
+
+def encode(source, out, model, **options):
+    """Encode in this process."""
+    return ob.dataset.encode(source, out, model, **({"workers": 0} | options))
+
+
+def decode(source, out, model, **options):
+    """Decode in this process."""
+    return ob.dataset.decode(source, out, model, **({"workers": 0} | options))
