@@ -31,6 +31,12 @@ from networks import (
 )
 
 import oobleck_stream as ob
+from oobleck_stream.engine import program as table
+from oobleck_stream.engine.arena import ArenaLayout, Counters
+from oobleck_stream.engine.backends import SIZES, Sizes
+from oobleck_stream.engine.packed import parameter_offsets
+from oobleck_stream.engine.planner import plan
+from oobleck_stream.network import encoder_layers
 
 FRAMES = 24
 
@@ -143,6 +149,40 @@ def test_nothing_from_the_future(subject, at):
 @pytest.mark.parametrize("sample", [False, True])
 def test_restore_of_noise(tiny, sample):
     check_restore(subject_of(tiny, sample=sample, seed=3), 300, 200)
+
+
+@pytest.mark.parametrize("step_floats", [300, 2000])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_deep_layers_wait_for_rows(models, name, step_floats, monkeypatch):
+    """Steps of deep layers cover several frames of a long push, and the bits stay the same."""
+    model = models[name]
+    audio = random_audio(model.config, 40 * model.hop + 5)
+    expected = model.encode(audio)
+    monkeypatch.setitem(SIZES, "cpu", Sizes(step_floats=step_floats, max_shares=1, max_group=1))
+    layout = ArenaLayout.of(model.encoder.layers, step_floats)
+    assert any(layout.gathers)
+    generator = np.random.default_rng(step_floats)
+    for _ in range(4):
+        encoder, position, chunks = ob.StreamingEncoder(model, threads=2), 0, []
+        while position < len(audio):
+            size = int(generator.choice([1, model.hop // 2, 3 * model.hop, 17 * model.hop]))
+            chunks.append(encoder.push(audio[position : position + size]))
+            position += size
+        np.testing.assert_array_equal(np.concatenate([*chunks, encoder.flush()]), expected)
+
+
+def test_the_largest_layer_reads_its_weights_once():
+    """A push of 32 frames runs the layer with the most weights once, not for each frame."""
+    layers = encoder_layers(ob.preset("stable-audio-open-1.0"))
+    layout, (offsets, _) = (
+        ArenaLayout.of(layers, SIZES["cpu"].step_floats),
+        parameter_offsets(layers),
+    )
+    largest = max(range(len(layers)), key=lambda index: layers[index].multiplications)
+    counters = Counters.at(np.zeros((3, len(layers)), np.int64))
+    for _ in range(3):
+        steps, _ = plan(layout, offsets, counters, 32 * 2048, last=False)
+    assert np.count_nonzero(steps[:, table.LAYER] == largest) == 1
 
 
 # From the middle

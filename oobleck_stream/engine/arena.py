@@ -9,8 +9,10 @@ they were before the Snake is kept in the layer's skip rows.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -100,6 +102,12 @@ class ArenaLayout:
     layers : tuple of Layer
     limits : tuple of int
         Maximum blocks of each layer in one step.
+    gathers : tuple of bool
+        Whether each layer waits, within a push, until it has enough rows for a step of `limits`
+        blocks. Layers do so if a step of the layer before them writes few rows, as in the deep
+        levels of encoders. Otherwise they would read their weights for a few rows at a time.
+    entry : int
+        Maximum number of input rows of one program.
     windows : tuple of int
         Offset of each layer's window, in floats.
     skips : tuple of int or None
@@ -124,6 +132,8 @@ class ArenaLayout:
 
     layers: tuple[Layer, ...]
     limits: tuple[int, ...]
+    gathers: tuple[bool, ...]
+    entry: int
     windows: tuple[int, ...]
     skips: tuple[int | None, ...]
     joined: tuple[bool, ...]
@@ -158,6 +168,9 @@ class ArenaLayout:
         early = _early_rows(layers, joined)
         arriving = [limits[0] * layers[0].stride_in]
         arriving += [n * layer.phases for n, layer in zip(limits, layers, strict=True)]
+        gathers = _gathers(layers, joined, limits)
+        entry = _entry(layers, limits, gathers, step_floats)
+        arriving[0] = entry
         paired = paired_layers(layers) if pairing > 1 else 0
         # Rows that wait for the next frame: in the first window, and after the paired layers.
         waiting = [0] * len(layers)
@@ -171,7 +184,7 @@ class ArenaLayout:
             # Room for the rows kept, for those that arrive, and for the zeros at the end.
             windows.append(end)
             rows = layer.reach + arriving[index] + waiting[index] + early[index]
-            rows += layer.stride_in + 2
+            rows += layer.stride_in * (limits[index] if gathers[index] else 1) + 2
             end += _whole_lines(layer.reach + rows, layer.inputs)
             if index + 1 < len(layers) and layers[index + 1].residual:
                 skips.append(end + ALIASING_PAD)
@@ -186,6 +199,8 @@ class ArenaLayout:
         return cls(
             layers=tuple(layers),
             limits=limits,
+            gathers=gathers,
+            entry=entry,
             windows=tuple(windows),
             skips=tuple(skips),
             joined=joined,
@@ -199,11 +214,6 @@ class ArenaLayout:
     def point_stride(self, index: int) -> int:
         """Distance in floats from the rows of one point of a layer to those of the next point."""
         return _point_stride(self.layers[index], self.limits[index])
-
-    @property
-    def entry(self) -> int:
-        """Maximum number of input rows of one program."""
-        return self.limits[0] * self.layers[0].stride_in
 
     def due_blocks(self, rows: int) -> list[int]:
         """Number of blocks of each layer that are computed once `rows` input rows are received."""
@@ -255,6 +265,39 @@ def _max_blocks(layer: Layer, step_floats: int, alone: bool) -> int:
     if layer.scheme and alone:
         most = max(most, layer.inputs * layer.scheme.points)
     return max(1, step_floats // most)
+
+
+def _gathers(
+    layers: Sequence[Layer], joined: Sequence[bool], limits: Sequence[int]
+) -> tuple[bool, ...]:
+    """Whether each layer waits until it has enough rows for a step, see `ArenaLayout`.
+
+    A layer does so if a step of the layer before it writes at most a quarter of these rows. The
+    second layer of a residual unit never does.
+    """
+    gathers, rows = [], limits[0] * layers[0].stride_in
+    for layer, together, limit in zip(layers, joined, limits, strict=True):
+        blocks = min(limit, rows // layer.stride_in)
+        gathers.append(not together and not layer.residual and 4 * blocks <= limit)
+        rows = (limit if gathers[-1] else max(1, blocks)) * layer.phases
+    return tuple(gathers)
+
+
+def _entry(
+    layers: Sequence[Layer], limits: Sequence[int], gathers: Sequence[bool], step_floats: int
+) -> int:
+    """Maximum number of input rows of one program.
+
+    These are the rows of a step of the first layer. If layers gather rows, they are enough for a
+    step of these layers, but at most `step_floats` floats.
+    """
+    first, rows, most = limits[0] * layers[0].stride_in, Fraction(1), Fraction(0)
+    for layer, limit, gathered in zip(layers, limits, gathers, strict=True):
+        rows *= layer.stride_in
+        if gathered:
+            most = max(most, rows * limit)
+        rows /= layer.phases
+    return max(first, min(math.ceil(most), step_floats // layers[0].inputs))
 
 
 def _point_stride(layer: Layer, limit: int) -> int:

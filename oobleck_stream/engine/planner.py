@@ -159,9 +159,6 @@ def plan(
         push.enter(rows)
     if rows or last:
         push.run_layer(0, last)
-    if rows and layout.paired and not last:
-        # The paired layers may have computed nothing, but rows of the frame before wait after them.
-        push.run_layer(layout.paired, False)
     return push.tables.arrays()
 
 
@@ -200,8 +197,17 @@ class _Push:
         self.tables.add(-1, fields | self._output(-1, self._counters.received[0]))
         self._counters.received[0] += rows
 
-    def run_layer(self, index: int, ends: bool) -> None:
-        """Plan a layer that received new rows or whose input ended, and all layers after it."""
+    def run_layer(self, index: int, ends: bool, complete: bool = True) -> None:
+        """Plan a layer, and all layers after it.
+
+        Parameters
+        ----------
+        index : int
+        ends : bool
+            Whether the layer's input has ended.
+        complete : bool
+            Whether the layer has received all rows of this push.
+        """
         layer, counters = self._layers[index], self._counters
         received = counters.received[index]
         if ends:
@@ -222,10 +228,19 @@ class _Push:
                 counters.complete[following] = last
                 if count > 0:
                     self._joined_step(following, count, first)
-            if following + joined < len(self._layers) and (count > 0 or last):
-                self.run_layer(following + joined, last)
+            after = following + joined
+            if after < len(self._layers) and (
+                (complete and finished) or (count > 0 and self._has_enough(after))
+            ):
+                self.run_layer(after, last, complete and finished)
             if finished:
                 return
+
+    def _has_enough(self, index: int) -> bool:
+        """Whether a layer that received new rows need not wait for more rows of this push."""
+        counters = self._counters
+        ready = self._layers[index].due_blocks(counters.received[index]) - counters.blocks[index]
+        return not self._layout.gathers[index] or ready >= self._layout.limits[index]
 
     def _end(self, index: int) -> None:
         """Write the zeros that pad the end of a layer's input, as far as its last block reaches."""
