@@ -119,7 +119,7 @@ def checked_audio(audio: Any, channels: int) -> npt.NDArray[Any]:
 
 
 def _advice(array: npt.NDArray[Any], size: int, name: str) -> str:
-    """Return how to push a channels-first array or a batch; empty for any other array."""
+    """Return a hint how to push a channels-first array or a batch; else an empty string."""
     if array.ndim not in (2, 3) or size not in array.shape[-2:]:
         return ""
     part = name if array.ndim == 2 else f"{name}[0]"
@@ -148,7 +148,7 @@ def finite_rows(array: npt.NDArray[Any], first: int, name: str, row: str) -> Flo
     first : int
         Index of the array's first row, for the message.
     name, row : str
-        What the message calls the array, and one of its rows.
+        Names of the array and of one of its rows, for the message.
 
     Returns
     -------
