@@ -81,7 +81,8 @@ class Bottleneck:
     def reset(self, frame: int = 0) -> None:
         """Set the index of the next frame that noise is drawn for.
 
-        With a seed, the noise of a frame is always the same. Without one, every reset changes it.
+        With a seed, the noise of a frame is always the same. Without a seed, every reset changes
+        the noise.
         """
         self._frame = frame
         self._key = np.random.SeedSequence(self._seed).generate_state(2, np.uint64)

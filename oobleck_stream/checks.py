@@ -129,7 +129,7 @@ def _advice(array: npt.NDArray[Any], size: int, name: str) -> str:
 def real_array(values: Any, name: str) -> npt.NDArray[Any]:
     """Convert an array of any library to NumPy; raise ``ValueError`` if the dtype is not real."""
     array = as_array(values)
-    # For NumPy, the bfloat16 of JAX and other libraries is a void type, but it converts to float32.
+    # NumPy sees the bfloat16 of JAX and other libraries as a void type, but converts it to float32.
     if array.dtype.kind not in "fiub" and not _converts(array.dtype):
         raise ValueError(f"{name} must be real numbers, not {array.dtype}")
     return array

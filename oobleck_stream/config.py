@@ -55,13 +55,13 @@ class OobleckConfig:
     snake_log_scale : bool
         Whether alpha and beta of Snake are stored as logarithms.
     snake_epsilon : float
-        Number added to beta before the division. If beta is a logarithm, this is after the exp.
+        Number added to beta before the division. If beta is a logarithm, the exp comes first.
     bias : bool
         Whether every convolution except the decoder's last has a bias.
     output_bias : bool
         Whether the decoder's last convolution has a bias.
     final_tanh : bool
-        Whether the samples go through a tanh.
+        Whether the decoder's output goes through a tanh.
     latent_scale : float
         Latents are multiplied by this before decoding and divided by it after encoding.
     has_encoder : bool

@@ -169,7 +169,7 @@ class StreamingDecoder:
         """Index of the next frame to push, in the whole piece.
 
         Without a `seek`, this is the number of frames pushed since the beginning. After a `seek`,
-        it starts at the index that `seek` returned.
+        the count starts at the index that `seek` returned.
         """
         return self._streams.frames_in(0)
 
@@ -218,9 +218,9 @@ class StreamingDecoder:
             the last case, the message names the frame. The stream has not changed.
         NonFiniteError
             If the latents are so large that float32 overflows inside the network and samples would
-            not be finite. The error names the first such frame, and its `output` contains the
-            samples before the first that is not finite. The decoder refuses further pushes until
-            `reset`, `restore` or `seek`.
+            not be finite. The error names the first frame with such samples, and its `output`
+            contains all samples before the first that is not finite. The decoder refuses further
+            pushes until `reset`, `restore` or `seek`.
         RuntimeError
             If the stream was flushed, or if an earlier operation was interrupted by an exception or
             raised `NonFiniteError`. After `reset`, `restore` or `seek`, frames can be pushed again.

@@ -135,7 +135,7 @@ class DecoderStreams:
         return start * self.model.hop + self.stack.rows_out(number) + skip
 
     def status(self, number: int) -> Status:
-        """Whether a stream accepts input, or why it does not."""
+        """The status of a stream, which says whether it accepts input and, if not, why."""
         return self._positions[number].status
 
     def require_open(self, number: int, action: str) -> None:

@@ -219,9 +219,9 @@ class Model:
             case, the message names the frame.
         NonFiniteError
             If the latents are so large that float32 overflows inside the network and samples would
-            not be finite. The error names the first such frame, and its `output` contains the
-            samples before the first that is not finite. For a batch, `output` is a list of pieces.
-            Only a part of `out` has been written.
+            not be finite. The error names the first frame with such samples, and its `output`
+            contains all samples before the first that is not finite. For a batch, `output` is a
+            list of pieces. Only a part of `out` has been written.
         CudaUnavailable
             If the backend is ``"cuda"`` and can't be used. This error is a ``RuntimeError``.
         """
@@ -345,8 +345,8 @@ class Model:
         Returns
         -------
         (frames, 2 * latent_dim) or (batch, frames, 2 * latent_dim) float32, C-contiguous
-            The means are not divided by `latent_scale` yet. The standard deviation that a scale
-            stands for is ``softplus(scale) + 1e-4``, not divided by `latent_scale` either.
+            The means are not divided by `latent_scale` yet. A scale stands for the standard
+            deviation ``softplus(scale) + 1e-4``, which is not divided by `latent_scale` either.
 
         Raises
         ------

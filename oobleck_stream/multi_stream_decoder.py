@@ -187,9 +187,9 @@ class MultiStreamDecoder:
         NonFiniteError
             If latents are so large that float32 overflows inside the network and samples would not
             be finite. The error names each stream that overflowed and the first frame whose samples
-            are not finite. Its `output` contains the finite samples of these streams, up to the
-            first that is not finite, and all samples of the other streams, which are not affected.
-            A stream that overflowed refuses further pushes until `reset`, `restore` or `seek`.
+            are not finite. Its `output` contains the samples of these streams before the first that
+            is not finite, and all samples of the other streams, which are not affected. A stream
+            that overflowed refuses further pushes until `reset`, `restore` or `seek`.
         RuntimeError
             If an active stream was flushed, or if an earlier operation on it was interrupted by an
             exception or raised `NonFiniteError`. After `reset`, `restore` or `seek`, frames can be

@@ -38,8 +38,8 @@ MIN_TILED_ROWS = {4: 128, 2: 32}
 """For tiles of four and of two rows, the minimum number of rows per latent frame that a level must
 have to use them. A tile has to wait for its last row, and in deeper levels a row lasts longer. With
 these limits, tiles add less than 16 ms to the look-ahead of the published models. Moreover, the
-deepest levels spend their time on reading weights, not on multiplications, and fast convolution has
-more weights."""
+deepest levels spend most of their time on reading weights, not on multiplications, and fast
+convolution has more weights."""
 
 MAX_PAIRED_ROWS = 16
 """If frames are paired, the levels with fewer rows per latent frame than this compute several
@@ -204,7 +204,7 @@ def tile_rows(config: OobleckConfig, width: int, rows: int) -> int:
 def _residual_units(
     name: str, first: int, width: int, config: OobleckConfig, tile: int = 1
 ) -> list[Layer]:
-    """The layers of a block's residual units, which are numbered from `first` on."""
+    """The layers of a block's residual units, whose parameters are numbered from `first` on."""
     layers = []
     for number, dilation in enumerate(config.dilations, start=first):
         unit = f"{name}.layers.{number}.layers"

@@ -100,7 +100,7 @@ def prepare(tensors: Tensors, operations: Operations, epsilon: float = 0.0) -> l
     tensors : iterable of (Layer, LayerTensors)
     operations : Operations
     epsilon : float
-        Number added to Snake's beta. If beta is stored as a logarithm, this is after the exp.
+        Number added to Snake's beta. If beta is stored as a logarithm, the exp comes first.
     """
     network = []
     for layer, given in tensors:

@@ -18,7 +18,7 @@ from oobleck_stream.files.outputs import open_audio_writer
 from oobleck_stream.files.quantization import Bits, count_clipped, quantized
 
 MAX_CHANNELS = 8
-"""Maximum number of channels. The player gets FLAC, which has at most 8 channels."""
+"""Maximum number of channels. The player's audio is FLAC, which has at most 8 channels."""
 
 
 class Sound:

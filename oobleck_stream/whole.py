@@ -182,6 +182,6 @@ def _overflow(message: str, number: int, frame: int, out: FloatArray, row: int) 
 def _finite_part(out: FloatArray, number: int, row: int) -> Any:
     """Return the results before row `row` of piece `number`, for `NonFiniteError.output`.
 
-    For a batch, these are a list of the earlier pieces and of the rows of this piece.
+    For a batch, the result is a list of the earlier pieces and of the rows of this piece.
     """
     return out[:row] if out.ndim == 2 else [*out[:number], out[number, :row]]

@@ -73,7 +73,7 @@ class Counters:
     def kept(self, index: int, layer: Layer, early: int) -> int:
         """Number of rows in a layer's window, including the `early` rows after those received.
 
-        Once the layer's input has ended, the zeros that pad its end are included too.
+        Once the layer's input has ended, the zeros that pad the end of the input are included too.
         """
         end = self.received[index] + early
         if self.complete[index]:
@@ -234,7 +234,7 @@ def _whole_lines(rows: int, width: int) -> int:
 
 
 def _limits(layers: Sequence[Layer], joined: Sequence[bool], step_floats: int) -> tuple[int, ...]:
-    """Maximum blocks of each layer in one step; two joined layers have the same number of rows."""
+    """Maximum number of blocks of each layer in a step, with equally many rows in joined layers."""
     limits: list[int] = []
     for index, layer in enumerate(layers):
         followed = index + 1 < len(layers) and joined[index + 1]

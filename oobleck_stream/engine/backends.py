@@ -77,7 +77,7 @@ class Sizes:
     ----------
     step_floats : int
         Maximum number of floats that a step reads or writes. A step of a single block may exceed
-        it.
+        this limit.
     max_shares : int
         `step_floats` is divided by the number of streams, but at most by this number.
     max_group : int

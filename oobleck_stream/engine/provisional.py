@@ -62,7 +62,7 @@ class Blocks:
         counters : Counters
             The stream's counters. The blocks that they count are final.
         held : int
-            How many copies of the last input row follow the input.
+            Number of copies of the last input row that are appended to the input.
         first, end : int
             The range of output rows. Rows after the provisional end are left out.
         """
@@ -175,8 +175,8 @@ def plan_provisional(
     blocks : Blocks
         The blocks to compute.
     held : int
-        How many copies of the last input row follow the input. If this is not 0, the first layer
-        must have no Snake.
+        Number of copies of the last input row that are appended to the input. If this is not 0, the
+        first layer must have no Snake.
     front : (int, int)
         Number of layers that are already computed, and number of input rows of the layer after
         them. These rows are in the scratch window of that layer.

@@ -35,7 +35,7 @@ class Push:
     blocks : Blocks
         The blocks that the provisional end after the push needs.
     held : int
-        How many copies of the last input row follow the input.
+        Number of copies of the last input row that are appended to the input.
     """
 
     layout: ArenaLayout

@@ -117,9 +117,9 @@ class ProvisionalStack(Stack):
             Rows before the first row of the output are left out. If `end` is None, the range ends
             with the output.
         held : int
-            How many copies of the last input row follow the input received so far. After them come
-            zeros in the activations, as in a flush. If `held` is not 0, the first layer must have
-            no Snake.
+            Number of copies of the last input row that are appended to the input received so far.
+            Zeros in the activations follow these copies, as in a flush. If `held` is not 0, the
+            first layer must have no Snake.
 
         Returns
         -------
