@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from oobleck_stream.sound import Sound as Sound
     from oobleck_stream.vae import torch_vae as torch_vae
 
-# The module of every public name. Modules are imported at first use, because importing Numba takes
-# a quarter of a second.
+# Maps every public name to its module. Modules are imported at first use, because importing Numba
+# takes a quarter of a second.
 _EXPORTS = {
     "PIECES": "pieces",
     "PRESETS": "config",

@@ -31,8 +31,8 @@ INTERRUPTED = SIGNALLED + signal.SIGINT
 def main() -> None:
     """Run the command line and exit with its code."""
     _occupy_closed_descriptors()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # Standard error does so by default.
-        sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # As standard error does by default.
     for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
@@ -44,13 +44,13 @@ def main() -> None:
 def _occupy_closed_descriptors() -> None:
     """Open placeholders for closed standard streams, so that no other file gets their descriptors.
 
-    Reading from or writing to such a stream still fails, as it does if the stream is closed.
+    Reading from or writing to such a stream still fails, as if it were closed.
     """
     for number, mode in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_RDONLY)):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, mode)  # It gets the lowest free descriptor.
+            os.open(os.devnull, mode)  # `number` is the lowest free descriptor.
 
 
 def run(arguments: list[str]) -> int:
@@ -77,7 +77,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _naming_the_variable(error: click.BadParameter) -> click.BadParameter:
-    """Return the error; it names the environment variable if the value came from one."""
+    """Return the error, which names the environment variable if the value came from one."""
     if error.ctx is not None and error.param is not None and error.param.name is not None:
         source = error.ctx.get_parameter_source(error.param.name)
         if source is ParameterSource.ENVIRONMENT:
@@ -86,7 +86,7 @@ def _naming_the_variable(error: click.BadParameter) -> click.BadParameter:
 
 
 def _variable_of(error: CheckpointError, arguments: list[str]) -> str:
-    """Return a prefix for the message if $OOBLECK_STREAM_MODEL named the model; else empty."""
+    """Return a message prefix if $OOBLECK_STREAM_MODEL named the model; else an empty string."""
     named = os.environ.get(MODEL_VARIABLE)
     if named and error.source.startswith(named) and not any(named in word for word in arguments):
         return f"${MODEL_VARIABLE}: "
@@ -116,7 +116,7 @@ def _print_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Print a warning in one line, without its position in the source (see `showwarning`)."""
+    """Print a warning in one line, without its source location (see `warnings.showwarning`)."""
     click.echo(_one_line(str(message)), err=True)
 
 

@@ -1,4 +1,4 @@
-"""Array types, arrays of other libraries, and memory for rows, weights and sums."""
+"""Array types, conversion of other libraries' arrays, and page-aligned memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOST_DEVICES = (1, 3, 13)
 
 
 def aligned_zeros(*shape: int) -> FloatArray:
-    """An array of zeros in separate pages, which are returned to the system when it is freed.
+    """Return an array of zeros in its own pages, which the system gets back when it is freed.
 
     Memory from `malloc` may stay with the allocator even after hundreds of arrays have been freed.
     A page starts at a cache line, so no vector of sixteen floats spans two cache lines.

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from oobleck_stream.arrays import FloatArray
 
 MIN_DEVIATION = 1e-4
-"""This is added to every standard deviation, as in stable-audio-tools."""
+"""Number added to every standard deviation, as in stable-audio-tools."""
 
 
 def distribution(rows: FloatArray, latent_scale: float) -> tuple[FloatArray, FloatArray]:
@@ -21,16 +21,15 @@ def distribution(rows: FloatArray, latent_scale: float) -> tuple[FloatArray, Flo
     rows : (n, 2 * latent_dim) float32
         The encoder's output: each row contains the means, then the scales.
     latent_scale : float
-        Latents are divided by it.
+        The latents are divided by this number.
 
     Returns
     -------
     mean, deviation : (n, latent_dim) float32
         The mean is divided by `latent_scale`; the deviation is
-        ``(softplus(scale) + 1e-4) / abs(latent_scale)``. A mean or a scale that is not finite gives
-        a mean or a deviation that is not finite. The exception is a scale of minus infinity, which
-        gives the deviation ``1e-4 / abs(latent_scale)``. Results that float32 can't hold are
-        infinite.
+        ``(softplus(scale) + 1e-4) / abs(latent_scale)``. Results that are too large for float32 are
+        infinite. Where the encoder's mean or scale is not finite, the result is not finite either,
+        except that a scale of minus infinity gives the deviation ``1e-4 / abs(latent_scale)``.
     """
     scale = np.split(rows, 2, axis=1)[1]
     with np.errstate(all="ignore"):
@@ -42,7 +41,7 @@ def distribution(rows: FloatArray, latent_scale: float) -> tuple[FloatArray, Flo
 
 
 def means(rows: FloatArray, latent_scale: float) -> FloatArray:
-    """The mean of `distribution` alone, (n, latent_dim) float32."""
+    """Return only the means of `distribution`, (n, latent_dim) float32."""
     with np.errstate(all="ignore"):
         mean: FloatArray = np.split(rows, 2, axis=1)[0] / np.float32(latent_scale)
     return mean
@@ -54,7 +53,7 @@ class Bottleneck:
     Parameters
     ----------
     latent_scale : float
-        Latents are divided by it.
+        The latents are divided by this number.
     sample : bool
         Whether to draw the latents from the distribution; otherwise they are its mean.
     seed : int, optional
@@ -80,12 +79,16 @@ class Bottleneck:
             return mean + deviation * noise
 
     def reset(self, frame: int = 0) -> None:
-        """Continue with the noise of a frame. With a seed, the same noise is drawn again."""
+        """Set the index of the next frame that noise is drawn for.
+
+        With a seed, the noise of a frame is always the same. Without a seed, every reset changes
+        the noise.
+        """
         self._frame = frame
         self._key = np.random.SeedSequence(self._seed).generate_state(2, np.uint64)
 
     def snapshot(self) -> Any:
-        """The key of the noise and the next frame, for `restore`; None if no noise is drawn."""
+        """The noise's key and the next frame's index, for `restore`; None if no noise is drawn."""
         return (self._key, self._frame) if self.sample else None
 
     def restore(self, state: Any) -> None:
@@ -101,8 +104,8 @@ def frame_noise(key: npt.NDArray[Any], first: int, shape: tuple[int, ...]) -> Fl
     ----------
     key : (2,) uint64
     first : int
-        Index of the first frame. The index of a frame is the second word of the counter of the
-        random generator, Philox. So each frame has a separate sequence of random numbers.
+        Index of the first frame. The random generator is Philox, and the second word of its counter
+        is set to the frame's index. So each frame has a separate sequence of random numbers.
     shape : (n, latent_dim)
 
     Returns
@@ -113,7 +116,7 @@ def frame_noise(key: npt.NDArray[Any], first: int, shape: tuple[int, ...]) -> Fl
     generator, state = np.random.Generator(bits), bits.state
     noise = np.empty(shape, np.float32)
     for row in range(len(noise)):
-        # Set the state of a new generator, whose buffer is empty.
+        # Restart the generator at this frame's counter, with an empty buffer.
         state["state"]["counter"] = np.array([0, first + row, 0, 0], np.uint64)
         bits.state = state
         generator.standard_normal(dtype=np.float32, out=noise[row])

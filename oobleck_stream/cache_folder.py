@@ -39,7 +39,7 @@ def cache_folder() -> Path | None:
 
 
 def why_not_trusted(found: os.stat_result, writable: int = stat.S_IWGRP | stat.S_IWOTH) -> str:
-    """Return why another user may have written to a file or folder; empty if that is impossible.
+    """Return why another user may have written to a file or folder; else an empty string.
 
     Files that belong to root are trusted. On Windows all files are trusted, because Windows has no
     such permissions.

@@ -119,7 +119,7 @@ def checked_audio(audio: Any, channels: int) -> npt.NDArray[Any]:
 
 
 def _advice(array: npt.NDArray[Any], size: int, name: str) -> str:
-    """Return how to push a channels-first array or a batch; empty for any other array."""
+    """Return a hint how to push a channels-first array or a batch; else an empty string."""
     if array.ndim not in (2, 3) or size not in array.shape[-2:]:
         return ""
     part = name if array.ndim == 2 else f"{name}[0]"
@@ -129,7 +129,7 @@ def _advice(array: npt.NDArray[Any], size: int, name: str) -> str:
 def real_array(values: Any, name: str) -> npt.NDArray[Any]:
     """Convert an array of any library to NumPy; raise ``ValueError`` if the dtype is not real."""
     array = as_array(values)
-    # For NumPy, the bfloat16 of JAX and other libraries is a void type, but it converts to float32.
+    # NumPy sees the bfloat16 of JAX and other libraries as a void type, but converts it to float32.
     if array.dtype.kind not in "fiub" and not _converts(array.dtype):
         raise ValueError(f"{name} must be real numbers, not {array.dtype}")
     return array
@@ -148,7 +148,7 @@ def finite_rows(array: npt.NDArray[Any], first: int, name: str, row: str) -> Flo
     first : int
         Index of the array's first row, for the message.
     name, row : str
-        What the message calls the array, and one of its rows.
+        Names of the array and of one of its rows, for the message.
 
     Returns
     -------

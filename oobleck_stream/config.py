@@ -42,7 +42,8 @@ class OobleckConfig:
     dilations : tuple of int
         Dilation of each residual unit of a block.
     kernel : int
-        Kernel length of the first, the last, and the dilated convolutions (odd).
+        Kernel length (odd) of the dilated convolutions, of the first convolution, and of the
+        decoder's last convolution.
     kernel_per_stride : int
         Kernel length of a strided or transposed convolution as a multiple of its stride.
     transpose_padding : str
@@ -54,22 +55,21 @@ class OobleckConfig:
     snake_log_scale : bool
         Whether alpha and beta of Snake are stored as logarithms.
     snake_epsilon : float
-        Number that is added to beta (after exp) before the division.
+        Number added to beta before the division. If beta is a logarithm, the exp comes first.
     bias : bool
-        Whether the convolutions other than the decoder's last have a bias.
+        Whether every convolution except the decoder's last has a bias.
     output_bias : bool
         Whether the decoder's last convolution has a bias.
     final_tanh : bool
-        Whether the samples go through a tanh.
+        Whether the decoder's output goes through a tanh.
     latent_scale : float
         Latents are multiplied by this before decoding and divided by it after encoding.
     has_encoder : bool
         Whether the network has an encoder of the same family.
     convolution : str
-        How dilated convolutions are computed, in the decoder and in the encoder. ``"fast"`` takes
-        fewer multiplications in the levels where this is faster
-        (`oobleck_stream.network.tile_rows`). ``"direct"`` has a shorter look-ahead. The results of
-        the two differ only in their rounding.
+        How dilated convolutions are computed, in the decoder and in the encoder. ``"fast"`` saves
+        multiplications in the levels where this saves time (`oobleck_stream.network.tile_rows`).
+        ``"direct"`` has a shorter look-ahead. The two results differ only by rounding errors.
 
     Raises
     ------
@@ -162,7 +162,7 @@ class OobleckConfig:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels of each level, from the audio to the latents. One more than strides."""
+        """Channels of each level, from the audio to the latents; one entry more than `strides`."""
         return tuple(self.channels * multiple for multiple in (1, *self.multiples))
 
     @property
@@ -189,7 +189,7 @@ class OobleckConfig:
         return {"0": 0, "s%2": stride % 2, "s-1": stride - 1}[self.output_padding]
 
     def replace(self, **changes: object) -> OobleckConfig:
-        """Return a copy with some fields changed. The errors are those of the constructor."""
+        """Return a copy with the given fields changed; raise the same errors as the constructor."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
 

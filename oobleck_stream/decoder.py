@@ -31,9 +31,9 @@ class StreamingDecoder:
 
     With `look_ahead`, the decoder withholds fewer samples, and returns early samples that are
     computed from the frames known so far. They are close to the exact samples, and the shorter the
-    look-ahead, the larger the difference. `oobleck_stream look-ahead` measures it. The exact
-    samples are available later, in `exact`. If the latents are known in advance, `look_ahead` is
-    not needed: push them sooner instead.
+    look-ahead, the larger the difference. The command `oobleck_stream look-ahead` measures this
+    difference. The attribute `exact` contains the exact samples once they are final. If the latents
+    are known in advance, `look_ahead` is not needed: push them sooner instead.
 
     `MultiStreamDecoder` decodes several streams together.
 
@@ -63,11 +63,11 @@ class StreamingDecoder:
         Whether to compute the exact samples in addition to early samples. Without them, pushes with
         a small look-ahead are about a third cheaper, and the attribute `exact` is not available.
     pairing : {1, 2}
-        Number of frames that the network's deepest levels compute at once. With 2, they compute in
-        every second push of one frame, and read their weights, which are most of all weights, half
-        as often. Pushes of one frame then take less time on average, and each sample is returned
-        one frame later: `latency` is longer by one hop. The samples are the same bits. Can't be
-        combined with `look_ahead`.
+        Number of frames that the network's deepest levels compute at once. These levels hold most
+        of the weights. If `pairing` is 2 and frames are pushed one by one, the levels run only in
+        every second push, and read their weights half as often. Such pushes take less time on
+        average, but each sample is returned one frame later: `latency` is longer by one hop. The
+        samples are bit-identical. A `pairing` of 2 can't be combined with `look_ahead`.
 
     Attributes
     ----------
@@ -107,7 +107,7 @@ class StreamingDecoder:
     >>> early.latency, len(early.push(latents[:100])), len(early.exact)
     (265, 6135, 5344)
 
-    The same samples, one frame later and in less time:
+    The exact samples again, with paired frames: one frame later, and in less time:
 
     >>> paired = ob.StreamingDecoder(model, pairing=2)
     >>> paired.latency, np.array_equal(audio, np.concatenate(list(paired.stream(latents))))
@@ -169,7 +169,7 @@ class StreamingDecoder:
         """Index of the next frame to push, in the whole piece.
 
         Without a `seek`, this is the number of frames pushed since the beginning. After a `seek`,
-        it starts at the index that `seek` returned.
+        the count starts at the index that `seek` returned.
         """
         return self._streams.frames_in(0)
 
@@ -188,7 +188,7 @@ class StreamingDecoder:
         Raises
         ------
         RuntimeError
-            If the decoder has the option ``exact=False``.
+            If the decoder does not compute exact samples (``exact=False``).
         """
         return self._streams.finals[0]
 
@@ -207,9 +207,9 @@ class StreamingDecoder:
         Returns
         -------
         (k, channels) float32, C-contiguous
-            After t frames, ``max(0, t * hop - latency)`` samples have been returned in total; k may
-            be 0. With a smaller look-ahead than the network's, these are early samples. They are
-            the same as if the frames were pushed one by one.
+            Once t frames have been pushed, ``max(0, t * hop - latency)`` samples have been returned
+            in total; k may be 0. If the decoder withholds fewer samples than the network's
+            look-ahead, these are early samples, the same as if the frames were pushed one by one.
 
         Raises
         ------
@@ -218,9 +218,9 @@ class StreamingDecoder:
             the last case, the message names the frame. The stream has not changed.
         NonFiniteError
             If the latents are so large that float32 overflows inside the network and samples would
-            not be finite. The error names the first such frame, and its `output` contains the
-            finite samples before that frame. The decoder refuses further pushes until `reset`,
-            `restore` or `seek`.
+            not be finite. The error names the first frame with such samples, and its `output`
+            contains all samples before the first that is not finite. The decoder refuses further
+            pushes until `reset`, `restore` or `seek`.
         RuntimeError
             If the stream was flushed, or if an earlier operation was interrupted by an exception or
             raised `NonFiniteError`. After `reset`, `restore` or `seek`, frames can be pushed again.
@@ -275,8 +275,8 @@ class StreamingDecoder:
         """Move to the first sample of a frame, and discard the frames pushed so far.
 
         The decoder keeps no latents, so the caller has to push again from the returned frame, which
-        is up to ``model.context`` frames before `frame`. Samples before ``frame * hop`` are
-        dropped; later samples are bit-identical to those of the whole piece.
+        is at most ``model.context`` frames before `frame`. Samples before ``frame * hop`` are
+        dropped; all others are bit-identical to those of the whole piece.
 
         Parameters
         ----------
@@ -312,13 +312,15 @@ class StreamingDecoder:
         Parameters
         ----------
         state : DecoderState
-            A snapshot of any stream of any decoder of the same model, pairing and `exact`.
+            A snapshot of any stream of any decoder with the same model and the same pairing. A
+            snapshot of a decoder with ``exact=False`` may lack rows that a decoder with other
+            options needs.
 
         Raises
         ------
         ValueError
-            If `state` is not a state of a decoder of this model and pairing. The stream has not
-            changed.
+            If `state` is not a state of a decoder with this model and this pairing, or lacks rows
+            that this decoder needs. The stream has not changed.
         """
         self._streams.restore(state, 0)
 
@@ -327,7 +329,10 @@ class StreamingDecoder:
         return continued, (self._make, self._streams.copied())
 
     def _nonempty(self, step: Callable[..., FloatArray], *frames: Any) -> Iterator[FloatArray]:
-        """Yield the result of a push or flush, or the samples before an overflow, unless empty."""
+        """Yield what a push or flush returns, unless it is empty.
+
+        After an overflow, yield the samples before the overflow, and raise the error again.
+        """
         try:
             chunk = step(*frames)
         except NonFiniteError as error:

@@ -77,11 +77,11 @@ class Position(NamedTuple):
 class DecoderStreams:
     """One or more streams of a model's decoder.
 
-    Every operation first marks the streams that it changes as interrupted. When it is complete, one
-    assignment sets the new positions of all of them, with their status. So after an exception at
-    any point, even one raised by a signal handler, each stream is in one of three states:
-    unchanged, completely changed, or marked as interrupted. An interrupted stream can't be used
-    until `begin` or `restore`.
+    Every operation first marks the streams that it changes as interrupted. When the operation is
+    complete, one assignment sets the new positions and statuses of all these streams. So after an
+    exception at any point, even one raised by a signal handler, each stream is in one of three
+    states: unchanged, completely changed, or marked as interrupted. An interrupted stream can't be
+    used until `begin` or `restore` is called for it.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ class DecoderStreams:
     depth : int, optional
         Number of layers that `stack` computes; by default all layers.
     pairing : int
-        As for `oobleck_stream.StreamingDecoder`, for the new stack.
+        As for `oobleck_stream.StreamingDecoder`. It is ignored if `stack` is passed.
 
     Attributes
     ----------
@@ -135,7 +135,7 @@ class DecoderStreams:
         return start * self.model.hop + self.stack.rows_out(number) + skip
 
     def status(self, number: int) -> Status:
-        """Whether a stream accepts input, or why it does not."""
+        """The status of a stream, which says whether it accepts input and, if not, why."""
         return self._positions[number].status
 
     def require_open(self, number: int, action: str) -> None:
@@ -181,7 +181,7 @@ class DecoderStreams:
     ) -> tuple[list[FloatArray], dict[int, int]]:
         """Push the same number of frames into each of some streams.
 
-        After a seek, the samples before its target are dropped.
+        After a seek to a frame, the samples before this frame are dropped.
 
         Parameters
         ----------
@@ -198,7 +198,8 @@ class DecoderStreams:
             The finite samples of each stream in `numbers`. If a stream overflowed, these are the
             samples before its first sample that is not finite.
         overflowed : dict
-            Maps each stream whose output is not finite to the first frame with such samples.
+            Maps the index of each stream whose output is not finite to the index of the first frame
+            with such samples.
         """
         self._interrupt(numbers)
         chunks: list[FloatArray] = []
@@ -254,7 +255,7 @@ class DecoderStreams:
         self._finals = finals
 
     def _interrupt(self, numbers: Sequence[int]) -> None:
-        """Mark streams as changing; after an exception they stay marked."""
+        """Mark streams as interrupted; if an exception ends the operation, they stay marked."""
         marked = [self._positions[number]._replace(status="interrupted") for number in numbers]
         self._replace(numbers, marked)
 

@@ -45,7 +45,7 @@ class EncoderState:
     samples_in : int
         Index of the next sample to push, in the whole piece.
     start, skip : int
-        After a `seek`: the first frame of the stream, and the frames still to drop.
+        After a `seek`: index of the stream's first frame, and number of frames still to drop.
     flushed : bool
         Whether the stream was flushed.
 
@@ -195,7 +195,7 @@ class StreamingEncoder:
         """Move to a frame, and discard the audio pushed so far.
 
         The encoder keeps no audio, so the caller has to push again from the returned sample. Frames
-        before `frame` are dropped; later frames are bit-identical to those of the whole piece.
+        before `frame` are dropped; all others are bit-identical to those of the whole piece.
 
         Parameters
         ----------
@@ -247,8 +247,8 @@ class StreamingEncoder:
         Returns
         -------
         (k, latent_dim) float32, C-contiguous
-            After n samples, ``max(0, (n - latency) // hop)`` frames have been returned in total; k
-            may be 0.
+            Once n samples have been pushed, ``max(0, (n - latency) // hop)`` frames have been
+            returned in total; k may be 0.
 
         Raises
         ------
@@ -258,11 +258,11 @@ class StreamingEncoder:
         NonFiniteError
             If the audio is so large that float32 overflows inside the network and frames would not
             be finite. The error names the first such frame, and its `output` holds the finite
-            frames before it. The encoder refuses further pushes until `reset` or `restore`.
+            frames before it. The encoder refuses further pushes until `reset`, `restore` or `seek`.
         RuntimeError
             If the stream was flushed, or if an earlier operation was interrupted by an exception or
-            raised `NonFiniteError`. After `reset` or `restore`, audio can be pushed again. This
-            error is also raised if another thread is using this encoder.
+            raised `NonFiniteError`. After `reset`, `restore` or `seek`, audio can be pushed again.
+            This error is also raised if another thread is using this encoder.
         """
         with self._stack.exclusive():
             require_open(self._stream.status, "push")
@@ -302,7 +302,7 @@ class StreamingEncoder:
         ------
         RuntimeError
             If an earlier operation was interrupted by an exception or raised `NonFiniteError`.
-            After `reset` or `restore`, a snapshot is possible again.
+            After `reset`, `restore` or `seek`, a snapshot is possible again.
         """
         samples_in, status, start, skip = self._stream
         require_complete(status, "snapshot")
@@ -344,7 +344,7 @@ class StreamingEncoder:
         return _continued, (self._make, self.snapshot())
 
     def _interrupt(self) -> None:
-        """Mark the stream as changing; after an exception it stays marked."""
+        """Mark the stream as interrupted; if an exception ends the operation, it stays marked."""
         self._stream = self._stream._replace(status="interrupted")
 
     def _advance(self, samples: FloatArray, count: int, last: bool) -> FloatArray:

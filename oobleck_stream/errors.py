@@ -13,7 +13,7 @@ MAX_LENGTH = 240
 
 
 def _printable(text: str) -> str:
-    """Remove line breaks and control characters, which names from files may contain."""
+    """Replace line breaks and control characters, which names in files may contain, by spaces."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
@@ -80,8 +80,8 @@ class CheckpointError(ValueError):
     ----------
     source : str
     problems : tuple of str
-        All problems. The message lists only the first `MAX_SHOWN` problems, and the number of the
-        others.
+        All problems. The message lists only the first `MAX_SHOWN` problems, and states how many
+        more there are.
 
     Examples
     --------
@@ -106,8 +106,7 @@ class NonFiniteError(FloatingPointError):
     """The input was finite, but float32 overflowed inside the network.
 
     This error is not a ``ValueError``, because the stream has consumed the input. A stream whose
-    output is not finite refuses further input until `reset` or `restore` is called. For a decoder,
-    `seek` works too.
+    output is not finite refuses further input until `reset`, `restore` or `seek` is called.
 
     Parameters
     ----------
@@ -118,13 +117,14 @@ class NonFiniteError(FloatingPointError):
     Attributes
     ----------
     frames : dict of int to int
-        Maps the index of each stream whose output is not finite to the first frame whose output is
-        not finite, which may be earlier than the frame that causes it. A `StreamingDecoder` or
-        `StreamingEncoder` has only one stream, with index 0.
+        Maps the index of each stream that overflowed to the index of its first frame whose output
+        is not finite. The input that causes the overflow may come later. A `StreamingDecoder` or
+        `StreamingEncoder` has only one stream, with index 0. For a batch passed to `Model.decode`
+        or `Model.encode`, the key is the index of the piece.
     output : same type as the result of the call that failed
         The finite part of this result: the rows before the first row that is not finite. For a
-        `MultiStreamDecoder`, this is a list, which also contains all samples of the streams that
-        did not overflow.
+        `MultiStreamDecoder`, this is a list with one array per stream; it contains all samples of
+        the streams that did not overflow.
 
     Examples
     --------

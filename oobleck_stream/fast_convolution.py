@@ -1,20 +1,20 @@
 """Fast convolution over time, which needs fewer matrix products than direct convolution.
 
-A tile consists of `rows` output rows of a convolution with seven taps, at distances of `dilation`
-rows. It depends on ``rows + 6`` input rows, also at distances of `dilation` rows. Each scheme
-computes a tile in three parts:
+A tile consists of `rows` output rows, `dilation` rows apart, of a convolution with seven taps. It
+depends on ``rows + 6`` input rows, which are also `dilation` rows apart. Each scheme computes a
+tile in three parts:
 
 1. The input rows become `points` rows, channel by channel: `Scheme.transform`.
 2. Each of these rows is multiplied by its own matrix, folded from the kernel: `fold_points`.
 3. The products become the output rows, channel by channel: `Scheme.combine`.
 
-A direct convolution with seven taps needs ``7 * rows`` matrix products; a scheme needs `points`.
-In the language of polynomials, a scheme multiplies remainders. They are taken modulo x, x -+ 3/4
-and x -+ 4/3, with the leading coefficients as the "point at infinity" (S. Winograd, Arithmetic
-Complexity of Computations, 1980), and modulo quadratic polynomials
-(https://arxiv.org/abs/1905.05233). The roots of the quadratic ones lie on the unit circle, where
-rounding errors are amplified least. For four rows, the errors are amplified 3.2
-times. A scheme with ten real points would amplify them 24 times.
+A direct convolution with seven taps needs ``7 * rows`` matrix products; a scheme needs `points`. In
+the language of polynomials, a scheme multiplies remainders of polynomials. They are taken modulo x,
+x -+ 3/4 and x -+ 4/3, with the leading coefficients as the "point at infinity" (S. Winograd,
+Arithmetic Complexity of Computations, 1980), and modulo quadratic polynomials
+(https://arxiv.org/abs/1905.05233). The roots of the quadratic polynomials lie on the unit circle,
+where rounding errors are amplified least. The scheme for four rows amplifies them 3.2 times; with
+ten real points, it would amplify them 24 times.
 
 The order of the operations is part of the order of arithmetic (oobleck_stream/README.md).
 """
@@ -91,7 +91,10 @@ def fold_points(weight: FloatArray, scheme: Scheme) -> FloatArray:
 
 
 def _sum(coefficients: Sequence[float], values: Sequence[Any], operations: Operations) -> Any:
-    """Add products from left to right. If the first coefficient is 1, it is not multiplied."""
+    """Return the sum of the products of coefficients and values, added from left to right.
+
+    If the first coefficient is 1, the first value is added without a multiplication.
+    """
     total = values[0]
     if coefficients[0] != 1.0:
         total = operations.multiply(total, operations.constant(coefficients[0]))
@@ -101,7 +104,7 @@ def _sum(coefficients: Sequence[float], values: Sequence[Any], operations: Opera
 
 
 def _both(even: Any, odd: Any, operations: Operations) -> tuple[Any, Any]:
-    """Return sum and difference, which are the values at a point and at its negative."""
+    """Return `even` + `odd` and `even` - `odd`: the values at a point and at its negative."""
     return operations.add(even, odd), operations.subtract(even, odd)
 
 
@@ -232,7 +235,7 @@ W9 = Scheme(
         _factors(Fraction(256, 625), 1, 1, -1, -1, 1, 1, -1),
     ),
 )
-"""Two rows from nine products, instead of fourteen products for seven taps (a factor of 0.64)."""
+"""Two rows from nine products; direct convolution needs fourteen (a factor of 0.64)."""
 
 W12 = Scheme(
     rows=4,
@@ -254,7 +257,7 @@ W12 = Scheme(
         _factors(Fraction(128, 481), 1, 1, 0, -1, -1, 0, 1),
     ),
 )
-"""Four rows from twelve products, instead of 28 products for seven taps (a factor of 0.43)."""
+"""Four rows from twelve products; direct convolution needs 28 (a factor of 0.43)."""
 
 SCHEMES = {scheme.rows: scheme for scheme in (W9, W12)}
 """The schemes, keyed by the number of rows of their tiles."""

@@ -1,4 +1,4 @@
-"""Converts latents and audio, also in batches, to the order in which time is the first axis.
+"""Converts pieces of latents or audio, and batches of such pieces, to time-first order.
 
 The rest of the library takes pieces with time first. Functions for whole pieces also accept pieces
 with channels first, as in torch, and batches of pieces, if the sizes of the axes are unambiguous.
@@ -17,7 +17,7 @@ from oobleck_stream.files.axis_order import AxisOrder
 from oobleck_stream.warning import warn_once
 
 _AXIS: dict[AxisOrder, int] = {"tc": -1, "ct": -2}
-"""For each order, the axis of a frame's numbers or of the channels."""
+"""For each order, the axis of the latent dimensions or of the audio channels."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ def pieces_of_latents(
     Parameters
     ----------
     latents : array_like
-        A piece (frames, latent_dim) or (latent_dim, frames), a batch of such pieces, with one more
-        axis before these two, or a single frame (latent_dim,).
+        A piece, (frames, latent_dim) or (latent_dim, frames); a batch of such pieces, with one more
+        axis in front; or a single frame, (latent_dim,).
     latent_dim : int
         Numbers per latent frame.
     layout : {"tc", "ct"} or None

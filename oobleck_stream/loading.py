@@ -154,7 +154,7 @@ def find_files(source: str | os.PathLike[str]) -> tuple[Path, Path | None]:
 
 
 def _found(source: str | os.PathLike[str]) -> Path:
-    """Return the file or folder that `source` names, and download a model on the hub."""
+    """Return the file or folder that `source` names; download it if it is a model on the hub."""
     text = os.fspath(source)
     path = os.path.expanduser(text)
     if source == "tiny":
@@ -276,7 +276,7 @@ def open_checkpoint(
     Raises
     ------
     CheckpointError
-        For the reasons given for `load`, except for faults of the tensors. These are not checked
+        For the reasons given for `load`, except for faults of the tensors, which are not checked
         yet.
     """
     if is_random(source):

@@ -40,7 +40,7 @@ def machine_memory() -> int | None:
 
 
 def memory_shortage(size: int) -> str:
-    """Return why `size` bytes of memory can't be used; empty if they can be used.
+    """Return why `size` bytes of memory can't be used; an empty string if they can be used.
 
     They can't be used if `machine_memory` is less than `size` and the limits are not lifted.
     """
@@ -55,7 +55,7 @@ def peak_memory() -> int | None:
     if sys.platform == "win32":
         return None
     with contextlib.suppress(OSError):
-        # On Linux, `ru_maxrss` is at least what the process that started this one had.
+        # On Linux, `ru_maxrss` is at least the memory that the parent process had at the fork.
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return 1024 * int(line.split()[1])
@@ -87,7 +87,7 @@ def capped_trial(extra: int, trial: Callable[[], str]) -> str:
     Raises
     ------
     MemoryError
-        If the forked process ended before the function returned.
+        If `trial` raised an exception, or the forked process was killed.
     """
     if sys.platform != "linux" or limits_lifted():
         return ""

@@ -1,4 +1,4 @@
-"""An immutable model, with a config and packed parameters, that any number of streams can share."""
+"""An immutable model: a config and packed parameters that any number of streams can share."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Model:
     name : str
         Where the model came from, for messages.
     notes : tuple of str
-        What was inferred or chosen while loading, with one sentence for each choice.
+        What was inferred or chosen while loading, one sentence each.
     load_encoder : callable, optional
         A function that takes no arguments and returns the encoder's layers and packed parameters.
         It is called when the encoder is first needed.
@@ -198,10 +198,10 @@ class Model:
             ``RuntimeWarning`` is given, but only once. A 2-D array that fits both orders is read as
             (frames, latent_dim).
         out : (samples, channels) or (batch, samples, channels) float32, C-contiguous, optional
-            Where to write the result, for example a memory map. Nothing is written if the latents
-            are rejected.
+            Where to write the result, for example a memory map. If the arguments are invalid,
+            nothing is written.
         threads, backend : optional
-            As for `StreamingDecoder`. The result does not depend on `threads` and `backend`.
+            As for `StreamingDecoder`. The result depends neither on `threads` nor on `backend`.
         layout : {"tc", "ct"}, optional
             The order of the last two axes of `latents`: ``"tc"`` is time first (frames,
             latent_dim), and ``"ct"`` channels first (latent_dim, frames).
@@ -219,9 +219,9 @@ class Model:
             case, the message names the frame.
         NonFiniteError
             If the latents are so large that float32 overflows inside the network and samples would
-            not be finite. The error names the first such frame, and its `output` contains the
-            samples before that frame. For a batch, `output` is a list of pieces. Only a part of
-            `out` has been written.
+            not be finite. The error names the first frame with such samples, and its `output`
+            contains all samples before the first that is not finite. For a batch, `output` is a
+            list of pieces. Only a part of `out` has been written.
         CudaUnavailable
             If the backend is ``"cuda"`` and can't be used. This error is a ``RuntimeError``.
         """
@@ -345,8 +345,8 @@ class Model:
         Returns
         -------
         (frames, 2 * latent_dim) or (batch, frames, 2 * latent_dim) float32, C-contiguous
-            The means are not divided by `latent_scale` yet. The standard deviation that a scale
-            stands for is ``softplus(scale) + 1e-4``, not divided by `latent_scale` either.
+            The means are not divided by `latent_scale` yet. A scale stands for the standard
+            deviation ``softplus(scale) + 1e-4``, which is not divided by `latent_scale` either.
 
         Raises
         ------

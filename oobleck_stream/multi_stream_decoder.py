@@ -50,12 +50,12 @@ class MultiStreamDecoder:
     backend : str
         The backend in use, ``"cpu"`` or ``"cuda"``.
     latency : int
-        Number of samples of each stream that are withheld until later frames are known.
+        Number of samples that are withheld from each stream's output until later frames are known.
 
     Raises
     ------
     ValueError
-        If `streams` is invalid, or another argument, as for `StreamingDecoder`.
+        If `streams` is invalid, or for one of the reasons given for `StreamingDecoder`.
     CudaUnavailable
         If the backend is ``"cuda"`` and CUDA can't be used.
 
@@ -187,9 +187,9 @@ class MultiStreamDecoder:
         NonFiniteError
             If latents are so large that float32 overflows inside the network and samples would not
             be finite. The error names each stream that overflowed and the first frame whose samples
-            are not finite. Its `output` contains the samples of this stream before that frame, and
-            all samples of the other streams, which are not affected. A stream that overflowed
-            refuses further pushes until `reset`, `restore` or `seek`.
+            are not finite. Its `output` contains the samples of these streams before the first that
+            is not finite, and all samples of the other streams, which are not affected. A stream
+            that overflowed refuses further pushes until `reset`, `restore` or `seek`.
         RuntimeError
             If an active stream was flushed, or if an earlier operation on it was interrupted by an
             exception or raised `NonFiniteError`. After `reset`, `restore` or `seek`, frames can be
@@ -292,15 +292,17 @@ class MultiStreamDecoder:
         Parameters
         ----------
         state : DecoderState
-            A snapshot of any stream of any decoder of the same model and the same pairing.
+            A snapshot of any stream of any decoder with the same model and the same pairing. A
+            snapshot of a decoder with ``exact=False`` may lack rows that a decoder with other
+            options needs.
         stream : int
             Index of the stream to replace.
 
         Raises
         ------
         ValueError
-            If `state` is not a state of a decoder of this model and pairing, or there is no such
-            stream. No stream has changed.
+            If `state` is not a state of a decoder with this model and this pairing, or lacks rows
+            that this decoder needs, or if there is no such stream. No stream has changed.
         """
         self._streams.restore(state, self._number(stream))
 
@@ -311,9 +313,9 @@ class MultiStreamDecoder:
     def _nonempty(
         self, step: Callable[..., list[FloatArray]], *frames: Any
     ) -> Iterator[list[FloatArray]]:
-        """Yield the result of a push or flush, or the samples before an overflow.
+        """Yield what a push or flush returns, unless all arrays are empty.
 
-        Results in which all arrays are empty are not yielded.
+        After an overflow, yield the samples before the overflow, and raise the error again.
         """
         try:
             chunks = step(*frames)
@@ -325,13 +327,13 @@ class MultiStreamDecoder:
             yield chunks
 
     def _number(self, stream: Any) -> int:
-        """Return the index of a stream; raise ``ValueError`` unless there is such a stream."""
+        """Return the index of a stream; raise ``ValueError`` if there is no such stream."""
         if not (is_whole(stream) and 0 <= stream < self.streams):
             raise ValueError(f"stream must be below {self.streams}, not {stream!r}")
         return int(stream)
 
     def _open_numbers(self, active: Any, action: str) -> list[int]:
-        """Return the indices of the active streams; raise ``RuntimeError`` unless all are open."""
+        """Return the indices of the active streams; raise ``RuntimeError`` if one is not open."""
         mask = np.ones(self.streams, bool) if active is None else np.asarray(active)
         if mask.dtype != bool or mask.shape != (self.streams,):
             raise ValueError(
@@ -344,7 +346,10 @@ class MultiStreamDecoder:
         return numbers
 
     def _checked(self, frames: Any, numbers: list[int]) -> FloatArray:
-        """Check `frames`; return those of `numbers` as (numbers, n, latent_dim) float32."""
+        """Check `frames`; return those of the streams `numbers`.
+
+        The result is (numbers, n, latent_dim) float32.
+        """
         array = checked_batch(frames, self.streams, self.model.latent_dim)
         rows = np.empty((len(numbers), *array.shape[1:]), np.float32)
         for index, number in enumerate(numbers):

@@ -9,8 +9,9 @@ rows from ``b * stride`` on. They depend on the same `taps` input rows, with dif
 In a fast convolution, the blocks are tiles. Block ``b`` consists of the rows
 ``b * tile + phase * dilation`` (see `oobleck_stream.fast_convolution`). The dilation is odd and the
 tile is a power of two, so every row belongs to exactly one tile, and every `tile` input rows
-complete one tile. The later rows of a tile are computed before all rows between them are known.
-These early rows lie at most `spread` rows after the first unknown row.
+complete one tile. All rows of a tile are computed together, so its later rows are known before some
+rows between them, which belong to other tiles. Such early rows lie at most `spread` rows after the
+first row that is not known yet.
 
 Snake is ``x + sin(alpha * x)**2 / (beta + epsilon)``: https://arxiv.org/abs/2006.08195, with the
 separate `beta` of BigVGAN, https://arxiv.org/abs/2206.04658.
@@ -30,18 +31,19 @@ ENCODER_LAST_KERNEL = 3
 """Kernel length of the encoder's last convolution, the same in every network of the family."""
 
 MIN_FAST_CHANNELS = 64
-"""The number of channels of a fast convolution is a multiple of this. With fewer channels, the
-transforms would cost more than they save."""
+"""A convolution is fast only if its number of channels is a multiple of this. With fewer channels,
+the transforms would cost more than they save."""
 
 MIN_TILED_ROWS = {4: 128, 2: 32}
-"""A level uses tiles of four or of two rows if it has at least this many rows per latent frame. A
-tile waits for its last row, and in deeper levels a row lasts longer. With these limits, tiles add
-less than 16 ms to the look-ahead of the published models. Besides, the speed of the deepest levels
-is limited by reading weights, not by multiplications, and fast convolution has more weights."""
+"""For tiles of four and of two rows, the minimum number of rows per latent frame that a level must
+have to use them. A tile has to wait for its last row, and in deeper levels a row lasts longer. With
+these limits, tiles add less than 16 ms to the look-ahead of the published models. Moreover, the
+deepest levels spend most of their time on reading weights, not on multiplications, and fast
+convolution has more weights."""
 
 MAX_PAIRED_ROWS = 16
-"""The levels that compute several frames at once have fewer rows per latent frame than this. With
-so few rows, most of the time of a level is spent on reading its weights."""
+"""If frames are paired, the levels with fewer rows per latent frame than this compute several
+frames at once. Such levels spend most of their time on reading weights."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Layer:
     Parameters
     ----------
     name : str
-        Prefix of the names of the layer's parameters in stable-audio-tools.
+        Name prefix of the layer's parameters, as in stable-audio-tools.
     inputs, outputs, kernel : int
         Input channels, output channels, and length of the kernel.
     stride, dilation, padding, output_padding : int
@@ -61,8 +63,8 @@ class Layer:
     bias : bool
         Whether the convolution has a bias.
     snake : str or None
-        Prefix of the names of the parameters of the Snake before the convolution; None if there is
-        no Snake.
+        Name prefix of the parameters of the Snake before the convolution; None if there is no
+        Snake.
     residual : bool
         Whether the previous layer's input (before that layer's Snake) is added to the output.
     tanh : bool
@@ -137,7 +139,7 @@ class Layer:
         return self.padding if self.transposed else self.spread + self.grid
 
     def output_length(self, rows: int) -> int:
-        """Number of output rows of a complete input of `rows` rows, as in torch; 0 for none."""
+        """Number of output rows of a complete input of `rows` rows, as in torch; 0 if empty."""
         if rows == 0:
             return 0
         if self.transposed:
@@ -155,7 +157,10 @@ class Layer:
         return -(-(self.output_length(rows) + self.trim) // self.phases) if rows else 0
 
     def due_rows(self, rows: int) -> int:
-        """Number of output rows before the first that is not final, if `rows` inputs are known."""
+        """Number of output rows before the first one that is not final.
+
+        `rows` is the number of input rows that are known.
+        """
         return max(0, self.due_blocks(rows) * self.phases - self.trim)
 
     @property
@@ -170,7 +175,7 @@ class Layer:
 
     @property
     def direct(self) -> Layer:
-        """This layer, computed directly."""
+        """This layer as a direct convolution."""
         return dataclasses.replace(self, tile=1, grid=0)
 
 
@@ -199,7 +204,7 @@ def tile_rows(config: OobleckConfig, width: int, rows: int) -> int:
 def _residual_units(
     name: str, first: int, width: int, config: OobleckConfig, tile: int = 1
 ) -> list[Layer]:
-    """The residual units of a block. The first unit's parameters have the number `first`."""
+    """The layers of a block's residual units, whose parameters are numbered from `first` on."""
     layers = []
     for number, dilation in enumerate(config.dilations, start=first):
         unit = f"{name}.layers.{number}.layers"
@@ -275,8 +280,8 @@ def decoder_layers(config: OobleckConfig) -> list[Layer]:
 def _shifted(layer: Layer, withheld: int) -> Layer:
     """Return the layer with the grid of tiles that has the shortest look-ahead.
 
-    Rows arrive in multiples of a tile, but the earlier layers withhold the last `withheld` rows. A
-    tile should end with the last row that has arrived.
+    Rows arrive in multiples of a tile, but the earlier layers withhold the last `withheld` rows.
+    With the best grid, a tile ends with the last row that has arrived.
     """
     newest = layer.reach - layer.spread - layer.padding
     return dataclasses.replace(layer, grid=(newest + withheld + 1) % layer.tile)
@@ -331,7 +336,7 @@ def _aligned_to_frames(layers: Sequence[Layer]) -> list[Layer]:
     """Return an encoder's layers with the grids of tiles that have the shortest look-ahead.
 
     In each layer, a tile ends with the last row that a frame depends on. This holds for every
-    frame, because in every fast layer the rows per frame are a multiple of a tile.
+    frame, because in every fast layer the number of rows per frame is a multiple of `tile`.
     """
     shifted: list[Layer] = []
     for layer in reversed(layers):
@@ -382,7 +387,7 @@ def rows_needed(layers: Sequence[Layer], row: int) -> int:
 
 
 def first_row(layers: Sequence[Layer], row: int) -> int:
-    """The first input row that output row `row` depends on; negative for padding."""
+    """Index of the first input row that output row `row` depends on; negative for padding."""
     for layer in reversed(layers):
         # The row may be the last of its block, `last` rows after the block's first row.
         last = layer.spread if layer.tile > 1 else layer.phases - 1
@@ -412,11 +417,11 @@ def latency(layers: Sequence[Layer]) -> int:
 
 
 def context(layers: Sequence[Layer]) -> int:
-    """The receptive field in input rows: the larger of its two sides.
+    """The larger of the two sides of the receptive field, in input rows.
 
-    It is the number of neighbours of input row n on one side that affect the output rows
-    ``[n * hop, (n + 1) * hop)``. A flush may also return output rows that no input row
-    affects. They are computed from biases alone, but they exist only if there is an input row. So
+    The sides are the numbers of rows before and after input row n that affect the output rows
+    ``[n * hop, (n + 1) * hop)``. A flush may also return output rows that no input row affects,
+    because they are computed from biases alone. Such rows exist only if there is an input row, so
     they count as depending on the last input row.
     """
     hop = growth(layers)

@@ -20,15 +20,15 @@ class Operations:
     multiply, add, subtract, divide : callable
         The arithmetic operations. The compiler must not fuse them.
     less : callable
-        ``less(a, b)`` is ``a < b``, and false if a or b is NaN.
+        ``less(a, b)`` is ``a < b``; it is false if a or b is NaN.
     select : callable
         ``select(condition, a, b)`` is a where the condition is true, else b.
     power_of_two : callable
         ``power_of_two(n)`` is ``2 ** n``. The argument is a float32 that is a whole number from
         -126 to 127.
     compiled : callable, optional
-        Takes a function that uses these operations, and compiles it so that other compiled
-        functions can call it.
+        ``compiled(function)`` compiles a function that uses these operations, so that other
+        compiled functions can call it. By default it returns the function unchanged.
     """
 
     constant: Callable[[float], Any]

@@ -18,7 +18,7 @@ class Parameters(Protocol):
     """A source of parameters, which are folded in float64 and rounded once to float32."""
 
     def weight(self, layer: Layer) -> FloatArray:
-        """The weight without weight norm, in torch's order.
+        """The weight in torch's order, with weight norm folded in.
 
         Its shape is (outputs, inputs, kernel), or (inputs, outputs, kernel) if the layer is
         transposed.
@@ -37,7 +37,7 @@ class Parameters(Protocol):
 def pack_network(
     layers: Sequence[Layer], parameters: Parameters, input_scale: float = 1.0
 ) -> PackedNetwork:
-    """Pack the parameters of every layer; weights in 16 bits where this is exact.
+    """Pack the parameters of every layer, and store weights in 16 bits where this is exact.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def fold_snake(
 
 
 class RandomParameters:
-    """Random parameters for tests and benchmarks, which keep activations at a constant scale.
+    """Random parameters that keep activations at a constant scale, for tests and benchmarks.
 
     Parameters
     ----------

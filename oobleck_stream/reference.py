@@ -1,4 +1,4 @@
-"""A simple reference implementation, which computes a whole piece in one go from unpacked weights.
+"""A simple reference implementation, which computes a whole piece at once from unpacked weights.
 
 `apply` defines what a layer computes. The rest of this module converts parameters and supplies the
 operations, either with NumPy in float64, which is slow, or with PyTorch. Validation, the benchmark
@@ -53,7 +53,7 @@ class LayerTensors:
 
 
 Tensors = Iterable[tuple[Layer, LayerTensors]]
-"""The layers of a decoder or an encoder, in order."""
+"""The layers of a decoder or an encoder in order, each with its tensors."""
 
 
 class Operations(Protocol):
@@ -93,15 +93,14 @@ class PlainLayer:
 
 
 def prepare(tensors: Tensors, operations: Operations, epsilon: float = 0.0) -> list[PlainLayer]:
-    """Fold weight norm and Snake's parameters in float64.
+    """Fold weight norm and Snake's parameters in float64, and return the layers ready to use.
 
     Parameters
     ----------
     tensors : iterable of (Layer, LayerTensors)
     operations : Operations
     epsilon : float
-        Number that is added to Snake's beta. If beta is stored as a logarithm, it is added after
-        exp.
+        Number added to Snake's beta. If beta is stored as a logarithm, the exp comes first.
     """
     network = []
     for layer, given in tensors:

@@ -18,7 +18,7 @@ from oobleck_stream.files.outputs import open_audio_writer
 from oobleck_stream.files.quantization import Bits, count_clipped, quantized
 
 MAX_CHANNELS = 8
-"""Maximum number of channels. The player gets FLAC, which has at most 8 channels."""
+"""Maximum number of channels. The player's audio is FLAC, which has at most 8 channels."""
 
 
 class Sound:
@@ -115,7 +115,7 @@ class Sound:
         return f"{self.seconds:.2f} s, {self.samplerate} Hz {kind}"
 
     def _repr_html_(self) -> str:
-        """A player for IPython's display, which contains the audio as 16-bit FLAC."""
+        """Return HTML for IPython: a player with the audio embedded as 16-bit FLAC."""
         caption = self._caption()
         clipped = count_clipped(self.samples)
         if clipped:

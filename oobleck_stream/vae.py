@@ -27,12 +27,12 @@ def torch_vae(model: Model, threads: int | None = None) -> Any:
     Returns
     -------
     diffusers.AutoencoderOobleck
-        A torch module without parameters. It has the config fields, methods and results of this
-        class, such as ``decode(latents).sample``, of shape (batch, channels, samples), and
-        ``encode(audio).latent_dist``. Results have the device and dtype of their input. The method
-        ``to`` changes the module's `device` and `dtype`, as a pipeline expects. The audio is never
-        decoded in tiles, because that would not be exact and would save no memory here. Gradients
-        can't be computed.
+        A torch module without parameters. It has the config fields, methods and return types of
+        `AutoencoderOobleck`, such as ``decode(latents).sample``, of shape (batch, channels,
+        samples), and ``encode(audio).latent_dist``. Results have the device and dtype of their
+        input. The method ``to`` changes the module's `device` and `dtype`, as a pipeline expects.
+        The audio is never decoded in tiles, because that would not be exact and would save no
+        memory here. Gradients can't be computed.
 
     Raises
     ------

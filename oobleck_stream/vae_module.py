@@ -2,7 +2,7 @@
 
 Everything else is inherited from diffusers: the outputs, the distribution, slices of batches and
 the hooks for offloading. This module imports torch and diffusers, so `oobleck_stream.vae` imports
-it only when it is needed.
+it only on demand.
 """
 
 from __future__ import annotations

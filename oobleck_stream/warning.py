@@ -7,7 +7,8 @@ import sys
 import warnings
 
 _SKIPPED = ("oobleck_stream", "numba")
-"""Packages whose stack frames are skipped. Numba is one, because it calls the kernel cache."""
+"""Packages whose stack frames are skipped. Numba is among them, because it calls the kernel
+cache."""
 
 
 def warn(message: str) -> None:

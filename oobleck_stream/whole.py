@@ -75,7 +75,7 @@ def decode_pieces(
 
 
 def _decode(stack: Stack, latents: Pieces, out: FloatArray) -> int | None:
-    """Decode a piece up to the first sample that is not finite; return its index, or None."""
+    """Decode a piece; return the index of its first sample that is not finite, or None."""
     for first in range(0, len(latents), DECODE_FRAMES):
         frames = np.ascontiguousarray(latents[first : first + DECODE_FRAMES], np.float32)
         start, last = stack.rows_out(), first + len(frames) >= len(latents)
@@ -180,5 +180,8 @@ def _overflow(message: str, number: int, frame: int, out: FloatArray, row: int) 
 
 
 def _finite_part(out: FloatArray, number: int, row: int) -> Any:
-    """The results before a row of a piece: rows of the only piece, or a list if it is a batch."""
+    """Return the results before row `row` of piece `number`, for `NonFiniteError.output`.
+
+    For a batch, the result is a list of the earlier pieces and of the rows of this piece.
+    """
     return out[:row] if out.ndim == 2 else [*out[:number], out[number, :row]]

@@ -1,10 +1,10 @@
 """The definition of the early sound: what is withheld, what replaces later frames, and the fade.
 
-Let ``D(t)`` be the sound that the first t
-frames would decode to if no frame followed. (`MISSING` lists what can stand in for the missing
-frames.) After frame t, the samples ``[(t - 1) * hop - samples, t * hop - samples)`` are returned.
-They are the samples of ``D(t)``, except that the first `fade` samples crossfade from ``D(t - 1)``,
-to which the preceding sample belongs::
+Let ``D(t)`` be the sound that the first t frames would decode to if no frame followed. (`MISSING`
+lists what can stand in for the missing frames.) Let `samples` be the number of withheld samples.
+Once frame t is known, the samples ``[(t - 1) * hop - samples, t * hop - samples)`` of ``D(t)`` are
+returned, except that the first `fade` of them crossfade from ``D(t - 1)``, from which the preceding
+sample was taken::
 
     early = D(t - 1) + weight * (D(t) - D(t - 1))        weight[k] = (k + 1) / (fade + 1)
 
@@ -47,7 +47,8 @@ class LookAhead:
     fade : int
         Length, in samples, of the crossfade from one predicted sound to the next.
     held : int
-        How many times the last frame is repeated. If 0, zeros in the activations are used instead.
+        How many times the last frame is repeated. If this is 0, zeros in the activations stand in
+        for the missing frames.
     """
 
     samples: int
@@ -96,7 +97,10 @@ class LookAhead:
         return max(0, frames * hop - self.samples)
 
     def blocks(self, model: Model, frames: int) -> Blocks:
-        """The blocks of each layer for the early samples that are returned after frame `frames`."""
+        """The blocks of each layer that are needed for the early samples of one frame.
+
+        These are the early samples that are returned once `frames` frames are known.
+        """
         layers, hop = model.decoder.layers, model.hop
         first = max(0, (frames - 1) * hop - self.samples)
         end = max(0, frames * hop - self.samples + self.fade)
@@ -104,7 +108,7 @@ class LookAhead:
         return Blocks.of(layers, joined, counters, self.held, first, end)
 
     def layers_read(self, model: Model) -> int:
-        """Number of layers, counted from the input, whose final rows early samples depend on."""
+        """Number of layers, from the first on, whose final rows early samples depend on."""
         layers, frames = model.decoder.layers, 3 * model.context + 3
         counters = Counters.after(layers, frames)
         if counters.produced[-1] > (frames - 1) * model.hop - self.samples:

@@ -31,8 +31,8 @@ class EarlyStreams(DecoderStreams):
         As for `DecoderStreams`.
     look_ahead : LookAhead
     exact : bool
-        Whether to compute the exact samples as well. Otherwise only the layers whose final rows the
-        early samples depend on are computed, and there are no `finals`.
+        Whether to compute the exact samples as well. If false, final rows are computed only in the
+        layers where early samples depend on them, and there are no `finals`.
     """
 
     stack: ProvisionalStack
@@ -72,7 +72,7 @@ class EarlyStreams(DecoderStreams):
     def advance(
         self, rows: FloatArray, numbers: Sequence[int], last: bool
     ) -> tuple[list[FloatArray], dict[int, int]]:
-        """Push the same number of frames into some streams, frame by frame.
+        """Push the same number of frames into each of some streams, frame by frame.
 
         As `DecoderStreams.advance`, but the chunks are early samples. The exact samples are in
         `finals` afterwards.
@@ -195,8 +195,8 @@ class EarlyStreams(DecoderStreams):
 def _finite(samples: FloatArray, end: int) -> tuple[FloatArray, int | None]:
     """Return the samples before the first that is not finite, and the index of that sample.
 
-    `end` is the index of the sample after the last of `samples`. The index is None if all are
-    finite.
+    `end` is the index in the stream of the sample after the last of `samples`. The returned index
+    is None if all samples are finite.
     """
     row = first_not_finite(samples)
     if row is None:

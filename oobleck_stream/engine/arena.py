@@ -1,9 +1,9 @@
 """The state of a stream: an arena with the rows that its layers still need, and counters.
 
-The arena is one array of floats. Every layer has a window in it: the input rows that are still
-needed, followed by room for new rows. If the layer has a Snake, the window holds the rows after
-this Snake. If a later layer adds the same rows to its output (a residual), a copy of the rows as
-they were before the Snake is kept in the layer's skip rows.
+The arena is one array of floats. Every layer has a window in the arena, with the input rows that
+are still needed, followed by room for new rows. If the layer has a Snake, the window holds the rows
+after this Snake. If a later layer adds the same rows to its output (a residual), a copy of these
+rows, taken before the Snake, is kept in the layer's skip rows.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from oobleck_stream.engine.program import LANES, MAX_JOINED, POINT_PAD
 from oobleck_stream.network import Layer, due_rows, growth, paired_layers
 
 ALIASING_PAD = 17 * LANES
-"""Floats between a window and its skip rows. Rows written to both must not have the same offset
-within 4 KiB: 4K aliasing stalls cost 10 % of a transposed convolution."""
+"""Number of unused floats between a window and its skip rows. Rows written to both must not have
+the same offset within 4 KiB: 4K aliasing stalls cost 10 % of a transposed convolution."""
 
 
 @dataclass
@@ -73,9 +73,9 @@ class Counters:
         return self.blocks[index] * layer.stride_in - layer.left_padding
 
     def kept(self, index: int, layer: Layer, early: int) -> int:
-        """Number of rows in a layer's window, including up to `early` rows after those received.
+        """Number of rows in a layer's window, including the `early` rows after those received.
 
-        Once the layer's input has ended, the zeros that pad its end are included too.
+        Once the layer's input has ended, the zeros that pad the end of the input are included too.
         """
         end = self.received[index] + early
         if self.complete[index]:
@@ -101,7 +101,7 @@ class ArenaLayout:
     ----------
     layers : tuple of Layer
     limits : tuple of int
-        Maximum blocks of each layer in one step.
+        Maximum number of blocks of each layer in one step.
     gathers : tuple of bool
         Whether each layer waits, within a push, until it has enough rows for a step of `limits`
         blocks. Layers do so if a step of the layer before them writes few rows, as in the deep
@@ -115,11 +115,12 @@ class ArenaLayout:
     joined : tuple of bool
         Whether each layer is computed together with the one before it.
     early : tuple of int
-        For each layer, how many rows beyond the received ones its window and its skip rows may hold
-        at most. The tiles of the layer before it write these rows before all rows in front of them
-        are known.
+        For each layer, the maximum number of rows after the received rows that its window and its
+        skip rows may hold. The tiles of the previous layer write these rows early, before all rows
+        in front of them are known.
     points : int
-        Offset of the memory for the rows of points. Fast convolutions that are not joined use it.
+        Offset of the memory for the rows of points (`oobleck_stream.fast_convolution`) of fast
+        convolutions that are not joined with the next layer.
     floats : int
         Length of the arena.
     pairing : int
@@ -243,7 +244,7 @@ def _whole_lines(rows: int, width: int) -> int:
 
 
 def _limits(layers: Sequence[Layer], joined: Sequence[bool], step_floats: int) -> tuple[int, ...]:
-    """Maximum blocks of each layer in one step; two joined layers have the same number of rows."""
+    """Maximum number of blocks of each layer in a step, with equally many rows in joined layers."""
     limits: list[int] = []
     for index, layer in enumerate(layers):
         followed = index + 1 < len(layers) and joined[index + 1]
@@ -256,10 +257,10 @@ def _limits(layers: Sequence[Layer], joined: Sequence[bool], step_floats: int) -
 
 
 def _max_blocks(layer: Layer, step_floats: int, alone: bool) -> int:
-    """The maximum number of blocks per step, so that it reads and writes at most `step_floats`.
+    """The largest number of blocks for which a step reads and writes at most `step_floats`.
 
-    The result is at least 1, even if a single block has more floats. `alone` says that the layer is
-    not joined with the next layer. The rows of its points are then written to the arena too.
+    The result is at least 1, even if a single block has more floats. If `alone` is true, the layer
+    is not joined with the next layer, and the rows of its points are written to the arena too.
     """
     most = max(layer.inputs * layer.stride_in, layer.outputs * layer.phases)
     if layer.scheme and alone:
@@ -309,8 +310,8 @@ def joined_layers(layers: Sequence[Layer]) -> tuple[bool, ...]:
 
     This is true for the last layer of a residual unit if it is narrow enough for the first-level
     cache. Such a layer is pointwise. It reads exactly the rows that the previous layer has just
-    written, and no other layer reads these rows. The last layer of all is not joined with tiles,
-    because its rows have to be written in order.
+    written, and no other layer reads these rows. The network's last layer is not joined with a
+    layer that computes tiles, because its rows have to be written in order.
     """
     joined = [False]
     for index, (previous, layer) in enumerate(itertools.pairwise(layers), start=1):

@@ -44,7 +44,7 @@ MAX_NEAR = 0.08999999612569809
 
 
 def activations(operations: Operations) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The functions ``snake(x, alpha, inverse_beta)`` and ``tanh(x)`` of a backend."""
+    """Return the functions ``snake(x, alpha, inverse_beta)`` and ``tanh(x)`` of a backend."""
     # Numba compiles local names of an enclosing function, but not attributes of a dataclass.
     constant, fma, multiply = operations.constant, operations.fma, operations.multiply
     add, subtract, divide = operations.add, operations.subtract, operations.divide

@@ -66,7 +66,7 @@ class Engine(Protocol):
         """Overwrite the floats of a stream's arena from `start` on."""
 
     def step_times(self) -> list[tuple[int, float]]:
-        """Layer and share of the time of each step of the last program; empty if unknown."""
+        """Layer and share of time of each step of the last program; an empty list if unknown."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ class Sizes:
     ----------
     step_floats : int
         Maximum number of floats that a step reads or writes. A step of a single block may exceed
-        it.
+        this limit.
     max_shares : int
-        The floats of a step are divided by the number of streams, but at most by `max_shares`.
+        `step_floats` is divided by the number of streams, but at most by this number.
     max_group : int
         Maximum number of streams in one run of a program.
     """
@@ -96,9 +96,9 @@ class Sizes:
 SIZES = {
     # The rows of a step take up to 1 MiB. Smaller steps read the weights more often, so they are
     # slower, even if a core's own cache has only 512 KiB. (On Zen 3, a push of four frames takes
-    # 9 % longer with steps of 512 KiB, and 14 % longer with 256 KiB.) If the floats were divided by
-    # more than 8, the steps would be so short that shifting their overlap would cost more than the
-    # cache saves. (With 16 streams, each would have an RTF of 0.34 instead of 0.32.)
+    # 9 % longer with steps of 512 KiB, and 14 % longer with 256 KiB.) If `step_floats` were divided
+    # by more than 8, the steps would be so short that shifting their overlap would cost more than
+    # the cache saves. (With 16 streams, each would have an RTF of 0.34 instead of 0.32.)
     "cpu": Sizes(step_floats=2**18, max_shares=8, max_group=16),
     # Large enough to keep all multiprocessors busy.
     "cuda": Sizes(step_floats=2**22, max_shares=64, max_group=64),
@@ -124,7 +124,7 @@ def checked_backend(name: str) -> str:
 
 @functools.cache
 def what_cuda_lacks() -> str:
-    """Return why CUDA can't be used here; empty if a kernel could be compiled and run."""
+    """Return why CUDA can't be used here; an empty string if a kernel could be compiled and run."""
     from oobleck_stream.engine.cuda.engine import CudaEngine
 
     try:

@@ -30,8 +30,8 @@ MAX_BYTES = 2**26
 DAY = 24 * 3600.0
 
 MAX_AGES = {SUFFIX: 90 * DAY, TEMPORARY: DAY}
-"""For each suffix, the seconds after which unused files are removed: compiled kernels, and
-temporary files of interrupted writers."""
+"""For each suffix, the age in seconds at which unused files are removed: compiled kernels, and
+temporary files that interrupted writers left behind."""
 
 
 class NotKeptError(Exception):
@@ -97,7 +97,7 @@ def read_entry(name: str, key: str) -> bytes | None:
         return None
     content = _content(data, key)
     if content is not None and time.time() - found.st_mtime > DAY:
-        # Keep a kernel that is in use from being removed for its age.
+        # A new modification time keeps a kernel that is in use from being removed.
         with suppress(OSError):
             os.utime(path)
     return content

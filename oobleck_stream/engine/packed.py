@@ -1,8 +1,8 @@
 """A network's parameters in one float32 array, packed in the order in which the kernels read them.
 
 `oobleck_stream.engine.program` describes the panels of the weights. If all weights of a layer are
-16-bit floats, as in folded 16-bit checkpoints, they are stored as such, two in a float of the
-array. The kernels convert them to float32, which is exact, so the samples are the same bits.
+16-bit floats, as in folded 16-bit checkpoints, they are stored in 16 bits, two in each float of the
+array. The kernels convert them to float32, which is exact, so the samples are bit-identical.
 Weights with weight norm are float32 after folding, whatever the checkpoint's dtype is.
 """
 
@@ -25,7 +25,7 @@ from oobleck_stream.network import Layer
 
 
 def padded(count: int) -> int:
-    """Return a number of floats, rounded up to whole vectors."""
+    """Round a number of floats up to whole vectors."""
     return -(-count // LANES) * LANES
 
 
@@ -35,8 +35,8 @@ class ParameterOffsets:
 
     `points` is the offset of the weights of a fast convolution, or -1 for a direct convolution.
     `alpha` and `inverse_beta` are the offsets of the parameters of the Snake before the layer, or
-    -1 if there is none. `dtype` is the dtype of the weights, one of `WEIGHT_DTYPES`; that of all
-    other parameters is float32.
+    -1 if there is none. `dtype` is the dtype of the weights, one of `WEIGHT_DTYPES`; all other
+    parameters are float32.
     """
 
     weights: int
@@ -50,14 +50,15 @@ class ParameterOffsets:
 def parameter_offsets(
     layers: Sequence[Layer], dtypes: Sequence[str] | None = None
 ) -> tuple[list[ParameterOffsets], int]:
-    """The offsets of every layer, and the length of the array. Each part is aligned to 64 bytes.
+    """Return the offsets of every layer, and the length of the array, both in floats.
 
-    `dtypes` are those of the layers' weights, by default float32.
+    Each part is aligned to 64 bytes. `dtypes` are the dtypes of the layers' weights, by default
+    float32.
     """
     found, end = [], 0
     for layer, dtype in zip(layers, dtypes or ["F32"] * len(layers), strict=True):
         weights = end
-        # The weights end where the weights of another phase after the last would start.
+        # The weights end where the weights of one more phase would start.
         count = weight_panel(layer.taps, layer.inputs, layer.outputs, layer.phases, 0)[0]
         end += padded(count * FLOATS[dtype].stored.itemsize // 4)
         points = -1
@@ -97,7 +98,7 @@ class PackedNetwork:
     ) -> PackedNetwork:
         """View `data` as the parameters of `layers`; raise ``ValueError`` if its size is wrong.
 
-        `dtypes` are those of the layers' weights, by default float32.
+        `dtypes` are the dtypes of the layers' weights, by default float32.
         """
         where, length = parameter_offsets(layers, dtypes)
         if data.shape != (length,) or data.dtype != np.float32:
@@ -153,7 +154,7 @@ def pack_layer(
     alpha: FloatArray | None = None,
     inverse_beta: FloatArray | None = None,
 ) -> None:
-    """Write one layer's parameters into their offsets.
+    """Write one layer's parameters at their offsets.
 
     Parameters
     ----------
@@ -162,8 +163,9 @@ def pack_layer(
     index : int
         The layer's index.
     weight : float array
-        In torch's order: (outputs, inputs, kernel), or (inputs, outputs, kernel) if the layer is
-        transposed. Weight norm must be folded into it. It must be exact in the layer's dtype.
+        The weight in torch's order: (outputs, inputs, kernel), or (inputs, outputs, kernel) if the
+        layer is transposed. Weight norm must be folded in, and all values must be exact in the
+        layer's dtype.
     bias : (outputs,) float array, optional
     alpha, inverse_beta : (inputs,) float arrays, optional
         Parameters of the Snake before the layer, ``x + inverse_beta * sin(alpha * x)**2``. They are
@@ -211,7 +213,7 @@ def unpack_layer(
 
 
 def retiled(network: PackedNetwork, layers: Sequence[Layer]) -> PackedNetwork:
-    """Return the network with layers that differ only in `Layer.tile` and `Layer.grid`.
+    """Return the network with `layers`, which may differ from its own only in `tile` and `grid`.
 
     If possible, both networks share the packed parameters. The parameters of a fast layer also
     serve direct convolution.
@@ -223,16 +225,16 @@ def retiled(network: PackedNetwork, layers: Sequence[Layer]) -> PackedNetwork:
 
 
 def narrowed(network: PackedNetwork) -> PackedNetwork:
-    """Store each layer's weights in 16 bits if this is exact for all of them."""
+    """Return the network with each layer's weights in 16 bits, if this is exact for all of them."""
     dtypes = [_narrowest(network, index) for index in range(len(network.layers))]
     return network if dtypes == [*network.dtypes] else repacked(network, network.layers, dtypes)
 
 
 def _narrowest(network: PackedNetwork, index: int) -> str:
-    """The first dtype of 16 bits in which all weights of a layer are exact; else float32.
+    """The first 16-bit dtype in which all weights of a layer are exact; otherwise float32.
 
-    Layers with a narrow panel keep float32, because kernels of 16 bits are only compiled for panels
-    of full width.
+    Layers with a narrow panel keep float32, because kernels for 16-bit weights are compiled only
+    for panels of full width.
     """
     if padded(network.layers[index].outputs) % PANEL:
         return "F32"
@@ -246,7 +248,7 @@ def _narrowest(network: PackedNetwork, index: int) -> str:
 
 
 def _is_exact(values: FloatArray, dtype: str) -> bool:
-    """Whether float32 values keep their bits in a dtype of 16 bits."""
+    """Whether float32 values stay bit-identical when they are stored in a 16-bit dtype."""
     try:
         stored = to_stored(values, dtype, "")
     except ValueError:
@@ -270,9 +272,9 @@ def _float32(stored: npt.NDArray[Any], dtype: str) -> FloatArray:
 def repacked(
     network: PackedNetwork, layers: Sequence[Layer], dtypes: Sequence[str] | None = None
 ) -> PackedNetwork:
-    """Pack the same parameters for layers that differ only in `Layer.tile` and `Layer.grid`.
+    """Pack the parameters again, for layers that differ only in `Layer.tile` and `Layer.grid`.
 
-    `dtypes` are the new dtypes of their weights, by default those of `network`.
+    `dtypes` are the new dtypes of the layers' weights, by default those of `network`.
     """
     packed = PackedNetwork.empty(layers, dtypes or network.dtypes)
     for index in range(len(layers)):
@@ -290,7 +292,7 @@ def _panel(
     phase: int,
     column: int,
 ) -> npt.NDArray[Any]:
-    """View of a panel, (taps, inputs, width), as stored."""
+    """A view of a panel in the dtype in which it is stored, (taps, inputs, width)."""
     offset, width = weight_panel(taps, layer.inputs, layer.outputs, phase, column)
     size = taps * layer.inputs * width
     part = network.data[weights:].view(FLOATS[dtype].stored)[offset : offset + size]
@@ -308,8 +310,8 @@ def _weight_parts(
     columns : slice
         The output channels.
     position : int
-        Index of the weights in the kernel. In a transposed layer, some phases and taps lie beyond
-        the end of the kernel. They are not yielded, and their weights stay zero.
+        Index of these weights along the kernel. In a transposed layer, some phases and taps lie
+        beyond the end of the kernel. They are not yielded, and their weights stay zero.
     """
     layer = network.layers[index]
     for phase in range(layer.phases):

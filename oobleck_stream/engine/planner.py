@@ -29,8 +29,8 @@ MAX_PLAN_KEYS = 4096
 """Maximum number of plan keys kept at the same time."""
 
 FUSED_REACH = 3
-"""The windows of a layer that is this many layers or more after a step's layer are not touched. (A
-step that is joined with the next writes to windows up to two layers after its own layer.)"""
+"""A step touches no window of a layer that is this many layers or more after the step's own layer.
+(A step that is joined with the next one writes to windows up to two layers after its own layer.)"""
 
 Move = tuple[int, int, int]
 PlanKey = tuple[bool, int, tuple[tuple[int, int], ...]]
@@ -142,8 +142,8 @@ def plan(
     last : bool
         Whether the input ends with these rows.
     stops : sequence of int, optional
-        For each layer, the number of blocks after which it stops. By default these are the blocks
-        that are due, or, if the input ends, all blocks.
+        For each layer, the total number of blocks at which it stops. By default, each layer
+        computes all blocks that are due, or, if the input ends, all its blocks.
 
     Returns
     -------
@@ -296,10 +296,11 @@ class _Push:
         self._advance(index, end)
 
     def _joined_step(self, index: int, count: int, first: int) -> None:
-        """Plan a layer that is computed from the `count` blocks of the layer before it.
+        """Plan a layer that is joined with the previous layer, which computes `count` blocks.
 
-        The first row of these blocks is `first`. The layer has a single tap, so each of its rows
-        depends only on the row of these blocks with the same index. Its rows have the same order.
+        `first` is the first row of these blocks. The joined layer has a single tap, so each of its
+        rows depends only on the row with the same index in these blocks. The rows of both layers
+        have the same order.
         """
         counters = self._counters
         fields = self._rows(index - 1, count, first) | self._product(index, first)
@@ -354,7 +355,7 @@ class _Push:
             self.tables.move(index, skip, skip + new * layer.outputs, rest)
 
     def _output(self, index: int, first: int) -> dict[int, int]:
-        """Return the fields that say where a layer's output rows go; `first` is the first row."""
+        """Return the fields for where a layer's output rows are written, from row `first` on."""
         if index + 1 == len(self._layers):
             width = self._layers[index].outputs
             offset = (first - self._first_out) * width
@@ -381,10 +382,10 @@ class _Push:
 class _Tables:
     """The two tables of a program while they are written.
 
-    Moves wait until the next step. If this step does not touch the window of the moves, they are
-    done in this step. Otherwise they are done before it, in a separate step that has no product.
-    (With separate steps only, a push of one frame takes 0.5 % longer for Stable Audio Open, and 6 %
-    longer for the small network `tiny`.)
+    Moves wait for the next step. If that step does not touch their window, the moves become part of
+    it. Otherwise they get a separate step before it, which has no product. (With separate steps
+    only, a push of one frame takes 0.5 % longer for Stable Audio Open, and 6 % longer for the small
+    network `tiny`.)
     """
 
     def __init__(self) -> None:
@@ -433,7 +434,7 @@ class _Tables:
 
 
 def _share(blocks: int, limit: int) -> int:
-    """Blocks in the next step, if `blocks` are split evenly into steps of at most `limit`."""
+    """Number of blocks in the next step: `blocks`, split evenly into steps of at most `limit`."""
     return -(-blocks // -(-blocks // limit)) if blocks > 0 else 0
 
 

@@ -2,14 +2,15 @@
 
 The rows of a stream, both those that its layers still need and the new ones, are stored in one
 array of floats, its arena. A step runs one layer over some rows of the arena. The moves of a step
-shift the contents of windows, so that rows consumed by earlier steps are dropped. They touch
-nothing that the step itself reads or writes. All offsets are counted in floats from the start of an
-array: the arena, the network's packed parameters, the input rows (the source) or the output rows
-(the target). The tables contain nothing that depends on a particular stream, so streams in lockstep
-share a program.
+shift the contents of the layers' windows in the arena, so that rows consumed by earlier steps are
+dropped. The moves touch nothing that the step itself reads or writes. All offsets are counted in
+floats from the start of an array: the arena, the network's packed parameters, the input rows (the
+source) or the output rows (the target). The tables contain nothing that depends on a particular
+stream, so streams in lockstep share a program.
 
-For each stream, each b in ``range(ROWS)``, each phase in ``range(PHASES)`` and each column, let
-r = b * PHASES + phase. If ``FIRST_ROW <= r < LAST_ROW``, a step computes::
+Words in capitals are fields of a step. For each stream, each b in ``range(ROWS)``, each phase in
+``range(PHASES)`` and each column, let r = b * PHASES + phase. If ``FIRST_ROW <= r < LAST_ROW``, a
+step computes::
 
     value = sum over tap of (sum over channel of
                 arena[INPUT + b * INPUT_STRIDE + tap * TAP_STRIDE + channel] * weight)
@@ -21,20 +22,20 @@ r = b * PHASES + phase. If ``FIRST_ROW <= r < LAST_ROW``, a step computes::
 
 The inner sum is cut into chains of `chain_length` channels. Each chain consists of fused
 multiply-adds, starts from +0, and takes the channels in ascending order. The chains are added in
-ascending order of the taps, and within a tap of the channels.
+ascending order of the taps and, within each tap, of the channels.
 
 A step with TILE > 1 is a fast convolution (`oobleck_stream.fast_convolution`). For such a step, r =
 b * PHASES + phase * PHASE_STRIDE in all formulas above. Each tap is a point of the scheme. The rows
 of the points are computed from the ``TILE + 6`` input rows of the block. The first of these is at
 ``INPUT + b * INPUT_STRIDE``, and the others follow at distances of TAP_STRIDE. The product of each
 point is a sum of chains, and the values of the phases are computed from these products. A JOINED
-step computes the rows of its points itself. For other steps, a separate step before it, the
-transform, writes the row of point p and block b to ``POINTS + p * POINT_STRIDE + b * CHANNELS``,
-where the step with the products reads it.
+step computes the rows of its points itself. Before any other fast step there is a separate step,
+the transform. It writes the row of point p and block b to
+``POINTS + p * POINT_STRIDE + b * CHANNELS``, where the fast step reads it.
 
 The last layer (`TO_TARGET`) writes its raw rows to the target instead of the arena. The first step
-of a push copies the new rows into the first window. It has no weights; its value is
-source[INPUT + r * INPUT_STRIDE + column].
+of a push copies the new rows into the first window. This step has no weights; its value is
+``source[INPUT + r * INPUT_STRIDE + column]``.
 
 The weights are stored in panels, so that a kernel reads them contiguously. The columns of each
 phase are padded to a multiple of `LANES` and cut into panels of `PANEL` columns; the last panel may
@@ -61,8 +62,9 @@ sum grows with the length of its chains and with their number; these lengths hal
 widest layers."""
 
 POINT_PAD = 48
-"""Unused floats between the rows of one point and the rows of the next. Without them, rows of all
-points that are written together could fall into the same set of the first-level cache."""
+"""Unused floats between the rows of one point and the rows of the next. Without them, the rows of
+different points, which are written together, could all fall into the same set of the first-level
+cache."""
 
 LANES, PANEL = 16, 32
 """Number of columns of a vector, and of a panel. Packed weights are padded to whole vectors."""
@@ -72,8 +74,8 @@ WEIGHT_DTYPES = ("F32", "BF16", "F16")
 converted to float32 exactly. They have only panels of full width. The weights of a fast convolution
 are float32."""
 
-# Columns of the table of steps, int64. With a table of records, `step.rows` could stand for
-# `step[ROWS]`. But to read one field of a record in an array, Numba's CUDA target loads all fields.
+# Columns of the table of steps, int64. The table is not an array of records, because Numba's CUDA
+# target loads all fields of a record to read one of them.
 (
     LAYER,  # index of the layer; -1 for the copy of the input rows; or MOVES_ALONE
     ROWS,  # blocks of output rows

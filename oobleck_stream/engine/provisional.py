@@ -1,10 +1,10 @@
 """Plans a provisional end: output rows that are computed before they are final.
 
 A provisional end is what the stream would return if its input ended after the rows received so far,
-or continued with copies of the last row. Its computation is a flush that is limited to the
-requested output rows. It works on a copy of the end of each window, in a part of the arena after
-the windows, so the stream itself is not changed. Final rows are read from the windows and never
-computed again.
+or after some more copies of the last row. It is computed by a flush that is limited to the
+requested output rows. The flush works on copies of the ends of the windows, in a part of the arena
+after the windows, so the stream itself is not changed. Final rows are read from the windows and
+never computed again.
 
 Only the rows on which the requested rows depend are computed. They are found by tracing the
 requested rows back through the layers. Near the input, these rows follow the final rows without a
@@ -62,7 +62,7 @@ class Blocks:
         counters : Counters
             The stream's counters. The blocks that they count are final.
         held : int
-            How many copies of the last input row follow the input.
+            Number of copies of the last input row that are appended to the input.
         first, end : int
             The range of output rows. Rows after the provisional end are left out.
         """
@@ -83,7 +83,7 @@ class Blocks:
         starts.reverse()
         for index, layer in enumerate(layers[:-1]):
             if joined[index + 1]:
-                # The joined layer computes all rows of the layer before it.
+                # The joined layer takes all rows that the layer before it computes.
                 starts[index + 1] = max(0, starts[index] * layer.phases - layer.trim)
         return cls(tuple(starts), tuple(reversed(stops)))
 
@@ -96,12 +96,13 @@ class Blocks:
 
 
 def layers_read(layers: Sequence[Layer], blocks: Blocks, counters: Counters) -> int:
-    """Number of layers, counted from the input, whose final rows provisional rows depend on.
+    """Number of layers, from the first on, whose final rows provisional rows depend on.
 
     The layers after these need to be computed only for the exact output. A layer with a residual is
     counted if the layer before it is counted.
     """
-    # If a layer starts at its first block that is not final, the next layer reads final rows of it.
+    # If a layer starts at its first block that is not final, the next layer reads final rows of
+    # this layer.
     count = max(
         [
             index + 1
@@ -174,8 +175,8 @@ def plan_provisional(
     blocks : Blocks
         The blocks to compute.
     held : int
-        How many copies of the last input row follow the input. If this is not 0, the first layer
-        must have no Snake.
+        Number of copies of the last input row that are appended to the input. If this is not 0, the
+        first layer must have no Snake.
     front : (int, int)
         Number of layers that are already computed, and number of input rows of the layer after
         them. These rows are in the scratch window of that layer.
@@ -183,8 +184,8 @@ def plan_provisional(
     Returns
     -------
     Program
-        The program. Its `counts` contain the number of its output rows and nothing else. The first
-        output row is ``starts[-1]``, because the last layer is not transposed.
+        The program. Its `counts` contain the number of its output rows and nothing else. The index
+        of the first output row is ``blocks.starts[-1]``, because the last layer is not transposed.
     """
     ahead = counters_ahead(layout.layers, counters, blocks)
     done, received = front
@@ -203,7 +204,7 @@ def plan_provisional(
 
 
 def counters_ahead(layers: Sequence[Layer], counters: Counters, blocks: Blocks) -> Counters:
-    """Counters as if all blocks before the first of `blocks` had been computed in each layer."""
+    """Counters as if each layer had computed all blocks before its first block in `blocks`."""
     produced = [
         max(0, start * layer.phases - layer.trim)
         for start, layer in zip(blocks.starts, layers, strict=True)

@@ -35,7 +35,7 @@ class Push:
     blocks : Blocks
         The blocks that the provisional end after the push needs.
     held : int
-        How many copies of the last input row follow the input.
+        Number of copies of the last input row that are appended to the input.
     """
 
     layout: ArenaLayout
@@ -46,10 +46,11 @@ class Push:
     held: int
 
     def front(self, depth: int) -> int:
-        """Number of layers, at most `depth`, whose provisional rows can be computed in the push.
+        """Number of first layers, at most `depth`, whose provisional rows the push can compute too.
 
-        The provisional rows of each of these layers follow its final rows. The push has exactly one
-        step for each of them, which computes no other layer. The layer after them has no residual.
+        In each of these layers, the provisional rows follow the final rows without a gap. The push
+        has exactly one step for each of these layers, and this step computes no other layer. The
+        layer after them has no residual.
         """
         layers, steps = self.layout.layers, self.program.steps
         count = 0

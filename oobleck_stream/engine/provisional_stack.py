@@ -62,7 +62,7 @@ class ProvisionalStack(Stack):
             self._planner = _ShallowPlanner(self.network, self._layout, depth=depth)
             self._keys = [self._planner.key(self._counts[0])] * streams
         self._hop = growth(network.layers)
-        # Once this many rows have been received, no needed row lies before the first row.
+        # Once this many rows have been received, no needed row is before the first row.
         self._steady = 2 * context(network.layers) + 4
         self._provisional: dict[tuple[int, Range], Program] = {}
         self._pushes: dict[tuple[int, Range], tuple[Program, Program, int]] = {}
@@ -72,8 +72,8 @@ class ProvisionalStack(Stack):
     ) -> tuple[list[FloatArray], list[FloatArray]]:
         """Push one row into each of `streams`, and return the final and the provisional rows.
 
-        The result is that of `push_streams` followed by `provisional`, but the weights of the first
-        layers are read only once for both.
+        The result is the same as if `push_streams` and then `provisional` were called, but the
+        weights of the first layers are read only once for both.
 
         Parameters
         ----------
@@ -113,17 +113,18 @@ class ProvisionalStack(Stack):
         streams : sequence of int
             Indices of the streams, all different; each has received at least one row.
         first, end : int
-            The range of rows, relative to the row ``rows_in * hop`` of each stream. Rows before the
-            first row of the output are left out. If `end` is None, the range ends with the output.
+            The rows from `first` to ``end - 1``, counted from row ``rows_in * hop`` of each stream.
+            Rows before the first row of the output are left out. If `end` is None, the range ends
+            with the output.
         held : int
-            How many copies of the last input row follow the input received so far. After them come
-            zeros in the activations, as in a flush. If `held` is not 0, the first layer must have
-            no Snake.
+            Number of copies of the last input row that are appended to the input received so far.
+            Zeros in the activations follow these copies, as in a flush. If `held` is not 0, the
+            first layer must have no Snake.
 
         Returns
         -------
         list of (n, outputs) float32
-            For each of `streams`, the rows of the range that are not final.
+            For each of `streams`, the rows of this range that are not final.
         """
         results: dict[int, FloatArray] = {}
         for key, positions in self._groups(streams, 0, first, end, held):

@@ -69,12 +69,13 @@ class Stack:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Keep other threads out.
+        """Keep other threads out while the context is active.
 
         Raises
         ------
         RuntimeError
-            If another thread uses the stack, or was interrupted before it could release the lock.
+            If another thread is using the stack, or was interrupted before it could release the
+            lock.
         """
         # An exception between acquiring the lock and `try` leaves the lock held. The lock is
         # reentrant, so that the thread that was interrupted can continue to use the stack.
@@ -151,7 +152,7 @@ class Stack:
         streams : sequence of int
             Indices of the streams, all different.
         last : bool
-            Whether the input of all of them ends with these rows.
+            Whether the input of all these streams ends with these rows.
         out : (streams, due, outputs) float32, optional
             Where to write the result, if the same number of rows is due in all streams.
 
@@ -177,7 +178,7 @@ class Stack:
     def _push_group(
         self, rows: FloatArray, streams: Sequence[int], last: bool, out: FloatArray | None
     ) -> FloatArray:
-        """Push streams in lockstep: all have the same plan key, so one program serves them."""
+        """Push rows into streams with the same plan key, so that one program serves all of them."""
         length, entry, first = rows.shape[1], self._layout.entry, streams[0]
         numbers = np.array(streams, np.int64)
         width, written = self.network.layers[-1].outputs, 0
@@ -218,7 +219,7 @@ class Stack:
         return StackState(counts, ended, rows)
 
     def restore(self, state: StackState, stream: int = 0) -> None:
-        """Continue from a result of `snapshot`, also of another stack of the same layers."""
+        """Continue a stream from a snapshot, even one of another stack of the same layers."""
         kept = self._layout.kept(Counters.at(state.counts, state.ended))
         for (start, _), values in zip(kept, state.kept, strict=True):
             self._engine.write(stream, start, values)

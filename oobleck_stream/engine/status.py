@@ -8,9 +8,9 @@ Status = Literal["open", "flushed", "interrupted", "overflowed"]
 """The status of a stream.
 
 ``"flushed"`` means that the stream has received its last input. ``"interrupted"`` means that an
-operation is changing the stream, or that an exception ended one, so the stream's state may be
-inconsistent. ``"overflowed"`` means that the stream's output was not finite. In these three cases
-the stream accepts no input until it is reset or restored, or, in a decoder, until a seek.
+operation is changing the stream, or that an exception ended such an operation, so that the stream's
+state may be inconsistent. ``"overflowed"`` means that the stream's output was not finite. In these
+three cases the stream accepts no input until a reset, a restore or a seek.
 """
 
 
