@@ -18,9 +18,9 @@ from oobleck_stream.formats.dtypes import FloatingArray
 from oobleck_stream.formats.tensors import Container, Tensor
 
 NOTES = (
-    "the weight norm was folded when the network was packed, and stays so",
-    "the Snakes' parameters are restored from what they give, as float64: the sound keeps its bits "
-    "as long as they are not rounded",
+    "the weight norm was folded when the network was packed, and stays folded",
+    "the Snakes' parameters are computed from the packed ones, as float64: the sound stays "
+    "bit-identical unless they are rounded",
 )
 
 _TINY, _HUGE = 1e-60, 1e60

@@ -118,7 +118,7 @@ class LatentFile:
     def blocks(
         self, latent_dim: int, layout: AxisOrder | None = None, size: int = 32
     ) -> Iterator[FloatArray]:
-        """Yield the frames in blocks (n, latent_dim) float32, with n up to `size`.
+        """Yield the frames in blocks (n, latent_dim) float32 with n <= `size`.
 
         The errors are those of `frames`.
         """

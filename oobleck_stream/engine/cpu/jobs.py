@@ -336,7 +336,7 @@ def _sum_narrow(step, first, each, begin, count, streams, parameters, scratch):
 def _sum_tiles(step, column, count, point_stride, parameters, scratch):
     """Compute the output rows of a chunk of tiles in one panel, and store them phase by phase.
 
-    The indirection buffer contains, for each tile, the address of the row of the first point. The
+    The indirection buffer contains, for each tile, the address of the first point's row. The
     rows of the other points follow at distances of `point_stride` bytes.
     """
     channels = step[CHANNELS]

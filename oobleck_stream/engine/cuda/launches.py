@@ -181,7 +181,7 @@ def launches(
 def move_launch(
     moves: IntArray, first: int, count: int, group: int, buffers: Buffers, threads: int
 ) -> Launch:
-    """Return the launch that executes `count` moves, from `first` on, in all of a group's streams."""
+    """Return the launch that executes `count` moves, from `first` on, in all streams of a group."""
     some = moves[first : first + count]
     displacements = np.abs(some[:, table.ORIGIN] - some[:, table.TO])
     # A thread copies a chain of elements (see `moves_kernel`). If a move writes zeros, each element
