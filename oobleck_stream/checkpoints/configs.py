@@ -136,7 +136,8 @@ def _stable_audio_tools(options: Options) -> _Fields:
         scale = pretransform.number("scale", 1.0)
         model = pretransform.section("config")
     if "pretransform" in model:
-        # After such a pretransform (wavelet, PQMF, patched), the decoder's output is not yet audio.
+        # With an inner pretransform (wavelet, PQMF, patched), the decoder's output is not yet
+        # audio.
         inner = model.section("pretransform")
         kind = inner.text("type", "unknown")
         inner.problems.append(f"{inner.name('type')} = {kind!r} inside it is not supported")

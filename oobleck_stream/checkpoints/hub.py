@@ -26,7 +26,7 @@ def fetch(repository: str) -> Path:
     Returns
     -------
     Path
-        A folder with the files, for `list_files` and `choose_files`.
+        A folder with the files, which `list_files` and `choose_files` can find there.
 
     Raises
     ------

@@ -51,8 +51,8 @@ def write_packed(path: Path, model: Model, source: str = "", half: Half = "decod
     Parameters
     ----------
     path : Path
-        The file to write. It is replaced atomically when the new file is complete, and unchanged
-        after an error.
+        The file to write. It is replaced atomically when the new file is complete. After an error,
+        it is unchanged.
     model : Model
     source : str
         The identity of the model's source. `read_packed` can compare it with an expected identity.

@@ -77,13 +77,13 @@ def _part(network: PackedNetwork, index: int, number: int) -> FloatArray:
 
 
 def _alpha(read: Callable[[], FloatArray], config: OobleckConfig) -> FloatingArray:
-    """Return alpha or its logarithm in float64, from which `fold_snake` makes the packed value."""
+    """Return alpha or its logarithm in float64. `fold_snake` makes the packed value from it."""
     alpha = read().astype(np.float64)
     return np.log(np.maximum(alpha, _TINY)) if config.snake_log_scale else alpha
 
 
 def _beta(read: Callable[[], FloatArray], config: OobleckConfig) -> FloatingArray:
-    """Return beta or its logarithm in float64, from which `fold_snake` makes the packed value."""
+    """Return beta or its logarithm in float64. `fold_snake` makes the packed value from it."""
     inverse = read().astype(np.float64)
     beta = np.divide(1.0, inverse, out=np.full_like(inverse, _HUGE), where=inverse != 0)
     beta -= config.snake_epsilon

@@ -23,8 +23,8 @@ FORMATS = (
 FFmpeg read other files and addresses."""
 
 MAX_PADDING = 4096
-"""A codec pads its last frame. If at most this many samples exceed the stated length, they are such
-padding, and are dropped."""
+"""A codec pads its last frame. If at most this many samples exceed the stated length, they count as
+padding and are dropped."""
 
 ROUNDING_SECONDS = 0.001
 """Containers round lengths to a millisecond, so samples up to this many seconds beyond the stated

@@ -231,7 +231,7 @@ def _npz_member(path: Path) -> Iterator[tuple[IO[bytes], Header]]:
         raise
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror or error}") from error
-    except Exception as error:  # zipfile and zlib raise many kinds for damaged files.
+    except Exception as error:  # Damaged files make zipfile and zlib raise various errors.
         raise InputError(
             f"{path}: not an .npz file of plain arrays (cut off or damaged)"
         ) from error

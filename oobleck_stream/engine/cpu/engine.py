@@ -1,9 +1,9 @@
 """The CPU engine: arenas in memory, and threads that run programs on them.
 
-The thread that pushes is the leader, and can do all of the work alone. Followers claim jobs from
-the same program while it runs. They sleep between programs, and no run waits until a follower wakes
-up, so a follower that the system wakes late costs nothing. Several threads may push at the same
-time. After a fork, the child process starts followers of its own.
+The thread that pushes is the leader, and can do all of the work alone. Other threads, the
+followers, claim jobs from the same program while it runs. They sleep between programs, and no run
+waits until a follower wakes up, so a follower that the system wakes late costs nothing. Several
+threads may push at the same time. After a fork, the child process starts followers of its own.
 
 Numba's own threading layers were measured for comparison (Stable Audio Open, push of one frame, two
 cores). The products alone take 21.6 ms with `workqueue`, and 20.2 ms with `omp` if it is set,

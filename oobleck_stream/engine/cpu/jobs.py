@@ -119,7 +119,7 @@ def jobs_of(step, streams):
 
 @njit(nogil=True)
 def transform_job(step, job, streams, scratch):
-    """Compute the rows of points for the tiles of one job of a fast convolution."""
+    """Compute the rows of the points for the tiles of one job."""
     each, width = step[ROWS], 4 * step[CHANNELS]
     begin = job * TRANSFORM_CHUNK
     count = min(TRANSFORM_CHUNK, each * len(streams) - begin)
@@ -189,8 +189,8 @@ def joined_job(step, following, job, streams, parameters, scratch):
     """Compute one chunk of rows of a step and, from them, the same rows of the next step.
 
     The next step has a single tap, so each of its rows depends only on the row of this step with
-    the same index. The rows between the two steps stay in the scratch memory. If this step computes
-    tiles, these rows are stored phase by phase.
+    the same index. The rows that this step passes to the next one stay in the scratch memory. If
+    this step computes tiles, these rows are stored phase by phase.
     """
     each = step[ROWS]
     begin = job * MAX_JOINED_CHUNK

@@ -47,7 +47,7 @@ def side_by_side(
 
 @intrinsic
 def add_taps(typing_context: Any, rows: Any, taps: Any, columns: Any, totals: Any) -> Any:
-    """Replace the products of input rows by the sums of output rows.
+    """Add up the products of input rows, in place, to the sums of output rows.
 
     Parameters
     ----------

@@ -107,7 +107,7 @@ def multiply_add(turns, factor, target):
     Parameters
     ----------
     turns : int
-        Number of turns of the loop, at least 1.
+        Number of iterations of the loop, at least 1.
     factor : int
         Address of sixteen floats, all of them one half.
     target : int
@@ -130,7 +130,7 @@ def read(address, turns, target):
     ----------
     address : int
     turns : int
-        Number of turns of the loop, at least 1.
+        Number of iterations of the loop, at least 1.
     target : int
         Address of sixteen floats, where the sums are written.
     """

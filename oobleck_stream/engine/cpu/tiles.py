@@ -28,7 +28,7 @@ def transform(
     point_stride: Any,
     tile_stride: Any,
 ) -> Any:
-    """Compute the rows of the points of `tiles` tiles.
+    """Compute the rows of a scheme's points for `tiles` tiles.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def transform(
     width : int
         Size of a row in bytes, a multiple of the size of a vector.
     target : int
-        Address of the row of the first point of the first tile.
+        Address of the results, which begin with the first tile's row of the first point.
     point_stride, tile_stride : int
         Distances in bytes between rows: from point to point, and from tile to tile.
     """
@@ -75,7 +75,7 @@ def combine(
 
 
 def _for_scheme(name: str, write: Any) -> Any:
-    """Return a function that emits the call of a scheme's function, chosen by a tile's rows."""
+    """Return a function that emits a switch, which calls the function for the given tile size."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         rows, *operands = args

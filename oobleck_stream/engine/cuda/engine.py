@@ -291,8 +291,8 @@ def warm_kernels() -> None:
     CudaUnavailable
         If CUDA can't be used here.
     """
-    # A program that copies one number into the arena, multiplies it, and computes fast convolutions
-    # of it. It is run once for each tile.
+    # This program copies one number into the arena, multiplies it, and computes fast convolutions
+    # of it. The program runs once for each tile.
     steps = [
         _minimal_step(LAYER=-1, INPUT_STRIDE=1, RAW=0),
         _minimal_step(CHANNELS=1, WEIGHTS=0, RAW=1),

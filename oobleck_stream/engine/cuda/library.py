@@ -98,7 +98,7 @@ class CudaKernelCache(KernelCache):
 
 
 def kernel(function: Callable[..., None]) -> Any:
-    """Compile a kernel at its first launch, and keep it on disk."""
+    """Return a function as a kernel, which is compiled at its first launch and kept on disk."""
     dispatcher = cuda.jit(function)
     return dispatcher if SIMULATED else keep(dispatcher, CudaKernelCache)
 

@@ -98,7 +98,7 @@ def choose(
     multiprocessors: int,
     points: bool = False,
 ) -> Cut:
-    """Choose the cut of a step with the smallest estimated number of cycles.
+    """Choose the cut with which a step takes the fewest cycles, as far as they can be estimated.
 
     Parameters
     ----------
