@@ -37,7 +37,7 @@ HASHED_PAGES, PAGE_BYTES = 64, 4096
 
 
 def cached_model(files: Sequence[Path], options: str, build: Callable[[], Model]) -> Model:
-    """Return a model without its encoder from the cache, to which a missing model is added.
+    """Return a model, without its encoder, from the cache. A missing model is built and added.
 
     A cached network is valid only if this version of the package packed it, and every source file
     still has the same path, size, modification time (mtime), status change time (ctime) and sampled
@@ -75,14 +75,14 @@ def cached_model(files: Sequence[Path], options: str, build: Callable[[], Model]
 
 
 def cached_encoder(files: Sequence[Path], options: str, model: Model) -> PackedNetwork:
-    """Return a model's encoder from the cache, to which a missing encoder is added.
+    """Return a model's encoder from the cache. A missing encoder is built and added.
 
     Parameters
     ----------
     files, options
         As for `cached_model`.
     model : Model
-        The model, whose encoder is built if it is not in the cache.
+        The model whose encoder is returned.
     """
     return _cached(
         files,
@@ -141,7 +141,7 @@ def _found(path: Path, identity: str, read: Callable[[Container, str], T]) -> T 
 
 
 def _exposed(path: Path) -> str:
-    """The reason why another user may have written to a file or folder.
+    """Return the reason why another user may have written to a file or folder.
 
     The reason is empty if no other user can have written there.
 

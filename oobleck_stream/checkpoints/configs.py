@@ -50,9 +50,10 @@ def config_from_json(source: object, text: bytes | str) -> OobleckConfig | None:
     values = parse_json(source, text)
     read = _reader(values) if isinstance(values, dict) else None
     if read is None:
-        # It is enough to search the repr of bytes, which leaves ASCII text unchanged.
+        # For bytes, this searches their repr. That is enough, because a repr leaves ASCII text
+        # unchanged.
         if _FAMILY.search(str(text)):
-            raise CheckpointError(source, "describes such a network in a form not known here")
+            raise CheckpointError(source, "describes an Oobleck network in a form not known here")
         return None
     return _config(source, values, read)
 
@@ -135,7 +136,8 @@ def _stable_audio_tools(options: Options) -> _Fields:
         scale = pretransform.number("scale", 1.0)
         model = pretransform.section("config")
     if "pretransform" in model:
-        # With wavelet, PQMF or patched, the decoder's output would have to be transformed to audio.
+        # With an inner pretransform (wavelet, PQMF, patched), the decoder's output is not yet
+        # audio.
         inner = model.section("pretransform")
         kind = inner.text("type", "unknown")
         inner.problems.append(f"{inner.name('type')} = {kind!r} inside it is not supported")

@@ -25,8 +25,8 @@ class Description:
     ----------
     config : OobleckConfig
     decoder : HalfTensors
-        The decoder's tensors. Only the tensors that show the geometry have been compared with the
-        config.
+        The decoder's tensors. Of these, only the tensors whose shapes determine the geometry have
+        been compared with the config.
     notes : tuple of str
         One sentence for each choice or assumption.
     """
@@ -69,7 +69,7 @@ def describe(
 def _found_config(
     container: Container, config_file: Path | None, notes: list[str]
 ) -> OobleckConfig | None:
-    """Return the config in the container's metadata, or else in the file; None if there is none."""
+    """Return the config in the metadata, or else in `config_file`; None if neither has one."""
     if "config" in container.metadata:
         source = f"{container.path} (config in its metadata)"
         found = config_from_json(source, container.metadata["config"])
@@ -101,7 +101,7 @@ def _inferred_config(container: Container, half: HalfTensors, notes: list[str]) 
 
 
 def _check_geometry(container: Container, half: HalfTensors, config: OobleckConfig) -> None:
-    """Raise a `CheckpointError` if the tensors show another geometry than the config.
+    """Raise a `CheckpointError` if the tensors and the config differ in geometry.
 
     The error has one problem for each field that differs.
 

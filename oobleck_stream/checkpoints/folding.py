@@ -47,9 +47,9 @@ def fold_half(
     ------
     CheckpointError
         If tensors are missing or unexpected, if they have the wrong shape or dtype, or if they have
-        values that are not finite. The error names every such tensor. Also if the first layer's
-        weights are finite but not after they are scaled (the error then names the layer), or if the
-        network takes too much memory or work (see `require_affordable`).
+        values that are not finite. The error names every such tensor. Also if scaling makes weights
+        of the first layer infinite (the error then names the layer), or if the network takes too
+        much memory or work (see `require_affordable`).
     """
     problems = check_tensors(half, layers)
     if problems:

@@ -26,7 +26,7 @@ def fetch(repository: str) -> Path:
     Returns
     -------
     Path
-        A folder with the files, for `list_files` and `choose_files`.
+        A folder with the files, which `list_files` and `choose_files` can find there.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def fetch(repository: str) -> Path:
         ) from None
     except errors.HFValidationError:
         raise CheckpointError(repository, "no such file or folder") from None
-    except Exception as error:  # Network errors depend on the HTTP library of the hub's client.
+    except Exception as error:  # The classes of network errors depend on the HTTP library.
         cached = _cached(huggingface_hub, repository)
         if cached is None:
             raise CheckpointError(
@@ -78,7 +78,7 @@ def fetch(repository: str) -> Path:
 
 
 def _cached(huggingface_hub: Any, repository: str) -> Path | None:
-    """The folder of an earlier download that has a config; None if there is no such download."""
+    """Return the folder of an earlier download, if it has a config; None if there is none."""
     for folder in AUTOENCODER_FOLDERS:
         for name in CONFIG_NAMES:
             relative = name if folder == "." else f"{folder}/{name}"

@@ -66,7 +66,7 @@ class Options:
         value = self._values.get(option, default)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        # Not isinstance: a bool is an int in Python.
+        # isinstance would also accept a bool, which is an int in Python.
         if type(value) is not int or not 1 <= value <= MAX_INTEGER:
             self._report(option, "a whole number from 1")
             return 1

@@ -34,7 +34,8 @@ from oobleck_stream.model import Model
 from oobleck_stream.network import decoder_layers, encoder_layers
 
 FORMAT = f"{PACKED} 4"
-"""The format and its version, which must change if the parameters' order or the metadata change."""
+"""The format and its version. A change of the parameters' order or of the metadata requires a new
+version."""
 
 PACKED_SUFFIX = ".packed.safetensors"
 
@@ -50,8 +51,8 @@ def write_packed(path: Path, model: Model, source: str = "", half: Half = "decod
     Parameters
     ----------
     path : Path
-        The file to write. It is replaced atomically when the new file is complete, and unchanged
-        after an error.
+        The file to write. It is replaced atomically when the new file is complete. After an error,
+        it is unchanged.
     model : Model
     source : str
         The identity of the model's source. `read_packed` can compare it with an expected identity.
@@ -106,7 +107,7 @@ def read_packed(container: Container, source: str | None = None) -> Model:
 
 
 def read_packed_encoder(container: Container, source: str | None = None) -> PackedNetwork:
-    """Return the encoder in a packed file. Parameters and errors are like `read_packed`'s."""
+    """Return the encoder in a packed file. The parameters are those of `read_packed`."""
     return _read(container, source, "encoder")[1]
 
 
@@ -138,7 +139,7 @@ def _read(
 
 
 def _dtypes(text: str, count: int) -> list[str]:
-    """The dtypes of the weights of `count` layers; raise ``ValueError`` if `text` lists others."""
+    """Parse the dtypes of `count` layers' weights; raise ``ValueError`` if they are invalid."""
     dtypes = json.loads(text)
     if not (isinstance(dtypes, list) and len(dtypes) == count):
         raise ValueError(f"the dtypes of {count} layers were expected")

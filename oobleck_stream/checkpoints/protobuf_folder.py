@@ -2,7 +2,7 @@
 
 The libraries are the `.pb` files. In a folder without `.pb` files, every file that is neither
 hidden nor a config is a library. Opening a folder parses every file once for the names and shapes.
-To read a tensor, its file is parsed again, and only the file parsed last stays in memory.
+To read a tensor, its file is parsed again. Only the most recently parsed file stays in memory.
 
 The wire format is described at https://protobuf.dev/programming-guides/encoding/.
 """
@@ -46,7 +46,7 @@ and the tag of the key (0x0a) or of the tensor (0x12)."""
 
 
 def is_library_folder(folder: Path, names: Collection[str]) -> bool:
-    """Whether a folder contains protobuf libraries, and no safetensors file is among `names`.
+    """Return whether a folder contains protobuf libraries and `names` has no safetensors file.
 
     If there is no `.pb` file, all files must start like a library. It is not enough if only some
     do, because a text file may happen to start in the same way.
@@ -58,7 +58,7 @@ def is_library_folder(folder: Path, names: Collection[str]) -> bool:
 
 
 def library_config(folder: Path) -> Path | None:
-    """The config file in a folder of libraries; None if there is none."""
+    """Return the path of the config file in a folder of libraries; None if there is none."""
     names = (HIDDEN_CONFIG, *CONFIG_NAMES)
     return next((path for name in names if (path := folder / name).is_file()), None)
 
@@ -88,7 +88,7 @@ def open_libraries(folder: Path) -> Container:
 
 
 def _files(folder: Path) -> tuple[Path, ...]:
-    """The sorted paths of the files in a folder that are expected to be libraries."""
+    """Return the paths of the files in a folder that are expected to be libraries, sorted."""
     try:
         files = sorted(
             path
@@ -179,7 +179,7 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
 def _index(
     path: Path, library: CollectionLibraryData
 ) -> Iterator[tuple[str, tuple[int, ...], str]]:
-    """Yield name, shape and dtype of each tensor in a library. A damaged tensor is an error."""
+    """Yield name, shape and dtype of each tensor; a damaged one raises a `CheckpointError`."""
     if not library.collections:
         raise CheckpointError(path, "not a protobuf library of weights: no tensors in it")
     for position, entry in enumerate(library.collections):
@@ -212,7 +212,7 @@ def _numbers_of(collection: CollectionData) -> tuple[str, int]:
 def _read(
     parser: _Parser, path: Path, position: int, name: str, shape: tuple[int, ...]
 ) -> FloatingArray:
-    """Return the values of a tensor. The file must still match the index from `open_libraries`."""
+    """Return the values of a tensor; raise a `CheckpointError` if the file has been changed."""
     entries = parser.parsed(path).collections
     if position >= len(entries) or entries[position].key != name:
         raise CheckpointError(path, "was changed while it was read")

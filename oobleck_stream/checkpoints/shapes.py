@@ -107,10 +107,10 @@ def _weight_shape(
 def config_from_geometry(geometry: Geometry) -> tuple[OobleckConfig, list[str]]:
     """Complete a geometry to a config.
 
-    If there are presets with the same geometry and all of them have the same sample rate, the first
-    of these presets is used.
-    `geometry` must have been read with ``kernel_per_stride=2``. Therefore the presets with a value
-    of 1 (`oobleck-65536x`) are excluded.
+    If there are presets with the same geometry, and all of them have the same sample rate, the
+    first of these presets is used. Otherwise, `ASSUMED_SAMPLERATE` is used. `geometry` must have
+    been read with ``kernel_per_stride=2``. Presets with ``kernel_per_stride=1`` (`oobleck-65536x`)
+    are therefore excluded.
 
     Returns
     -------

@@ -18,9 +18,9 @@ from oobleck_stream.formats.dtypes import FloatingArray
 from oobleck_stream.formats.tensors import Container, Tensor
 
 NOTES = (
-    "the weight norm was folded when the network was packed, and stays so",
-    "the Snakes' parameters are restored from what they give, as float64: the sound keeps its bits "
-    "as long as they are not rounded",
+    "the weight norm was folded when the network was packed, and stays folded",
+    "the Snakes' parameters are computed from the packed ones, as float64: the sound stays "
+    "bit-identical unless they are rounded",
 )
 
 _TINY, _HUGE = 1e-60, 1e60
@@ -77,13 +77,13 @@ def _part(network: PackedNetwork, index: int, number: int) -> FloatArray:
 
 
 def _alpha(read: Callable[[], FloatArray], config: OobleckConfig) -> FloatingArray:
-    """Return alpha or its logarithm in float64, from which `fold_snake` makes the packed value."""
+    """Return alpha or its logarithm in float64. `fold_snake` makes the packed value from it."""
     alpha = read().astype(np.float64)
     return np.log(np.maximum(alpha, _TINY)) if config.snake_log_scale else alpha
 
 
 def _beta(read: Callable[[], FloatArray], config: OobleckConfig) -> FloatingArray:
-    """Return beta or its logarithm in float64, from which `fold_snake` makes the packed value."""
+    """Return beta or its logarithm in float64. `fold_snake` makes the packed value from it."""
     inverse = read().astype(np.float64)
     beta = np.divide(1.0, inverse, out=np.full_like(inverse, _HUGE), where=inverse != 0)
     beta -= config.snake_epsilon

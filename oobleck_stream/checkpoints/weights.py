@@ -80,8 +80,8 @@ class StoredParameters:
     Attributes
     ----------
     problems : list of str
-        A sentence for each tensor read so far that has values that are not finite, as stored or
-        after folding.
+        A sentence for each tensor, of those read so far, whose values are not finite, either as
+        stored or after folding.
     """
 
     def __init__(self, half: HalfTensors, config: OobleckConfig) -> None:
@@ -123,7 +123,7 @@ class StoredParameters:
         return values
 
     def _check(self, results: Sequence[FloatArray], stored: dict[str, FloatingArray]) -> None:
-        """Report stored values that are not finite or, if there are none, such folded values."""
+        """Report stored values that are not finite; if all are finite, check the folded values."""
         guilty = [name for name, values in stored.items() if not np.isfinite(values).all()]
         self.problems += [f"{name} holds values that are not finite" for name in guilty]
         if not guilty and not all(np.isfinite(result).all() for result in results):

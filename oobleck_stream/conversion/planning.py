@@ -137,7 +137,7 @@ def plan_conversion(
 def _encoder(
     source: Container, found: Description, requested: bool | None, notes: list[str]
 ) -> HalfTensors | None:
-    """Return the encoder, or None if it is missing or not requested. A missing one is noted."""
+    """Return the encoder; None if it is missing (`notes` then says so) or is not requested."""
     if requested is False:
         return None
     half = half_tensors(source, found.decoder.prefix, "encoder")

@@ -192,7 +192,7 @@ def atomic_shards(
 
 
 def _shards_named_in(index: Path) -> set[str]:
-    """Return the shards in an index whose names follow this package's pattern.
+    """Return the shards that an index lists, if their names follow this package's pattern.
 
     The result is empty if the index can't be read.
     """

@@ -30,7 +30,8 @@ BLOCK = 2**16
 STANDARD_ERROR = 2
 
 MAX_RATIO = 64
-"""Maximum ratio of a file's and a network's sample rates. A resampled block grows by this ratio."""
+"""Maximum ratio of a file's sample rate to a network's, or the reverse. Resampling can make a block
+longer by this factor."""
 
 EXACT_FORMATS = frozenset({"AIFF", "AU", "CAF", "FLAC", "RF64", "W64", "WAV", "WAVEX"})
 EXACT_SUBTYPES = frozenset(
@@ -41,7 +42,7 @@ finds the exact position of each sample, or of the block that contains the sampl
 
 
 def libsndfile_name(path: str) -> str | bytes:
-    """The name to open a file with. soundfile can't encode names that are not UTF-8."""
+    """Return the path, on POSIX as bytes: soundfile can't encode names that are not UTF-8."""
     return os.fsencode(path) if os.name == "posix" else path
 
 
@@ -117,7 +118,7 @@ class AudioFile:
         return math.ceil(self.samples * samplerate / self.samplerate)
 
     def changes(self, samplerate: int, channels: int) -> list[str]:
-        """How `blocks` converts the file's audio, one phrase for each conversion."""
+        """Return how `blocks` converts the file's audio, one phrase for each conversion."""
         found = []
         if self.channels < channels:
             found.append(f"mono on all {channels} channels")
@@ -138,8 +139,9 @@ class AudioFile:
         samplerate, channels : int
             The result's sample rate and channels.
         start : int
-            Index in the file of the first sample to read. If it is not 0, the samples may differ
-            from those of a full read if they are resampled or if `is_cuttable` is false.
+            Index in the file of the first sample to read. With another value than 0, the samples
+            may differ from those of a full read, unless `is_cuttable` is true and nothing is
+            resampled. Files that PyAV reads are always read from the beginning.
 
         Raises
         ------
@@ -223,7 +225,7 @@ def _without_notes() -> Iterator[None]:
 
 
 def _opened_by_av(name: str, refusal: Exception) -> AvSound:
-    """Open with PyAV a file that libsndfile refuses. An `InputError` says if PyAV is missing."""
+    """Open with PyAV a file that libsndfile refuses. Without PyAV, raise an `InputError`."""
     from oobleck_stream.files.av_reader import HINTED, AvSound
 
     if importlib.util.find_spec("av") is None:
@@ -259,7 +261,7 @@ class FlatAudio:
         """Return None, because the length is unknown without the number of channels."""
 
     def changes(self, samplerate: int, channels: int) -> list[str]:
-        """The sample rate and number of channels that are assumed, as one phrase."""
+        """Return one phrase with the sample rate and number of channels that are assumed."""
         return [f"assumed to be {samplerate} Hz with {channels} channels, channels first"]
 
     def blocks(self, samplerate: int, channels: int) -> Iterator[FloatArray]:

@@ -23,12 +23,12 @@ PIECE = 1 << 14
 """Number of samples passed to libsndfile per call. Its Vorbis encoder puts them on the stack."""
 
 MAX_WAV_BYTES = 2**32 - 2**16
-"""Maximum size of the samples in a WAV file in bytes. The header has 32-bit sizes and takes the
-rest.
+"""Maximum size in bytes of the samples in a WAV file. The sizes in its header have 32 bits, which
+limits the file to 4 GiB. The rest is left for the header.
 """
 
 HEADER_BYTES = 4096
-"""Number of bytes at the start of a WAV file in which all chunks before the samples lie."""
+"""Number of bytes at the start of a WAV file that contain all chunks before the samples."""
 
 SYSTEM_ERROR = 2
 """libsndfile's error code SF_ERR_SYSTEM: a system call failed, for example on a full disk."""
@@ -65,7 +65,7 @@ class AudioWriter:
         "float".
     samples : int, optional
         The number of samples that will be written, if it is known. A WAV file gets an RF64 header
-        if these samples take more than 4 GiB.
+        if these samples would take about 4 GiB or more as float32.
 
     Attributes
     ----------
@@ -159,7 +159,7 @@ class AudioWriter:
             ) from error
 
     def _failure(self) -> OSError:
-        """The error for a failed write. Libsndfile reports no reason for it."""
+        """Return the error for a failed write, for which libsndfile reports no reason."""
         return OSError(f"{self.path}: writing failed (is the disk full?)")
 
     def write(self, samples: FloatArray) -> None:

@@ -23,17 +23,20 @@ FORMATS = (
 FFmpeg read other files and addresses."""
 
 MAX_PADDING = 4096
-"""Maximum number of samples beyond the stated length that pad the last frame of a codec."""
+"""A codec pads its last frame. If at most this many samples exceed the stated length, they count as
+padding and are dropped."""
 
 ROUNDING_SECONDS = 0.001
-"""Containers round lengths to a millisecond, so samples up to this far beyond them are kept."""
+"""Containers round lengths to a millisecond, so samples up to this many seconds beyond the stated
+length are kept."""
 
 SHORT_SECONDS = 0.1
-"""A sound is cut off if it is shorter than its container states, by more than this."""
+"""If a sound is shorter than its container states by more than this many seconds, it was cut
+off."""
 
 
 class AvSound:
-    """Reads the first sound in a file with PyAV (the extra ``av``).
+    """Reads sound with PyAV (the extra ``av``). If a file has several sounds, FFmpeg chooses one.
 
     Parameters
     ----------
@@ -43,7 +46,8 @@ class AvSound:
     ----------
     samplerate, channels : int
     samples : int or None
-        The length that the container states, which may be inexact. None if it states no length.
+        The length that the container states, which may be inexact. None if it states no length, or
+        if the container is not of MP4's family.
 
     Raises
     ------
@@ -63,7 +67,7 @@ class AvSound:
         self.samples = round(self._seconds * self.samplerate) if self._seconds else None
 
     def blocks(self, size: int) -> Iterator[FloatArray]:
-        """Yield the samples from the beginning in blocks (n, channels) float32 with ``n == size``.
+        """Yield the samples from the beginning in blocks (size, channels) float32.
 
         Only the last block may have another length.
 
@@ -98,7 +102,7 @@ class AvSound:
         """Decode the file from the beginning, and yield its frames."""
         import av
 
-        # Without the protocol, FFmpeg could mistake a path with a colon for an address.
+        # Without the prefix ``file:``, FFmpeg could mistake a path with a colon for an address.
         options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
         frames = 0
         try:
@@ -107,7 +111,7 @@ class AvSound:
                 if stream is None:
                     what = "has no sound" if file.streams.video else "not a sound file"
                     raise InputError(f"{self._path}: {what}")
-                # Only these containers state the exact length of each stream.
+                # Only the containers of MP4's family state the exact length of each stream.
                 self._seconds = 0.0
                 if "mp4" in file.format.name and stream.duration and stream.time_base:
                     self._seconds = float(stream.duration * stream.time_base)

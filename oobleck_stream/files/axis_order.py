@@ -25,7 +25,7 @@ def matrix_shape(shape: tuple[int, ...], name: str) -> tuple[int, int]:
     Raises
     ------
     InputError
-        If there are more or fewer axes.
+        If the shape, without such a leading 1, does not have two axes.
     """
     if len(shape) == 3 and shape[0] == 1:
         shape = shape[1:]

@@ -12,17 +12,19 @@ from oobleck_stream.formats.mp3 import missing_bytes
 NOTED = re.compile(
     r"^\s*(?:(Riff size|riff)|data|SSND|BODY|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
 )
-"""The line that libsndfile logs if a file is shorter than its header states. It has the number of
-bytes that the header states, and the number that exists. In RF64 and W64 files, the bytes are those
-of the whole file. In WAV, AIFF, AU and SVX files, they are those of the samples."""
+"""The line that libsndfile logs if a file is shorter than its header states. It contains the number
+of bytes that the header states, and the actual number. In RF64 and W64 files, both count the bytes
+of the whole file. In WAV, AIFF, AU and SVX files, both count the bytes of the samples."""
 
 UNKNOWN_SIZE, UNKNOWN_FILE_SIZE = 0x7FFF0000, 2**62
-"""A program that writes to a pipe doesn't know the size. It states 0, or at least `UNKNOWN_SIZE`
-bytes of samples in a WAV file, or at least `UNKNOWN_FILE_SIZE` bytes in an RF64 file."""
+"""A program that writes to a pipe doesn't know the final size. Its header states either 0 or a huge
+size: at least `UNKNOWN_SIZE` bytes of samples in a WAV file, or a file of at least
+`UNKNOWN_FILE_SIZE` bytes in RF64."""
 
 MAX_MISSING = 0.01
-"""If more than this share of an MP3 file is missing, the file is refused before it is opened, since
-mpg123 would print a warning of its own. If less is missing, this is found when the end is read."""
+"""If an MP3 file lacks more than this share of its size, it is refused before it is opened, because
+mpg123 would print its own warning. If it lacks less, the reader detects this at the end of the
+file."""
 
 
 def require_bytes(path: str | Path) -> None:

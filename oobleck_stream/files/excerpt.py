@@ -46,7 +46,7 @@ class Excerpt:
         return cls(begin, None if length is None else begin + max(1, round(length * samplerate)))
 
     def end_in(self, samples: int | None) -> int | None:
-        """Return one past the index of the last sample in this range of a piece.
+        """Return the end of this range within a piece: one past the index of its last sample.
 
         `samples` is the length of the piece, or None if that is unknown. The result is None if
         `samples` is None and the range has no end.

@@ -74,7 +74,7 @@ class LatentPipe:
     def blocks(
         self, latent_dim: int, layout: AxisOrder | None = None, size: int = 32
     ) -> Iterator[FloatArray]:
-        """Yield the frames as they arrive, in blocks (n, latent_dim) float32 with n up to `size`.
+        """Yield the frames as they arrive, in blocks (n, latent_dim) float32 with n <= `size`.
 
         Raises
         ------
@@ -97,7 +97,7 @@ class LatentPipe:
     def _rows(
         self, latent_dim: int, dtype: np.dtype[Any], count: int | None, size: int
     ) -> Iterator[FloatArray]:
-        """Yield `count` frames that are stored one after another. None means as many as arrive."""
+        """Yield `count` frames stored one after another; if it is None, all that arrive."""
         row, got, ahead = latent_dim * dtype.itemsize, 0, b""
         while count is None or got < count:
             room = size if count is None else min(size, count - got)
@@ -114,7 +114,10 @@ class LatentPipe:
             raise InputError(f"{self.name}: {_shortfall(got, count, bool(ahead))}")
 
     def _decoded(self, frames: npt.NDArray[Any], first: int) -> Iterator[FloatArray]:
-        """Yield frames as float32. Raise at a frame that is not finite, after those before it."""
+        """Yield frames as float32.
+
+        If a frame is not finite, an `InputError` is raised after the frames before it were yielded.
+        """
         try:
             block = as_decoded(frames, first, self.name)
         except InputError:
@@ -125,14 +128,17 @@ class LatentPipe:
     def _transposed(
         self, header: Header, latent_dim: int, layout: AxisOrder | None, size: int
     ) -> Iterator[FloatArray]:
-        """Yield frames stored channels first, of which none is complete until the array ends."""
+        """Yield frames that are stored channel by channel, after the whole array has been read."""
         array = read_numbers(self, header, self.name)
         frames = axis_order.frames_view(array, latent_dim, layout, self.name)
         yield from cut(frames, size, self.name)
 
 
 def _shortfall(got: int, count: int | None, within: bool) -> str:
-    """The error message for a pipe that ends too early."""
+    """Return the error message for a pipe that ends too early, after `got` frames.
+
+    `within` says whether the pipe ends in the middle of a frame.
+    """
     if got == 0 and not within:
         return "ended before the first frame; at least one was expected"
     if count is None:

@@ -118,7 +118,7 @@ class LatentFile:
     def blocks(
         self, latent_dim: int, layout: AxisOrder | None = None, size: int = 32
     ) -> Iterator[FloatArray]:
-        """Yield the frames in blocks (n, latent_dim) float32, with n up to `size`.
+        """Yield the frames in blocks (n, latent_dim) float32 with n <= `size`.
 
         The errors are those of `frames`.
         """
@@ -231,7 +231,7 @@ def _npz_member(path: Path) -> Iterator[tuple[IO[bytes], Header]]:
         raise
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror or error}") from error
-    except Exception as error:  # zipfile and zlib raise many kinds for damaged files.
+    except Exception as error:  # Damaged files make zipfile and zlib raise various errors.
         raise InputError(
             f"{path}: not an .npz file of plain arrays (cut off or damaged)"
         ) from error

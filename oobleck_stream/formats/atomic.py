@@ -38,8 +38,8 @@ PART_SUFFIX = ".oobleck-part"
 OLD_SUFFIX = ".oobleck-old"
 
 MAX_NAME = 50
-"""Maximum number of characters of the target's name in the private folder's name, because file
-systems limit the length of names."""
+"""Maximum number of characters of the target's name that are part of the private folder's name.
+File systems limit the length of names."""
 
 
 @contextmanager
@@ -117,9 +117,10 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def private_folder(target: Path) -> Iterator[Path]:
-    """Create a folder beside a target, which only this user can enter, for the time of the block.
+    """Create a private folder beside a target, and remove the folder at the end of the block.
 
-    Folders that killed processes have left behind for the same target are removed first.
+    Only this user can enter the folder. Folders that killed processes have left behind for the same
+    target are removed first.
 
     Parameters
     ----------
@@ -188,7 +189,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Add a file name to any `OSError` from the block that has none."""
+    """If an `OSError` from the block has no file name, add `path` to it."""
     try:
         yield
     except OSError as error:

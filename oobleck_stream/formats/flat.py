@@ -23,7 +23,7 @@ MAX_NUMBERS = 2**31 - 1
 
 
 def is_flat(path: Path) -> bool:
-    """Whether a file is a flat file. It has no magic number, so its size must match its count."""
+    """Return whether a file is flat. There is no magic number: its size must match its count."""
     try:
         with path.open("rb") as file:
             count = int.from_bytes(file.read(COUNT.itemsize), "little", signed=True)
@@ -97,7 +97,7 @@ def write_flat(path: str | Path, array: npt.ArrayLike) -> None:
 
 
 def write_numbers(file: BinaryIO, path: Path, array: npt.ArrayLike) -> None:
-    """Write the content of a flat file. The errors are those of `write_flat`, and name `path`."""
+    """Write the content of a flat file. An `InputError` about its length names `path`."""
     numbers = np.ascontiguousarray(array, NUMBER)
     file.write(count_bytes(path, numbers.size))
     file.write(numbers.data)

@@ -19,10 +19,10 @@ BLOCK = 2**16
 
 
 class FlatWriter:
-    """Writes a `.bin` file with channels first, which appears only when it is complete.
+    """Writes a `.bin` file, channels first. The file appears only when it is complete.
 
-    The rows are kept in a temporary file until the end, because each channel is stored after the
-    whole of the channel before it.
+    The rows are kept in a temporary file until the end, because the file stores one whole channel
+    after another.
 
     The writer is a context manager. At the end of the block, the file is written and renamed to
     `path`. If an exception ends the block, the unfinished file is removed.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 FIRST_FRAME = 256
-"""The tag is searched for in this many bytes from the start of the first frame."""
+"""Number of bytes, from the start of the first frame on, in which the tag is searched for."""
 
 HAS_FRAMES, HAS_BYTES = 1, 2
 

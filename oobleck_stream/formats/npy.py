@@ -76,7 +76,7 @@ def exactly(stream: Readable, size: int) -> bytes:
 
 
 def read_header(stream: Readable, name: str) -> Header:
-    """Read the magic string and the header, which leaves the stream at the first number.
+    """Read the magic string and the header. The stream is then at the first number.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def read_header(stream: Readable, name: str) -> Header:
         parse = npy_format.read_array_header_1_0
     try:
         shape, fortran, dtype = parse(header)
-    except Exception as error:  # NumPy evaluates the header as Python text.
+    except Exception as error:  # NumPy parses the header as a Python literal.
         raise InputError(f"{name}: not a .npy array (its header is not one of NumPy's)") from error
     if dtype.hasobject:
         raise InputError(f"{name}: holds pickled objects; an array of real numbers was expected")
@@ -128,7 +128,7 @@ def write_npy(file: BinaryIO, array: npt.NDArray[Any]) -> None:
     Raises
     ------
     OSError
-        An error that `file` raises.
+        If writing to `file` fails.
     """
     npy_format.write_array_header_1_0(file, npy_format.header_data_from_array_1_0(array))
     file.write(array.data)

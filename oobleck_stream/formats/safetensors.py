@@ -82,7 +82,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Make a JSON object for ``json.loads``, or raise ``ValueError`` if a key occurs twice."""
     values = dict(pairs)
     if len(values) != len(pairs):
-        raise ValueError("a name stands twice in it")
+        raise ValueError("a name occurs twice in it")
     return values
 
 

@@ -16,10 +16,10 @@ import numpy.typing as npt
 from oobleck_stream.formats.dtypes import BITS, FloatingArray, to_stored
 
 PACKED = "oobleck_stream packed"
-"""The start of ``format`` in the metadata of a packed network, of any version."""
+"""The metadata entry ``format`` of a packed network begins with this text, in every version."""
 
 MAX_DIMENSIONS = 32
-"""NumPy's maximum before version 2."""
+"""Maximum number of dimensions of an array in NumPy before version 2."""
 
 
 @dataclass(frozen=True)

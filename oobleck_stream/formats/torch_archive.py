@@ -75,8 +75,9 @@ def open_torch(path: Path) -> Container:
 def _loaded(torch: Any, path: Path) -> Any:
     """Return the unpickled object in a file.
 
-    A zip archive is memory-mapped. A file in the older format is read. A pickle can make torch
-    allocate any amount of memory, so the file is first unpickled in a process with a memory limit.
+    A zip archive is memory-mapped. A file in the older format is read into memory. A pickle can
+    make torch allocate any amount of memory, so the file is first unpickled in a process with a
+    memory limit.
     """
     try:
         memory = MEMORY_PER_BYTE * path.stat().st_size + SPARE_MEMORY

@@ -4,10 +4,10 @@ A step consists of a product, which computes rows of every stream, and of moves.
 touch memory that the product reads or writes. A step is cut into jobs
 (`oobleck_stream.engine.cpu.jobs`).
 
-A run has one leader and any number of followers. All of them claim jobs from an atomic counter, and
-go on to the next step once all jobs of the current step are done. The leader can do all jobs alone,
-so no run waits for a follower to arrive. A comment above `_execute` explains how the threads are
-synchronised.
+A run has one leader thread and any number of follower threads. All of them claim jobs from an
+atomic counter, and go on to the next step once all jobs of the current step are done. The leader
+can do all jobs alone, so no run waits for a follower to arrive. A comment above `_execute` explains
+how the threads are synchronised.
 """
 
 # mypy: disable-error-code="no-untyped-def, call-arg, attr-defined"
@@ -55,7 +55,7 @@ def control_words(steps: int) -> int:
 
 @njit(nogil=True)
 def _wait_until(address, value):
-    """Wait until the word at an address is `value`. First spin, and later yield the core."""
+    """Wait until the word at an address is `value`: spin at first, then yield the core."""
     tries = 0
     while atomic_load(address) != value:
         tries += 1
@@ -88,24 +88,25 @@ def _wait_until(address, value):
 # 3. Out of a run. A follower first adds itself to INSIDE and then loads OPEN. The leader first
 #    takes its ticket out of OPEN and then loads INSIDE. All four operations have a single order
 #    that every thread agrees on. So either the leader still finds the follower in INSIDE and waits,
-#    or the follower finds the run closed. (Only here would acquire and release not be enough.) A
-#    follower takes itself out of INSIDE after its last access. So when the leader loads 0 there,
-#    every access of the run has happened before, and the caller may zero the counters and change or
-#    free the arrays.
-# 4. Late followers. A follower whose run is over finds another ticket, or 0, in OPEN, because no
-#    ticket is used twice on one control block. It has then touched only INSIDE and OPEN, which are
-#    never zeroed, and it holds references to the control block and the tables. The arenas and rows
-#    at the addresses in its table may be freed by then, but it does not read them.
+#    or the follower finds the run closed. (This is the only place where acquire and release would
+#    not be enough.) A follower takes itself out of INSIDE after its last access. So when the leader
+#    loads 0 there, no follower accesses anything of the run any more, and the caller may zero the
+#    counters and change or free the arrays.
+# 4. Late followers. A follower that arrives after its run finds another ticket, or 0, in OPEN,
+#    because no ticket is used twice on one control block. It touches only INSIDE and OPEN, which
+#    are never zeroed, and it holds references to the control block and the tables. The arenas and
+#    rows at the addresses in its table may be freed by then, but it does not read them.
 #
 # The tables of steps, moves and streams are complete before a follower receives them through a
 # queue, which orders these accesses, and they never change afterwards. Only the leader writes
 # STARTED and the times of the steps.
 #
-# A program without data races whose atomic operations are all sequentially consistent behaves, on
-# every processor and after every optimisation, like some interleaving of its threads: C++, and so
-# LLVM, promises this. So weakly ordered processors such as ARM's need no further argument.
-# tests/test_protocol.py runs this function in all interleavings of small runs. It searches for data
-# races, for jobs done twice, too early or not at all, and for deadlocks.
+# The memory model of C++, which LLVM follows, makes a promise about programs that have no data
+# races and only sequentially consistent atomic operations. On every processor and after every
+# optimisation, such a program behaves like some interleaving of its threads. So weakly ordered
+# processors such as ARM's need no further argument. tests/test_protocol.py runs this function in
+# all interleavings of small runs. It searches for data races, for jobs done twice, too early or not
+# at all, and for deadlocks.
 
 
 @njit(nogil=True)
@@ -122,13 +123,13 @@ def _execute(steps, moves, streams, parameters, control, ticket, scratch, leader
     parameters : int
         Address of the packed parameters.
     control : int
-        Address of a control block of `control_words(steps)` int64, all zero when it is new. Before
-        each run the caller zeroes the words after the first `LINE` bytes, and no others.
+        Address of a control block of ``control_words(len(steps))`` int64, all zero when it is new.
+        Before each run the caller zeroes the words after the first `LINE` bytes, and no others.
     ticket : int
         The number of this run. It is not 0, and no other run on this control block has the same
         number.
     scratch : int
-        Address of `SCRATCH_BYTES` that only this thread uses, initially zeros.
+        Address of `SCRATCH_BYTES` bytes that only this thread uses. They are zero when allocated.
     leader : bool
         Whether this thread is the leader. A run has exactly one leader, which returns when every
         job is done and every follower has left. Followers may call this function at any time, even

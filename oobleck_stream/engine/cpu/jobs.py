@@ -1,10 +1,11 @@
-"""Cuts a step into jobs, and executes a job.
+"""Cuts steps into jobs, and executes the jobs.
 
-A job is either one move in one stream, or the output of one chunk of rows in one panel of columns.
-A chunk may contain rows of several streams, so that the weights are read once for all of them. For
-a fast convolution, a chunk consists of tiles (`oobleck_stream.fast_convolution`).
+A job executes one move in one stream, or computes one chunk of rows. It computes one panel of
+columns of these rows, or, in transforms and joined steps, all columns. A chunk may contain rows of
+several streams, so that the weights are read once for all of them. For a fast convolution, a chunk
+consists of tiles (`oobleck_stream.fast_convolution`).
 
-All memory except the tables is passed as integer addresses in bytes.
+All memory except the tables is passed as integer byte addresses.
 """
 
 # mypy: disable-error-code="no-untyped-def, call-arg, attr-defined"
@@ -63,14 +64,15 @@ from oobleck_stream.fast_convolution import SCHEMES
 ARENA, SOURCE, TARGET, STREAM_FIELDS = range(4)
 
 MAX_CHUNK = 96
-"""Maximum number of rows of a job."""
+"""Maximum number of rows of a job; in a fast convolution, of tiles."""
 
 MAX_JOINED_CHUNK = 24
-"""Maximum number of blocks of a job of two joined steps. A block is a row of a direct convolution
-or a tile of a fast one. The rows between the two steps then fit the first-level cache."""
+"""Maximum number of blocks of a job that computes two joined steps. A block is a row of a direct
+convolution or a tile of a fast one. With this limit, the rows that one step passes to the other fit
+the first-level cache."""
 
 TRANSFORM_CHUNK = 4
-"""Number of tiles of a job that computes the rows of points."""
+"""Maximum number of tiles of a job that computes the rows of points."""
 
 MAX_POINTS = max(scheme.points for scheme in SCHEMES.values())
 
@@ -78,13 +80,15 @@ MIN_JOBS = 16
 """A step with fewer jobs is cut into smaller chunks, so that all threads finish together."""
 
 # The scratch memory of a thread: offsets in bytes.
-# - From 0: PANEL zeros, which serve as the bias of a step that has none.
+# - From 0: PANEL zeros, which serve as the bias of a step without one.
 # - From INDIRECTION: the addresses of the input rows of a chunk (what XNNPACK calls an indirection
-#   buffer). So the product needs to know neither the strides nor where the rows of a stream end.
-#   A narrow step needs the rows of all taps, which are fewer than LANES.
-# - From SUMS: the sums of one panel, one row of sums for each row of the chunk.
+#   buffer). With these addresses, the product needs to know neither the strides nor where the rows
+#   of a stream end. A narrow step stores up to LANES - 1 further addresses, for the input rows of
+#   its other taps.
+# - From SUMS: the sums of one panel, one row of sums for each row of the chunk. In a fast
+#   convolution, there is one row of sums for each point of each tile.
 # - From BETWEEN: the rows that a step passes to the step joined with it.
-# - From TILES: the rows of the points of a job of two joined steps; the weights of a narrow step.
+# - From TILES: in a job of two joined steps, the rows of the points; in a narrow step, the weights.
 INDIRECTION = 4 * PANEL
 SUMS = INDIRECTION + 8 * (MAX_CHUNK + LANES)
 BETWEEN = SUMS + 4 * MAX_POINTS * MAX_CHUNK * PANEL
@@ -95,7 +99,7 @@ SCRATCH_BYTES = TILES + MAX_POINTS * TILE_POINT_BYTES
 
 @njit(nogil=True)
 def jobs_of(step, streams):
-    """Return the maximum number of rows of a job, and the number of jobs of a step.
+    """Return the maximum number of rows per job, and a step's number of jobs without its moves.
 
     The jobs are ordered by phase, then by panel, then by chunk of rows, so that jobs that run at
     the same time share a panel of weights.
@@ -115,7 +119,7 @@ def jobs_of(step, streams):
 
 @njit(nogil=True)
 def transform_job(step, job, streams, scratch):
-    """Compute the rows of points for the tiles of one job of a fast convolution."""
+    """Compute the rows of the points for the tiles of one job."""
     each, width = step[ROWS], 4 * step[CHANNELS]
     begin = job * TRANSFORM_CHUNK
     count = min(TRANSFORM_CHUNK, each * len(streams) - begin)
@@ -167,7 +171,7 @@ def product_job(step, job, chunk, streams, parameters, scratch):
 
 @njit(nogil=True)
 def _tiles_job(step, column, begin, chunk, streams, parameters, scratch):
-    """Compute a chunk of fast-convolution tiles for one panel, from rows already transformed."""
+    """Compute a chunk of fast-convolution tiles for one panel, from the rows of the points."""
     each = step[ROWS]
     count = min(chunk, each * len(streams) - begin)
     _fill_indirection(step, 0, each, begin, count, streams, scratch)
@@ -185,8 +189,8 @@ def joined_job(step, following, job, streams, parameters, scratch):
     """Compute one chunk of rows of a step and, from them, the same rows of the next step.
 
     The next step has a single tap, so each of its rows depends only on the row of this step with
-    the same index. The rows between the two steps stay in the scratch memory. If this step computes
-    tiles, these rows are stored phase by phase.
+    the same index. The rows that this step passes to the next one stay in the scratch memory. If
+    this step computes tiles, these rows are stored phase by phase.
     """
     each = step[ROWS]
     begin = job * MAX_JOINED_CHUNK
@@ -291,7 +295,11 @@ def _sum_panel(step, phase, column, count, parameters, scratch):
 
 @njit(nogil=True)
 def _is_narrow(step):
-    """Return whether all taps and columns of a step fit the lanes of one vector."""
+    """Return whether the kernels of `oobleck_stream.engine.cpu.narrow` can compute a step.
+
+    All taps and columns must fit the lanes of one vector, and each tap must be a single chain. From
+    one tap to the next, the input must advance as far as from one output row to the next.
+    """
     few = step[TAPS] > 1 and step[TAPS] * step[COLUMNS] <= LANES
     dense = step[PHASES] == 1 and step[TAP_STRIDE] == step[INPUT_STRIDE]
     return few and dense and step[CHANNELS] <= MAX_CHAIN
@@ -326,9 +334,9 @@ def _sum_narrow(step, first, each, begin, count, streams, parameters, scratch):
 
 @njit(nogil=True)
 def _sum_tiles(step, column, count, point_stride, parameters, scratch):
-    """Compute the rows of the tiles of one panel, phase after phase.
+    """Compute the output rows of a chunk of tiles in one panel, and store them phase by phase.
 
-    The indirection buffer contains, for each tile, the address of the row of the first point. The
+    The indirection buffer contains, for each tile, the address of the first point's row. The
     rows of the other points follow at distances of `point_stride` bytes.
     """
     channels = step[CHANNELS]
@@ -343,10 +351,10 @@ def _sum_tiles(step, column, count, point_stride, parameters, scratch):
 
 @njit(nogil=True)
 def _sum_tap(inputs, channels, count, weights, dtype, width, sums, add, scratch):
-    """Store the products of one tap and one panel, or add them to the sums.
+    """Multiply the input rows of one tap by one panel; store the products or add them to the sums.
 
     `inputs` is the distance in bytes from the rows in the indirection buffer to the rows of this
-    tap.
+    tap. If `add` is 0, the products overwrite the sums.
     """
     vectors, stride, weight_size = width // LANES, 4 * width, _weight_size(dtype)
     tiles = (count + TILE_ROWS - 1) // TILE_ROWS

@@ -1,4 +1,4 @@
-"""Instructions for which Numba has no function: raw memory, atomics and floating-point modes.
+"""Operations that Numba does not provide: raw memory access, atomics and floating-point modes.
 
 They are intrinsics: functions that emit LLVM instructions into the kernel that calls them. All of
 them are at module level, because Numba can't cache kernels that call local ones.
@@ -54,8 +54,8 @@ def call_noinline(
 def words_at(typing_context: Any, address: Any) -> Any:
     """Turn an address into a pointer to int64.
 
-    An array that views this memory (`numba.carray`) has no owner, and so no reference count. If two
-    threads counted the references to a shared array, this would cost a microsecond per job.
+    An array that views this memory (`numba.carray`) has no owner, and so no reference count.
+    Counting the references to an array that threads share would cost a microsecond per job.
     """
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -66,7 +66,7 @@ def words_at(typing_context: Any, address: Any) -> Any:
 
 @intrinsic
 def store_word(typing_context: Any, address: Any, value: Any) -> Any:
-    """Write an int64 to an address, not atomically."""
+    """Write an int64 to an address. The write is not atomic."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         builder.store(args[1], pointer(builder, args[0], WORD))
@@ -94,7 +94,7 @@ def move_bytes(typing_context: Any, destination: Any, source: Any, count: Any) -
 
 @intrinsic
 def clear_bytes(typing_context: Any, destination: Any, count: Any) -> Any:
-    """Write zero bytes."""
+    """Set `count` bytes to zero."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         byte = ir.IntType(8)
@@ -108,7 +108,7 @@ def clear_bytes(typing_context: Any, destination: Any, count: Any) -> Any:
 
 @intrinsic
 def atomic_add(typing_context: Any, address: Any, value: Any) -> Any:
-    """Add to the int64 at an address, sequentially consistent, and return the old value."""
+    """Add to the int64 at an address atomically (sequentially consistent); return the old value."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return builder.atomic_rmw("add", pointer(builder, args[0], WORD), args[1], "seq_cst")
@@ -118,7 +118,7 @@ def atomic_add(typing_context: Any, address: Any, value: Any) -> Any:
 
 @intrinsic
 def atomic_load(typing_context: Any, address: Any) -> Any:
-    """Load the int64 at an address, sequentially consistent."""
+    """Load the int64 at an address atomically (sequentially consistent)."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return builder.load_atomic(pointer(builder, args[0], WORD), "seq_cst", 8)
@@ -211,7 +211,7 @@ def _call_with_pointer(builder: ir.IRBuilder, name: str, memory: Any) -> None:
 
 @intrinsic
 def clock(typing_context: Any) -> Any:
-    """Read a counter that runs at a constant rate; 0 if this processor has none."""
+    """Read a counter that runs at a constant rate; return 0 if this processor has none."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         machine = builder.module.triple

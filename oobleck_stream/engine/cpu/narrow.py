@@ -1,9 +1,10 @@
 """The kernels of a convolution with few output columns, such as the last layer of a decoder.
 
-A vector holds the products of one input row with all taps and columns, so no lane is wasted. Lane
-``tap * columns + column`` is what this tap adds to this column of the output row whose oldest input
-row is `tap` rows before this input row. These are the same chains as in a product tap by tap, and
-they are added in the same order: `side_by_side` arranges the weights, and `add_taps` adds.
+A vector holds the products of one input row with all taps and columns, so no lane is wasted. The
+vector of input row t contains, in lane ``tap * columns + column``, what this tap contributes to
+this column of output row ``t - tap``. (Output row t is the row whose oldest input row is input row
+t.) The chains are the same as in a product that is computed tap by tap, and they are added in the
+same order. `side_by_side` arranges the weights, and `add_taps` adds the chains.
 """
 
 from __future__ import annotations
@@ -23,16 +24,18 @@ from oobleck_stream.engine.program import LANES
 def side_by_side(
     typing_context: Any, taps: Any, channels: Any, columns: Any, weights: Any, target: Any
 ) -> Any:
-    """Copy the weights of all taps into the lanes of one vector for each channel.
+    """Copy the weights of each channel, for all taps and columns, into the lanes of one vector.
 
     Parameters
     ----------
     taps, channels, columns : int
-        ``taps * columns`` is at most LANES.
+        Shape of the weights. ``taps * columns`` is at most LANES.
     weights : int
-        Address of the weights in a panel of one vector: tap, channel, column.
+        Address of the weights: a panel of the width of one vector, in the order tap, channel,
+        column.
     target : int
-        Address of one vector for each channel. The lanes that are not written must be zeros.
+        Address of the results: one vector for each channel. Lanes without a weight are not written,
+        so they must already be zero.
     """
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -44,7 +47,7 @@ def side_by_side(
 
 @intrinsic
 def add_taps(typing_context: Any, rows: Any, taps: Any, columns: Any, totals: Any) -> Any:
-    """Replace the products of input rows by the sums of output rows.
+    """Add up the products of input rows, in place, to the sums of output rows.
 
     Parameters
     ----------
@@ -88,7 +91,7 @@ def _write_add_taps(builder: ir.IRBuilder, rows: Any, taps: Any, columns: Any, t
             place = builder.gep(products, [builder.add(start, column.index)])
             builder.store(builder.load(place), total)
             one = ir.Constant(WORD, 1)
-            # From one tap to the next, one row later and `columns` lanes further.
+            # The product of the next tap is one row later and `columns` lanes further.
             stride = builder.add(lanes, columns)
             with cgutils.for_range_slice(builder, one, taps, one) as (tap, _):
                 product = builder.load(builder.gep(place, [builder.mul(tap, stride)]))

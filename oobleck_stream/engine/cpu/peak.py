@@ -15,14 +15,18 @@ from oobleck_stream.engine.kernel_cache import keep
 from oobleck_stream.engine.program import LANES
 
 STREAMS = 8
-"""Number of vectors that one turn of the reading loop loads. Each is added to a separate sum."""
+"""Number of vectors that one iteration of the reading loop loads. Each is added to a separate
+sum."""
 
 READ_STEP = 4 * LANES * STREAMS
-"""Number of bytes that one turn of the reading loop loads."""
+"""Number of bytes that one iteration of the reading loop loads."""
 
 
 def _emit_loop(builder: ir.IRBuilder, turns: Any, values: list[Any], grow: Any) -> list[Any]:
-    """Emit a loop that carries values in registers: ``values = grow(turn, values)``."""
+    """Emit a loop that keeps values in registers, and return the final values.
+
+    Each iteration computes ``values = grow(turn, values)``; `turn` counts the iterations from 0.
+    """
     entry = builder.block
     loop = builder.append_basic_block("loop")
     done = builder.append_basic_block("loop.done")
@@ -44,7 +48,7 @@ def _emit_loop(builder: ir.IRBuilder, turns: Any, values: list[Any], grow: Any) 
 
 
 def _emit_sum(builder: ir.IRBuilder, values: list[Any], target: Any) -> None:
-    """Emit a store of the sum of all values, so that LLVM can't remove their computation."""
+    """Emit code that stores the sum of all values, so that LLVM can't remove their computation."""
     total = values[0]
     for value in values[1:]:
         total = builder.fadd(total, value)
@@ -53,7 +57,7 @@ def _emit_sum(builder: ir.IRBuilder, values: list[Any], target: Any) -> None:
 
 @intrinsic
 def _multiply_add(typing_context: Any, turns: Any, factor: Any, target: Any) -> Any:
-    """Emit `multiply_add`."""
+    """Emit the body of `multiply_add`."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         turns, factor, target = args
@@ -63,8 +67,8 @@ def _multiply_add(typing_context: Any, turns: Any, factor: Any, target: Any) -> 
         def grow(turn: Any, chains: list[Any]) -> list[Any]:
             return [vector.fma(value, half, half) for value in chains]
 
-        # There are as many chains as the largest tile of a product has sums. Each starts from a
-        # different number, because LLVM would merge equal chains.
+        # The number of chains equals the number of sums in the largest tile of a product. Each
+        # chain starts from a different number, because LLVM would merge equal chains.
         chains = [vector.constant(float(number)) for number in range(TILE_ROWS * TILE_VECTORS)]
         _emit_sum(builder, _emit_loop(builder, turns, chains, grow), target)
         operations = ir.Constant(WORD, 2 * LANES * len(chains))
@@ -75,7 +79,7 @@ def _multiply_add(typing_context: Any, turns: Any, factor: Any, target: Any) -> 
 
 @intrinsic
 def _read(typing_context: Any, address: Any, turns: Any, target: Any) -> Any:
-    """Emit `read`."""
+    """Emit the body of `read`."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         address, turns, target = args
@@ -103,11 +107,11 @@ def multiply_add(turns, factor, target):
     Parameters
     ----------
     turns : int
-        Number of turns of the loop, at least 1.
+        Number of iterations of the loop, at least 1.
     factor : int
         Address of sixteen floats, all of them one half.
     target : int
-        Address of sixteen floats, where the sum of all chains is written.
+        Address of sixteen floats, where the lane-by-lane sum of all chains is written.
 
     Returns
     -------
@@ -120,14 +124,14 @@ def multiply_add(turns, factor, target):
 @keep
 @njit(nogil=True)
 def read(address, turns, target):
-    """Read ``turns * READ_STEP`` bytes of floats from an address and store their sum.
+    """Read ``turns * READ_STEP`` bytes of floats from an address, and store sixteen sums of them.
 
     Parameters
     ----------
     address : int
     turns : int
-        Number of turns of the loop, at least 1.
+        Number of iterations of the loop, at least 1.
     target : int
-        Address of sixteen floats, where the result is written.
+        Address of sixteen floats, where the sums are written.
     """
     _read(address, turns, target)

@@ -38,11 +38,11 @@ def tile(
     stride: Any,
     add: Any,
 ) -> Any:
-    """Compute one chain for each cell of a tile in registers, and add the chains to the sums.
+    """Compute one chain for each cell of a tile; store the chains or add them to the sums.
 
-    A chain consists of fused multiply-adds over the channels of a tap, or over a part of them. A
-    separate function is compiled for every dtype of the weights and every size of tile, and a
-    switch selects the function.
+    A chain consists of fused multiply-adds over the channels of a tap, or over a part of them. The
+    chains of a tile are in registers. A separate function is compiled for every dtype of the
+    weights and every size of tile, and a switch selects the function.
 
     Parameters
     ----------
@@ -59,12 +59,12 @@ def tile(
     weights : int
         Address of the tap's weights in the panel: one row for each channel.
     totals : int
-        Address of the results.
+        Address of the tile's sums.
     stride : int
-        Distance in bytes between rows of the results. Rows of weights have the same number of
-        elements, the width of the panel.
+        Distance in bytes between rows of the sums. A row of sums and a row of weights have the same
+        number of elements: the width of the panel.
     add : int
-        If 0, the sums replace the results; otherwise they are added to them.
+        If 0, the chains overwrite the sums; otherwise they are added to the sums.
     """
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -78,7 +78,7 @@ def tile(
         )
         for kind, vector_count, row_count in cases:
             if kind > 0 and vector_count < TILE_VECTORS:
-                continue  # The panels of weights of 16 bits have whole tiles.
+                continue  # Panels of 16-bit weights have full width.
             block = builder.append_basic_block("tile")
             number = (kind * (TILE_VECTORS + 1) + vector_count) * (TILE_ROWS + 1) + row_count
             jump.add_case(ir.Constant(WORD, number), block)
@@ -183,14 +183,14 @@ def finish(
     """Apply the epilogue (bias, residual, tanh, Snake) to one vector of columns; store the rows.
 
     The memory after the last column belongs to other rows. So if fewer columns are left than a
-    vector has lanes, all stores, and the loads of sums and of the residual, are masked. A separate
+    vector has lanes, the kernel masks its stores and its loads of sums and residuals. A separate
     function handles this case, because masked access is slow on some processors.
 
     Parameters
     ----------
     rows : int
     columns : int
-        Number of columns that are left, at least 1.
+        Number of columns from this vector on, at least 1.
     totals, totals_stride : int
         Address of the sums, and the distance in bytes between their rows.
     bias : int
@@ -198,8 +198,8 @@ def finish(
     residual : int
         Address of the rows to add; 0 if there are none.
     raw, snaked : int
-        Where to store the rows before and after the next layer's Snake. If an address is 0, these
-        rows are not stored.
+        Addresses for the rows before and after the next layer's Snake. Rows whose address is 0 are
+        not stored.
     row_stride : int
         Distance in bytes between rows of `residual`, of `raw` and of `snaked`.
     alpha, inverse_beta : int

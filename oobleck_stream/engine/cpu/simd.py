@@ -24,7 +24,7 @@ from oobleck_stream.operations import Operations
 
 
 def _compiles_for(feature: str) -> bool:
-    """Return whether Numba compiles for processors with a feature, named as in LLVM."""
+    """Return whether Numba compiles for a processor feature, given by its name in LLVM."""
     features = config.CPU_FEATURES  # type: ignore[attr-defined]
     if features is None:
         features = get_host_cpu_features().flatten()
@@ -42,7 +42,7 @@ many independent chains to keep its units busy.
 """
 
 HAS_FLOAT16 = _compiles_for("f16c")
-"""Whether one instruction converts float16."""
+"""Whether the processor has an instruction that converts float16 to float32."""
 
 VECTOR = ir.VectorType(FLOAT, LANES)
 SHORTS = ir.VectorType(ir.IntType(16), LANES)
@@ -100,14 +100,14 @@ class Vectors:
         return self.builder.shuffle_vector(one, undefined, lanes)
 
     def vector_address(self, address: Any, index: int, dtype: str = "F32") -> Any:
-        """Address of element `index` of an array of vectors of one of `WEIGHT_DTYPES`."""
+        """Return the address of vector `index` of an array with a dtype of `WEIGHT_DTYPES`."""
         size = 4 if dtype == "F32" else 2
         return self.builder.add(address, ir.Constant(WORD, size * LANES * index))
 
     def load_as_float32(self, address: Any, index: int, dtype: str) -> Any:
-        """Load element `index` of an array of vectors of one of `WEIGHT_DTYPES`.
+        """Load vector `index` of an array with a dtype of `WEIGHT_DTYPES`, converted to float32.
 
-        The numbers are finite. Their conversion to float32 is exact.
+        The numbers must be finite. Their conversion to float32 is exact.
         """
         address = self.vector_address(address, index, dtype)
         if dtype == "F32":
@@ -121,12 +121,13 @@ class Vectors:
         return self.builder.bitcast(bits, VECTOR)
 
     def from_float16(self, bits: Any) -> Any:
-        """Convert the bits of finite float16 numbers."""
+        """Convert the bits of finite float16 numbers to float32."""
         builder = self.builder
         if HAS_FLOAT16:
             return builder.fpext(builder.bitcast(bits, ir.VectorType(ir.HalfType(), LANES)), VECTOR)
         # The biases of the exponents, 15 and 127, differ by 112. A subnormal number has the
-        # exponent of the smallest normal number but no leading one, which is subtracted.
+        # exponent of the smallest normal number but no leading one. So it is converted as if it had
+        # a leading one, and then this leading one, 2**-14, is subtracted.
         bits = builder.zext(bits, WHOLES)
         sign = builder.shl(builder.and_(bits, whole(0x8000)), whole(16))
         magnitude = builder.and_(bits, whole(0x7FFF))
@@ -153,7 +154,7 @@ class Vectors:
         return self._masked("load", kind, [target, ALIGNMENT, mask, self.constant(0.0)])
 
     def store(self, value: Any, address: Any, mask: Any = None) -> None:
-        """Store a vector to an address aligned to 4 bytes; with a mask, only the selected lanes."""
+        """Store a vector, or the lanes that a mask selects, to an address aligned to 4 bytes."""
         target = self.builder.inttoptr(address, VECTOR.as_pointer())
         if mask is None:
             self.builder.store(value, target).align = 4

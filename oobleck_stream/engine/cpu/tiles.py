@@ -1,4 +1,4 @@
-"""The kernels of a fast convolution before and after its products (see `fast_convolution`)."""
+"""The kernels before and after the products of a fast convolution (see `fast_convolution`)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def transform(
     point_stride: Any,
     tile_stride: Any,
 ) -> Any:
-    """Compute the rows of the points of `tiles` tiles.
+    """Compute the rows of a scheme's points for `tiles` tiles.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def transform(
     width : int
         Size of a row in bytes, a multiple of the size of a vector.
     target : int
-        Address of the row of the first point of the first tile.
+        Address of the results, which begin with the first tile's row of the first point.
     point_stride, tile_stride : int
         Distances in bytes between rows: from point to point, and from tile to tile.
     """
@@ -54,7 +54,7 @@ def transform(
 def combine(
     typing_context: Any, rows: Any, tiles: Any, totals: Any, width: Any, point_stride: Any
 ) -> Any:
-    """Replace the products of the points of `tiles` tiles by the output rows of these tiles.
+    """Replace the products of `tiles` tiles with the output rows of these tiles.
 
     Parameters
     ----------
@@ -63,7 +63,8 @@ def combine(
     tiles : int
         Number of tiles.
     totals : int
-        Address of the products. The output rows overwrite the products of the first points.
+        Address of the products, one for each point of each tile. The output rows overwrite the
+        products of the first points.
     width : int
         Size of a product in bytes, a multiple of the size of a vector. This is also the distance
         between tiles.
@@ -74,7 +75,7 @@ def combine(
 
 
 def _for_scheme(name: str, write: Any) -> Any:
-    """Emit a switch that calls the function of the scheme whose tiles have `rows` rows."""
+    """Return a function that emits a switch, which calls the function for the given tile size."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         rows, *operands = args

@@ -48,7 +48,7 @@ _uploading = threading.Lock()
 
 @dataclass
 class _Prepared:
-    """A program's launches for a group of streams, and their CUDA graph once captured."""
+    """A program's launches for a group of streams, and, once it is captured, their CUDA graph."""
 
     launches: list[Launch]
     captured: CapturedGraph | None = None
@@ -147,10 +147,10 @@ class CudaEngine:
         out[:] = target.reshape(out.shape)
 
     def _enqueue(self, prepared: _Prepared, group: int, size_in: int, size_out: int) -> None:
-        """Enqueue a program and its copies.
+        """Enqueue the kernels of a program, and the copies of its input and output rows.
 
-        The first run launches every kernel. The second run captures a CUDA graph, which it and all
-        later runs replay.
+        The first run launches the kernels one by one. The second run captures all this as a CUDA
+        graph. This run and all later ones replay the graph.
         """
 
         def launch() -> None:
@@ -218,7 +218,7 @@ class CudaEngine:
         return []
 
     def read(self, stream: int, start: int, size: int) -> FloatArray:
-        """A copy of `size` floats of a stream's arena."""
+        """Return a copy of `size` floats of a stream's arena, from `start` on."""
         values = np.empty(size, np.float32)
         if size > 0:
             with translated_errors():
@@ -258,7 +258,7 @@ class CudaEngine:
         self._cuda_stream.synchronize()
 
     def _floats(self, stream: int, start: int, size: int) -> Any:
-        """A view of `size` floats of a stream's arena on the device."""
+        """Return a view of `size` floats of a stream's arena on the device, from `start` on."""
         self._check_open()
         if not (0 <= stream < self.streams and 0 <= start <= start + size <= self.arena_floats):
             raise ValueError(
@@ -274,7 +274,7 @@ class CudaEngine:
 
 
 def _parameters_on_device(parameters: FloatArray, cuda_stream: Any) -> Any:
-    """The copy of a network's parameters on the device, shared by all engines of this network."""
+    """Return the device's copy of the parameters, which all engines of a network share."""
     key = id(parameters)
     with _uploading:
         if key not in _uploaded:
@@ -284,15 +284,15 @@ def _parameters_on_device(parameters: FloatArray, cuda_stream: Any) -> Any:
 
 
 def warm_kernels() -> None:
-    """Compile every kernel or load it from disk, so that no push has to do it.
+    """Compile every kernel or load it from disk, so that no push has to do so.
 
     Raises
     ------
     CudaUnavailable
         If CUDA can't be used here.
     """
-    # A program that copies one number into the arena, multiplies it, and computes fast convolutions
-    # of it. It is run once for each tile.
+    # This program copies one number into the arena, multiplies it, and computes fast convolutions
+    # of it. The program runs once for each tile.
     steps = [
         _minimal_step(LAYER=-1, INPUT_STRIDE=1, RAW=0),
         _minimal_step(CHANNELS=1, WEIGHTS=0, RAW=1),

@@ -28,7 +28,7 @@ class Buffers:
     ----------
     steps, moves : (steps, FIELDS) and (moves, MOVE_FIELDS) int64
     streams : (group,) int64
-        Indices of the audio streams that take part.
+        Indices of the audio streams of the group: the streams that run the program together.
     source, target : (n,) float32
         Input and output rows of the group, stream after stream. Each stream has `source_floats`
         floats of input and `target_floats` floats of output.
@@ -70,7 +70,7 @@ class Launch:
 def cuts(
     steps: IntArray, group: int, tiles: tuple[Tile, ...], multiprocessors: int
 ) -> list[Cut | None]:
-    """The `Cut` of each step for a group of streams; None for a step without a product."""
+    """Return the `Cut` of each step for a group of streams; None for a step without a product."""
     found: list[Cut | None] = []
     for step in steps:
         if step[table.LAYER] == table.MOVES_ALONE or step[table.WEIGHTS] == table.NONE:
@@ -87,7 +87,7 @@ def cuts(
 
 
 def max_sums(steps: IntArray, cut: list[Cut | None], group: int) -> int:
-    """Maximum number of floats that the parts of split sums occupy in any step."""
+    """Return the largest number of floats that the parts of split sums occupy in any step."""
     sizes = [
         group * _sums(step) * part.splits
         for step, part in zip(steps, cut, strict=True)
@@ -110,7 +110,7 @@ def launches(
     buffers: Buffers,
     threads: int,
 ) -> Iterator[Launch]:
-    """The launches of a program, in order.
+    """Yield the launches of a program, in order.
 
     Parameters
     ----------
@@ -181,10 +181,11 @@ def launches(
 def move_launch(
     moves: IntArray, first: int, count: int, group: int, buffers: Buffers, threads: int
 ) -> Launch:
-    """One launch for `count` moves, beginning with move `first`, in all streams of a group."""
+    """Return the launch that executes `count` moves, from `first` on, in all streams of a group."""
     some = moves[first : first + count]
     displacements = np.abs(some[:, table.ORIGIN] - some[:, table.TO])
-    # A thread copies a chain of elements (see `moves_kernel`); zeros have no chains.
+    # A thread copies a chain of elements (see `moves_kernel`). If a move writes zeros, each element
+    # counts as a chain.
     chains = np.where(some[:, table.ORIGIN] == table.NONE, some[:, table.SIZE], displacements)
     max_chains = int(np.minimum(chains, some[:, table.SIZE]).max())
     blocks = min(MAX_BLOCKS, max(1, -(-max_chains // threads)))

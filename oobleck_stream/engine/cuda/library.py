@@ -98,14 +98,14 @@ class CudaKernelCache(KernelCache):
 
 
 def kernel(function: Callable[..., None]) -> Any:
-    """Compile a kernel at its first launch, and keep it on disk."""
+    """Return a function as a kernel, which is compiled at its first launch and kept on disk."""
     dispatcher = cuda.jit(function)
     return dispatcher if SIMULATED else keep(dispatcher, CudaKernelCache)
 
 
 # The operations that kernels use. Numba's CUDA target contracts ``a * b + c`` to a fused
-# multiply-add even with fastmath off. It never contracts the functions of libdevice that name their
-# rounding (``_rn``).
+# multiply-add even with fastmath off. It never contracts the functions of libdevice whose names end
+# in ``_rn`` (round to nearest).
 if SIMULATED:
 
     def device(function):
@@ -324,7 +324,7 @@ def open_cuda_stream() -> Any:
 
 
 def zeros(kind: type, count: int, cuda_stream: Any) -> Any:
-    """An array on the device with `count` zeros; if `count` is 0, with a single zero.
+    """Return an array of `count` zeros on the device. If `count` is 0, the array has one zero.
 
     Raises
     ------
@@ -347,7 +347,9 @@ def zeros(kind: type, count: int, cuda_stream: Any) -> Any:
 
 
 def upload(array: npt.NDArray[Any], cuda_stream: Any) -> Any:
-    """A copy of an array on the device. If the array has no rows, the copy has one row of zeros.
+    """Copy an array to the device, and return the copy.
+
+    If the array has no rows, the copy has one row of zeros.
 
     Raises
     ------
@@ -363,7 +365,7 @@ def upload(array: npt.NDArray[Any], cuda_stream: Any) -> Any:
 
 
 def pinned(kind: type, count: int) -> Any:
-    """A page-locked array in host memory, for asynchronous copies, with at least one element."""
+    """Return a page-locked host array of at least one element, for asynchronous copies."""
     with translated_errors():
         return cuda.pinned_array(max(1, count), kind)
 
@@ -374,7 +376,7 @@ def _check_free_memory(need: int) -> None:
         context = cuda.current_context()
         free = context.get_memory_info().free
         if need > free and not SIMULATED:
-            # Numba collects the arrays that are no longer used, and only frees them later.
+            # Numba does not free an unused array at once, but collects several. Free these now.
             context.memory_manager.deallocations.clear()
             free = context.get_memory_info().free
     if need > free:

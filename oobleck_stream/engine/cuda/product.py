@@ -60,7 +60,7 @@ _chain_length = device(chain_length)
 
 @device
 def weights_of(steps, index, phase, column):
-    """The offset of a column's first weight in the packed parameters, and its panel's width."""
+    """Return the offset of a column's weights in the packed parameters, and its panel's width."""
     taps, channels, columns = steps[index, TAPS], steps[index, CHANNELS], steps[index, COLUMNS]
     offset, width = _weight_panel(taps, channels, columns, phase, column)
     return steps[index, WEIGHTS] + offset + column % PANEL, width
@@ -71,10 +71,10 @@ def product_kernel(tile: Tile) -> Any:
     """Create the kernel for one size of tile. Each block of threads computes one tile.
 
     The grid's x axis selects the tile along the rows. Its y axis selects the phase and the tile
-    along the columns. If the sums are split, its z axis selects the part. A part consists of whole
-    taps, or of single chains, in their order. Parts are written to `sums`, with the shape (parts,
-    streams, rows, columns), and a second kernel adds them up. Fast convolutions are always split,
-    so that no part contains several points.
+    along the columns. If the sums are split, its z axis selects the part. A part consists of one or
+    more whole taps, or of a single chain. The parts are written to `sums`, which has the shape
+    (parts, streams, rows, columns), and a second kernel adds them up. The sums of fast convolutions
+    are always split, so that no part contains several points.
     """
     depth, threads = tile.depth, tile.threads
     rows, columns = tile.rows, tile.columns
@@ -88,8 +88,10 @@ def product_kernel(tile: Tile) -> Any:
     part_columns = columns * column_run // columns_each
     parts, threads_across = rows_each // row_run, columns // columns_each
     cells = rows_each * columns_each
-    # Shared memory first has two buffers for chunks of inputs, (depth, rows) with padded rows, and
-    # then two buffers for chunks of weights, (depth, columns). Later it holds a part of the sums.
+    # While the sums are computed, shared memory holds two buffers for chunks of inputs, followed by
+    # two buffers for chunks of weights. Their shapes are (depth, rows), padded to (depth,
+    # input_stride), and (depth, columns). In the epilogue, shared memory holds a part of the tile's
+    # sums.
     input_stride = rows + row_run
     inputs_size, weights_size = depth * input_stride, depth * columns
     shared_size = max(2 * (inputs_size + weights_size), part_rows * columns)
@@ -110,7 +112,8 @@ def product_kernel(tile: Tile) -> Any:
             value = arenas[
                 unsigned_index(row_inputs[unsigned_index(row + i * input_rows)] + offset)
             ]
-            # After the last channel, adding -0.0 times a weight of +0.0 does not change a chain.
+            # After the last channel, the inputs are -0.0 and the weights +0.0. Adding their
+            # products, -0.0, does not change a chain.
             new_inputs[i] = value if is_channel else NEGATIVE_ZERO
 
     @device
@@ -203,7 +206,8 @@ def product_kernel(tile: Tile) -> Any:
             row_inputs[row] = arena + steps[index, INPUT] + block * steps[index, INPUT_STRIDE]
         cuda.syncthreads()
 
-        # The first tap of this part, the part's first chunk in that tap, and its number of chunks.
+        # Find the first tap of this part, the part's first chunk in that tap, and its number of
+        # chunks.
         length = _chain_length(channels)
         chain_chunks = length // depth
         chunks, chains = (channels + depth - 1) // depth, (channels + length - 1) // length
@@ -236,9 +240,9 @@ def product_kernel(tile: Tile) -> Any:
             chain[i] = ZERO
             total[i] = NEGATIVE_ZERO
 
-        # Software pipeline over the chunks of all taps. In each turn, chunk `number` is loaded to
-        # registers, the chunk before it is multiplied out of shared memory, and then the new chunk
-        # is stored to the other buffer. So loads from global memory overlap with arithmetic.
+        # Software pipeline over the chunks of all taps. In each iteration, chunk `number` is loaded
+        # to registers, the chunk before it is multiplied out of shared memory, and then the new
+        # chunk is stored to the other buffer. So loads from global memory overlap with arithmetic.
         multiplied, number = chunk, 0
         while number <= chunks_left:
             if number < chunks_left:
@@ -284,7 +288,7 @@ def product_kernel(tile: Tile) -> Any:
             share_part(shared, total, part, own_row, own_column)
             cuda.syncthreads()
             for first in range(0, outputs_each, batch):
-                # First all loads of residuals, so that their latencies overlap.
+                # Load all residuals before using them, so that their latencies overlap.
                 for i in range(batch):
                     row = part * part_rows + weight_channel + (first + i) * weight_channels
                     block = first_row + row - row_groups[row] * blocks

@@ -1,4 +1,4 @@
-"""The kernels of a fast convolution before and after its products (see `fast_convolution`)."""
+"""The kernels before and after the products of a fast convolution (see `fast_convolution`)."""
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"
 from __future__ import annotations
@@ -34,9 +34,9 @@ NAMES = ("fma", "multiply", "add", "subtract", "divide", "less", "select", "powe
 def straight_line(part: Callable[..., list[Any]], inputs: int) -> Any:
     """Compile `Scheme.transform` or `Scheme.combine` to a function that kernels can call.
 
-    Numba can't compile these functions directly, because they work on lists of any type. So the
-    function is called once, its operations are recorded as lines of Python, and these lines are
-    compiled.
+    Numba can't compile these functions directly, because they work on lists of any type. Instead,
+    `part` is called once with operations that record each call as a line of Python. These lines are
+    then compiled.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def combine_kernel(rows: int) -> Any:
     """Create the kernel that combines products into tiles of `rows` rows, and stores the tiles.
 
     One thread computes one column of a tile. `sums` has the shape (points, parts of a point,
-    streams, tiles, columns). The arguments are those of `finish_kernel`.
+    streams, tiles, columns). The kernel takes the same arguments as the kernel of `finish_kernel`.
     """
     scheme = SCHEMES[rows]
     points = scheme.points

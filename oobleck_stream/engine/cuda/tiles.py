@@ -29,7 +29,7 @@ class Tile:
     rows, columns : int
         Size of the tile.
     thread_rows, thread_columns : int
-        Rows and columns that one thread computes; powers of two.
+        Number of rows and of columns that one thread computes. Both are powers of two.
     depth : int
         Number of channels that are copied to shared memory at a time.
     """
@@ -47,7 +47,7 @@ class Tile:
 
     @property
     def cycles(self) -> float:
-        """Estimated cycles for one channel, if a multiprocessor issues four warps per cycle."""
+        """Estimated cycles of a tile per channel, if a multiprocessor issues 4 warps per cycle."""
         reads = math.ceil(self.thread_rows / 4) + math.ceil(self.thread_columns / 4)
         # Fused multiply-adds, wide loads from shared memory, and the overhead of the loop.
         each = self.thread_rows * self.thread_columns + reads + 0.5
@@ -98,7 +98,7 @@ def choose(
     multiprocessors: int,
     points: bool = False,
 ) -> Cut:
-    """Choose the cut of a step with the smallest estimated number of cycles.
+    """Choose the cut with which a step takes the fewest cycles, as far as they can be estimated.
 
     Parameters
     ----------
