@@ -38,8 +38,8 @@ AHEAD_SECONDS = 2.0
 """Decoding pauses while the unsent sound is at least this long, in seconds."""
 
 MAX_WAITING = 4 << 20
-"""The server stops receiving a body while at least this number of its bytes have not been read.
-Otherwise, the server notices immediately when the client disconnects."""
+"""The server stops receiving a body while at least this number of its bytes are unread. While fewer
+bytes are unread, the server notices immediately when the client disconnects."""
 
 MAX_WHOLE = 64 << 20
 """Maximum bytes of an array in which the first frame is complete only at the end of the body."""
@@ -244,7 +244,7 @@ class _Request:
                 self._body.end()
 
     async def _start(self, send: Send) -> None:
-        """Send the HTTP headers of the response and, for a WAV file, then the file's header."""
+        """Send the HTTP headers of the response. For a WAV file, also send the file's header."""
         model, answer = self._hub.model, self._answer
         samples = None if self._count is None else model.decoded_length(self._count)
         headers = answer.headers(self._hub, samples)

@@ -95,7 +95,7 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and not self._is_origin(origin, host):
             return Verdict(403, "pages of other sites may not use this server")
-        # Links on other sites and in mails may open the page, but must not call the interface.
+        # Links on other sites and in mails may open the page, but must not use ``/v1/``.
         site, mode = headers.get("sec-fetch-site"), headers.get("sec-fetch-mode")
         foreign = site is not None and site not in ("same-origin", "none")
         if foreign and mode != "navigate" and origin not in self.origins:

@@ -31,8 +31,8 @@ from oobleck_stream.server.ticks import Ticks
 from oobleck_stream.server.waiting import wait_until_set
 
 PARKED_SECONDS = 30.0
-"""How long a parked session is kept. A session is parked when the connection to its client is lost,
-so that the client can resume it on a new connection."""
+"""How long a session is kept after the connection to its client was lost. In the meantime, it is
+parked, and the client can resume it."""
 
 OVERLOAD_SECONDS = 2.0
 """If ticks are slower than real time for longer than this, the newest session is parked."""

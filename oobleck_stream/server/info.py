@@ -82,7 +82,10 @@ def ready_message(hub: Hub, session: Session, resumed_at: int | None) -> dict[st
 
 
 def status_message(hub: Hub, session: Session) -> dict[str, Any]:
-    """Return the message that reports the load. It is sent twice a second, except while paused."""
+    """Return the message that reports the load.
+
+    It is sent twice a second, except while the session is paused.
+    """
     return {
         "type": "status",
         "load": round(hub.busy_share, 3),

@@ -195,7 +195,7 @@ class Instrument:
         self._current = self._target()
 
     def _target(self) -> FloatArray:
-        """Return the weights, then the offsets, of the settings: (pieces + DIRECTIONS,) float32."""
+        """Return the weights followed by the offsets: (pieces + DIRECTIONS,) float32."""
         offsets = [self.settings.offset.get(index, 0.0) for index in range(DIRECTIONS)]
         return np.concatenate(
             [weights_of(self.settings, self._bank), np.array(offsets, np.float32)]

@@ -52,8 +52,8 @@ async def serve_session(websocket: WebSocket) -> None:
         answer = {"error": f"the subprotocol is {SUBPROTOCOL}"}
         await websocket.send_denial_response(JSONResponse(answer, 400))
         return
-    # Refuse a client that is not a browser with an HTTP status. A browser would hide this status
-    # from the page. So accept its connection, and report the error in a message.
+    # If the client is not a browser, refuse it with an HTTP status. A browser would hide the status
+    # from the page, so accept its connection, and report the error in a message.
     if (
         hub.seats.full()
         and "origin" not in websocket.headers
