@@ -14,8 +14,8 @@ True
 >>> ob.dataset.decode("latents/a.wav.npy", "sounds", workers=0).done
 1
 
-If `workers` is not 0, a program must do its work under ``if __name__ == "__main__":``, because each
-worker process imports the program.
+If `workers` is not 0, a program must call these functions under ``if __name__ == "__main__":``,
+because each worker process imports the program.
 """
 
 from __future__ import annotations

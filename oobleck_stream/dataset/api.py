@@ -70,18 +70,19 @@ def encode(
     sample, seed
         As for `Model.encode`. The noise of each input depends on `seed` and on the input's name.
     crop : float, optional
-        Encode only this many seconds from the beginning of each input. By default, encode all.
+        Encode only the first `crop` seconds of each input. By default, encode all of it.
     split : float, optional
-        Cut each input into items of this many seconds, of which the last may be shorter. It can't
-        be combined with `crop`. Both are rounded to whole frames. They cut the latents and not the
-        sound, so the frames are those of the whole input.
+        Cut each input into items that are this long, in seconds. The last item may be shorter.
+        `split` and `crop` can't be combined. Both are rounded to whole frames. They cut the latents
+        and not the sound, so the remaining frames are those of the whole input.
     pad : bool
         Whether items that are shorter than `crop` or `split` are padded with silence.
     shard_items : int
         Approximate number of inputs per file, in layouts with several items in a file.
     share : (int, int), optional
-        With ``(i, n)``, process only the i-th of n shares of the inputs, counted from 1. After all
-        shares, a run without `share` does the work that needs all of them.
+        With ``(i, n)``, process only the i-th of n shares of the inputs, counted from 1. When all
+        shares have been processed, a run without `share` completes the output, for example by
+        writing the manifest.
     unit : float
         Longest part of an input, in seconds, that one task encodes. It has no effect on the output.
     threads : int
@@ -115,7 +116,7 @@ def encode(
         If an argument is out of range.
     OSError
         If an output can't be written, or the connection to the scheduler is lost. Finished outputs
-        stay, and the same call, made again, does the rest.
+        are kept. Repeat the call to do the rest.
     """
     plan = plan_encode(
         source,
@@ -172,8 +173,8 @@ def decode(
     bits : {"16", "24", "float"}
         The sample format. FLAC does not support ``float``.
     order : {"tc", "ct"}, optional
-        Axis order of the latents: (time, channels), or (channels, time) as `encode` writes them. It
-        is needed only if the shape fits both.
+        Axis order of the latents: (time, channels), or (channels, time) as `encode` writes them.
+        This is needed only if an array's shape fits both orders.
     backend : str
         Where to decode, as for `oobleck_stream.load`.
 
@@ -270,7 +271,7 @@ def plan_decode(
     threads: int = 1,
     backend: str = "cpu",
 ) -> Plan:
-    """Return the tasks of `decode`, for programs that run them themselves; see `plan_encode`."""
+    """Return the tasks of `decode`, for programs that run them themselves. See `plan_encode`."""
     if audio == "flac" and bits == "float":
         raise ValueError("flac files have samples of 16 or 24 bits, not float")
     network = load(model, backend=backend)
@@ -291,7 +292,7 @@ def run_plan(
     progress: Callable[[Progress], None] | None = None,
     on_cluster: Callable[[str], None] | None = None,
 ) -> Report:
-    """Run a plan. The parameters are those of `encode`."""
+    """Run a plan and return the report. The other parameters are those of `encode`."""
     if workers is not None and workers < 0:
         raise ValueError(f"workers must be at least 0, not {workers}")
     count = None
@@ -336,7 +337,7 @@ def _job(
 
 
 def _absolute(address: Address) -> str:
-    """The address in a form that is valid in processes with another working folder."""
+    """Return the address in a form that does not depend on the process's working folder."""
     text = os.fspath(address)
     return text if is_remote(text) else os.path.abspath(os.path.expanduser(text))
 

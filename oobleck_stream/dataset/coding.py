@@ -1,4 +1,4 @@
-"""Encodes and decodes parts of a piece, bit-identically to these parts of the whole."""
+"""Encodes and decodes parts of pieces, with the same bits as when whole pieces are processed."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from oobleck_stream.model import Model
 from oobleck_stream.network import rows_needed
 
 Read = Callable[[int, int], Iterator[FloatArray]]
-"""A function that takes a start and an end index, and yields the rows from start up to end in
+"""A function that takes two indices `start` and `end`, and yields the rows ``[start, end)`` in
 blocks."""
 
 
 def encoder_latency(model: Model) -> int:
-    """The number of samples that a frame depends on beyond the end of its own samples."""
+    """Return the number of samples after a frame's own samples that the frame depends on."""
     return rows_needed(model.encoder.layers, 0) - model.hop
 
 
 def encode_part(
     encoder: StreamingEncoder, read: Read, samples: int, first: int, last: int
 ) -> FloatArray:
-    """Encode the frames from `first` up to `last` of a piece, from all samples they depend on.
+    """Encode the frames ``[first, last)`` of a piece, from all samples that they depend on.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def encode_part(
     Returns
     -------
     (last - first, latent_dim) float32
-        The frames, bit-identical to those of the whole piece.
+        The frames, bit-identical to the same frames of the whole piece.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def encode_part(
 def decode_part(
     decoder: StreamingDecoder, read: Read, frames: int, first: int, last: int
 ) -> Generator[FloatArray, None, None]:
-    """Decode the frames from `first` up to `last` of a piece, from all frames they depend on.
+    """Decode the frames ``[first, last)`` of a piece, from all frames that their sound depends on.
 
     Parameters
     ----------
@@ -75,7 +75,8 @@ def decode_part(
     Yields
     ------
     (k, channels) float32
-        Chunks of samples. Concatenated, they are bit-identical to those of the whole piece.
+        Chunks of samples. Concatenated, they are bit-identical to the same samples of the whole
+        piece.
 
     Raises
     ------
@@ -95,13 +96,16 @@ def decode_part(
 
 
 def part_end(model: Model, frames: int, last: int) -> int:
-    """The index at which the samples of the frames before `last` end, in a piece of `frames`."""
+    """Return the number of samples of the frames before `last`, in a piece with `frames` frames.
+
+    If `last` is `frames`, this is the number of all samples of the piece.
+    """
     whole = model.decoded_length(frames)
     return whole if last == frames else min(whole, last * model.hop)
 
 
 class _Kept(threading.local):
-    """Keeps a stream for each thread, so that its plans and memory are reused."""
+    """Keeps one decoder or encoder for each thread, so that its plans and memory are reused."""
 
     job: Job | None = None
     stream: StreamingDecoder | StreamingEncoder | None = None
@@ -111,14 +115,17 @@ _kept = _Kept()
 
 
 def open_decoder(job: Job) -> StreamingDecoder:
-    """This thread's decoder. The caller must position it with `seek`."""
+    """Return this thread's decoder for a job. The caller must position it with `seek`."""
     if _kept.job != job or not isinstance(_kept.stream, StreamingDecoder):
         _kept.stream, _kept.job = StreamingDecoder(job.network, job.threads), job
     return _kept.stream
 
 
 def open_encoder(job: Job, key: str) -> StreamingEncoder:
-    """This thread's encoder for the input `key`. The caller must position it with `seek`."""
+    """Return an encoder for the input `key`. The caller must position it with `seek`.
+
+    If latents are sampled, this is a new encoder. Otherwise, it is this thread's encoder.
+    """
     seed = job.settings.seed_of(key)
     if seed is not None:
         return StreamingEncoder(job.network, job.threads, sample=True, seed=seed)

@@ -17,8 +17,8 @@ from oobleck_stream.encoder import StreamingEncoder
 from oobleck_stream.errors import InputError
 
 ALLOWED_DEATHS = 3
-"""A task is set aside after this many workers have died while running it. A scheduler that was
-started by another program has its own limit.
+"""The outcome of a task is `WorkerDied` when this number of workers have died while running it. A
+scheduler that was started by another program has its own limit.
 """
 
 CONNECT_SECONDS = 10
@@ -32,14 +32,14 @@ Run = Callable[[Task], Result]
 
 
 class WorkerDied(Exception):  # noqa: N818
-    """A task has ended too many workers."""
+    """Too many workers have died while running the same task."""
 
 
 class Engine(Protocol):
-    """Runs tasks. One thread uses it."""
+    """Runs tasks. Only one thread may call its methods."""
 
     def width(self) -> int:
-        """How many tasks can run at the same time. The result may change."""
+        """Return the number of tasks that can run at the same time. It may change during a run."""
 
     def submit(self, task: Task) -> None:
         """Start a task, or put it into a queue."""
@@ -47,7 +47,7 @@ class Engine(Protocol):
     def wait(self, seconds: float) -> list[tuple[Task, Outcome]]:
         """Wait for at most `seconds` until a task ends. Return the ended tasks and their outcomes.
 
-        A task that can't be run again on another worker has the outcome `WorkerDied`.
+        If too many workers died while running a task, its outcome is `WorkerDied`.
 
         Raises
         ------
@@ -64,7 +64,7 @@ class InProcess:
         self._ended: list[tuple[Task, Outcome]] = []
 
     def width(self) -> int:
-        """Return 0, which stands for one task in this process."""
+        """Return 0, because no workers run tasks. This process runs one task at a time."""
         return 0
 
     def submit(self, task: Task) -> None:
@@ -75,7 +75,7 @@ class InProcess:
             self._ended.append((task, error))
 
     def wait(self, seconds: float) -> list[tuple[Task, Outcome]]:
-        """Return the task that was run."""
+        """Return the tasks that were run since the last call, and their outcomes."""
         ended, self._ended = self._ended, []
         return ended
 
@@ -89,8 +89,8 @@ class DaskEngine:
     run : callable
         A function that takes a task and returns its result. It must be picklable.
     workers : int, optional
-        Number of workers to keep running, if the cluster is a local one. It is needed because Dask
-        restarts a killed worker, but not a worker that is killed again while it starts.
+        Number of workers to keep running in a local cluster. This is needed because Dask restarts a
+        killed worker, but not a worker that is killed while it starts.
     """
 
     def __init__(self, client: Any, run: Run, workers: int | None = None) -> None:
@@ -103,7 +103,7 @@ class DaskEngine:
         self._width, self._asked = 0, -WIDTH_SECONDS
 
     def width(self) -> int:
-        """The number of threads of all workers."""
+        """Return the total number of threads of all workers."""
         now = time.monotonic()
         if now - self._asked > WIDTH_SECONDS and self._client.status == "running":
             with self._connected():
@@ -133,8 +133,8 @@ class DaskEngine:
 
     def _outcome(self, future: Any) -> Outcome:
         try:
-            # If the worker has just ended, its result is lost. The task then runs once more, which
-            # may fail differently.
+            # If the worker has just died, the result is lost. Dask then runs the task once more,
+            # which may end with a different error.
             with self._connected():
                 result: Result = future.result()
         except self._killed as error:
@@ -146,7 +146,7 @@ class DaskEngine:
 
     @contextmanager
     def _connected(self) -> Iterator[None]:
-        """Name the scheduler if the connection to it is lost inside the block."""
+        """If the connection is lost in the block, raise an ``OSError`` that names the scheduler."""
         from distributed.comm import CommClosedError
 
         try:
@@ -159,7 +159,7 @@ class DaskEngine:
 
 
 def _restore(cluster: Any, workers: int) -> None:
-    """Start replacements for workers that died while starting; Dask does not restart those."""
+    """Replace the workers that died while they started, which Dask does not restart."""
     from distributed.core import Status
 
     def discard() -> None:
@@ -206,7 +206,7 @@ def local_cluster(workers: int) -> Iterator[Any]:
     }
     with (
         dask.config.set(settings),
-        # Workers are started after the cluster, whose start would fail if one of them died.
+        # Start no workers yet. If a worker died now, the start of the cluster would fail.
         LocalCluster(
             n_workers=0,
             threads_per_worker=1,
@@ -223,7 +223,7 @@ def local_cluster(workers: int) -> Iterator[Any]:
 
 @contextmanager
 def remote_cluster(address: str) -> Iterator[Any]:
-    """Connect to a scheduler; yield a client."""
+    """Connect to a scheduler and yield a client."""
     require_dask()
     from distributed import Client
 
@@ -248,9 +248,10 @@ def warm_hosts(client: Any, job: Job) -> None:
 
 
 def warm(job: Job) -> None:
-    """Load the model of a job and compile what it needs, or load it from the caches."""
-    # Dask calls this in another thread than the tasks, so the stream that a thread keeps for its
-    # tasks (`coding.py`) is not used here. It would take memory until the worker ends.
+    """Load the model of a job, and compile the code that it needs unless the code is cached."""
+    # Dask calls this function and the tasks in different threads. `coding.py` keeps a stream for
+    # each thread that runs tasks. It is not used here, because a stream of this thread would take
+    # memory until the worker ends.
     model = job.network
     if job.settings.direction == "encode":
         encoder = StreamingEncoder(model, job.threads)
@@ -263,7 +264,7 @@ def warm(job: Job) -> None:
 
 
 def default_workers() -> int:
-    """The number of cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,6 +1,7 @@
-"""Loaded by the workers of a local cluster: Ctrl-C is left to the process that started them.
+"""Makes the workers of a local cluster ignore Ctrl-C, which the process that started them handles.
 
-A terminal sends it to all of them, and each would print where it was interrupted.
+The workers import this module when they start. Without it, each worker would print a traceback,
+because a terminal sends SIGINT to all processes.
 """
 
 from __future__ import annotations

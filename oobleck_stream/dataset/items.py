@@ -23,20 +23,20 @@ from oobleck_stream.files.audio_writer import AudioWriter
 from oobleck_stream.files.quantization import Bits
 
 MAX_ITEM_BYTES = 100_000_000
-"""Maximum size in bytes of an item in a file that holds several items. Writers and readers of such
-files keep whole items in memory."""
+"""Maximum size in bytes of an item in a file that holds several items. The size is limited because
+writers and readers of such files keep whole items in memory."""
 
 MASK_PIECE = 2**16
-"""Number of padding mask values that are written at a time."""
+"""Number of values of the padding mask that are written at a time."""
 
 
 def item_key(job: Job, source: Source, span: Span) -> str:
-    """The key of an item, which ends in the item's number if the input is split."""
+    """Return the key of an item. It ends in the item's number if inputs are split."""
     return f"{source.key}.{span.number:05d}" if job.settings.split else source.key
 
 
 def item_name(job: Job, source: Source, key: str) -> str:
-    """The name of an item's file without its suffix.
+    """Return the name of an item's file without its suffix.
 
     In layouts with several items in a file, each item is first written to a file of its own in the
     folder of unfinished work.
@@ -48,7 +48,7 @@ def item_name(job: Job, source: Source, key: str) -> str:
 
 
 def data_suffix(job: Job) -> str:
-    """The suffix of an item's latents or audio."""
+    """Return the suffix of the file with an item's latents or audio."""
     return ".npy" if job.settings.direction == "encode" else f".{job.settings.audio}"
 
 
@@ -60,7 +60,7 @@ def write_latent_item(
     samples: int,
     changes: Iterable[str],
 ) -> Line:
-    """Write the JSON of an item, and then its latents beside it.
+    """Write the JSON of an item and its latents, and return the manifest's line of the item.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def write_latent_item(
     rows : iterable of (n, latent_dim) float32
         The frames of the item.
     samples : int
-        Length of the input at the network's sample rate.
+        Length of the input in samples, at the network's sample rate.
     changes : iterable of str
         Phrases that say how the input was converted.
     """
@@ -140,7 +140,10 @@ def _write_latents(
 def write_audio_item(
     job: Job, source: Source, chunks: Iterator[FloatArray], frames: int, samples: int
 ) -> Line:
-    """Write the audio of an item, and a JSON file beside it unless the layout is ``files``."""
+    """Write the audio of an item, and return the manifest's line of the item.
+
+    Unless the layout is ``files``, also write a JSON file beside the audio.
+    """
     model, span = job.network, Span(0, 0, frames)
     name, suffix = item_name(job, source, source.key), data_suffix(job)
     changes: list[str] = []
@@ -185,7 +188,7 @@ def _line(
     samples: int,
     changes: Iterable[str],
 ) -> Line:
-    """The manifest's line of an item, which was written to `path`. The input's hash is missing."""
+    """Return the manifest's line of an item in the file `path`, without the input's hash."""
     with path.open("rb") as file:
         digest = hashed(file)
     size = path.stat().st_size
@@ -212,7 +215,7 @@ def _line(
 
 
 def hashed(file: BinaryIO) -> str:
-    """The hexadecimal SHA-256 of a file's content."""
+    """Return the hexadecimal SHA-256 of a file's content."""
     digest = hashlib.sha256()
     while data := file.read(2**20):
         digest.update(data)

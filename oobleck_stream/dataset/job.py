@@ -72,7 +72,7 @@ class Settings:
     order: AxisOrder | None = None
 
     def seed_of(self, key: str) -> int | None:
-        """The seed of the noise for the input `key`, as for `Model.encode`; None without noise."""
+        """Return the seed of the noise for the input `key`, or None if no noise is drawn."""
         if not self.sample:
             return None
         digest = hashlib.sha256(json.dumps([self.seed, key]).encode()).digest()
@@ -118,7 +118,8 @@ class Job:
         Raises
         ------
         InputError
-            If the model is not the one in `settings`, for example because this machine has another.
+            If the model is not the one in `settings`, for example because this machine has a
+            different file at the same path.
         """
         model, found = _loaded(self.model, self.backend, self.settings.direction)
         if found != self.settings.network:
@@ -138,9 +139,10 @@ def _loaded(source: str, backend: str, direction: Direction) -> tuple[Model, str
 
 
 def fingerprint(model: Model, direction: Direction) -> str:
-    """The SHA-256 of the parameters, the config and the tiles that encoding or decoding depends on.
+    """Return the SHA-256 of everything in a model that encoding or decoding depends on.
 
-    It does not depend on the file format of the checkpoint, nor on how parameters are packed.
+    This is the config, the parameters and the tiles. The hash does not depend on the file format
+    of the checkpoint, nor on how parameters are packed.
     """
     network = model.encoder if direction == "encode" else model.decoder
     digest = hashlib.sha256()
@@ -155,7 +157,7 @@ def fingerprint(model: Model, direction: Direction) -> str:
 
 
 def describe(settings: Settings, shards: list[str]) -> dict[str, Any]:
-    """The content of the output folder's `DESCRIPTION`."""
+    """Return the content of the file `DESCRIPTION` in the output folder."""
     return {"format": FORMAT, "settings": dataclasses.asdict(settings), "shards": shards}
 
 

@@ -1,7 +1,8 @@
 """Reads and writes files in folders on a local disk or at an fsspec address.
 
-A file appears under its name only when it is complete. It appears by a rename on a local disk, and
-by the end of the upload in an object store. Two processes may write the same file at the same time.
+A file appears under its name only when it is complete. In an object store, it appears when its
+upload ends. Elsewhere, it is written under another name and then renamed. Two processes may write
+the same file at the same time.
 """
 
 from __future__ import annotations
@@ -42,15 +43,15 @@ class Place(Protocol):
     def new(self, name: str) -> Any:
         """Return a context manager that yields a local path, at which the block writes a file.
 
-        At the end of the block the file appears as `name`, and replaces an older one. If an
-        exception ends the block, nothing changes.
+        At the end of the block, the file appears as `name`, and replaces an older file of this
+        name. If an exception ends the block, nothing changes.
         """
 
     def open(self, name: str) -> BinaryIO:
         """Open a file for reading. The file supports `seek`."""
 
     def files(self, folder: str = "") -> dict[str, int]:
-        """Map the name of each file in a folder, searched recursively, to its size in bytes."""
+        """Return the sizes in bytes of all files in a folder and its subfolders, keyed by name."""
 
     def remove(self, name: str) -> None:
         """Remove a file if it exists."""
@@ -74,9 +75,9 @@ class LocalPlace:
             target.parent.mkdir(parents=True, exist_ok=True)
             beside = self._root / WORK / "new"
             beside.mkdir(parents=True, exist_ok=True)
-            # The private folders are not beside the outputs. For every file, the folder that
-            # contains them is listed to remove those that killed processes left, and a data set's
-            # own folders are too large for that.
+            # The private folders are not beside the outputs, because `private_folder` lists the
+            # parent folder each time, to remove what killed processes left behind. The folders of a
+            # data set's outputs are too large to be listed for every file.
             short = hashlib.sha256(name.encode()).hexdigest()[:16]
             with private_folder(beside / short) as folder:
                 part = folder / "file"
@@ -178,7 +179,7 @@ class RemotePlace:
 
 
 def open_place(address: str) -> Place:
-    """Open a folder by its path or its URL. It need not exist yet."""
+    """Return the folder with a path or URL. It need not exist yet."""
     if is_remote(address):
         return RemotePlace(address)
     return LocalPlace(os.path.abspath(os.path.expanduser(local_path(address))))
@@ -190,7 +191,7 @@ def is_remote(address: str) -> bool:
 
 
 def local_path(address: str) -> str:
-    """The path that a local address names. On Windows, ``file:///C:/a`` names ``C:/a``."""
+    """Return the path that a local address names. On Windows, ``file:///C:/a`` names ``C:/a``."""
     path = address.partition("://")[2] if "://" in address else address
     return path[1:] if sys.platform == "win32" and re.match("/[a-zA-Z]:", path) else path
 

@@ -1,4 +1,4 @@
-"""Finds the tasks whose results are missing, and the tasks that follow from a result."""
+"""Finds the tasks whose results are missing, and the tasks that need another task's result."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from oobleck_stream.dataset.worker import failed_line, run_task
 from oobleck_stream.errors import InputError
 
 BYTES_PER_SECOND = {".wav": 176_000, ".flac": 100_000, ".aif": 176_000, ".aiff": 176_000}
-"""Typical number of bytes of a second of sound, by suffix, for choosing the inputs of a task."""
+"""Typical bytes per second of sound, by suffix, for estimating the duration of inputs."""
 
 COMPRESSED_BYTES_PER_SECOND = 16_000
 
@@ -55,7 +55,7 @@ MAX_BATCH = 64
 """Maximum number of inputs of a task."""
 
 MERGED_RECORDS = 1000
-"""Number of records at which they are merged into one."""
+"""When a run has this number of records, they are merged into one."""
 
 
 @dataclass
@@ -108,7 +108,7 @@ class Status:
     inputs : int
         Number of inputs that were not done when the run began.
     done, failed : int
-        Number of these inputs that are done, and that have failed.
+        Numbers of these inputs that are done and that have failed.
     total_bytes, bytes : int
         Total size of these inputs, and the part of it that has been processed.
     seconds : float
@@ -124,7 +124,7 @@ class Status:
 
 
 class Plan:
-    """The tasks of a run, which any program that can call a function can run.
+    """The tasks of a run. Any program can run them by calling `run` with each task.
 
     `tasks` yields the tasks that can run immediately. `follow` takes the result of a task, and
     returns the tasks that need this result. `rounds` runs all tasks with a function like ``map``.
@@ -215,7 +215,7 @@ class Plan:
         return shards
 
     def _read_lines(self) -> None:
-        """Collect the manifest's lines of inputs that are unchanged and whose outputs all exist."""
+        """Read the manifest and records. Keep lines of unchanged inputs whose outputs all exist."""
         place = self.job.place
         records = sorted(name for name in self._files if name.startswith(RECORDS))
         names = [name for name in (MANIFEST,) if name in self._files] + records
@@ -231,14 +231,16 @@ class Plan:
                 continue
             items = found.setdefault(line.source, {})
             older = items.get(line.item)
-            # An item may first be in a file of its own, and later in a file of several items.
+            # An item may have two lines: one for a file of its own, and one for a file of several
+            # items, which is written later.
             if older is None or older.output.startswith(ITEMS):
                 items[line.item] = line
         self._gone = len(gone) if self._share is None else 0
         for key, items in found.items():
             if len(items) == next(iter(items.values())).items:
                 self._lines[key] = [items[number] for number in sorted(items)]
-        # Only a run without `share` may merge all records, because each share merges its own.
+        # Only a run without `share` may merge all records. The run of a share merges its own,
+        # because other shares may be running at the same time.
         self._records = records if self._share is None else []
 
     # Tasks
@@ -296,7 +298,9 @@ class Plan:
         return [task]
 
     def set_aside(self, task: Task, reason: str) -> list[Task]:
-        """Record the input of a task that kills its workers as set aside; return what follows.
+        """Record that the input of a task is set aside, and return the tasks that follow.
+
+        This is for a task during which too many workers died, as `reason` says.
 
         Raises
         ------
@@ -304,7 +308,7 @@ class Plan:
             If the task does not belong to exactly one input.
         """
         if isinstance(task, Clean):
-            return []  # What is left is removed at the end.
+            return []  # `finish` removes what is left.
         if isinstance(task, Batch) and len(task.sources) == 1:
             source = task.sources[0]
         elif isinstance(task, Prepare | Unit | Join):
@@ -321,7 +325,7 @@ class Plan:
         ----------
         run_all : callable
             A function that takes a list of tasks, and returns the results of `run` in the same
-            order.
+            order. It is called repeatedly, each time with all tasks that can run then.
 
         Returns
         -------
@@ -354,7 +358,7 @@ class Plan:
         return self._pack(number) if self._waiting[number] == 0 else []
 
     def _opened(self, piece: Piece) -> list[Task]:
-        """The tasks that follow when a long input has been opened or prepared."""
+        """Return the tasks that follow when a long input has been opened or prepared."""
         if piece.source.key in self._failed:
             return []
         if piece.frames == 0:
@@ -390,7 +394,7 @@ class Plan:
         return max(0, bisect.bisect_right(self._first_keys, key) - 1)
 
     def _count_by_shard(self) -> list[int]:
-        """The number of inputs of each shard that are neither done nor failed."""
+        """Return, for each shard, the number of inputs that are neither done nor failed."""
         if self._share is not None:
             return []
         counts = [0] * len(self._first_keys)
@@ -400,7 +404,7 @@ class Plan:
         return counts
 
     def _pack(self, number: int) -> list[Task]:
-        """The task that writes a shard; none if the shard already holds the right items."""
+        """Return the task that writes a shard, or none if the shard is already right."""
         name = shard_name(number, self.job.settings.layout)
         keys = self._keys
         first = bisect.bisect_left(keys, self._first_keys[number]) if number else 0
@@ -431,7 +435,7 @@ class Plan:
     def finish(self) -> Report:
         """Write the manifest, and the list of files that stable-audio-tools reads.
 
-        If the plan has a `share`, nothing is written, because runs of other shares may still go on.
+        If the plan has a `share`, nothing is written, because other shares may still be running.
 
         Returns
         -------
@@ -463,7 +467,7 @@ class Plan:
                 yield line.text()
 
     def _clean(self, place: Place) -> None:
-        """Remove the records, which are in the manifest now, and work that is no longer needed."""
+        """Remove the records, which are now in the manifest, and unfinished work after success."""
         for name in set(self._records):
             place.remove(name)
         # Parts of inputs that failed are kept for the next run.

@@ -1,8 +1,8 @@
-"""Reads and writes the manifest, which has one line for each item, and the records.
+"""Reads and writes the manifest and the records.
 
-A record is a file with the lines of the items that a task has completed. A task writes its record
-last, and outputs without a record are made again. At the end of a run, the records are merged into
-the manifest.
+The manifest is a file with one line for each item, and for each input that failed. A record is a
+file with the lines of one task. A task writes its record after its outputs. If the record is
+missing, the outputs are made again. At the end of a run, the records are merged into the manifest.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ class Line:
     size, stamp, sha256
         Size, stamp and hash of the input. The hash is empty if the input failed.
     status : {"done", "failed", "set aside"}
-        An input is set aside if its task has killed several workers.
+        An input is set aside if several workers have died while running its task.
     error : str
         The reason why the input failed. Empty if it did not fail.
     item, items : int
-        Index of the item among the items of its input, and how many items the input has.
+        Index of the item among the items of its input, and the number of these items.
     output : str
         The file that holds the item.
     member : str
         The name of the item in `output`, if that file holds several items.
     count : int
-        How many items `output` holds.
+        Number of items in `output`.
     bytes : int
         Size of `output` in bytes.
     output_sha256 : str

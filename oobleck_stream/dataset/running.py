@@ -17,7 +17,7 @@ TICK_SECONDS = 0.5
 """How often progress is reported."""
 
 AHEAD = 2
-"""Number of tasks sent to the workers for each task that can run at the same time."""
+"""Number of submitted and unfinished tasks, per task that can run at the same time."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Progress:
     wall_seconds : float
         Seconds since the run began.
     workers : int
-        Number of tasks that can run at the same time; 0 if this process does the work itself.
+        Number of tasks that can run at the same time, or 0 if this process does the work itself.
     failures : tuple of Line
         Inputs that have failed since progress was last reported.
     """
@@ -43,12 +43,12 @@ class Progress:
 
     @property
     def speed(self) -> float:
-        """Seconds of sound per second."""
+        """Seconds of sound that are processed per second of the run."""
         return self.status.seconds / max(1e-9, self.wall_seconds)
 
     @property
     def seconds_left(self) -> float | None:
-        """How long the rest is expected to take; None if no estimate is possible yet."""
+        """The estimated time to the end in seconds, or None if no estimate is possible yet."""
         done, total = self.status.bytes, self.status.total_bytes
         return max(0, total - done) * self.wall_seconds / done if done else None
 
@@ -74,16 +74,16 @@ def execute(
     Raises
     ------
     OSError
-        If an output can't be written, or the engine loses its workers. Finished outputs stay, and
-        the same run, begun again, does the rest.
+        If an output can't be written, or the connection to the workers is lost. Finished outputs
+        are kept. Repeat the run to do the rest.
     InputError
-        If a worker has another model.
+        If a worker loads another model than the one that the data set was begun with.
     """
     tell = tell or (lambda progress: None)
     start, last, told = time.perf_counter(), -TICK_SECONDS, 0
     fresh, following, in_flight, more = plan.tasks(), deque[Task](), 0, True
-    # Tasks whose worker has ended. Other tasks on it may have been the reason, so each of these is
-    # run again when no other task runs.
+    # Tasks whose workers died. Another task on the same worker may have been the cause. So each of
+    # these tasks is run again while no other task runs.
     suspects, alone = deque[Task](), False
     while more or following or suspects or in_flight:
         width = engine.width()

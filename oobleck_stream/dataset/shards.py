@@ -1,8 +1,10 @@
 """Writes and reads files that hold several items: WebDataset's tar files, and Parquet files.
 
-The first key of each file is fixed when the data set is begun, and determines which items the file
-holds. A file is always written as a whole. New items are in files of their own until then. Items
-that stay are read from the older version of the file.
+The first key of each file is fixed when the data set is begun. A file holds the items of the inputs
+from its first key up to, but not including, the first key of the next file. The first file also
+holds the items of new inputs with smaller keys. A file is always written as a whole. Each new item
+is first written to a file of its own. The other items are copied from the older version of the
+file.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ def require_packages(layout: Layout) -> None:
 
 
 def shard_name(number: int, layout: Layout) -> str:
-    """The name of the file with index `number` that holds several items."""
+    """Return the name of the shard with index `number`. A shard is a file of several items."""
     return f"shard-{number:06d}{SUFFIXES[layout]}"
 
 
@@ -58,7 +60,7 @@ def run_pack(job: Job, task: Pack) -> Result:
     write: Callable[[Path, Iterable[Entry], Job], None] = (
         _write_tar if layout == "webdataset" else _write_parquet
     )
-    # The older version is closed before it is replaced: Windows replaces no open file.
+    # The older version is closed before it is replaced, because Windows can't replace an open file.
     with place.new(task.output) as path, _older(place, task.output, layout) as older:
         write(path, (_entry(place, line, older) for line in task.lines), job)
         size = path.stat().st_size
@@ -76,12 +78,15 @@ def run_pack(job: Job, task: Pack) -> Result:
 
 
 def member_name(key: str) -> str:
-    """A name for an item that has no dots, because WebDataset ends an item's name at a dot."""
+    """Return an item's name in a file. It has no dots, because WebDataset ends names at a dot."""
     return f"{key.replace('.', '_')}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
 
 
 def own_files(line: Line) -> list[str]:
-    """The files of an item, which are removed when it is in a tar or Parquet file."""
+    """Return an item's own files, or an empty list if the item is already in a shard.
+
+    These files are removed when the item is in a shard.
+    """
     return [line.output, _beside(line.output)] if line.output.startswith(ITEMS) else []
 
 
@@ -100,7 +105,7 @@ def _entry(place: Place, line: Line, older: Callable[[str], Entry]) -> Entry:
 
 @contextmanager
 def _older(place: Place, name: str, layout: Layout) -> Iterator[Callable[[str], Entry]]:
-    """Yield a function that reads an item of file `name`, which its first call opens."""
+    """Yield a function that reads an item of the file `name`. The first call opens the file."""
     opened: list[tuple[BinaryIO, Callable[[str], Entry]]] = []
 
     def read(member: str) -> Entry:
@@ -194,7 +199,7 @@ def _table(rows: list[dict[str, Any]], schema: Any) -> Any:
 
 
 def _schema(job: Job) -> Any:
-    """The columns. For audio, they have the metadata that the library `datasets` expects."""
+    """Return the schema. For audio, it has the metadata that the library `datasets` expects."""
     import pyarrow as pa
 
     if job.settings.direction == "encode":
@@ -238,7 +243,7 @@ def _audio_row(entry: Entry, job: Job) -> dict[str, Any]:
 
 
 def _facts(entry: Entry) -> dict[str, Any]:
-    """The values of all columns but the latents or audio, from an item's JSON."""
+    """Return the values of all columns except the latents or audio, from an item's JSON."""
     info = json.loads(entry.info)
     mask = info.pop("padding_mask", None)
     return {

@@ -1,4 +1,4 @@
-"""Reads inputs in a worker: latents, and sound at the network's sample rate and channels."""
+"""Reads the inputs and the scratch files of tasks: latents and sound."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DECODED = 32
 
 @contextmanager
 def open_sound(source: Source) -> Iterator[AudioFile]:
-    """Open an audio file on a disk or in a store. Only the parts in use are read.
+    """Open an audio file on a disk or in a store. Only the parts that are needed are read.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def padded_blocks(
 
 
 def read_rows(file: BinaryIO, first: int, last: int, width: int) -> Iterator[FloatArray]:
-    """Yield the rows from `first` up to `last` of a scratch file or a part, as (n, width) float32.
+    """Yield the rows ``[first, last)`` of a scratch file or a part, as (n, width) float32.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def read_rows(file: BinaryIO, first: int, last: int, width: int) -> Iterator[Flo
 
 
 class LatentRows:
-    """Reads frames from a file of latents. Only the frames in use are read.
+    """Reads frames from a file of latents.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ class LatentRows:
         return len(self._rows)
 
     def blocks(self, first: int, last: int) -> Iterator[FloatArray]:
-        """Yield the frames from `first` up to `last` in blocks.
+        """Yield the frames ``[first, last)`` in blocks.
 
         Raises
         ------
@@ -122,9 +122,10 @@ def _latents(source: Source) -> LatentFile:
 
 @functools.lru_cache(maxsize=1)
 def _downloaded(source: Source) -> LatentFile:
-    """The content of a remote file, whose local copy is removed before this returns.
+    """Return the latents in a remote file.
 
-    The last content is kept, because consecutive tasks are often parts of the same input.
+    The file is downloaded to a temporary folder, which is removed before this function returns. The
+    most recent result is cached, because consecutive tasks are often parts of the same input.
     """
     suffix = os.path.splitext(source.address)[1].lower()
     with tempfile.TemporaryDirectory(prefix="oobleck-") as folder:

@@ -40,13 +40,13 @@ LATENT_SUFFIXES = frozenset([".bin", ".npy", ".npz", ".safetensors"])
 LIST_SUFFIXES = (".txt", ".lst", ".jsonl")
 
 MAX_NAME_BYTES = 180
-"""Maximum length in bytes of each part of a key. File systems allow 255, with the suffixes."""
+"""Maximum length in bytes of each part of a key. File systems allow 255, including the suffixes."""
 
 _MAGIC = re.compile(r"[*?\[]")
 
 _FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f]')
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[1-9\xb9\xb2\xb3]) *(\.|$)", re.I)
-"""What Windows allows in no name, and names that it takes for devices, with any suffix."""
+"""Characters that Windows does not allow in names, and names that it reserves for devices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,8 @@ class Source:
     size : int
         The size in bytes.
     stamp : str
-        A text that changes when the file changes: the modification time, or for instance the ETag
-        of a store.
+        A text that changes when the file changes: the modification time of a local file, or for
+        example the ETag of a file in a store.
     """
 
     key: str
@@ -74,7 +74,7 @@ class Source:
 
     @property
     def identity(self) -> str:
-        """A name that identifies the work on this version of the file."""
+        """A hash that identifies this version of the file, made of its key, size and stamp."""
         text = json.dumps([self.key, self.size, self.stamp])
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
@@ -113,7 +113,7 @@ def find_sources(
     suffixes : iterable of str
         The suffixes of inputs in folders, in lower case.
     out : str
-        The output folder, which is not searched.
+        The output folder. If it is inside a local folder of inputs, it is skipped.
     strip : bool
         Whether the suffix is removed from each key.
 
@@ -225,7 +225,7 @@ def _remote(text: str, suffixes: tuple[str, ...]) -> Iterator[Source]:
 
 
 def _entries(name: str, lines: Iterable[str]) -> Iterator[str]:
-    """The paths in a list."""
+    """Yield the paths in a list."""
     for number, line in enumerate(lines, 1):
         entry = line.strip()
         if entry and name.lower().endswith(".jsonl"):
@@ -254,7 +254,7 @@ def _stamped(address: str) -> tuple[int, str]:
 
 
 def _facts(info: dict[str, Any]) -> tuple[int, str]:
-    """The size and the stamp of a file in a store."""
+    """Return the size and the stamp of a file in a store."""
     names = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created")
     stamp = next((info[name] for name in names if info.get(name)), "")
     # The client of a store may return the same time once as a number and once as an object.
@@ -263,9 +263,10 @@ def _facts(info: dict[str, Any]) -> tuple[int, str]:
 
 
 def safe_key(name: str) -> str:
-    """Make a relative name for outputs from a path or a URL, which every part of it may have here.
+    """Return a relative name for outputs, made from a path or a URL.
 
-    It has no ``..`` and no overlong parts, and on Windows nothing that is not allowed in names.
+    No part of the name begins with a dot or is longer than `MAX_NAME_BYTES`. On Windows, each part
+    is made a valid file name.
     """
     name = name.replace(os.sep, "/").replace("://", "/").replace("\0", "")
     parts = [part for part in name.split("/") if part not in ("", ".")]

@@ -14,7 +14,7 @@ from oobleck_stream.dataset.sources import Source
 
 @dataclass(frozen=True)
 class Piece:
-    """The facts about an input that are known after it was opened.
+    """An input that was opened, with the facts that are known from then on.
 
     Attributes
     ----------
@@ -53,14 +53,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Prepare:
-    """Convert a long input from its start to a scratch file, because it can't be cut exactly."""
+    """Convert a long input to a scratch file, because parts of the input can't be read exactly."""
 
     piece: Piece
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Encode or decode the frames from `first` up to `last` of a long input."""
+    """Encode or decode the frames ``[first, last)`` of a long input."""
 
     piece: Piece
     first: int
@@ -69,7 +69,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Join:
-    """Join the parts of a long input to items. Each part is a range of frames (first, end)."""
+    """Join the parts of a long input to items. Each part is a range of frames ``[first, end)``."""
 
     piece: Piece
     parts: tuple[tuple[int, int], ...]
@@ -96,7 +96,7 @@ class Pack:
 class Clean:
     """Remove files and folders of unfinished work that are not needed any more.
 
-    The tasks that used them last can't do it: they may be run again.
+    The task that used them last must not remove them, because it would need them to run again.
     """
 
     files: tuple[str, ...] = ()
@@ -133,7 +133,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Span:
-    """Item `number` of `count` items of a piece, with its frames from `first` to before `last`."""
+    """Item `number` (from 0) of the `count` items of a piece. It has frames ``[first, last)``."""
 
     number: int
     first: int
@@ -142,7 +142,7 @@ class Span:
 
 
 def item_spans(frames: int, split: int | None) -> list[Span]:
-    """Cut the frames of a piece into items."""
+    """Cut the frames of a piece into items of `split` frames, or one item if `split` is None."""
     size = split or max(1, frames)
     starts = range(0, max(1, frames), size)
     return [
@@ -152,7 +152,7 @@ def item_spans(frames: int, split: int | None) -> list[Span]:
 
 
 def unit_spans(frames: int, unit: int) -> tuple[tuple[int, int], ...]:
-    """Cut the frames of a piece into parts of at most `unit` frames, of about equal length."""
+    """Return parts (first, end) of a piece, of about equal length and at most `unit` frames."""
     parts = -(-frames // unit)
     ends = [frames * number // parts for number in range(parts + 1)]
     return tuple(itertools.pairwise(ends))

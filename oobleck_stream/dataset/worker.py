@@ -1,8 +1,8 @@
 """Runs the tasks of a job in a worker.
 
-`run_task` may run in any process, and more than once for the same task. An error in an input
-becomes a line for this input. An ``OSError`` is an error of the output, for example a full disk,
-and ends the run.
+`run_task` may run in any process, and more than once for the same task. If there is an error in an
+input, the result has a `Line` that reports it, and the run goes on. An ``OSError`` is an error of
+the output, for example a full disk, and ends the run.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from oobleck_stream.errors import InputError
 from oobleck_stream.files.audio_reader import AudioFile
 
 Rows: TypeAlias = Generator[FloatArray, None, None]
-"""Blocks of rows, from files that are closed with the generator."""
+"""A generator of blocks of rows. Closing it also closes the files that it reads."""
 
 
 def run_task(job: Job, task: Task) -> Result:
@@ -73,7 +73,7 @@ def run_task(job: Job, task: Task) -> Result:
 
 
 def failed_line(source: Source, error: str, status: str = FAILED) -> Line:
-    """The line of an input that failed, with the reason."""
+    """Return the manifest's line of an input that failed. `error` is the reason."""
     return Line(
         key=source.key,
         source=source.key,
@@ -85,7 +85,10 @@ def failed_line(source: Source, error: str, status: str = FAILED) -> Line:
 
 
 def _attempt(job: Job, source: Source, action: Callable[[], Result]) -> Result:
-    """Call `action` and return its result. An error of the input becomes a line that names it."""
+    """Call `action` and return its result.
+
+    If `action` raises an error of the input, return a result with the line of the failed input.
+    """
     try:
         return action()
     except OSError:
@@ -121,7 +124,7 @@ def _record(job: Job, name: str, lines: tuple[Line, ...]) -> str:
 
 
 def _short(job: Job, source: Source) -> Result:
-    """Encode or decode an input, or only open it if it is long."""
+    """Encode or decode an input if it is short. If it is long, only return its `Piece`."""
     if job.settings.direction == "decode":
         rows = LatentRows(source, job.network.latent_dim, job.settings.order)
         piece = Piece(source, len(rows))
@@ -137,25 +140,25 @@ def _short(job: Job, source: Source) -> Result:
 
 
 def _opened(job: Job, source: Source, sound: AudioFile) -> Piece | None:
-    """Return the `Piece` of a long input; None if the input is short."""
+    """Return the `Piece` of a long input, or None if the input is short."""
     model = job.network
     length = sound.length(model.samplerate)
     if length is not None and -(-_used(job, length) // model.hop) <= job.unit:
         return None
     changes = tuple(sound.changes(model.samplerate, model.channels))
-    sound.blocks(model.samplerate, model.channels)  # Refuses what can't be converted.
+    sound.blocks(model.samplerate, model.channels)  # Raises if it can't be converted.
     if length is None or not sound.is_cuttable or sound.samplerate != model.samplerate:
         return Piece(source, scratch=True, changes=changes)
     return Piece(source, _frames(job, length), length, changes=changes)
 
 
 def _used(job: Job, samples: int) -> int:
-    """The number of samples that the items of a piece depend on, with added silence."""
+    """Return the number of samples that the items depend on, including added silence."""
     return min(_padded(job, samples), _reach(job))
 
 
 def _reach(job: Job) -> int:
-    """The number of samples that a cropped piece depends on; 2**62 without cropping."""
+    """Return how many samples the items of a cropped piece depend on, or 2**62 without a crop."""
     crop = job.settings.crop
     if crop is None:
         return 2**62
@@ -163,7 +166,7 @@ def _reach(job: Job) -> int:
 
 
 def _padded(job: Job, samples: int) -> int:
-    """The length of a piece in samples, with added silence."""
+    """Return the length of a piece in samples, including added silence."""
     settings, hop = job.settings, job.network.hop
     if settings.pad and settings.crop:
         return max(samples, settings.crop * hop)
@@ -174,7 +177,7 @@ def _padded(job: Job, samples: int) -> int:
 
 
 def _frames(job: Job, samples: int) -> int:
-    """The number of frames in all items of a piece."""
+    """Return the number of frames in all items of a piece together."""
     frames = job.network.encoded_length(_padded(job, samples))
     return min(frames, job.settings.crop) if job.settings.crop else frames
 
@@ -207,7 +210,7 @@ def _encode_short(job: Job, source: Source, sound: AudioFile) -> Result:
 
 
 def _latent_result(job: Job, piece: Piece, rows: Callable[[int, int], Rows]) -> Result:
-    """Write the items of a piece, whose frames `rows` reads."""
+    """Write the items of a piece. ``rows(first, last)`` yields the frames ``[first, last)``."""
     source, rate = piece.source, job.network.samplerate
     if piece.samples == 0:
         raise InputError(f"{source.address}: holds no samples; at least one was expected")
@@ -233,7 +236,10 @@ def _audio_result(job: Job, piece: Piece, chunks: Rows) -> Result:
 
 
 def _finished(job: Job, source: Source, lines: list[Line], samples: int) -> Result:
-    """Add the input's hash to the lines. Refuse an input that changed while it was read."""
+    """Return a result with the lines, after adding the input's hash to them.
+
+    Raise an `InputError` if the input was changed while it was read.
+    """
     try:
         with source.open() as file:
             digest = hashed(file)
@@ -246,7 +252,7 @@ def _finished(job: Job, source: Source, lines: list[Line], samples: int) -> Resu
 
 
 def _prepare(job: Job, task: Prepare) -> Result:
-    """Write the converted samples of an input to a scratch file, unless the file exists."""
+    """Write the converted samples of an input to a scratch file, unless it already exists."""
     source, place, model = task.piece.source, job.place, job.network
     folder = f"{PARTS}/{source.identity}"
     samples = read_json(place, f"{folder}/scratch.json")

@@ -1,10 +1,14 @@
 """Decides how many sessions this machine decodes in real time.
 
-At the start, pushes are timed for 1, 2, 4 and more streams. The number of slots is the largest
-number of streams for which 9 of 10 pushes take at most `Load.limit` of real time, 85 % by default.
-While the server runs, it refuses a further session only if the ticks for all sessions would take
-longer than real time, judged by how long ticks take now. The 15 % between the two are the margin:
-slots are not refused because clients and the network take some time too.
+A steady push decodes one block of frames for each stream, when all streams are so far from their
+start that a push always takes equally long. When the server starts, it times steady pushes for 1,
+2, 4, 8, ... streams. The number of slots is the largest number of streams for which 9 of 10 pushes
+take at most the share `Load.limit` of real time, 85 % by default.
+
+While the server runs, it measures how long ticks take. It refuses a further session only if the
+ticks for all sessions would then take longer than real time. The 15 % between the two limits are a
+margin: if ticks become somewhat slower, for example because of the work for clients and the
+network, the server still admits sessions to all slots.
 """
 
 from __future__ import annotations
@@ -20,19 +24,19 @@ from oobleck_stream.model import Model
 from oobleck_stream.multi_stream_decoder import MultiStreamDecoder
 
 BLOCK_SAMPLES = 2048
-"""Approximate number of samples that a steady push decodes. It is rounded to whole frames."""
+"""Approximate number of samples per stream in a steady push, which has a whole number of frames."""
 
 MAX_SLOTS = 64
 MEASURED_PUSHES = 10
 SLOW = 0.9
-"""Of the measured times of a push, this quantile is used."""
+"""The quantile of the measured times that counts as the time of a push."""
 
 SMOOTHING = 0.1
 """The weight of the newest tick in the running averages of `Load`, between 0 and 1."""
 
 
 def block_frames(model: Model) -> int:
-    """Return the number of frames that a steady push has for each stream."""
+    """Return the number of frames per stream in a steady push."""
     return max(1, round(BLOCK_SAMPLES / model.hop))
 
 
@@ -45,7 +49,7 @@ def early_decoder(
 
 @dataclass(frozen=True)
 class PushTimes:
-    """How long a steady push took at the start, for some numbers of streams.
+    """How long a steady push took when the server started, for some numbers of streams.
 
     Attributes
     ----------
@@ -59,7 +63,7 @@ class PushTimes:
     seconds: Sequence[float] = (0.0,)
 
     def of(self, streams: int) -> float:
-        """Seconds of a push for `streams` streams, interpolated or extrapolated."""
+        """Return the seconds of a push for `streams` streams, interpolated or extrapolated."""
         if streams <= 0:
             return 0.0
         if streams > self.counts[-1]:
@@ -70,9 +74,10 @@ class PushTimes:
     def measured(
         cls, model: Model, make: Callable[[int], MultiStreamDecoder], longest: float, most: int
     ) -> PushTimes:
-        """Time pushes of decoders with 1, 2, 4 and more streams, which `make` returns.
+        """Return the times of steady pushes for 1, 2, 4, 8, ... streams.
 
-        This ends with `most` streams, or with pushes that take longer than `longest` seconds.
+        `make` takes a number of streams and returns a decoder. The last number is `most`, or the
+        first number of streams for which a push takes longer than `longest` seconds.
         """
         counts: list[int] = []
         seconds: list[float] = []
@@ -86,7 +91,7 @@ class PushTimes:
 
 
 def _push_seconds(model: Model, decoder: MultiStreamDecoder) -> float:
-    """Return a time of a steady push of a block that most pushes don't exceed."""
+    """Return the `SLOW` quantile of the times of steady pushes, in seconds."""
     shape = decoder.streams, block_frames(model), model.latent_dim
     latents = np.random.default_rng(0).standard_normal(shape, np.float32)
     settling = np.zeros((shape[0], settling_frames(model), shape[2]), np.float32)
@@ -107,7 +112,7 @@ def settling_frames(model: Model) -> int:
 
 @dataclass
 class Load:
-    """The tick times, measured at the start and corrected while the server runs.
+    """The tick times, measured when the server starts and corrected while it runs.
 
     Attributes
     ----------
@@ -119,7 +124,8 @@ class Load:
     limit : float
         The share of `block_seconds` that the pushes for all slots may take.
     ratio : float
-        The time of a tick now, divided by its time at the start.
+        How much longer ticks take now than when the server started. This is a running average of
+        each tick's time divided by its `expected` time.
     recent : float
         Running average of the latest ticks' times, in seconds.
     late : int
@@ -135,11 +141,11 @@ class Load:
     late: int = 0
 
     def expected(self, exact: int, early: int = 0) -> float:
-        """Seconds of a tick for these numbers of streams, by the times measured at the start."""
+        """Return the seconds of a tick for these numbers of streams, as measured at the start."""
         return self.exact.of(exact) + self.early.of(early)
 
     def share(self, exact: int, early: int = 0) -> float:
-        """The share of real time that these numbers of streams take now. 1 means all of it."""
+        """Return the share of real time that these numbers of streams take now. 1 is all of it."""
         return self.expected(exact, early) * self.ratio / self.block_seconds
 
     def admits(self, exact: int, early: int = 0) -> bool:
@@ -147,11 +153,14 @@ class Load:
         return exact + early <= 1 or self.share(exact, early) <= 1
 
     def affords_early(self, exact: int, early: int) -> bool:
-        """Whether one of these streams may be early rather than exact, which takes longer."""
+        """Whether these numbers of streams take at most the share `limit` of real time.
+
+        This is required before an exact stream becomes early, because early streams take longer.
+        """
         return self.share(exact, early) <= self.limit
 
     def capacity(self, slots: int) -> int:
-        """The largest number of exact streams, up to `slots`, within the limit. At least 1."""
+        """Return how many exact streams, from 1 to `slots`, fit in `limit`. One always fits."""
         longest = self.limit * self.block_seconds
         return max(n for n in range(1, slots + 1) if n == 1 or self.exact.of(n) <= longest)
 

@@ -31,7 +31,10 @@ TYPES = {
 
 
 def page_files() -> dict[str, Response]:
-    """Read the page's files once, so that no path from the network is ever opened."""
+    """Return a response for each file of the page, keyed by file name.
+
+    All files are read here, so the server never opens a path that a request contains.
+    """
     folder = resources.files("oobleck_stream.server") / "page"
     return {
         entry.name: Response(
@@ -50,7 +53,7 @@ def make_app(hub: Hub, guard: Guard) -> Starlette:
     Parameters
     ----------
     hub : Hub
-        It decodes as long as the application runs.
+        Its decoding loop runs as long as the application runs.
     guard : Guard
     """
     files = page_files()

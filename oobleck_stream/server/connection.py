@@ -14,11 +14,15 @@ from oobleck_stream.server.protocol import GOING_AWAY, SUBPROTOCOL
 HINT = "RemoteDecoder needs websockets: pip install 'oobleck_stream[web]'"
 CLOSE_SECONDS = 1.0
 CODES = {401: "refused", 403: "refused", 421: "refused", 503: "busy"}
-"""The codes of errors by the HTTP status with which a server refuses a connection."""
+"""Maps the HTTP status with which a server refuses a connection to the code of `RemoteError`."""
 
 
 class Connection:
-    """A WebSocket whose failures are raised as `RemoteError` with the code ``unreachable``."""
+    """A WebSocket whose failures are raised as `RemoteError`.
+
+    If the server refuses the connection, the code of the error is ``refused`` or ``busy``. For all
+    other failures, it is ``unreachable``.
+    """
 
     def __init__(self) -> None:
         self._socket: Any = None
@@ -60,7 +64,7 @@ class Connection:
             self._socket.send(message)
 
     def receive(self, timeout: float) -> str | bytes:
-        """Return the next message, after at most `timeout` seconds."""
+        """Return the next message. Raise `RemoteError` if none arrives within `timeout` seconds."""
         with self._failures():
             message: str | bytes = self._socket.recv(timeout)
             return message
@@ -76,7 +80,7 @@ class Connection:
             raise RemoteError("unreachable", f"the connection was lost: {error}") from None
 
     def drop(self) -> None:
-        """Close the connection, but let the session wait for a new connection."""
+        """Close the connection. The server keeps the session for a new connection."""
         socket, self._socket = self._socket, None
         if socket is not None:
             socket.close(GOING_AWAY)

@@ -35,11 +35,11 @@ from oobleck_stream.server.session import Session
 from oobleck_stream.server.waiting import within
 
 AHEAD_SECONDS = 2.0
-"""Seconds of sound that may be decoded before the preceding sound has been sent."""
+"""Decoding pauses while the unsent sound is at least this long, in seconds."""
 
 MAX_WAITING = 4 << 20
-"""Bytes of a body that may wait to be read. If fewer bytes wait, the server notices immediately
-when the client disconnects."""
+"""The server stops receiving a body while at least this number of its bytes are unread. While fewer
+bytes are unread, the server notices immediately when the client disconnects."""
 
 MAX_WHOLE = 64 << 20
 """Maximum bytes of an array in which the first frame is complete only at the end of the body."""
@@ -106,13 +106,16 @@ class BodyReader:
 
 @dataclass
 class Answer:
-    """The form of the response that the query asks for.
+    """The options of a request to ``/v1/decode``, from its query string.
 
     Attributes
     ----------
     container : {"wav", "raw"}
+        The format of the response.
     sample : {"f32", "s16"}
+        The format of the samples in the response.
     layout : {"tc", "ct"} or None
+        The axis order of the latents in the request. None means that it is inferred.
     """
 
     container: str = "wav"
@@ -133,7 +136,7 @@ class Answer:
         return cls(**fields)
 
     def headers(self, hub: Hub, samples: int | None) -> dict[str, str]:
-        """The headers of the response. `samples` is its length, or None if that is unknown."""
+        """Return the response's headers. `samples` is its length, or None if that is unknown."""
         model = hub.model
         kind = "audio/wav" if self.container == "wav" else "application/octet-stream"
         headers = {
@@ -212,7 +215,8 @@ class _Request:
         elif not started:
             status, message = self._problem
             await JSONResponse({"error": message}, status)(scope, receive, send)
-        # In the remaining case the response stays incomplete, so the client can detect the error.
+        # If a problem occurs after the start, the response stays incomplete. The client can detect
+        # this.
 
     def stop(self) -> None:
         """End the thread and the tasks."""
@@ -240,7 +244,7 @@ class _Request:
                 self._body.end()
 
     async def _start(self, send: Send) -> None:
-        """Send the headers of the response, then the header of a WAV file if it is one."""
+        """Send the HTTP headers of the response. For a WAV file, also send the file's header."""
         model, answer = self._hub.model, self._answer
         samples = None if self._count is None else model.decoded_length(self._count)
         headers = answer.headers(self._hub, samples)

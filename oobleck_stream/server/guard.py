@@ -3,7 +3,7 @@
 A page of another site can send requests to a server on this machine. It can also open WebSockets,
 because the browser's same-origin policy does not apply to them. So every request is checked, and a
 WebSocket is checked before it is accepted. The checks use headers that a page can't forge: `Host`,
-`Origin` and `Sec-Fetch-Site`.
+`Origin`, `Sec-Fetch-Site` and `Sec-Fetch-Mode`.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and not self._is_origin(origin, host):
             return Verdict(403, "pages of other sites may not use this server")
-        # Following a link from another site, such as one in a mail, only loads the page.
+        # Links on other sites and in mails may open the page, but must not use ``/v1/``.
         site, mode = headers.get("sec-fetch-site"), headers.get("sec-fetch-mode")
         foreign = site is not None and site not in ("same-origin", "none")
         if foreign and mode != "navigate" and origin not in self.origins:
@@ -171,7 +171,7 @@ class GuardMiddleware:
         await self._app(scope, receive, send)
 
     def _exchange(self, scope: Scope, query: dict[str, list[str]]) -> RedirectResponse:
-        """Move the token to a cookie, because others may see it in the address."""
+        """Return a redirect that moves the token from the visible address to a cookie."""
         query = {name: values for name, values in query.items() if name != "token"}
         rest = urlencode(query, doseq=True)
         # A redirect to a path like //example.com would lead to another site.
@@ -189,7 +189,7 @@ class GuardMiddleware:
 
 
 async def _refuse(response: JSONResponse, scope: Scope, receive: Receive, send: Send) -> None:
-    """Refuse an HTTP request or the handshake of a WebSocket with a response."""
+    """Send `response` to refuse an HTTP request or the handshake of a WebSocket."""
     if scope["type"] == "http":
         await response(scope, receive, send)
     elif "websocket.http.response" in scope.get("extensions", {}):
@@ -201,7 +201,7 @@ async def _refuse(response: JSONResponse, scope: Scope, receive: Receive, send: 
 
 
 def _with_headers(send: Send) -> Send:
-    """Return a function that calls `send`, and adds `HEADERS` to each response."""
+    """Return a function that adds `HEADERS` to each response and then calls `send`."""
 
     async def sending(message: Message) -> None:
         if message["type"] in ("http.response.start", "websocket.http.response.start"):

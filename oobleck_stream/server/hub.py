@@ -31,7 +31,8 @@ from oobleck_stream.server.ticks import Ticks
 from oobleck_stream.server.waiting import wait_until_set
 
 PARKED_SECONDS = 30.0
-"""How long a session is kept after the connection to its client was lost."""
+"""How long a session is kept after the connection to its client was lost. In the meantime, it is
+parked, and the client can resume it."""
 
 OVERLOAD_SECONDS = 2.0
 """If ticks are slower than real time for longer than this, the newest session is parked."""
@@ -41,10 +42,10 @@ QUEUED_BLOCKS = 16
 
 SESSIONS_PER_SLOT = 4
 MAX_SNAPSHOTS = 4
-"""Maximum number of snapshots that a session keeps. One more replaces the oldest."""
+"""Maximum number of snapshots that a session keeps. A further snapshot replaces the oldest one."""
 
 SNAPSHOT_SECONDS = 5.0
-"""How long `Hub.snapshot` waits until the frames sent before it are decoded."""
+"""How long `Hub.snapshot` waits at most for the session's frames to be decoded."""
 
 POLL_SECONDS = 0.25
 
@@ -71,7 +72,7 @@ class Hub:
     load : Load
     threads : int, optional
     look_ahead : int, optional
-        Look-ahead in samples of the sessions that ask for early sound. By default, there are none.
+        Look-ahead of early sessions in samples. By default, all sessions are exact.
     metrics : Metrics, optional
     clock : callable, optional
 
@@ -124,7 +125,7 @@ class Hub:
         self._wake.set()
 
     async def open(self, fields: Mapping[str, Any]) -> Session:
-        """Open a session and give it a slot.
+        """Open a session, give it a slot, and return it.
 
         Parameters
         ----------
@@ -134,7 +135,7 @@ class Hub:
         Raises
         ------
         ProtocolError
-            If there is no such source, or no more sessions can be decoded.
+            If there is no such source, or if no more sessions can be decoded.
         """
         self.seats.require_room()
         if len(self.sessions) >= SESSIONS_PER_SLOT * len(self.seats.sessions):
@@ -187,15 +188,16 @@ class Hub:
                 self.metrics.parked.inc()
 
     async def resume(self, identity: str, have: int) -> Session:
-        """Continue a session on a new connection.
+        """Continue a session on a new connection, and return the session.
 
-        The server may not have noticed yet that the old connection was lost.
+        The client already has all samples before index `have`. The old connection may still be
+        open, because the server may not have noticed that it was lost.
 
         Raises
         ------
         ProtocolError
-            If there is no such session, the client can't continue from `have`, or no more sessions
-            can be decoded.
+            If there is no such session, if the client can't continue from `have`, or if no more
+            sessions can be decoded.
         """
         session = self.sessions.get(identity)
         if session is None:
@@ -264,8 +266,8 @@ class Hub:
         Returns
         -------
         str
-            The copy's name, for `restore`. The copy is kept until the session ends or has made
-            `MAX_SNAPSHOTS` later copies.
+            The copy's name, for `restore`. The copy is kept until the session ends, or until
+            `MAX_SNAPSHOTS` further copies of this session have been made.
         """
         end = self.clock() + SNAPSHOT_SECONDS
         while session.ready and session.source is session.pushed and session.pushed.available:
@@ -290,7 +292,9 @@ class Hub:
         return token
 
     async def restore(self, session: Session, token: str) -> None:
-        """Continue from a copy that `snapshot` made of this session or another one.
+        """Continue a session from a copy of its own state or of another session's state.
+
+        `token` is the copy's name, which `snapshot` returned.
 
         Raises
         ------
@@ -366,7 +370,7 @@ class Hub:
         return session.connected and not session.paused and not session.complete and has_work
 
     def _shed(self) -> None:
-        """Disconnect the newest session, which parks it, so that the others keep up."""
+        """Park the newest session by closing its connection, so that the others keep up."""
         active = [session for session in self.seats.sessions if session and session.active]
         newest = max(active, key=lambda session: session.seated_at)
         self.metrics.shed.inc()

@@ -22,7 +22,8 @@ def server_info(hub: Hub) -> dict[str, Any]:
     """Return the content of ``/v1/info``.
 
     ``hop``, ``latency`` and ``look_ahead`` are in samples, and ``block`` is in frames.
-    ``look_ahead`` is that of early sessions.
+    ``look_ahead`` is that of early sessions. If the server has no early sessions, it equals
+    ``latency``.
     """
     model = hub.model
     pieces = [
@@ -62,7 +63,11 @@ def server_info(hub: Hub) -> dict[str, Any]:
 
 
 def ready_message(hub: Hub, session: Session, resumed_at: int | None) -> dict[str, Any]:
-    """Return the first message to a client whose session was opened or resumed."""
+    """Return the first message to a client whose session was opened or resumed.
+
+    For a resumed session, `resumed_at` is the index of the first sample that will be sent. For a
+    new session, it is None.
+    """
     return {
         "type": "ready",
         "session": session.id,
@@ -77,7 +82,10 @@ def ready_message(hub: Hub, session: Session, resumed_at: int | None) -> dict[st
 
 
 def status_message(hub: Hub, session: Session) -> dict[str, Any]:
-    """Return the message that reports the load. It is sent twice a second."""
+    """Return the message that reports the load.
+
+    It is sent twice a second, except while the session is paused.
+    """
     return {
         "type": "status",
         "load": round(hub.busy_share, 3),

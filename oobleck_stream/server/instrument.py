@@ -1,8 +1,8 @@
 """The instrument: mixes the latents of the pieces live, by a position on a pad.
 
-Each piece is a point on the pad. Each frame that is played is a weighted mean of the pieces' frames
-at the same time. Offsets are added along the directions in which the latents of all pieces vary
-most.
+Each piece is a point on the pad. All pieces advance together. Each frame that is played is a
+weighted mean of the pieces' current frames, plus offsets along the directions in which the latents
+of all pieces vary most.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ DIRECTIONS = 3
 """Number of directions in which the latents can be moved."""
 
 ANALYZED_FRAMES = 8192
-"""The directions are computed from about this many frames, spread over all pieces."""
+"""If the pieces have more frames than this, the directions are computed from every n-th frame of
+each piece. The number n is the largest for which at least `ANALYZED_FRAMES` frames are used."""
 
 SNAP = 0.01
-"""Within this distance of a point, only its piece is heard. The pad's sides have length 1."""
+"""If a point is closer than this to the position on the pad, only the point's piece is heard. The
+pad's sides have length 1."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +108,14 @@ class Settings:
     freeze: bool = False
 
     def changed(self, fields: Mapping[str, Any]) -> Settings:
-        """Return the settings after a ``set`` message.
+        """Return these settings, changed by the `fields` of a ``set`` message.
 
         If the message contains `x` or `y` but no `weights`, the weights are removed.
 
         Raises
         ------
         ValueError
-            If there is no such direction.
+            If the message has an offset along a direction that does not exist.
         """
         new = {name: value for name, value in fields.items() if value is not None}
         if "offset" in new:
@@ -142,10 +144,10 @@ class Settings:
 
 
 def weights_of(settings: Settings, bank: Bank) -> FloatArray:
-    """Return the weight of each piece, so that the sum is 1.
+    """Return the weights of the pieces, which sum to 1.
 
-    Without `Settings.weights`, each weight is proportional to the inverse square of the distance
-    between the position on the pad and the piece's point.
+    If `Settings.weights` has no positive weight, each weight is proportional to the inverse square
+    of the distance between the position on the pad and the piece's point.
 
     Returns
     -------
@@ -193,7 +195,7 @@ class Instrument:
         self._current = self._target()
 
     def _target(self) -> FloatArray:
-        """The weights and offsets that the settings ask for, (pieces + DIRECTIONS,) float32."""
+        """Return the weights followed by the offsets: (pieces + DIRECTIONS,) float32."""
         offsets = [self.settings.offset.get(index, 0.0) for index in range(DIRECTIONS)]
         return np.concatenate(
             [weights_of(self.settings, self._bank), np.array(offsets, np.float32)]
@@ -218,7 +220,7 @@ class Instrument:
 
 
 def _at(piece: npt.NDArray[Any], positions: npt.NDArray[Any]) -> FloatArray:
-    """Return the frames of an endlessly repeated piece at fractional positions, interpolated."""
+    """Return frames of an endlessly repeated piece, interpolated at fractional positions."""
     whole = np.floor(positions)
     part = (positions - whole).astype(np.float32)[:, None]
     index = whole.astype(np.int64) % len(piece)

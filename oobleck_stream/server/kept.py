@@ -31,7 +31,7 @@ class KeptFrames:
     Attributes
     ----------
     full : bool
-        Whether frames at the end were not kept.
+        Whether the latest frames were not kept, because the pool had no room for them.
     """
 
     pool: Pool

@@ -85,9 +85,9 @@ class Room:
         self.news = asyncio.Event()
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the sound, beginning with the last `BURST_SECONDS`.
+        """Yield the sound in chunks of bytes, beginning with the last `BURST_SECONDS`.
 
-        This ends when the room is closed, or when the listener is too far behind. The sound begins
+        The sound ends when the room is closed, or when the listener is too far behind. It begins
         with a whole chunk, and therefore with a whole sample.
         """
         position = max(0, self.end - int(BURST_SECONDS * self.byte_rate))
@@ -133,7 +133,7 @@ class Rooms:
             raise ProtocolError("name-taken", f"share: {name} is in use")
 
     def share(self, session: Session) -> None:
-        """Let others listen to a session if its client asked for that by giving it a name."""
+        """Let others listen to a session if its client gave it a name for sharing."""
         if session.share is not None:
             room = self._rooms[session.share] = Room(session, session.sample)
             session.on_audio, session.on_end = room.add, room.close
@@ -173,10 +173,11 @@ class Rooms:
             del self._rooms[name]
 
     async def _play(self, session: Session) -> None:
-        """Act as the client of a session: as time passes, mark its samples as heard."""
+        """Act as the client of a session, by marking its samples as heard in real time."""
         start = time.monotonic()
         while session.id in self.hub.sessions and session.closing is None:
-            # No client gets the samples, so count decoded samples as sent, and as heard by time.
+            # No client gets the samples. So mark all decoded samples as sent, and mark them as
+            # heard in real time.
             session.sent = session.made
             session.controls.clear()
             passed = int((time.monotonic() - start) * session.samplerate)

@@ -1,4 +1,4 @@
-"""``WS /v1/session``: reads a client's messages, and sends it what its session produces."""
+"""``WS /v1/session``: reads a client's messages, and sends the results of the client's session."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SILENT_SECONDS = 900.0
 STATUS_SECONDS = 0.5
 RETRY_SECONDS = "5"
 RESUMABLE = (GOING_AWAY, TRY_LATER)
-"""If the server closes a connection with one of these codes, its session may be resumed."""
+"""If the server closes a connection with one of these codes, the client may resume the session."""
 
 
 async def serve_session(websocket: WebSocket) -> None:
@@ -52,8 +52,8 @@ async def serve_session(websocket: WebSocket) -> None:
         answer = {"error": f"the subprotocol is {SUBPROTOCOL}"}
         await websocket.send_denial_response(JSONResponse(answer, 400))
         return
-    # Refuse programs with a status here. Browsers hide that status from a page, so accept them and
-    # report the error in a message.
+    # If the client is not a browser, refuse it with an HTTP status. A browser would hide the status
+    # from the page, so accept its connection, and report the error in a message.
     if (
         hub.seats.full()
         and "origin" not in websocket.headers
@@ -101,7 +101,7 @@ class _Connection:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _exit(self, keep: bool) -> None:
-        """Park the session, or end it, unless another connection has taken it over."""
+        """Park the session if `keep`, else end it. Do nothing if another connection has it now."""
         session = self._session
         if session is None or session.connection != self._number:
             return
@@ -241,7 +241,7 @@ class _Connection:
         return True
 
     async def _write_progress(self, session: Session) -> None:
-        """Report news: how many frames may be sent, and from which frame new settings apply."""
+        """Tell the client how many frames it may send, and from which frame new settings apply."""
         until = session.pushed.frames_until
         waited = until - session.frames_told
         if session.source is session.pushed and (

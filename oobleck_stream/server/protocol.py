@@ -1,7 +1,7 @@
 """The messages of ``WS /v1/session``, subprotocol ``oobleck.1``: pure functions without I/O.
 
-Text messages are JSON objects with a ``type``. Binary messages have a little-endian header. It has
-16 bytes, so that the values after it are aligned:
+Text messages are JSON objects with a ``type``. Binary messages begin with a little-endian header of
+16 bytes, so that the values after the header are aligned:
 
     u8 kind | u8 dtype | u16 zero | u32 count | u64 first
 
@@ -35,7 +35,8 @@ MAX_TEXT = 1 << 14
 """Maximum characters of a text message."""
 
 MIN_AHEAD, MAX_AHEAD = 0.05, 5.0
-"""The range, in seconds, of how much sound a client may request ahead of what it has heard."""
+"""The smallest and the largest value of ``ahead``, with which a client asks how many seconds of
+sound are decoded beyond what it has heard."""
 
 MAX_NUMBER = 2**53 - 1
 """The largest index of a frame or sample. JavaScript represents integers exactly up to here."""
@@ -64,7 +65,7 @@ _NAME = re.compile(r"[\w.\- ]{1,64}")
 
 
 class ProtocolError(Exception):
-    """A message that can't be accepted.
+    """A message that can't be accepted, or another error that is reported to the client.
 
     Parameters
     ----------
@@ -164,7 +165,8 @@ def _numbers_by_name(low: float, high: float) -> Check:
 REQUIRED = object()
 _SECONDS = _number(0.0, 1e9)
 
-# The fields of every type of message. Each field has a function that checks it, and a default.
+# The fields of every type of text message. Each field has a function that checks its value, and a
+# default, or `REQUIRED`.
 CONTROLS: dict[str, dict[str, tuple[Check, Any]]] = {
     "open": {
         "source": (_name, PUSH),
@@ -294,7 +296,7 @@ def pack_samples(first: int, audio: FloatArray, sample: str) -> bytes:
 def pack_decoded(first: int, frames: FloatArray) -> bytes:
     """Return the message that tells a client which frames, (n, latent_dim), were decoded.
 
-    They are meant for display. They are converted to float16, and large values are clipped.
+    The frames are meant for display. So they are converted to float16, with large values clipped.
     """
     half = np.finfo(np.float16)
     rounded = np.clip(frames, half.min, half.max).astype("<f2")
@@ -330,10 +332,10 @@ def parse_numbers(data: bytes, width: int) -> tuple[int, int, npt.NDArray[Any]]:
 
 
 def error_message(code: str, message: str) -> dict[str, Any]:
-    """Return the message that says what went wrong."""
+    """Return the message that reports an error."""
     return {"type": "error", "code": code, "message": message}
 
 
 def finite_or_none(value: float) -> float | None:
-    """Return a finite value unchanged, and None for others, which JSON can't represent."""
+    """Return `value` if it is finite, else None, because JSON has only finite numbers."""
     return value if math.isfinite(value) else None

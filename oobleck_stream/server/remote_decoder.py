@@ -38,7 +38,7 @@ Result = TypeVar("Result")
 
 
 class RemoteState:
-    """A copy of a `RemoteDecoder`'s state, which the server keeps while that decoder is open."""
+    """A copy of a `RemoteDecoder`'s state. The server keeps it at most until the decoder closes."""
 
     def __init__(self, name: str, frames_in: int, samples_out: int, flushed: bool) -> None:
         self.name, self.frames_in, self.samples_out = name, frames_in, samples_out
@@ -48,9 +48,9 @@ class RemoteState:
 class RemoteDecoder:
     """Decode a stream of latent frames on a server, bit-identical to decoding it here.
 
-    It is used like `StreamingDecoder`. If the connection is lost, the decoder reconnects, and the
-    stream continues with the same bits. A decoder is a context manager, which calls `close` at the
-    end of the block. Only one thread may use it at a time.
+    It is used like `StreamingDecoder`. If the connection is lost, the decoder reconnects and
+    continues the stream, and the samples are still bit-identical. A decoder is a context manager,
+    which calls `close` at the end of the block. Only one thread may use it at a time.
 
     Parameters
     ----------
@@ -61,9 +61,10 @@ class RemoteDecoder:
     timeout : float
         Maximum seconds to wait for each answer of the server.
     early : bool
-        Whether to ask for early sound. Samples then wait for later frames only as long as ``serve
-        --look-ahead`` says, and are those of `StreamingDecoder` with this `look_ahead`. A server
-        that is too slow for early sound decodes exactly, as `latency` shows.
+        Whether to ask for early sound. The samples are then those of a `StreamingDecoder` whose
+        `look_ahead` is the server's, which is set by ``serve --look-ahead``. A server that is too
+        slow for early sound, or does not offer it, decodes exactly. The property `latency` is the
+        look-ahead that is used.
 
     Attributes
     ----------
@@ -77,8 +78,8 @@ class RemoteDecoder:
     Raises
     ------
     RemoteError
-        If the server can't be reached, or refuses. If the server can't decode another stream, the
-        error's `code` is ``"busy"``. This error is a ``RuntimeError``.
+        If the server can't be reached, or refuses the connection. If the server can't decode
+        another stream, the error's `code` is ``"busy"``. A `RemoteError` is a ``RuntimeError``.
 
     Examples
     --------
@@ -163,7 +164,7 @@ class RemoteDecoder:
         self._unproven = np.concatenate([self._unproven, rows])
         chunk = self._retried(lambda: self._exchange(count))
         if count:
-            # Samples that need the last frame have arrived, so the server has all frames.
+            # Samples that depend on the last frame have arrived, so the server has all frames.
             self._first, self._unproven = self._sent, self._unproven[:0]
         self.frames_in = total
         self.samples_out += len(chunk)
@@ -216,12 +217,15 @@ class RemoteDecoder:
         return RemoteState(name, self.frames_in, self.samples_out, self._status == "flushed")
 
     def restore(self, state: RemoteState) -> None:
-        """Continue from a copy that `snapshot` returned, also from another decoder of the server.
+        """Continue from a copy of a state.
+
+        The copy was returned by `snapshot` of this decoder, or of another decoder that uses the
+        same server and is still open.
 
         Raises
         ------
         ValueError
-            If `state` is not such a copy, or if the server no longer keeps it.
+            If `state` is not a `RemoteState`, or if the server no longer keeps the copy.
         """
         if not isinstance(state, RemoteState):
             raise ValueError("the state is not one of a RemoteDecoder")
@@ -235,7 +239,7 @@ class RemoteDecoder:
         self._status = "flushed" if state.flushed else "open"
 
     def close(self) -> None:
-        """End the session, so that the server can decode another one instead."""
+        """End the session. The server can then decode another session instead."""
         self._status = "closed"
         self._closer()
 
@@ -265,7 +269,7 @@ class RemoteDecoder:
             raise RuntimeError(f"{action}: the decoder is {self._status}: call reset() first")
 
     def _checked(self, chunk: FloatArray) -> FloatArray:
-        """Return a chunk; raise `NonFiniteError` if the samples after it are not finite."""
+        """Return `chunk`, or raise `NonFiniteError` if the samples after it are not finite."""
         overflow = self._told.pop("overflow", None)
         if overflow is None:
             return chunk
@@ -313,7 +317,7 @@ class RemoteDecoder:
     def _restart(self, message: dict[str, Any]) -> dict[str, Any]:
         """Send a message that moves the stream to another position. Return the server's answer.
 
-        Everything that was received before is dropped.
+        Drop everything that was received before the answer.
         """
         if self._status == "closed":
             raise RuntimeError("the decoder is closed")

@@ -1,8 +1,9 @@
 """Assigns the streams of the decoders to sessions, and decodes in a thread.
 
-There are two decoders with equally many streams, an exact one and an early one. Their calls run one
-after another in that thread. Everything else runs in the event loop. `Seats.turn` is held during a
-call, so that no session can change its stream in the meantime.
+There is an exact decoder and, if the server offers early sound, an early decoder with equally many
+streams. All calls of the decoders run one after another in the decoding thread. Everything else
+runs in the event loop. `Seats.turn` is held during a call, so that no session can change its stream
+in the meantime.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ def busy(message: str = "no more streams can be decoded in real time here: try l
 
 
 class Seats:
-    """The slots of a server. Each is either free or used by a session.
+    """The slots of a server. Each slot is either free or used by a session.
 
-    A slot is a stream of the exact decoder and a stream of the early decoder. A session uses one of
-    the two at a time.
+    A slot consists of a stream of the exact decoder and a stream of the early decoder, if there is
+    one. A session uses one of the two streams at a time.
 
     Parameters
     ----------
@@ -92,7 +93,7 @@ class Seats:
         return sum(self.demand())
 
     def full(self, early: bool = False) -> bool:
-        """Whether another session would be refused, which is early or exact."""
+        """Whether another session would be refused. `early` is whether that session is early."""
         demand = self.demand()
         if self.closing or sum(demand) >= len(self.sessions):
             return True
@@ -179,7 +180,8 @@ class Seats:
         frame : int
             Index of the frame.
         jump : bool
-            Whether the client asked for this. It then drops the samples that it has not played.
+            Whether the client asked for this start. If so, the client drops the samples that it has
+            not played yet.
         early : bool, optional
             Whether to use the early decoder. By default, it is used if the client asked for early
             sound, the frames are not known in advance, and this machine is fast enough.
@@ -199,9 +201,10 @@ class Seats:
         session.tell(epoch.as_message())
 
     async def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Call a decoder in the decoding thread.
+        """Call a function of a decoder in the decoding thread, and return its result.
 
-        The call can't be interrupted. If the task is cancelled, it still waits for the call.
+        The call can't be interrupted. If this coroutine is cancelled, it first waits until the call
+        has ended.
         """
         loop = asyncio.get_running_loop()
         future = loop.run_in_executor(self._thread, function, *arguments)
@@ -216,7 +219,7 @@ class Seats:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _may_be_early(self, session: Session, source: Source) -> bool:
-        """Whether a session's next epoch is early."""
+        """Whether the session's next epoch is early if its frames come from `source`."""
         if self.early is None or not session.wants_early or isinstance(source, Stored):
             return False
         exact, early = self.demand(session)

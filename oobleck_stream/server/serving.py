@@ -27,7 +27,7 @@ from oobleck_stream.server.protocol import MAX_MESSAGE
 
 DEFAULT_PORT = 8765
 EARLY_SHARE = 0.25
-"""The share of the network's look-ahead that early sessions have by default."""
+"""The default look-ahead of early sessions, as a share of the network's latency."""
 
 MAX_CONNECTIONS = 512
 CLOSE_SECONDS = 1.0
@@ -48,7 +48,8 @@ class Options:
         Maximum number of sessions that are decoded at the same time. By default, this is the number
         that the machine can decode in real time.
     load : float
-        The share of real time that decoding for all sessions may take at the start.
+        The share of real time that steady pushes for all slots may take. If `slots` is None, it
+        determines the number of slots when the server starts.
     threads : int or None
     look_ahead : int or None
         Look-ahead of early sessions in samples. None means that all sessions are exact.
@@ -105,7 +106,7 @@ class Serving:
 
     @classmethod
     def of(cls, model: Model, pieces: Mapping[str, npt.NDArray[Any]], options: Options) -> Serving:
-        """Measure the machine and open the socket.
+        """Open the socket, measure the machine's speed, and return the server, ready to run.
 
         Parameters
         ----------
@@ -183,8 +184,8 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         # Name the protocol. Otherwise asyncio leaves Nagle's algorithm on, which delays by 40 ms.
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        # Elsewhere this allows a port whose last connections have just ended. On Windows it would
-        # allow a port on which another program listens.
+        # This option allows a port whose last connections have just ended. On Windows, it would
+        # also allow a port on which another program listens.
         if sys.platform != "win32":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
@@ -233,7 +234,7 @@ class BackgroundServer:
     url : str
         The server's address.
     hub : Hub
-        Use it only through `call`.
+        Use it only in coroutines that are run by `call`.
 
     Examples
     --------

@@ -1,7 +1,7 @@
 """One client's stream: what was decoded, what was sent, and how much more may be decoded.
 
 Frames and samples are numbered from the beginning of the session. After a seek, the numbering
-continues. An `Epoch` then says which time of which piece the following numbers belong to.
+continues, and a new `Epoch` relates the following numbers to a time in a source.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from oobleck_stream.server.protocol import REFUSED, ProtocolError
 from oobleck_stream.server.sources import Pushed, Source
 
 MAX_CONTROLS = 64
-"""Maximum number of text messages that wait for a client. If there are more, it is disconnected."""
+"""Maximum number of text messages that wait for a client. One more disconnects the client."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Epoch:
     source : str
         Name of the source.
     seconds : float
-        The time in the source at which the epoch's first sample is.
+        The time in the source to which the epoch's first sample belongs.
     decoded : int
         Index of the first frame that is decoded for the epoch, in the source. After a seek, this is
         up to `Model.context` frames before the frame at `seconds`.
@@ -72,17 +72,17 @@ class Session:
     Attributes
     ----------
     id : str
-        128 random bits. A client that knows them may resume the session.
+        A random name of 128 bits. A client that knows it may resume the session.
     source : Source
         The current source of the frames.
     pushed : Pushed
         The source whose frames the client sends.
     ahead : int
-        Maximum number of samples that are decoded beyond `heard`.
+        Decoding pauses while at least this number of samples beyond `heard` have been decoded.
     wants_early : bool
         Whether the client asked for early sound where its frames are not known in advance.
     early : bool
-        Whether the stream is one of the early decoder.
+        Whether the session uses the early decoder instead of the exact one.
     slot : int or None
         Index of the decoder's stream that the session uses. None while the session is parked.
     state : DecoderState or None
@@ -96,16 +96,17 @@ class Session:
     flushed : bool
         Whether the stream has ended.
     overflowed : bool
-        Whether samples were not finite. The stream then has to start again before it decodes more.
+        Whether samples were not finite, or decoding failed. If so, the client has to seek, reset or
+        restore before more is decoded.
     active : bool
-        Whether the session needs the decoder. It does not if it is parked, disconnected, paused or
-        complete.
+        Whether the session needs the decoder. A session that is parked, disconnected, paused or
+        complete does not need it.
     connected : bool
         Whether a client is connected.
     connection : int
         Index of the client's current connection. An older connection must not change the session.
     closing : ProtocolError or None
-        The reason for which the connection has to be closed.
+        The reason why the connection has to be closed. None means that it stays open.
     awake : asyncio.Event
         Set when there may be something to send.
     room : asyncio.Event
@@ -177,7 +178,7 @@ class Session:
 
     @property
     def ready(self) -> bool:
-        """Whether the session is active and has credit, and can be pushed or flushed now."""
+        """Whether the session is active, has credit, and has frames to push or an end to flush."""
         return self.active and self.credit > 0 and (self.source.available > 0 or self.source.ended)
 
     def buffered(self) -> float:
@@ -194,7 +195,7 @@ class Session:
         self.awake.set()
 
     def close(self, error: ProtocolError) -> None:
-        """Ask the connection to report an error and close. The client may resume later."""
+        """Make the connection report an error to the client and close."""
         if self.closing is None:
             self.closing = error
             self.awake.set()
@@ -210,7 +211,10 @@ class Session:
         self.awake.set()
 
     def take_unsent(self) -> tuple[int, FloatArray] | None:
-        """Return the index and the samples of the next chunk, and mark the samples as sent."""
+        """Return the first index and the samples of the next chunk, and mark them as sent.
+
+        Return None if all decoded samples were sent.
+        """
         if self.sent >= self.made:
             return None
         for first, audio in self._history:
@@ -273,7 +277,7 @@ class Session:
     def begin(self, epoch: Epoch, lead_samples: int, hop: int) -> None:
         """Start an epoch.
 
-        `lead_samples` is how many samples the stream withholds or skips before its first sample.
+        `lead_samples` is the number of samples that the stream withholds or skips at its start.
         """
         self.epoch = epoch
         self.lead = math.ceil(lead_samples / hop)
@@ -296,7 +300,7 @@ class Session:
         return min(wanted, self.source.available)
 
     def take(self, count: int) -> FloatArray:
-        """Take `count` frames from the source, and count them as decoded."""
+        """Take `count` frames from the source, count them as decoded, and return them."""
         frames = self.source.take(count)
         if self.wants_frames:
             self.decoded.append((self.fed, frames))
@@ -308,7 +312,10 @@ class Session:
         return frames
 
     def pop_decoded(self) -> tuple[int, FloatArray] | None:
-        """Return the decoded frames that were not reported yet, and the index of the first."""
+        """Remove and return the decoded frames that were not reported to the client yet.
+
+        The result is the first frame's index and the frames, or None if there are no frames.
+        """
         if not self.decoded:
             return None
         first = self.decoded[0][0]

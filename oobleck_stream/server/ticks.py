@@ -29,9 +29,10 @@ LOG = logging.getLogger("oobleck_stream.server")
 
 @dataclass(frozen=True)
 class Job:
-    """A push of `count` frames for each of `sessions`. If `count` is 0, it is a flush instead.
+    """A push of `count` frames for each of `sessions`, or a flush of them if `count` is 0.
 
-    It is steady if it is a push of a block for sessions whose pushes always take equally long.
+    A job is `steady` if it pushes one block for sessions that are all so far from the start of
+    their streams that a push always takes equally long.
     """
 
     decoder: MultiStreamDecoder
@@ -50,9 +51,10 @@ class Decoded:
     Attributes
     ----------
     chunks : list of (n, channels) float32
-        The samples of each session.
+        The samples of each session, ordered by slot.
     overflowed : dict of int to int
-        Maps the slot of each stream that overflowed to its first frame that is not finite.
+        Maps the slot of each stream that overflowed to the index of the first frame whose samples
+        are not finite.
     seconds : float
         How long the job took.
     """
@@ -79,9 +81,9 @@ class Ticks:
     Attributes
     ----------
     block : int
-        Number of frames that a steady push has for each stream.
+        Number of frames per stream in a steady push.
     lead : int
-        Number of frames that a stream needs before its first sample.
+        Number of frames that an exact stream needs before its first sample.
     """
 
     def __init__(
@@ -125,7 +127,7 @@ class Ticks:
     def _jobs(self) -> list[Job]:
         """Return the jobs of this tick.
 
-        All sessions that push equally many frames into the same decoder are one job.
+        All sessions that push equally many frames into the same decoder share one job.
         """
         seated = [session for session in self._seats.sessions if session]
         groups: dict[tuple[bool, int], list[Session]] = {}
@@ -181,7 +183,7 @@ class Ticks:
         return Decoded(chosen, overflowed, time.perf_counter() - start)
 
     def _fail(self, job: Job, error: Exception) -> None:
-        """Close the sessions of a job that raised an unexpected error. The others continue."""
+        """Close the sessions of a job that raised an unexpected error. Other jobs continue."""
         LOG.error("decoding failed", exc_info=error)
         for session in job.sessions:
             session.overflowed = True
@@ -202,7 +204,7 @@ class Ticks:
                 await self._ended(session)
 
     def _overflowed(self, session: Session, frame: int) -> None:
-        """Stop a stream, until it starts again, because the samples of `frame` are not finite."""
+        """Stop a session's stream, because the samples of `frame` are not finite."""
         assert session.slot is not None
         self._metrics.overflows.inc()
         session.overflowed = True
@@ -212,7 +214,7 @@ class Ticks:
         session.tell({"type": "overflow", **place, "message": problem})
 
     async def _ended(self, session: Session) -> None:
-        """After a flush, start the piece again if the session repeats it, else report the end."""
+        """After a flush, start the piece again if the session loops, else report the end."""
         session.flushed = True
         if session.looping and isinstance(session.source, Stored):
             again = Stored(session.source.name, self._pieces[session.source.name])

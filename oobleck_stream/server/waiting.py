@@ -1,7 +1,7 @@
 """Waiting with a time limit.
 
-In Python 3.10 and 3.11, `asyncio.wait_for` may swallow a cancellation that arrives together with
-the result. The cancelled task then keeps running.
+These functions replace `asyncio.wait_for`. In Python 3.10 and 3.11, that function may ignore a
+cancellation that arrives together with the result, so that the cancelled task keeps running.
 """
 
 from __future__ import annotations
