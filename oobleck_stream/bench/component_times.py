@@ -47,7 +47,7 @@ Facts = dict[str, Any]
 EARLIER_COMPILE_SECONDS = (83.0, 96.0)
 EARLIER_DECODER_SECONDS = 17 * 60.0
 EARLIER_SAMPLE = 0.278
-"""The value of every sample that the decoder of the earlier implementation wrongly returned."""
+"""The decoder of the earlier implementation wrongly returned this value for every sample."""
 
 
 class BuiltComponent:
@@ -181,7 +181,7 @@ def run_components(
 
 
 def compile_facts() -> Facts:
-    """Time a new process that compiles all kernels, because its cache is empty."""
+    """Time a new process that starts with an empty cache and compiles all kernels."""
     from oobleck_stream.engine.kernel_entries import SUFFIX
 
     with TemporaryDirectory() as cache:
