@@ -226,8 +226,8 @@ def check_decoder(
         The parts, then the whole decoder. Each part processes the output of the previous part, so
         its deviation is the accumulated deviation of all layers up to its end.
     layers : list of dict
-        ``name`` and ``deviation`` after the input convolution, each block, the final Snake, and
-        the output.
+        ``name`` and ``deviation`` after the input convolution, each block, the final Snake, and the
+        output.
     sound : dict
         Length, peak and standard deviation of the whole decoder's output, and whether the last
         part's output is bit-identical to it.

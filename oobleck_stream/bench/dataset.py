@@ -44,9 +44,9 @@ def dataset_facts(
         Number of workers in the largest cluster. Each worker has one thread. One process with this
         number of threads is measured too.
     items : int
-        Number of inputs in the data set with which a repeated run is timed.
+        Number of inputs in the data set for the repeated run, in which everything is already done.
     hours : float
-        Length in hours of the long file with which the memory is measured.
+        Length in hours of the long file, for which the memory is measured.
     folder : str, optional
         Where a temporary folder for the files is created. By default, as for `tempfile`.
 
@@ -174,7 +174,7 @@ def empty_task_seconds(place: Path, model: str, workers: int) -> float:
 
 
 def resume_seconds(place: Path, model: str, network: Model, items: int) -> float:
-    """Return the seconds that a repeated run takes, in which everything is already done."""
+    """Return the seconds that a repeated run takes if everything is already done."""
     folder = place / "items"
     folder.mkdir()
     content = write_one(place / "short.wav", network, 2 / network.config.frame_rate).read_bytes()

@@ -61,7 +61,7 @@ def error_facts(model: Model, latents: FloatArray, look_ahead: int, threads: int
 
 
 def _step(sound: FloatArray, joins: FloatArray) -> float:
-    """Return the 99th percentile of the jumps between the samples at `joins` and those before."""
+    """Return the 99th percentile of the jumps from the preceding samples to those at `joins`."""
     return float(np.percentile(np.abs(sound[joins] - sound[joins - 1]).max(axis=1), 99))
 
 

@@ -258,7 +258,7 @@ class PeerComparison:
         }
 
     def _signal_to_noise(self, peer: Peer, one: PeerCase) -> float:
-        """Return the signal-to-noise ratio in dB. The noise is the peer's difference from ours."""
+        """Return the signal-to-noise ratio in dB. The noise is the peer's output minus ours."""
         size, first = self.task.rows_out, one.first + one.context
         given = peer.output(one.first, one.computed, self.file)[one.context * size :]
         piece = self.rows[: one.frames * self.task.rows_in] if one.mode == "batch" else self.rows

@@ -18,7 +18,7 @@ from oobleck_stream.model import Model
 from oobleck_stream.player.player import Player
 
 REST_SECONDS, PLAY_SECONDS = 0.6, 0.2
-"""Seconds for which the latents stay constant before a change, and then stay changed."""
+"""Seconds for which the latents stay constant before a change, and seconds that a change lasts."""
 
 HEARD = 0.05
 """A sample counts as changed if its difference exceeds this share of the largest difference."""

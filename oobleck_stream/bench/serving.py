@@ -249,10 +249,10 @@ def compare_pushes(
     Returns
     -------
     dict
-        ``push``, ``plain_push`` and ``paced_push`` are mean times in seconds: of the server's
-        pushes, and of pushes without a server, without and with pauses. In all three means, each
-        number of streams has the weight with which it occurred in the server. ``push_streams``
-        lists these numbers of streams.
+        ``push`` is the mean time of the server's pushes in seconds. Of the pushes without a server,
+        ``plain_push`` is the mean time without pauses, and ``paced_push`` with pauses. In all three
+        means, each number of streams has the weight with which it occurred in the server.
+        ``push_streams`` lists these numbers of streams.
     """
     block = block_frames(model)
     decoder = MultiStreamDecoder(model, slots, threads)

@@ -56,8 +56,8 @@ def bench() -> None:
     Without COMMAND, `run` is used: `bench --seconds 10` means `bench run --seconds 10`.
 
     Every command except `play`, `serve` and `dataset` measures its cases in turn, in at least three
-    rounds, so that other load on the machine affects all cases alike. RTF, the real-time factor,
-    is seconds of computing per second of audio.
+    rounds, so that other load on the machine affects all cases alike. RTF, the real-time factor, is
+    seconds of computing per second of audio.
     """
 
 

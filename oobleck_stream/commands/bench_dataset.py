@@ -37,7 +37,7 @@ from oobleck_stream.commands.options import json_option
     type=click.IntRange(1),
     default=10_000,
     show_default=True,
-    help="Number of inputs in the data set with which a repeated run is timed.",
+    help="Number of inputs in the data set for the repeated run.",
 )
 @click.option(
     "--hours",

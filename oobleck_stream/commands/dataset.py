@@ -28,7 +28,7 @@ _layout_option = click.option(
 
 
 def _share(_: click.Context, parameter: click.Parameter, value: str | None) -> Any:
-    """Parse I/N."""
+    """Parse a share such as 3/16 into (3, 16)."""
     if value is None:
         return None
     number, _slash, count = value.partition("/")

@@ -102,7 +102,8 @@ def audio_blocks(model: Model, source: AudioFile | FlatAudio) -> Iterator[FloatA
     Raises
     ------
     InputError
-        If the audio can't be converted. While the blocks are read, also if the file is damaged.
+        If the audio can't be converted. If the file is damaged, the error is raised while the
+        blocks are read.
     """
     blocks = source.blocks(model.samplerate, model.channels)
     changes = source.changes(model.samplerate, model.channels)

@@ -66,7 +66,7 @@ FAILED = 1
 @click.option(
     "--half",
     type=click.Choice(["decoder", "encoder"]),
-    help="Which half to validate. [default: the encoder if INPUT is an audio file]",
+    help="Which half to validate. [default: encoder if INPUT is an audio file, else decoder]",
 )
 @click.option(
     "--peer",

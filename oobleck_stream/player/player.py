@@ -26,7 +26,7 @@ LATENCY_SECONDS, BUFFER_SECONDS = 0.1, 1.0
 """Default latency of the device, and default maximum of audio decoded ahead."""
 
 LIVE_LATENCY_SECONDS, LIVE_BUFFER_SECONDS = 0.02, 0.02
-"""These defaults with a look-ahead, where a change of the latents has to be heard soon."""
+"""The same two defaults with a look-ahead, with which changes of the latents must be heard soon."""
 
 START_SECONDS = 0.2
 """Seconds of audio that must be in the ring before playing starts, or continues after a seek."""
@@ -88,9 +88,9 @@ class Player:
     volume : float
         Factor by which the samples are multiplied. 1.0 leaves them unchanged.
     record : path, optional
-        An audio file (.wav with float samples, .flac or .ogg) to record the played samples to,
-        before the volume is applied. With `look_ahead`, the exact samples are recorded instead of
-        the played samples.
+        An audio file (.wav with float samples, .flac, .ogg, .opus or .mp3) to record the played
+        samples to, before the volume is applied. With `look_ahead`, the exact samples are recorded
+        instead of the played samples.
     threads : int, optional
         As for `StreamingDecoder`.
     layout : {"tc", "ct"}, optional

@@ -12,7 +12,7 @@ at least ``2 * most`` rows, where `most` is the argument of `delay_of`."""
 
 
 def delay_of(reference: RealArray, ours: RealArray, most: int) -> int:
-    """Return the delay of `reference`, whose row ``n + delay`` belongs to row ``n`` of `ours`.
+    """Return the delay at which row ``n + delay`` of `reference` best matches row ``n`` of `ours`.
 
     The delay is the one at which the cross-correlation, summed over all channels, is largest.
 

@@ -16,7 +16,7 @@ STFT_SIZES = (256, 512, 1024, 2048)
 """Sizes of the windows of `stft_distance`, in samples."""
 
 MEL_BANDS, MEL_SIZE = 80, 2048
-"""Number of mel bands, and size in samples of the window of their spectra."""
+"""Number of mel bands, and window size of the underlying spectra in samples."""
 
 QUIET = 1e-5
 """Smaller magnitudes are replaced by this one before the logarithm. In `stft_distance`, it is

@@ -1,7 +1,8 @@
 """Prepares a network's parameters for another implementation of the network (a peer).
 
-If possible, these are the tensors that the checkpoint stores. Then the comparison also covers how
-the tensors were folded and packed. Otherwise, they are the parameters that the kernels use.
+If possible, the peer gets the tensors that the checkpoint stores. Then the comparison also covers
+how the tensors were folded and packed. Otherwise, the peer gets the parameters that the kernels
+use.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def tensors_for_peer(source: str, model: Model, half: Half) -> tuple[Tensors, bo
     Returns
     -------
     tensors : iterable of (Layer, LayerTensors)
-        The checkpoint's tensors. If the source has none (random weights, packed files), the
-        model's folded parameters.
+        The checkpoint's tensors. If the source has none (random weights, packed files), they are
+        the model's folded parameters.
     stored : bool
         Whether the tensors are those that the checkpoint stores.
     """
