@@ -1,1 +1,1 @@
-"""The benchmark: the limits of the machine, and the speed of the decoder and its peers."""
+"""The benchmark: the limits of the machine, and the speed of this package and other runtimes."""

@@ -18,9 +18,10 @@ NamedTensors = dict[str, FloatArray]
 def draw_tensors(layers: Sequence[Layer], seed: int = 0) -> NamedTensors:
     """Draw the tensors of `layers`, keyed by their names in stable-audio-tools.
 
-    `RandomParameters` draws the weights and biases, so activations neither grow nor vanish in a
-    deep network. The magnitudes of weight norm then change each weight's norm by up to 10 %. Alpha
-    and beta are drawn as exp(N(0, 0.3)), because this geometry does not store them as logarithms.
+    The weights and biases come from `RandomParameters`, which keeps activations from growing or
+    vanishing in a deep network. The magnitudes of weight norm then change each weight's norm by at
+    most 10 %. Alpha and beta are drawn as exp(N(0, 0.3)), because this geometry does not store them
+    as logarithms.
     """
     parameters = RandomParameters(GEOMETRY, seed)
     generator = np.random.default_rng(seed)
@@ -54,7 +55,7 @@ class DrawnParameters:
         self._tensors = tensors
 
     def weight(self, layer: Layer) -> FloatArray:
-        """Return the weight with its norm folded."""
+        """Return the weight with weight norm folded into it."""
         g, v = (self._tensors[f"{layer.name}.weight_{part}"] for part in "gv")
         return fold_weight_norm(g, v)
 
@@ -71,7 +72,7 @@ class DrawnParameters:
 def layer_tensors(
     layers: Sequence[Layer], tensors: NamedTensors
 ) -> Iterator[tuple[Layer, LayerTensors]]:
-    """Yield the tensors of each layer, for the reference."""
+    """Yield each layer and its tensors, for the reference."""
     for layer in layers:
         g, v = (tensors[f"{layer.name}.weight_{part}"] for part in "gv")
         bias = tensors[f"{layer.name}.bias"] if layer.bias else None

@@ -47,7 +47,7 @@ Facts = dict[str, Any]
 EARLIER_COMPILE_SECONDS = (83.0, 96.0)
 EARLIER_DECODER_SECONDS = 17 * 60.0
 EARLIER_SAMPLE = 0.278
-"""The value of every sample that the decoder of the earlier implementation wrongly returned."""
+"""The decoder of the earlier implementation wrongly returned this value for every sample."""
 
 
 class BuiltComponent:
@@ -181,7 +181,7 @@ def run_components(
 
 
 def compile_facts() -> Facts:
-    """Time a new process that compiles all kernels, because its cache is empty."""
+    """Time a new process that starts with an empty cache and compiles all kernels."""
     from oobleck_stream.engine.kernel_entries import SUFFIX
 
     with TemporaryDirectory() as cache:
@@ -226,8 +226,8 @@ def check_decoder(
         The parts, then the whole decoder. Each part processes the output of the previous part, so
         its deviation is the accumulated deviation of all layers up to its end.
     layers : list of dict
-        ``name`` and ``deviation`` after the input convolution, each block, the final Snake, and
-        the output.
+        ``name`` and ``deviation`` after the input convolution, each block, the final Snake, and the
+        output.
     sound : dict
         Length, peak and standard deviation of the whole decoder's output, and whether the last
         part's output is bit-identical to it.

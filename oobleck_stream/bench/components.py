@@ -1,9 +1,9 @@
-"""Defines the components that are timed separately: their layers and numbers of rows.
+"""Defines the layers and the numbers of rows of the components that are timed separately.
 
-They belong to the preset with the largest hop, 65,536 samples per latent frame. Its decoder
-upsamples by 16, 16, 8, 8 and 4, with kernels as long as the strides. Its levels are 2048, 1024,
-512, 256, 128 and 128 channels wide, and no convolution is dilated. Two latent frames become 135,461
-samples.
+The components belong to the preset with the largest hop, 65,536 samples per latent frame. The
+preset's decoder upsamples by 16, 16, 8, 8 and 4, with kernels as long as the strides. Its levels
+are 2048, 1024, 512, 256, 128 and 128 channels wide, and no convolution is dilated. Two latent
+frames become 135,461 samples.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def _blocks(config: OobleckConfig) -> list[list[Layer]]:
 def snake_alone(width: int, every: int = 1, key: str = "snake") -> Layer:
     """Return a Snake over all rows, followed by an identity product with a stride of `every` rows.
 
-    The kernels apply a Snake only before a product. The identity product copies its result to the
-    output.
+    The identity product is needed because the kernels apply a Snake only before a product. It
+    copies every `every`-th row of the Snake's result to the output.
     """
     return Layer(IDENTITY, width, width, 1, stride=every, bias=False, snake=key)
 

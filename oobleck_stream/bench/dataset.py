@@ -1,4 +1,4 @@
-"""Data sets timed on a local cluster: throughput, overhead, resuming, and memory."""
+"""Measures the encoding of data sets on a local cluster: speed, overhead, resuming, and memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from oobleck_stream.model import Model
 Facts = dict[str, Any]
 
 SHORTEST, LONGEST = 1.0, 8.0
-"""Seconds of the files, whose lengths are spread evenly on a logarithmic scale."""
+"""Lengths in seconds of the shortest and the longest file. All lengths are spread evenly on a
+logarithmic scale."""
 
 EMPTY_TASKS = 1000
 
@@ -31,7 +32,7 @@ EMPTY_TASKS = 1000
 def dataset_facts(
     model: str, files: int, workers: int, items: int, hours: float, folder: str | None = None
 ) -> Facts:
-    """Measure encoding.
+    """Measure the encoding of data sets.
 
     Parameters
     ----------
@@ -40,13 +41,14 @@ def dataset_facts(
     files : int
         Number of files of mixed lengths.
     workers : int
-        Number of workers of one thread. One process with as many threads is measured too.
+        Number of workers in the largest cluster. Each worker has one thread. One process with this
+        number of threads is measured too.
     items : int
-        Number of inputs that are all done when a run is repeated.
+        Number of inputs in the data set for the repeated run, in which everything is already done.
     hours : float
-        Length of the long file of which the memory is measured.
+        Length in hours of the long file, for which the memory is measured.
     folder : str, optional
-        Where the files are written; by default a new temporary folder.
+        Where a temporary folder for the files is created. By default, as for `tempfile`.
 
     Returns
     -------
@@ -64,7 +66,7 @@ def dataset_facts(
             "sound": sound,
             "weights": network.encoder.data.nbytes,
         }
-        # Compiles, and fills the caches, before anything is timed.
+        # Compile the kernels and fill the caches before anything is timed.
         encode(write_one(place / "one.wav", network, 1.0), place / "warm", model, workers=0)
         facts["one_process"] = [
             {"threads": threads, "seconds": one_process(place, model, threads)}
@@ -80,7 +82,7 @@ def dataset_facts(
 
 
 def write_files(folder: Path, network: Model, files: int, seed: int = 0) -> float:
-    """Write files of mixed lengths with noise; return their length in seconds."""
+    """Write noise to files of mixed lengths, and return their total length in seconds."""
     folder.mkdir(parents=True)
     generator, total = np.random.default_rng(seed), 0.0
     lengths = np.geomspace(SHORTEST, LONGEST, files)
@@ -107,7 +109,7 @@ def write_one(path: Path, network: Model, seconds: float) -> Path:
 
 
 def one_process(place: Path, model: str, threads: int) -> float:
-    """Seconds of a run in this process."""
+    """Return the seconds that a run in this process takes."""
     out = place / f"one process, {threads} threads"
     return encode(place / "sounds", out, model, workers=0, threads=threads).wall_seconds
 
@@ -115,9 +117,10 @@ def one_process(place: Path, model: str, threads: int) -> float:
 def scaling(
     place: Path, model: str, network: Model, files: int, workers: int
 ) -> tuple[list[Facts], list[Facts]]:
-    """Time runs with 1, 2, 4... workers, for strong and for weak scaling.
+    """Time runs with 1, 2, 4... workers. Return the times for strong and for weak scaling.
 
-    Strong: every run encodes the same files. Weak: every worker adds the same number of files.
+    For strong scaling, every run encodes the same files. For weak scaling, the number of files
+    grows with the number of workers.
     """
     strong, weak = [], []
     count = 1
@@ -143,7 +146,7 @@ def scaling(
 
 
 def warm_up(model: str) -> None:
-    """Load the kernels in a worker, which the first task would do otherwise."""
+    """Load the kernels in a worker, so that the first task does not have to load them."""
     network = load(model)
     network.encode(np.zeros((network.hop, network.channels), np.float32), threads=1)
 
@@ -154,15 +157,15 @@ def nothing(task: Task) -> Result:
 
 
 class _Empty(Plan):
-    """The plan of a finished data set, with tasks that do nothing."""
+    """A plan whose tasks do nothing."""
 
     def tasks(self) -> Iterator[Task]:
-        """Some tasks without inputs."""
+        """Return `EMPTY_TASKS` tasks without inputs."""
         return (Batch(()) for _ in range(EMPTY_TASKS))
 
 
 def empty_task_seconds(place: Path, model: str, workers: int) -> float:
-    """Seconds that it takes to send a task to a worker and to fetch its result."""
+    """Return the seconds per task for sending it to a worker and fetching its result."""
     job = plan_encode(place / "one.wav", place / "warm", model).job
     with local_cluster(workers) as client:
         client.wait_for_workers(workers)
@@ -171,7 +174,7 @@ def empty_task_seconds(place: Path, model: str, workers: int) -> float:
 
 
 def resume_seconds(place: Path, model: str, network: Model, items: int) -> float:
-    """Seconds from the start of a repeated run, in which everything is done, to its end."""
+    """Return the seconds that a repeated run takes if everything is already done."""
     folder = place / "items"
     folder.mkdir()
     content = write_one(place / "short.wav", network, 2 / network.config.frame_rate).read_bytes()
@@ -187,7 +190,11 @@ def resume_seconds(place: Path, model: str, network: Model, items: int) -> float
 
 
 def long_file(place: Path, model: str, network: Model, hours: float, workers: int) -> Facts:
-    """Encode a long file in parts. Return the time, and the peak memory of workers and driver."""
+    """Encode a long file in parts, and return the time and the peak memory.
+
+    The peak memory is that of the largest worker, and that of this process, which runs the
+    scheduler.
+    """
     path = write_one(place / "long.wav", network, 3600 * hours)
     with local_cluster(workers) as client:
         client.wait_for_workers(workers)
@@ -201,7 +208,7 @@ def long_file(place: Path, model: str, network: Model, hours: float, workers: in
 
 
 def dataset_lines(facts: Facts) -> list[str]:
-    """Format the figures for people."""
+    """Format the figures as lines of text."""
     sound, lines = facts["sound"], []
     best = facts["one_process"][-1]["seconds"]
     lines.append(

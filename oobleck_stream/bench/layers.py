@@ -19,8 +19,8 @@ Facts = dict[str, Any]
 PUSH_SECONDS = 1.0
 BATCHES = 3
 MAX_BLOCK = 32
-"""Maximum number of frames per push. Every preset decodes this many frames in one program. That is
-necessary because only the times of the last program are kept.
+"""Maximum number of frames per push. With every preset, the engine runs a push of this size as one
+program. This is necessary because `Stack.step_times` covers only the last program of a push.
 """
 
 
@@ -31,7 +31,7 @@ def layer_facts(model: Model, batch: int, threads: int, limits: Limits) -> list[
     ----------
     model : Model
     batch : int
-        Number of frames of the batch, which is pushed in blocks of up to `MAX_BLOCK` frames.
+        Number of frames of the batch, which is pushed in blocks of at most `MAX_BLOCK` frames.
     threads : int
     limits : Limits
         The measured limits of the machine.
@@ -41,8 +41,8 @@ def layer_facts(model: Model, batch: int, threads: int, limits: Limits) -> list[
     list of dict
         One dict for each layer. Its entries ``push`` and ``batch`` contain the time in
         milliseconds, the rate in GFLOP/s and its share of the peak, and the rate in GB/s at which
-        weights are read and its share of the read bandwidth. This rate counts one read of a layer's
-        weights per step.
+        weights are read and its share of the read bandwidth. A push consists of steps, each for one
+        layer. The rate in GB/s counts one read of the layer's weights per step.
     """
     push = LayerTimes(model, threads)
     push.run(model.context + 1, 1, record=False)
@@ -82,7 +82,7 @@ class LayerTimes:
         self._steps: Counter[int] = Counter()
 
     def run(self, frames: int, block: int, record: bool = True) -> None:
-        """Push `frames` frames in blocks of up to `block`. Keep the layers' times if `record`."""
+        """Push `frames` frames, at most `block` at a time. Keep each layer's time if `record`."""
         latents = random_latents(self._model, frames)
         seconds: defaultdict[int, float] = defaultdict(float)
         steps: Counter[int] = Counter()
@@ -98,7 +98,7 @@ class LayerTimes:
             self._steps = steps
 
     def facts(self, index: int, blocks: int, limits: Limits) -> Facts:
-        """Return a layer's figures. Each of its recorded times is for `blocks` blocks."""
+        """Return the figures of layer `index`, which computes `blocks` blocks per recorded run."""
         layer, dtype = self._model.decoder.layers[index], self._model.decoder.dtypes[index]
         size = 4 if layer.scheme or dtype == "F32" else 2
         seconds = float(np.median([record.get(index, 0.0) for record in self._seconds]))

@@ -16,7 +16,7 @@ from oobleck_stream.bench.rounds import Case
 Facts = dict[str, Any]
 
 READ_BYTES = 2**29
-"""Bytes read to measure the bandwidth. This is many times the size of any last-level cache."""
+"""Bytes read to measure the bandwidth. Most last-level caches are many times smaller."""
 
 JOBS = 64
 """Number of jobs per measurement. Threads claim one job after another, so a slow thread claims
@@ -58,7 +58,7 @@ class Limits:
         return READ_BYTES / self.reads[threads].median
 
     def facts(self) -> Facts:
-        """Return both limits and the name of the machine."""
+        """Return both limits, the processor's name, and the number of cores."""
         return {
             "name": processor_name(),
             "cores": os.cpu_count(),

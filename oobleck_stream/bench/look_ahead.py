@@ -1,4 +1,4 @@
-"""Measures the error and the cost of look-aheads, with a network and latents on this machine."""
+"""Measures the error and the cost of look-aheads for a network and latents, on this machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from oobleck_stream.validation.distances import log_mel_distance, si_sdr, stft_d
 Facts = dict[str, Any]
 
 SHARES = (0.05, 0.1, 0.15, 0.25, 0.5, 0.75)
-"""Default shares of the network's look-ahead that are measured."""
+"""The shares of the network's look-ahead that are measured by default."""
 
 
 def error_facts(model: Model, latents: FloatArray, look_ahead: int, threads: int | None) -> Facts:
@@ -61,7 +61,7 @@ def error_facts(model: Model, latents: FloatArray, look_ahead: int, threads: int
 
 
 def _step(sound: FloatArray, joins: FloatArray) -> float:
-    """Return the 99th percentile of the jumps between the samples at `joins` and those before."""
+    """Return the 99th percentile of the jumps from the preceding samples to those at `joins`."""
     return float(np.percentile(np.abs(sound[joins] - sound[joins - 1]).max(axis=1), 99))
 
 
@@ -72,8 +72,8 @@ def work_facts(model: Model, look_ahead: int) -> Facts:
     -------
     dict
         ``samples`` is the number of withheld samples, and ``fade`` is the length of the crossfade
-        in samples. ``work`` is the number of multiply-adds of a push of one frame, divided by that
-        of an exact push.
+        in samples. ``work`` is the number of multiply-adds of a push of one frame, divided by the
+        number of multiply-adds of an exact push.
     """
     layers = model.decoder.layers
     ahead = LookAhead.of(model, look_ahead)
@@ -90,14 +90,14 @@ def work_facts(model: Model, look_ahead: int) -> Facts:
 def time_facts(
     model: Model, look_aheads: Sequence[int], threads: int, seconds: float
 ) -> dict[str, Any]:
-    """Time pushes of one frame in turns, exact and with each look-ahead.
+    """Time exact pushes of one frame, and pushes of one frame with each look-ahead, in turns.
 
     Returns
     -------
     dict
         ``exact`` is the real-time factor of an exact push. ``early`` and ``early_alone`` are lists
-        with the real-time factor for each look-ahead. For ``early``, the exact samples are computed
-        too.
+        with the real-time factor for each look-ahead. Only for ``early``, the exact samples are
+        computed too.
     """
 
     def case(**options: Any) -> Case:
@@ -116,7 +116,10 @@ def time_facts(
 
 
 def cost_facts(model: Model, look_aheads: Sequence[int], threads: int, seconds: float) -> Facts:
-    """Return the work and times of look-aheads, given in samples, and those of exact pushes."""
+    """Return the work and the times of pushes with each look-ahead, and the time of exact pushes.
+
+    The elements of `look_aheads` are in samples.
+    """
     times = time_facts(model, look_aheads, threads, seconds)
     rows = []
     for number, samples in enumerate(look_aheads):
@@ -139,7 +142,7 @@ def cost_facts(model: Model, look_aheads: Sequence[int], threads: int, seconds: 
 
 
 def cost_lines(facts: Facts) -> list[str]:
-    """Format the result of `cost_facts` for people."""
+    """Format the result of `cost_facts` as lines of text."""
     lines = [
         _network_line(facts),
         f"exact      RTF {facts['rtf_exact']:.3f} in pushes of one frame, "
@@ -170,9 +173,9 @@ def look_ahead_facts(
     threads: int,
     seconds: float,
 ) -> Facts:
-    """Return the costs and errors of look-aheads, given in samples.
+    """Return the cost and the error of each look-ahead.
 
-    The timing takes about `seconds`.
+    The elements of `look_aheads` are in samples. The time measurements take about `seconds`.
     """
     facts = cost_facts(model, look_aheads, threads, seconds)
     for row, samples in zip(facts["rows"], look_aheads, strict=True):
@@ -182,7 +185,7 @@ def look_ahead_facts(
 
 
 def look_ahead_lines(facts: Facts) -> list[str]:
-    """Format the figures for people."""
+    """Format the result of `look_ahead_facts` as lines of text."""
     lines = [
         _network_line(facts),
         f"latents    {facts['frames']} frames, {facts['audio_seconds']:.1f} s of audio",

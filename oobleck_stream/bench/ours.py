@@ -1,4 +1,7 @@
-"""The cases of this package: pushes and full batches, each with and without epilogues."""
+"""The cases of this package: pushes and full batches, each with and without epilogues.
+
+The epilogues are the Snakes, the residual additions and the tanh.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ class Work:
     pairing: int = 1
 
     def case(self) -> Case:
-        """Return the case, after untimed calls that allocate the memory and make the plans."""
+        """Make untimed calls that allocate memory and make the plans. Then return the case."""
         task, rows = self.task, self.task.rows(self.frames)
         if self.whole:
             task.whole(rows, self.threads)
@@ -83,9 +86,9 @@ class Ours:
     task : Task
     threads : int
     pushes : sequence of int
-        Frames of the pushes.
+        The sizes of the pushes, in frames.
     batch : int
-        Frames of the full batch.
+        Number of frames of the full batch.
     """
 
     def __init__(self, task: Task, threads: int, pushes: Sequence[int], batch: int) -> None:
@@ -117,7 +120,7 @@ class Ours:
         return self._timed[-1][1].median
 
     def facts(self, limits: Limits) -> Facts:
-        """Return the figures of all cases, and the threads' speed-up."""
+        """Return the figures of all cases, and the speed-up of `threads` threads over one."""
         rows = [
             work.facts(case, limits.peak(work.threads))
             | {"epilogue_share": 1 - bare.median / case.median}

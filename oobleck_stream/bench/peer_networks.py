@@ -1,4 +1,7 @@
-"""Runs the decoder or the encoder in other runtimes. Only a peer's process imports this module."""
+"""Builds the decoder or the encoder in other runtimes (peers).
+
+Only `oobleck_stream.bench.peer` imports this module, in the process of a peer.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,12 @@ from oobleck_stream.validation.stages import Half
 
 Weights = Mapping[str, FloatArray]
 Run = Callable[[FloatArray], FloatArray]
-"""A function from (1, inputs, rows) to (1, outputs, rows), the layout of all these runtimes: from
-latents to samples, or from samples to means and scales.
+"""A function from latents to samples, or from samples to means and scales. Its input has the shape
+(1, inputs, rows), and its output (1, outputs, rows), as all these runtimes require.
 """
 
 EXAMPLE_FRAMES = 16
-"""Number of frames of the input with which a network is exported."""
+"""Number of frames of the example input with which a network is exported."""
 
 
 def diffusers(config: OobleckConfig, half: Half, weights: Weights, threads: int) -> tuple[Run, str]:
@@ -42,7 +45,10 @@ def diffusers(config: OobleckConfig, half: Half, weights: Weights, threads: int)
 def onnxruntime(
     config: OobleckConfig, half: Half, weights: Weights, threads: int
 ) -> tuple[Run, str]:
-    """Export diffusers' network to ONNX, with any number of frames, for ONNX Runtime on the CPU."""
+    """Return diffusers' network, exported to ONNX for ONNX Runtime on the CPU, and a title for it.
+
+    The exported network accepts any number of frames.
+    """
     import onnxruntime as runtime
     import torch
 
@@ -73,10 +79,10 @@ def onnxruntime(
 
 
 def openvino(config: OobleckConfig, half: Half, weights: Weights, threads: int) -> tuple[Run, str]:
-    """Convert diffusers' network with OpenVINO, in float32 on the CPU.
+    """Return diffusers' network, converted with OpenVINO for float32 on the CPU, and a title.
 
-    The model is compiled once for each number of rows, because that runs a little faster than a
-    model with a dynamic shape.
+    The model is compiled once for each number of rows, because a model with a fixed shape runs a
+    little faster than a model with a dynamic shape.
     """
     import openvino as runtime
 
@@ -104,7 +110,7 @@ NETWORKS = {"diffusers": diffusers, "onnxruntime": onnxruntime, "openvino": open
 
 
 def _torch_module(config: OobleckConfig, half: Half, weights: Weights) -> tuple[Any, Any]:
-    """Build diffusers' decoder or encoder with these parameters, and an input, in float32."""
+    """Build diffusers' decoder or encoder, and an example input for it, both in float32."""
     import torch
 
     from oobleck_stream.validation.filling import fill_module
@@ -118,7 +124,7 @@ def _torch_module(config: OobleckConfig, half: Half, weights: Weights) -> tuple[
 
 
 def _layer_tensors(layers: list[Layer], weights: Weights) -> Iterator[tuple[Layer, LayerTensors]]:
-    """Yield the parameters of each layer."""
+    """Yield each layer and its parameters."""
     for index, layer in enumerate(layers):
         weight = weights[f"{index}.weight"]
         bias, alpha, beta = (weights.get(f"{index}.{part}") for part in ("bias", "alpha", "beta"))

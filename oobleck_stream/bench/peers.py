@@ -1,8 +1,9 @@
-"""Measures other runtimes with the same network, each in a process stopped between its turns.
+"""Measures other runtimes (peers) with the same network, each in a process of its own.
 
 The worker threads of these runtimes spin for a while after a call, which would slow down the next
-measurement. They can't spin while their process is stopped. So each runtime can keep its default
-settings. Windows has no signals to stop a process with; there, these threads may disturb.
+measurement. So each process is stopped between its turns, because its threads can't spin then. This
+lets each runtime keep its default settings. Windows has no signal that stops a process, so peers
+are not measured there.
 """
 
 from __future__ import annotations
@@ -78,14 +79,14 @@ class PeerCase:
 
 
 class Peer:
-    """A peer's process and its cases.
+    """A peer, which runs in a process of its own, and its cases.
 
     Parameters
     ----------
     name : str
         One of `NAMES`.
     setup : dict
-        The first request to `oobleck_stream.bench.peer`: what to build.
+        The first request to `oobleck_stream.bench.peer`, which describes what to build.
     log : Path
         File for the process's standard error.
     """
@@ -117,13 +118,13 @@ class Peer:
         self.cases.append(PeerCase(mode, frames, first, context, Case(turn)))
 
     def output(self, first: int, frames: int, file: Path) -> FloatArray:
-        """Return the output rows of some frames, which the peer passes in `file`."""
+        """Return the peer's output rows for some frames. The peer passes them in `file`."""
         self._ask({"first": first, "frames": frames, "output": str(file)})
         rows: FloatArray = np.load(file)
         return rows
 
     def _ask(self, request: Facts) -> Facts:
-        """Let the process run until it has answered one request.
+        """Let the process run until it has answered one request, and return the answer.
 
         Raises
         ------
@@ -164,9 +165,9 @@ def open_peers(
     task : Task
     threads : int
     pushes : sequence of int
-        Frames of the pushes.
+        The sizes of the pushes, in frames.
     batch : int
-        Frames of the full batch.
+        Number of frames of the full batch.
     """
     context = task.context
     with ExitStack() as stack:
@@ -197,7 +198,7 @@ def open_peers(
 
 @dataclass(frozen=True)
 class PeerComparison:
-    """The peers that are running, and the task and input that all of them have.
+    """The running peers, and the task and the input that they share.
 
     Parameters
     ----------
@@ -231,8 +232,8 @@ class PeerComparison:
         Returns
         -------
         list of dict
-            One dict for each peer, whose ``rows`` has a dict for each case. Its entry ``ratio`` is
-            the peer's median divided by ours.
+            One dict for each peer. Its entry ``rows`` is a list with a dict for each case. In such
+            a dict, ``ratio`` is the peer's median time divided by our median time.
         """
         facts: list[Facts] = []
         for peer in self.peers:
@@ -257,7 +258,7 @@ class PeerComparison:
         }
 
     def _signal_to_noise(self, peer: Peer, one: PeerCase) -> float:
-        """Return the power of our output over that of the peer's difference from it, in dB."""
+        """Return the signal-to-noise ratio in dB. The noise is the peer's output minus ours."""
         size, first = self.task.rows_out, one.first + one.context
         given = peer.output(one.first, one.computed, self.file)[one.context * size :]
         piece = self.rows[: one.frames * self.task.rows_in] if one.mode == "batch" else self.rows
@@ -269,7 +270,10 @@ class PeerComparison:
 
 
 def named_weights(task: Task) -> dict[str, FloatingArray]:
-    """Return the folded parameters in torch's order, as ``"INDEX.weight"`` and so on."""
+    """Return the folded parameters, keyed by ``"INDEX.weight"`` and so on.
+
+    The axes of the weights are in torch's order.
+    """
     network, weights = half_of(task.model, task.half), dict[str, FloatingArray]()
     for index, (_, given) in enumerate(packed_tensors(network, task.model.config)):
         for part in ("weight", "bias", "alpha", "beta"):

@@ -1,4 +1,4 @@
-"""Times the player with live frames on the audio device, and the delay of the first sound."""
+"""Plays live frames on the audio device, and measures gaps and the delay of the first sound."""
 
 from __future__ import annotations
 

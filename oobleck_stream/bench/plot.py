@@ -11,7 +11,7 @@ Facts = dict[str, Any]
 
 
 def write_plot(facts: Facts, path: str) -> None:
-    """Plot the real-time factors of this decoder and its peers, and its share of the peak.
+    """Plot the real-time factors of all runtimes, and this package's share of the FMA peak.
 
     Parameters
     ----------

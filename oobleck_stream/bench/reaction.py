@@ -18,7 +18,7 @@ from oobleck_stream.model import Model
 from oobleck_stream.player.player import Player
 
 REST_SECONDS, PLAY_SECONDS = 0.6, 0.2
-"""Seconds for which the latents stay constant before a change, and then stay changed."""
+"""Seconds for which the latents stay constant before a change, and seconds that a change lasts."""
 
 HEARD = 0.05
 """A sample counts as changed if its difference exceeds this share of the largest difference."""
@@ -103,8 +103,8 @@ def reaction_facts(
     -------
     dict
         ``delays`` has the delay of each change in seconds. A delay begins when the source changes,
-        and ends when ``parec`` delivers the first changed sample. Without ``parec``, the entry is
-        None.
+        and ends when ``parec`` delivers the first changed sample. The delay of a change that was
+        not heard is None. Without ``parec``, the whole entry ``delays`` is None.
     """
     facts: dict[str, Any] = {
         "look_ahead_samples": model.latency if look_ahead is None else look_ahead,
@@ -147,7 +147,7 @@ def reaction_facts(
 
 
 def _delay(samples: FloatArray, times: FloatArray, moment: float, hop: int) -> float | None:
-    """Return the seconds from `moment` to the first changed sample. None if none was heard."""
+    """Return the seconds from `moment` to the first changed sample. None if no change was heard."""
     part = (times > moment - REST_SECONDS / 2) & (times < moment + PLAY_SECONDS + REST_SECONDS / 2)
     sound, arrived = samples[part], times[part]
     # While the latents are constant, the sound repeats with every frame.
@@ -159,7 +159,7 @@ def _delay(samples: FloatArray, times: FloatArray, moment: float, hop: int) -> f
 
 
 def reaction_lines(facts: dict[str, Any]) -> list[str]:
-    """Format the figures for people."""
+    """Format the figures as lines of text."""
     delays = facts["delays"]
     if delays is None:
         return ["reaction   not recorded (parec is not installed)"]

@@ -1,4 +1,4 @@
-"""Times cases in rounds. Each has a turn in every round, so other load affects all alike."""
+"""Times cases in rounds. Every case has a turn in each round, so other load affects all alike."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Turn = Callable[[float], list[float]]
 
 
 def take_turn(call: Callable[[], object], seconds: float) -> list[float]:
-    """Time consecutive calls, at least one, until they have taken `seconds` in total.
+    """Time consecutive calls for about `seconds` in total, and return the seconds of each call.
 
-    If the first call takes less than `seconds`, it is not counted. It runs with caches that another
-    measurement has filled.
+    There is at least one call. If the first call takes less than `seconds`, it is not counted,
+    because it runs with caches that another measurement has filled.
     """
     first = _timed(call)
     if first >= seconds:

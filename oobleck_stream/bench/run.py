@@ -34,7 +34,7 @@ def run_benchmark(
     peers: bool = False,
     half: Half = "decoder",
 ) -> Facts:
-    """Measure the start, the machine's limits, a network, and on request its layers and peers.
+    """Measure the start, the machine's limits, and a network; if requested, also layers and peers.
 
     Parameters
     ----------
@@ -44,12 +44,11 @@ def run_benchmark(
     pushes : sequence of int
         The sizes of the pushes, in frames.
     batch : int
-        Frames of the full batch.
+        Number of frames of the full batch.
     seconds : float
         Approximate duration of the rounds.
     layers, peers : bool
-        Whether to measure each layer, and whether to measure other runtimes. The layers are the
-        decoder's.
+        Whether to measure each layer of the decoder, and whether to measure other runtimes (peers).
     half : {"decoder", "encoder"}
         What to measure. The start is only measured for the decoder.
 
@@ -90,7 +89,11 @@ def run_benchmark(
 
 
 def network_facts(task: Task) -> Facts:
-    """Return the operations per frame and per second of audio, and how many are saved."""
+    """Return facts about the network and its work.
+
+    These include the operations per frame and per second of audio, and the share of the
+    multiplications that fast convolution saves.
+    """
     model, operations = task.model, task.operations
     return {
         "name": model.name,

@@ -33,10 +33,10 @@ KNOCKS = 20
 PLAIN_SECONDS = 6.0
 
 MAX_UNSTEADY = 16
-"""Pushes after which a stream's pushes no longer need to be planned."""
+"""Maximum number of pushes after which a stream's pushes no longer need to be planned."""
 
 COMPARED = 4
-"""Pushes are compared only for this many numbers of streams: those that occurred most often."""
+"""Maximum number of stream counts for which pushes are compared. The most frequent are chosen."""
 
 PUSHES = ("push", "paced_push", "plain_push")
 
@@ -176,18 +176,22 @@ async def _listen(address: str, seconds: float) -> int:
 
 @dataclass(frozen=True)
 class Spent:
-    """What a server has spent on decoding so far.
+    """The time that a server has spent on decoding so far.
+
+    A tick decodes one block for every session that needs one. A push is steady if it decodes one
+    block for streams whose pushes always take equally long.
 
     Attributes
     ----------
     ticks : int
         Number of ticks.
     seconds : float
-        Time of these ticks.
+        Total time of these ticks, in seconds.
     pushing : float
-        Time of the pushes in these ticks.
+        Total time of the pushes in these ticks, in seconds.
     steady : dict of int to (float, float)
-        For numbers of streams, the time and the number of the steady pushes to so many streams.
+        The total time in seconds and the number of steady pushes of exact sound, keyed by the
+        number of streams in the push.
     """
 
     ticks: int
@@ -197,7 +201,7 @@ class Spent:
 
     @classmethod
     def of(cls, url: str) -> Spent:
-        """Ask a server."""
+        """Read the times from the metrics of the server at `url`."""
         from prometheus_client.parser import text_string_to_metric_families
 
         with urlopen(f"{url}v1/metrics") as answer:
@@ -219,7 +223,7 @@ class Spent:
         return cls(int(values[f"{tick}_count"]), values[f"{tick}_sum"], pushing, steady)
 
     def since(self, before: Spent) -> Spent:
-        """Return the ticks and the seconds that were added after `before`."""
+        """Return the difference between these numbers and the earlier numbers in `before`."""
         steady = {}
         for streams, (seconds, count) in self.steady.items():
             old_seconds, old_count = before.steady.get(streams, (0.0, 0.0))
@@ -238,15 +242,17 @@ def compare_pushes(
 ) -> Facts:
     """Compare a server's steady pushes with the same pushes without a server.
 
-    Without a server, pushes are timed twice: one immediately after another, and with pauses of
-    `pause` seconds, as a server has them between its ticks. Then other programs have used the
-    caches, and the threads have to be woken up.
+    Without a server, pushes are timed in two ways: without pauses, and with a pause of `pause`
+    seconds before each push, because a server pauses between its ticks. After a pause, other
+    programs have used the caches, and the threads have to be woken up.
 
     Returns
     -------
     dict
-        ``push``, ``plain_push`` and ``paced_push`` are means in seconds over the same numbers of
-        streams, equally often. ``push_streams`` are these numbers.
+        ``push`` is the mean time of the server's pushes in seconds. Of the pushes without a server,
+        ``plain_push`` is the mean time without pauses, and ``paced_push`` with pauses. In all three
+        means, each number of streams has the weight with which it occurred in the server.
+        ``push_streams`` lists these numbers of streams.
     """
     block = block_frames(model)
     decoder = MultiStreamDecoder(model, slots, threads)
@@ -342,12 +348,12 @@ def serve_facts(
     model : Model
         The network that the server uses.
     arguments : sequence of str
-        The arguments of `oobleck_stream serve`: options, and the path of one file of latents, such
-        as ``piece.npy``, whose name without suffix is ``piece``.
+        The arguments of `oobleck_stream serve`: options, and the path of one file of latents. The
+        file's name without suffix must be ``piece``, as in ``piece.npy``.
     sessions : int or None
-        Number of clients that play at the same time. By default, as many as the server admits.
+        Number of clients that play at the same time. None means as many as the server admits.
     listeners : int
-        Number of clients of ``/v1/listen``, which listen afterwards.
+        Number of clients of ``/v1/listen``. They listen after the other clients have finished.
     ahead : float
         Seconds of sound that a client buffers.
     seconds : float
@@ -357,9 +363,9 @@ def serve_facts(
     Returns
     -------
     dict
-        Times in seconds. ``tick`` is the mean time of a tick, and ``tick_pushes`` that of the
-        pushes in it. ``clients_busy`` is the processor time of the clients per second. For the
-        other times of pushes, see `compare_pushes`.
+        Times in seconds. ``tick`` is the mean time of a tick, and ``tick_pushes`` is the mean time
+        of all pushes in a tick. ``clients_busy`` is the processor time of the clients per second.
+        For the other times of pushes, see `compare_pushes`.
     """
     facts, spent = asyncio.run(_measure(arguments, sessions, listeners, ahead, seconds))
     pause = max(0.0, seconds / max(1, spent.ticks) - facts["tick"])
@@ -369,7 +375,7 @@ def serve_facts(
 
 
 def serve_lines(facts: Facts) -> list[str]:
-    """Format the figures for people."""
+    """Format the figures as lines of text."""
     refused = facts["refusal_worst"]
     ms = {name: f"{1e3 * facts[name]:.2f} ms" for name in ("tick", "tick_pushes", *PUSHES)}
     around = f"{1e3 * (facts['tick'] - facts['tick_pushes']):.2f} ms"

@@ -20,7 +20,7 @@ from oobleck_stream.model import Model
 Facts = dict[str, Any]
 
 MAX_FRAMES = 200
-"""Maximum frames decoded after the first sample to see whether the memory grows."""
+"""Maximum number of frames decoded after the first sample to see whether the memory grows."""
 
 SMAPS_ROLLUP = Path("/proc/self/smaps_rollup")
 
@@ -59,7 +59,7 @@ def measure_start(
     -------
     model : Model
     facts : dict
-        The seconds that each part took, and the memory in bytes.
+        The seconds that each part has taken, and the memory in bytes.
     """
     before = since_process_start()
     started = time.perf_counter()

@@ -30,7 +30,7 @@ def stream_facts(model: Model, threads: int, counts: Sequence[int], seconds: flo
     Returns
     -------
     dict
-        Its entry ``rows`` has a dict for each of `counts`. Times are in seconds.
+        Its entry ``rows`` is a list with a dict for each of `counts`. Times are in seconds.
     """
     cases = {count: _case(model, threads, count) for count in counts}
     rounds = run_rounds(list(cases.values()), seconds)
@@ -60,7 +60,10 @@ def stream_facts(model: Model, threads: int, counts: Sequence[int], seconds: flo
 
 
 def _case(model: Model, threads: int, count: int) -> Case:
-    """Return a case that pushes one frame into each stream, once every push returns samples."""
+    """Return a case that pushes one frame into each stream.
+
+    Enough frames have been pushed before, so every timed push returns samples.
+    """
     decoder = MultiStreamDecoder(model, count, threads)
     latents = random_latents(model, count)[:, None]
     for _ in range(model.context + 2):

@@ -56,8 +56,8 @@ def bench() -> None:
     Without COMMAND, `run` is used: `bench --seconds 10` means `bench run --seconds 10`.
 
     Every command except `play`, `serve` and `dataset` measures its cases in turn, in at least three
-    rounds, so that other load on the machine affects all cases alike. RTF, the real-time factor,
-    is seconds of computing per second of audio.
+    rounds, so that other load on the machine affects all cases alike. RTF, the real-time factor, is
+    seconds of computing per second of audio.
     """
 
 
@@ -80,8 +80,8 @@ def _model_options(command: Callable[..., None]) -> Callable[..., None]:
         "--width",
         metavar="N",
         type=click.IntRange(1),
-        help="Channels of the level at the audio's sample rate; those of the other levels are "
-        "multiples. [default: as in the preset]",
+        help="Number of channels of the level at the audio's sample rate. The other levels have "
+        "multiples of this number. [default: as in the preset]",
     )
     @functools.wraps(command)
     def with_network(
@@ -137,7 +137,7 @@ _batch_option = click.option(
     type=click.IntRange(1),
     default=64,
     show_default=True,
-    help="Number of frames in the batch, which is decoded at once.",
+    help="Number of frames in the batch, all of which are processed at once.",
 )
 
 
@@ -185,9 +185,10 @@ def peers(**options: Any) -> None:
 def encoder(**options: Any) -> None:
     """Measure encoding, and other runtimes (needs the extra peers).
 
-    A push of N frames is the audio of N frames. The streaming encoder gets it in one push, and
-    other runtimes have to encode it with the context on both sides. In the batch, a piece of that
-    length is encoded at once. The limits and the other runtimes are those of `run` and `peers`.
+    A push of N frames consists of the audio of N frames. The streaming encoder encodes only this
+    audio, but the other runtimes also have to encode the context on both sides of it. The batch is
+    a whole piece, which is encoded at once. The machine's limits are measured as by `run`, and the
+    other runtimes are those of `peers`.
     """
     _measure_rounds(half="encoder", peers=True, **options)
 
@@ -291,8 +292,8 @@ def play(
     The frames are played on the default audio device for --seconds. If PulseAudio's parec is
     installed, the time from the request to the first sound is measured too.
 
-    With --look-ahead, the latents are changed during playback instead, and the time from a change
-    to the first changed sample that parec records is measured.
+    With --look-ahead, the command instead changes the latents during playback, and measures the
+    time from each change to the first changed sample that parec records.
     """
     from oobleck_stream.bench.playing import play_facts, play_lines
     from oobleck_stream.bench.reaction import reaction_facts, reaction_lines
@@ -325,8 +326,8 @@ def look_ahead(
 ) -> None:
     """Measure the time of one-frame pushes with a shorter look-ahead.
 
-    Compares pushes with 10, 25 and 50 % of the network's look-ahead, or only with --look-ahead, to
-    exact pushes. For the loss of quality, see `oobleck_stream look-ahead`.
+    Pushes with 10, 25 and 50 % of the network's look-ahead, or only with the given --look-ahead,
+    are compared with exact pushes. For the loss of quality, see `oobleck_stream look-ahead`.
     """
     from oobleck_stream.bench.look_ahead import cost_facts, cost_lines
     from oobleck_stream.commands.compiling import warm_kernels
@@ -366,7 +367,7 @@ def look_ahead(
     type=click.IntRange(0),
     default=100,
     show_default=True,
-    help="Number of clients that afterwards listen to one session.",
+    help="Number of clients that listen to one shared session, after the other measurements.",
 )
 @click.option(
     "--buffer",
@@ -391,9 +392,10 @@ def serve(
 ) -> None:
     """Measure the server with real clients on this machine (needs the extra web).
 
-    Starts `oobleck_stream serve` in a process of its own. Measures the time to the first sound,
-    gaps, the time of its ticks and of the pushes in them, the same pushes without a server, and how
-    quickly a full server refuses a new client.
+    The command starts `oobleck_stream serve` in a separate process. It measures the time to the
+    first sound, the gaps in the sound, and how quickly a full server refuses a new client. It also
+    measures the server's ticks, the pushes in these ticks, and the same pushes without a server. A
+    tick decodes one block of sound for every client that needs one.
     """
     import tempfile
     from pathlib import Path

@@ -29,7 +29,7 @@ from oobleck_stream.commands.options import json_option
     "--workers",
     metavar="N",
     type=click.IntRange(1),
-    help="Number of processes. [default: the number of cores]",
+    help="Number of processes in the largest cluster. [default: the number of cores]",
 )
 @click.option(
     "--items",
@@ -37,16 +37,20 @@ from oobleck_stream.commands.options import json_option
     type=click.IntRange(1),
     default=10_000,
     show_default=True,
-    help="Number of inputs of the data set whose encoding is repeated when all is done.",
+    help="Number of inputs in the data set for the repeated run.",
 )
 @click.option(
     "--hours",
     type=click.FloatRange(0, min_open=True),
     default=0.25,
     show_default=True,
-    help="Length of the long file.",
+    help="Length of the long file in hours.",
 )
-@click.option("--folder", metavar="FOLDER", help="Write the files here. [default: as for tempfile]")
+@click.option(
+    "--folder",
+    metavar="FOLDER",
+    help="Where to create a temporary folder for the files. [default: as for tempfile]",
+)
 @json_option
 def dataset(
     model: str,
@@ -59,10 +63,13 @@ def dataset(
 ) -> None:
     """Measure the encoding of data sets (needs the extra dask).
 
-    Encodes the same files in one process with as many threads as there are workers, and in local
-    clusters of 1, 2, 4... workers with one thread; the scaling is strong for the same files, and
-    weak for as many files for each worker. Measures the time that an empty task takes, the time of
-    a repeated run in which everything is done, and the memory of workers for a long file.
+    The command encodes files in one process, with one thread and with --workers threads. It then
+    encodes files in local clusters of 1, 2, 4... workers with one thread each. For strong scaling,
+    every cluster encodes the same files. For weak scaling, the number of files grows with the
+    number of workers.
+
+    The command also measures the time that an empty task takes, the time of a repeated run in which
+    everything is already done, and the memory of the workers that encode a long file.
     """
     from oobleck_stream.bench.dataset import dataset_facts, dataset_lines
     from oobleck_stream.commands.compiling import warm_kernels

@@ -18,13 +18,13 @@ def resolve_backend(name: str) -> str:
     """Check that a backend can be used, and return its name.
 
     If CUDA can't be used, ``auto`` becomes ``cpu``, and a message says so. If CUDA can be used,
-    ``auto`` is returned unchanged, because only the creation of a decoder shows whether the GPU has
-    enough memory.
+    ``auto`` is returned unchanged, because the GPU may still have too little memory, which is known
+    only when a decoder is created.
 
     Raises
     ------
     CudaUnavailable
-        If the backend is ``cuda`` and can't be used.
+        If the backend is ``cuda`` and CUDA can't be used.
     """
     from oobleck_stream.engine.backends import checked_backend, what_cuda_lacks
 
@@ -59,7 +59,7 @@ def chosen_model(
     Raises
     ------
     CudaUnavailable
-        If the backend is ``cuda`` and can't be used.
+        If the backend is ``cuda`` and CUDA can't be used.
     click.UsageError
         If no model is named and the latents don't determine one.
     CheckpointError

@@ -63,7 +63,7 @@ def warm_kernels(quiet: bool = False, backend: str = "cpu") -> None:
         Whether to compile without a message.
     backend : str
         ``"cpu"``, ``"cuda"``, or ``"auto"``. With ``"auto"``, CUDA's kernels are compiled if CUDA
-        can be used.
+        can be used, and the CPU's kernels otherwise.
     """
     from oobleck_stream.config import OobleckConfig
     from oobleck_stream.engine.backends import what_cuda_lacks

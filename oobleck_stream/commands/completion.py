@@ -19,6 +19,7 @@ def models(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Complete the names of bundled and random models, and the names of files and folders."""
-    # click's script for bash shows files only if no model matches, and only if they come first.
+    # click's script for bash shows files only if no model matches, and only if the entry for files
+    # comes first.
     named = [CompletionItem(name) for name in MODELS if name.startswith(incomplete)]
     return [*files(context, parameter, incomplete), *named]

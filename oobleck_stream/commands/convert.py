@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from oobleck_stream.conversion.writing import Writing
 
 MAX_SHOWN = 8
-"""Maximum number of dropped tensors that are listed by name. Otherwise, groups are listed."""
+"""If more than this many tensors are dropped, groups of them are listed instead of their names."""
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
@@ -76,8 +76,8 @@ def convert(
 ) -> None:
     """Convert the checkpoint SOURCE to TARGET.
 
-    SOURCE is anything that --model accepts in other commands, or a .ckpt, .pt, .pth or .bin file of
-    PyTorch, if PyTorch is installed.
+    SOURCE is anything that --model accepts in other commands or, if PyTorch is installed, a .ckpt,
+    .pt, .pth or .bin file of PyTorch.
 
     TARGET is one of
 
@@ -149,7 +149,7 @@ def _write(conversion: Conversion, writing: Writing, size: int) -> None:
 
 
 def _facts(conversion: Conversion, writing: Writing) -> dict[str, Any]:
-    """Return the facts about the conversion for --json."""
+    """Return the facts about the conversion that are printed."""
     from oobleck_stream.conversion.writing import missing_for_library
     from oobleck_stream.formats.dtypes import BITS, FLOATS
 

@@ -21,14 +21,14 @@ _layout_option = click.option(
     type=click.Choice(["files", "webdataset", "parquet"]),
     default="files",
     show_default=True,
-    help="Layout of OUT: files has a file for each item (for latents, an .npy and a .json file as "
-    "stable-audio-tools reads them); webdataset and parquet have several items in a file (parquet "
-    "needs the extra of this name).",
+    help="Layout of OUT. With files, each item is a file, or for latents an .npy and a .json file, "
+    "as stable-audio-tools reads them. With webdataset or parquet, a file contains several items. "
+    "parquet needs the extra parquet.",
 )
 
 
 def _share(_: click.Context, parameter: click.Parameter, value: str | None) -> Any:
-    """Parse I/N."""
+    """Parse a share such as 3/16 into (3, 16)."""
     if value is None:
         return None
     number, _slash, count = value.partition("/")
@@ -38,7 +38,7 @@ def _share(_: click.Context, parameter: click.Parameter, value: str | None) -> A
 
 
 def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of how the work is done."""
+    """Add the options that control how the work is done."""
     options = (
         click.option(
             "--shard-items",
@@ -46,7 +46,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.IntRange(1),
             default=1000,
             show_default=True,
-            help="About how many inputs a webdataset or parquet file has.",
+            help="Approximate number of inputs in each webdataset or parquet file.",
         ),
         click.option(
             "--workers",
@@ -73,8 +73,8 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "share",
             metavar="I/N",
             callback=_share,
-            help="Do only the I-th of N shares of the inputs, for instance in a Slurm array. Then "
-            "run the command once without it, to finish.",
+            help="Process only the I-th of N shares of the inputs, for instance in a Slurm array. "
+            "When all shares are done, run the command once without --shard to finish.",
         ),
         click.option(
             "--unit",
@@ -82,7 +82,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.FloatRange(0, min_open=True),
             default=60.0,
             show_default=True,
-            help="Longer inputs are split into tasks of this length. The output is the same.",
+            help="Split longer inputs into tasks of this length. This does not change the output.",
         ),
         click.option("--strict", is_flag=True, help="Stop at the first input that fails."),
         click.option(
@@ -98,14 +98,14 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def dataset() -> None:
     """Encode or decode many files, on one machine or many.
 
-    IN is a folder, which is searched with all folders in it; a list (.txt or .lst with a path in
-    each line, .jsonl with objects that have a "path"); a glob pattern in quotes; one file; or an
-    address such as s3://bucket/folder (needs the extra fsspec and the package for the protocol).
-    OUT is a folder or such an address.
+    IN is a folder, which is searched recursively; a list (.txt or .lst with a path in each line,
+    .jsonl with objects that have a "path"); a glob pattern in quotes; one file; or an address such
+    as s3://bucket/folder (needs the extra fsspec and the package for the protocol). OUT is a folder
+    or such an address.
 
     A repeated command does only what is missing or has changed, so run the same command again to
-    continue after any interruption. Outputs appear when they are complete. OUT/manifest.jsonl has a
-    line for each item: hashes, conversions, or the error.
+    continue after any interruption. An output appears only when it is complete. OUT/manifest.jsonl
+    has a line for each item, with its hashes and conversions, or with the error.
 
     Several processes need the extra dask. Exit status: 0 if all inputs are done, 1 if some failed
     or an output could not be written.
@@ -139,18 +139,20 @@ def dataset() -> None:
     "--crop",
     metavar="SECONDS",
     type=click.FloatRange(0, min_open=True),
-    help="Use only this much of each input, from its beginning. [default: all of it]",
+    help="Encode only the first SECONDS of each input. [default: all of it]",
 )
 @click.option(
     "--split",
     metavar="SECONDS",
     type=click.FloatRange(0, min_open=True),
-    help="Cut each input into items of this length; the last one is shorter. [default: one item]",
+    help="Cut each input into items of this length. The last item may be shorter. [default: one "
+    "item]",
 )
 @click.option(
     "--pad",
     is_flag=True,
-    help="Append silence to the audio before encoding, up to the length of --crop or --split.",
+    help="Append silence to the audio before encoding, up to the length of --crop, or up to a "
+    "multiple of --split.",
 )
 @_run_options
 def encode(seed: int | None, as_json: bool, **options: Any) -> int:
@@ -158,9 +160,9 @@ def encode(seed: int | None, as_json: bool, **options: Any) -> int:
 
     Audio is resampled to the network's sample rate. Mono is copied to all channels of the network,
     and stereo is averaged for a mono network; other numbers of channels are refused. Nothing is
-    normalized. Audio is left out or added only by --crop and --pad, and by padding the last frame
-    with zeros. The manifest says what was done to each input. --crop and --split cut the latents,
-    not the audio, so the frames are the same as without them.
+    normalized. The last frame is padded with zeros. --crop and --split cut the latents, not the
+    audio, so the frames are the same as without these options. The manifest says how each input was
+    converted, cropped and padded.
     """
     if seed is not None and not options["sample"]:
         raise click.UsageError("--seed requires --sample")
@@ -253,7 +255,7 @@ class _Display:
         self._bar.write(f"dashboard: {link}{hint}", file=sys.stderr)
 
     def tell(self, progress: Progress) -> None:
-        """Display the progress, and a line for an input that failed."""
+        """Display the progress, and print the error of each input that failed."""
         status = progress.status
         for line in progress.failures:
             self._bar.write(line.error, file=sys.stderr)
@@ -292,7 +294,7 @@ class _JsonLines:
         self._print("cluster", dashboard=link)
 
     def tell(self, progress: Progress) -> None:
-        """Print the progress."""
+        """Print the error of each input that failed, then the progress."""
         for line in progress.failures:
             self._print("failed", source=line.source, status=line.status, error=line.error)
         self._print(

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     required=True,
     metavar="FILE|FOLDER|-",
     shell_complete=files,
-    help="Write this audio file (.wav, .flac, .ogg, .opus, .mp3 or .bin); or a file for each piece "
-    "into this folder; or - for standard output.",
+    help="An audio file (.wav, .flac, .ogg, .opus, .mp3 or .bin), a folder in which each piece "
+    "becomes a file, or - for standard output.",
 )
 @click.option(
     "--format",
@@ -76,12 +76,12 @@ def decode(
 
     LATENTS are .npy, .npz, .safetensors or .bin files, or - for standard input, which may be an
     .npy stream or raw float32 frames. A .bin file contains the number of values (int32), then the
-    values (float32) in the order (latent size, frames), or with --layout tc (frames, latent size).
+    values (float32) in the order (latent size, frames), or (frames, latent size) with --layout tc.
 
     Several LATENTS need a folder as output. Those that can't be decoded are reported, and the
-    others are decoded. --start and --length select a part of the audio, whose samples are the same
-    as in the whole piece. Raw samples are little-endian and interleaved, and float32 unless --bits
-    says otherwise.
+    others are decoded. --start and --length select a part of the audio; its samples are the same as
+    in the whole piece. Raw samples are little-endian and interleaved. They are float32 unless
+    --bits says otherwise.
     """
     from oobleck_stream.commands.choice import chosen_model
     from oobleck_stream.commands.compiling import warm_kernels
@@ -177,7 +177,7 @@ def excerpt_chunks(
     ----------
     decoder : StreamingDecoder
     blocks : iterable of (n, latent_dim) arrays
-        The frames of the whole piece. Blocks after the last needed frame are not taken.
+        The frames of the whole piece. Blocks after the last needed frame are not read.
     excerpt : Excerpt
 
     Yields

@@ -32,7 +32,8 @@ def destinations(sources: Sequence[str], output: str, form: str | None) -> list[
     output : str
         ``-``, a file, or a folder. Several pieces need a folder that exists.
     form : str or None
-        One of `FORMATS`, for standard output or the files in a folder. By default ``"wav"``.
+        One of `FORMATS`, for standard output or for files in a folder. None means ``"wav"``. For a
+        single output file it must be None, because the file's name determines the format.
 
     Raises
     ------
@@ -78,7 +79,7 @@ def open_destination(
     bits: Bits | None,
     samples: int | None,
 ) -> AudioWriter | FlatWriter | PipeWriter:
-    """Open the writer for a destination. Other parameters and errors are those of the writers."""
+    """Open the writer for a destination. The other parameters are passed to the writer."""
     from oobleck_stream.files.outputs import open_audio_writer
     from oobleck_stream.files.pipe_writer import PipeWriter
 

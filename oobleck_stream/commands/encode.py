@@ -54,12 +54,12 @@ def encode(
     """Encode the file AUDIO to the file LATENTS.
 
     AUDIO may be a WAV, FLAC, Ogg or MP3 file, a file in any other format that libsndfile reads, or
-    a .bin file; with the extra av, also an M4A file or a video. LATENTS is an .npy file of shape
-    (frames, latent size), or a .bin file.
+    a .bin file. With the extra av, it may also be an M4A file or a video. LATENTS is an .npy file
+    of shape (frames, latent size), or a .bin file.
 
-    AUDIO is resampled to the network's sample rate. If the numbers of channels differ, mono is
-    copied to all channels of the network, and stereo is averaged to mono. Other differences are
-    refused. The last frame is padded with zeros.
+    AUDIO is resampled to the network's sample rate. Mono is copied to all channels of the network,
+    and stereo is averaged for a mono network; other numbers of channels are refused. The last frame
+    is padded with zeros.
     """
     from oobleck_stream.commands.choice import chosen_model
     from oobleck_stream.commands.compiling import warm_kernels
@@ -102,7 +102,8 @@ def audio_blocks(model: Model, source: AudioFile | FlatAudio) -> Iterator[FloatA
     Raises
     ------
     InputError
-        If the audio can't be converted, or, while the blocks are read, if the file is damaged.
+        If the audio can't be converted. If the file is damaged, the error is raised while the
+        blocks are read.
     """
     blocks = source.blocks(model.samplerate, model.channels)
     changes = source.changes(model.samplerate, model.channels)

@@ -33,8 +33,8 @@ PUSHES = (1, 4, 16)
 
 REPETITIONS = 3
 MAX_SECONDS = 3.0
-"""The maximum total time of the repetitions of a push. A push that is expected to take longer is
-skipped.
+"""The maximum seconds spent on repeating a push. A push that is expected to take longer than this
+is skipped.
 """
 
 
@@ -105,7 +105,7 @@ def show_presets(as_json: bool) -> None:
 
 
 def latents_facts(source: Latents, model: Model, layout: AxisOrder | None) -> Facts:
-    """The shape of latents, and their length when decoded by `model`."""
+    """Return the shape of latents, and the length of the audio that `model` decodes them to."""
     frames = source.count(model.latent_dim, layout)
     return {
         "name": source.name,
@@ -127,7 +127,7 @@ def latents_lines(facts: Facts) -> list[str]:
 
 
 def network_facts(model: Model) -> Facts:
-    """The facts that follow from a model's geometry."""
+    """Return the facts that follow from a model's geometry."""
     from oobleck_stream.network import multiplications
 
     config, layers = model.config, model.decoder.layers
@@ -157,7 +157,7 @@ def network_facts(model: Model) -> Facts:
 
 
 def encoder_facts(model: Model) -> Facts:
-    """Whether a model has an encoder. If so, its size, else the reason why there is none."""
+    """Return whether a model has an encoder, with its size or the reason why there is none."""
     from oobleck_stream.errors import CheckpointError
     from oobleck_stream.loading import require_encoder
     from oobleck_stream.network import encoder_layers
@@ -174,7 +174,10 @@ def _weights(layers: Iterable[Layer]) -> int:
 
 
 def _levels(layers: Sequence[Layer]) -> list[Sequence[Layer]]:
-    """The layers of every level of a decoder, from the latents to the audio."""
+    """Return the layers of each level of a decoder, from the latents to the audio.
+
+    The first and the last layer of the decoder belong to no level.
+    """
     starts = [index for index, layer in enumerate(layers) if layer.transposed]
     ends = [*starts[1:], len(layers) - 1]
     return [layers[start:end] for start, end in zip(starts, ends, strict=True)]
@@ -210,7 +213,7 @@ def network_lines(facts: Facts) -> list[str]:
 
 
 def machine_facts(model: Model, threads: int | None) -> Facts:
-    """Measure the real-time factors of pushes of `PUSHES` frames, and the memory used."""
+    """Measure the real-time factors of pushes of `PUSHES` frames, and the process's peak memory."""
     from oobleck_stream.engine.backends import default_threads
     from oobleck_stream.memory import machine_memory, peak_memory
 
@@ -246,7 +249,7 @@ def machine_lines(facts: Facts) -> list[str]:
 
 
 def early_facts(model: Model, look_ahead: int, threads: int | None) -> Facts:
-    """The cost of early samples, for a look-ahead of `look_ahead` samples."""
+    """Return the cost of early samples, for a look-ahead of `look_ahead` samples."""
     from oobleck_stream.bench.look_ahead import cost_facts
     from oobleck_stream.engine.backends import default_threads
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from oobleck_stream.model import Model
 
 MAX_FRAMES = 1000
-"""Default of --frames: the number of frames that are measured."""
+"""Default of --frames, the maximum number of measured frames."""
 
 
 @click.command("look-ahead")
@@ -41,7 +41,7 @@ MAX_FRAMES = 1000
     type=click.IntRange(1),
     default=MAX_FRAMES,
     show_default=True,
-    help="Measure the first N frames at most.",
+    help="Measure at most the first N frames.",
 )
 @click.option(
     "--seconds",
@@ -49,7 +49,7 @@ MAX_FRAMES = 1000
     default=10.0,
     show_default=True,
     callback=finite,
-    help="Approximate duration of the timing.",
+    help="Approximate duration of the time measurements.",
 )
 @threads_option
 @json_option
@@ -69,9 +69,9 @@ def look_ahead(
 
     With less look-ahead than the network has, samples are returned before all frames that they
     depend on are known. The command measures several look-aheads, or only --look-ahead. For each,
-    it prints how far the early sound of LATENTS is from the exact sound, and the time of a push of
-    one frame. Without LATENTS, it uses the bundled piece `keys` if that fits the network. Otherwise
-    it uses random latents, whose results say little about music.
+    it prints how far the early sound of LATENTS is from the exact sound, and the cost of a push of
+    one frame. Without LATENTS, it uses the bundled piece `keys` if the network is tiny. For other
+    networks, it uses random latents, and the measured error says little about music.
     """
     if plot:
         require_matplotlib()
@@ -98,7 +98,7 @@ def look_ahead(
 
 
 def _latents(source: Latents | None, model: Model, layout: AxisOrder | None) -> FloatArray:
-    """The latents to measure, (frames, latent_dim)."""
+    """Return the latents to measure, (frames, latent_dim)."""
     import numpy as np
 
     from oobleck_stream.bench.start import random_latents

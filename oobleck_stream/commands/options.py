@@ -86,7 +86,7 @@ convolution_option = click.option(
 
 
 def look_ahead_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The option --look-ahead, whose help says what the default is."""
+    """Return the option --look-ahead. Its help text describes the default as `default`."""
     return click.option(
         "--look-ahead",
         metavar="TIME|%",

@@ -73,8 +73,8 @@ POLL_SECONDS = 0.1
     "--record",
     metavar="FILE",
     shell_complete=files,
-    help="Also write the played audio to a .wav, .flac, .ogg, .opus or .mp3 file; with "
-    "--look-ahead, the exact audio.",
+    help="Also write the played audio to a .wav, .flac, .ogg, .opus or .mp3 file. With "
+    "--look-ahead, the exact audio is written instead.",
 )
 @look_ahead_option("all of it")
 @click.option(
@@ -108,7 +108,7 @@ POLL_SECONDS = 0.1
     "--prebuffer",
     metavar="SECONDS|all",
     callback=seconds_or("all"),
-    help="Duration of audio to decode before playback starts. The word all decodes everything "
+    help="Duration of audio to decode before playback starts. With all, everything is decoded "
     "first, for machines that are too slow to decode in real time.",
 )
 @click.option("--quiet", is_flag=True, help="Print only errors.")
@@ -250,8 +250,8 @@ def run(player: Player, keys: Keys, display: Display) -> None:
     from oobleck_stream.player.controls import HELP, Quit, press
     from oobleck_stream.player.status import Status
 
-    # A garbage collection holds the GIL. Nothing loaded so far will be freed, so exclude it from
-    # the collections during playback.
+    # A garbage collection holds the GIL. The objects created so far stay in use, so exclude them
+    # from the collections during playback.
     gc.freeze()
     player.play()
     display.show_message(_opening(player))
@@ -278,7 +278,7 @@ def summarize(player: Player, display: Display) -> None:
 
 
 def _opening(player: Player) -> str:
-    """The line that names the tracks, the format and the device."""
+    """Return the line that names the tracks, the format and the device."""
     names = ", ".join(track.name for track in player.tracks)
     kind = {1: "mono", 2: "stereo"}.get(player.model.channels, f"{player.model.channels} channels")
     line = f"playing {names}: {player.model.samplerate} Hz {kind} on {player.device.name}"

@@ -16,7 +16,7 @@ WITHOUT_TOTAL = "{n:.1f} s [{elapsed}{postfix}]"
 
 
 class Progress:
-    """A progress bar on standard error. Nothing is displayed if that is not a terminal.
+    """A progress bar on standard error. If standard error is not a terminal, there is no bar.
 
     Parameters
     ----------
@@ -31,7 +31,8 @@ class Progress:
         self._samples = 0
         self._total = samples
         self._start = time.perf_counter()
-        # Counts samples and displays seconds, because sums of fractions would miss the total.
+        # Count samples and only display seconds, because a sum of rounded seconds would not be
+        # exactly the total.
         self._bar = tqdm(
             total=samples,
             unit_scale=1 / samplerate,

@@ -29,10 +29,10 @@ def roundtrip(
 ) -> None:
     """Encode AUDIO and decode it again to OUTPUT.
 
-    The command prints the scale-invariant signal-to-distortion ratio (SI-SDR) of the result. AUDIO
-    is converted to the sample rate and channels of the network, as `encode` does. OUTPUT is a .wav,
-    .flac, .ogg, .opus, .mp3 or .bin file with the sample rate, channels and length of the converted
-    audio.
+    The command prints the scale-invariant signal-to-distortion ratio (SI-SDR) of the result. Like
+    `encode`, it first converts AUDIO to the sample rate and channels of the network. OUTPUT is a
+    .wav, .flac, .ogg, .opus, .mp3 or .bin file with the sample rate, channels and length of the
+    converted audio.
     """
     from oobleck_stream.commands.choice import chosen_model
     from oobleck_stream.commands.compiling import warm_kernels
@@ -116,7 +116,7 @@ class SiSdr:
         """The ratio in dB. It is NaN if either signal is silent."""
         if self._before == 0 or self._after == 0:
             return math.nan
-        # The energy of the result's projection onto the original, and of the rest.
+        # The energy of the result's projection onto the original, and the energy of the rest.
         signal = self._both**2 / self._before
         noise = self._after - signal
         if signal == 0:

@@ -43,14 +43,14 @@ MODULES = ("starlette", "uvicorn", "websockets", "prometheus_client")
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="Address to listen on; 0.0.0.0 is all addresses of this machine.",
+    help="Address to listen on. 0.0.0.0 means all addresses of this machine.",
 )
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=DEFAULT_PORT,
     show_default=True,
-    help="Port to listen on; 0 is any free one.",
+    help="Port to listen on. 0 means any free port.",
 )
 @click.option(
     "--slots",
@@ -64,15 +64,15 @@ MODULES = ("starlette", "uvicorn", "websockets", "prometheus_client")
     type=click.FloatRange(0.05, 1.0),
     default=0.85,
     show_default=True,
-    help="Share of real time that decoding for all streams may take, measured at the start.",
+    help="Maximum share of real time for decoding all streams, at the speed measured at the start.",
 )
 @look_ahead_option("25%; for the page's instrument and clients that ask for early sound")
 @click.option(
     "--token",
     metavar="TOKEN|none",
     default="auto",
-    help="Secret that clients must send. [default: none if --host is this machine only, else a "
-    "new one]",
+    help="Secret that clients must send. [default: none if --host is a local address, else a new "
+    "random secret]",
 )
 @click.option(
     "--allow-origin",
@@ -80,7 +80,7 @@ MODULES = ("starlette", "uvicorn", "websockets", "prometheus_client")
     multiple=True,
     metavar="URL",
     help="Another site whose pages may use the server, or the server's public address behind a "
-    "proxy, such as https://example.com; may be repeated.",
+    "proxy, such as https://example.com. This option may be repeated.",
 )
 @click.option(
     "--tls-cert", type=click.Path(exists=True, dir_okay=False), help="Certificate for https."

@@ -1,7 +1,7 @@
 """`oobleck_stream validate`: compare a network with a reference, and save what it computes.
 
-One command compares and saves, because both need the same pass. Each stage is computed once, and is
-written and compared before the next stage replaces it in memory.
+One command compares and saves, because both need the same forward pass. Each stage is computed
+once, and is written and compared before the next stage replaces it in memory.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ FAILED = 1
 @click.option(
     "--half",
     type=click.Choice(["decoder", "encoder"]),
-    help="Which half to validate. [default: the encoder if INPUT is an audio file]",
+    help="Which half to validate. [default: encoder if INPUT is an audio file, else decoder]",
 )
 @click.option(
     "--peer",
@@ -85,7 +85,7 @@ FAILED = 1
     metavar="SECONDS",
     callback=seconds_or(),
     help="Shift REFERENCE by at most this many seconds to the best match, and compare only the "
-    "overlap. Its length may then differ.",
+    "overlap. REFERENCE may then have a different length.",
 )
 @layout_option
 @click.option("--no-pad", is_flag=True, help="Do not pad the audio to a whole number of frames.")
@@ -93,7 +93,7 @@ FAILED = 1
     "--save",
     metavar="FOLDER",
     shell_complete=files,
-    help="Write the output to FOLDER, one file for each stage.",
+    help="Write the output to a file in FOLDER; with --layers, one file for each stage.",
 )
 @click.option(
     "--format",
@@ -134,10 +134,10 @@ def validate(
     the means and scales, or only the means (the latents). --peer runs another implementation, whose
     output takes the place of REFERENCE.
 
-    With --layers, the activations after the input convolution, after each block, after the last
-    Snake, and at the output are compared. REFERENCE is then a folder of .npy or .bin files. Their
-    names are input_conv, block_1, block_2, ..., final_snake and output; not all have to be there.
-    --save writes such a folder, and needs no reference.
+    --layers compares the activations after the input convolution, after each block, after the last
+    Snake, and at the output. REFERENCE is then a folder of .npy or .bin files. Their names are
+    input_conv, block_1, block_2, ..., final_snake and output; some of them may be missing. --save
+    writes such a folder, and needs no reference.
     """
     half = half or ("encoder" if Path(piece).suffix.lower() in AUDIO_SUFFIXES else "decoder")
     if reference and peer:
@@ -251,8 +251,9 @@ def _peer(
 ) -> Reference:
     """Return another implementation as the reference.
 
-    The other implementation gets the parameters as they are stored. If `network` does not come from
-    stored parameters, it gets the network's folded parameters, and a message says so.
+    The other implementation gets the parameters as the checkpoint stores them. If the source stores
+    no such parameters, the other implementation gets the folded parameters of `network`, and a
+    message says so.
     """
     from oobleck_stream.validation.peers import peer_reference
     from oobleck_stream.validation.tensors import tensors_for_peer

@@ -46,7 +46,7 @@ def look_ahead(_: click.Context, parameter: click.Parameter, value: str | None) 
     -------
     callable or None
         A function that takes a `Model` and returns the look-ahead in samples. It raises
-        `click.BadParameter` if that is more than the network's look-ahead.
+        `click.BadParameter` if the result would exceed the network's own look-ahead.
     """
     if value is None:
         return None

@@ -13,7 +13,7 @@ from oobleck_stream.player.ring import Ring
 
 
 class PlaybackCallback:
-    """Copies samples from a ring to the device, or silence if paused or if samples are missing.
+    """Copies samples from a ring to the device. While paused or out of samples, writes silence.
 
     Parameters
     ----------

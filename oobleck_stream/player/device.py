@@ -122,14 +122,14 @@ def _exit_without_portaudio() -> None:
 
 
 class DeviceStream:
-    """A stream to an output device, which begins when `start` is called.
+    """A stream to an output device. It begins when `start` is called.
 
     Parameters
     ----------
     device : Device
     samplerate, channels : int
     finished : callable
-        Called when the stream has ended, or has stopped for any other reason.
+        A function that is called when the stream has ended, or has stopped for any other reason.
     latency : float or {"low", "high"}
         The device's latency in seconds.
 
@@ -196,7 +196,7 @@ class DeviceStream:
         closing.start()
         closing.join(MAX_CLOSE_SECONDS)
         if closing.is_alive():
-            # When the process exits, PortAudio would again wait for that server, forever.
+            # PortAudio's exit handler would wait for the sound server again, and forever.
             atexit.register(_exit_without_portaudio)
 
     def _callback(self, out: FloatArray, count: int, time: Any, status: Any) -> None:

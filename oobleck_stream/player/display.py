@@ -16,7 +16,7 @@ JSON_SECONDS = 0.5
 
 def erasure() -> str:
     """Return the characters that clear the line and leave the cursor at its start."""
-    if sys.platform == "win32":  # A console of Windows may print escape sequences as they are.
+    if sys.platform == "win32":  # The console of Windows may print escape sequences literally.
         return f"\r{' ' * (shutil.get_terminal_size().columns - 1)}\r"
     return "\r\x1b[K"
 

@@ -23,7 +23,7 @@ SEQUENCES = {
 }
 
 PREFIXES = ("\0", "\xe0")
-"""On Windows, a key without a character is read as one of these, followed by a code."""
+"""On Windows, a key without a character is read as one of these prefixes, followed by a code."""
 
 CODES = {"H": "up", "P": "down", "M": "right", "K": "left"}
 """The codes of the arrow keys on Windows."""
@@ -35,7 +35,7 @@ CONSOLE_SECONDS = 0.01
 class Keys:
     """Reads keys from standard input. If standard input is not a terminal, there are no keys.
 
-    It is a context manager, which restores the terminal's settings at the end of the block.
+    This class is a context manager. At the end of the block, it restores the terminal's settings.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class Keys:
             self._source.stop()
 
     def read(self, seconds: float) -> list[str]:
-        """Wait until keys are pressed, but at most `seconds`, and return the keys.
+        """Wait at most `seconds` until keys are pressed, and return the keys.
 
         A key is a character, or one of "left", "right", "up", "down" and "space".
         """
@@ -77,7 +77,7 @@ class Keys:
 
 
 class _Terminal:
-    """A terminal of POSIX."""
+    """A POSIX terminal."""
 
     def __init__(self, descriptor: int) -> None:
         self._termios: Any = importlib.import_module("termios")
@@ -86,7 +86,7 @@ class _Terminal:
         self._ended = False
 
     def start(self) -> None:
-        """Let the terminal pass on each key immediately, and not print it."""
+        """Let the terminal pass on each key immediately, without printing it."""
         tty: Any = importlib.import_module("tty")
         self._settings = self._termios.tcgetattr(self._descriptor)
         tty.setcbreak(self._descriptor)
@@ -96,7 +96,7 @@ class _Terminal:
         self._termios.tcsetattr(self._descriptor, self._termios.TCSADRAIN, self._settings)
 
     def read(self, seconds: float) -> list[str]:
-        """As `Keys.read`. Once the terminal has been closed, there are no keys."""
+        """Read keys as `Keys.read` does. Once the terminal has been closed, there are no keys."""
         if self._ended:
             time.sleep(seconds)
             return []
@@ -120,7 +120,7 @@ class _Console:
         """Do nothing."""
 
     def read(self, seconds: float) -> list[str]:
-        """As `Keys.read`."""
+        """Read keys as `Keys.read` does."""
         end = time.monotonic() + seconds
         while not self._msvcrt.kbhit():
             left = end - time.monotonic()
@@ -130,7 +130,7 @@ class _Console:
         keys = []
         while self._msvcrt.kbhit():
             character = self._msvcrt.getwch()
-            # A prefix is the letter à if no code follows.
+            # Without a following code, a prefix is an ordinary character, such as the letter à.
             if character in PREFIXES and self._msvcrt.kbhit():
                 keys += [CODES[code] for code in self._msvcrt.getwch() if code in CODES]
             else:

@@ -17,9 +17,9 @@ def play(source: Any, model: Model, **options: Any) -> Sound | None:
     Returns
     -------
     Sound or None
-        The sound of one round, which a notebook shows as a player. It is decoded again when it is
-        shown. For a live source, the result is None. If there is no sound card, make a `Sound` from
-        the result of `Model.decode` instead.
+        The sound of one round, which a notebook shows as a player. The latents are decoded again
+        when the sound is shown. For a live source, the result is None. If there is no sound card,
+        make a `Sound` from the result of `Model.decode` instead.
 
     Examples
     --------
@@ -34,7 +34,10 @@ def play(source: Any, model: Model, **options: Any) -> Sound | None:
 
 
 def sound_of(playlist: Playlist, model: Model, threads: int | None) -> Sound | None:
-    """Return the sound of one pass through a playlist, decoded when needed. None if it is live."""
+    """Return the sound of one pass through a playlist. It is decoded only when it is needed.
+
+    If a track is live or endless, return None.
+    """
     if not playlist.is_finite:
         return None
     return Sound(lambda: playlist.decoded(StreamingDecoder(model, threads)), model.samplerate)

@@ -26,7 +26,7 @@ LATENCY_SECONDS, BUFFER_SECONDS = 0.1, 1.0
 """Default latency of the device, and default maximum of audio decoded ahead."""
 
 LIVE_LATENCY_SECONDS, LIVE_BUFFER_SECONDS = 0.02, 0.02
-"""The same defaults with a look-ahead, when a change of the latents has to be heard soon."""
+"""The same two defaults with a look-ahead, with which changes of the latents must be heard soon."""
 
 START_SECONDS = 0.2
 """Seconds of audio that must be in the ring before playing starts, or continues after a seek."""
@@ -40,7 +40,7 @@ MAX_FAST_FACTOR = 0.8
 """With a higher real-time factor than this, playing starts later, with more audio in the ring."""
 
 MAX_SLOW_START_SECONDS = 3.0
-"""Maximum seconds by which playing starts later if decoding is slow."""
+"""Maximum seconds by which the start of playing is delayed if decoding is slow."""
 
 MAX_STALL_SECONDS = 5.0
 """A device that has not called its callback for this many seconds is considered disconnected."""
@@ -49,25 +49,25 @@ MAX_STALL_SECONDS = 5.0
 class Player:
     """Plays latents through an output device while they are decoded.
 
-    A player is a context manager, which closes the player at the end of the block. The played
-    samples are bit-identical to `Model.decode` if the volume is 1 and the device supports the
-    network's sample rate. If decoding is late, silence is inserted and counted. No sample is lost
-    or played twice.
+    A player is a context manager, and is closed at the end of the block. The played samples are
+    bit-identical to `Model.decode` if the volume is 1, no look-ahead is given, and the device
+    supports the network's sample rate. If decoding is late, silence is inserted and counted. No
+    sample is lost or played twice.
 
     Parameters
     ----------
     source : array_like, path, iterable of frames, Track, or sequence of such pieces
         Several pieces are played one after another without a gap. The frames of an iterable are
-        played as they arrive. Arrays are pieces or batches of them, as for `Model.decode`, and may
-        be tensors of torch or another library.
+        played as they arrive. An array is a piece or a batch of pieces, as for `Model.decode`. It
+        may be a tensor of torch or another library.
     model : Model
     device : int or str, optional
         Index of an output device, or a part of its name. By default, it is the system's default
         device.
     look_ahead : float or int, optional
         As for `StreamingDecoder`: samples are played before they are final. This is meant for
-        latents that are made while they are played. A change of the latents is heard after the sum
-        of the look-ahead, `buffer` and `latency`.
+        latents that are made while they are played. A change of the latents is heard after a delay,
+        which is the sum of the look-ahead, `buffer` and `latency`.
     pairing : {1, 2}
         As for `StreamingDecoder`. With 2, frames that arrive one by one take less time to decode,
         and are heard one frame later. Can't be combined with `look_ahead`.
@@ -88,9 +88,9 @@ class Player:
     volume : float
         Factor by which the samples are multiplied. 1.0 leaves them unchanged.
     record : path, optional
-        An audio file (.wav with float samples, .flac or .ogg) to record the played samples to,
-        before the volume is applied. With `look_ahead`, the exact samples are recorded instead of
-        the played samples.
+        An audio file (.wav with float samples, .flac, .ogg, .opus or .mp3) to record the played
+        samples to, before the volume is applied. With `look_ahead`, the exact samples are recorded
+        instead of the played samples.
     threads : int, optional
         As for `StreamingDecoder`.
     layout : {"tc", "ct"}, optional
@@ -101,7 +101,7 @@ class Player:
     model : Model
     tracks : list of Track
     playlist : Playlist
-        What is played of each track.
+        The tracks, and the time range to play within each track.
     device : Device
     samplerate : int
         The sample rate that is played, in hertz. This is the network's sample rate, or, if the
@@ -194,7 +194,7 @@ class Player:
         Raises
         ------
         PlaybackError
-            If decoding is too slow to be played live.
+            If decoding is too slow to play live.
         InputError
             If the first latents of a live source are invalid, if float32 overflows while the first
             latents are decoded, or if the recording can't be written.
@@ -304,9 +304,10 @@ class Player:
 
     @property
     def length(self) -> float | None:
-        """Seconds from the beginning of the current track to where it ends. None if unknown.
+        """Seconds from the beginning of the current track to the last sample that is played.
 
-        The track ends with its last sample, or earlier if the parameter `length` is given.
+        Usually this is the end of the track. With the parameter `length`, it may be earlier. None
+        if unknown.
         """
         end = self.playlist.end_of(self.tracks[self.place.track])
         return None if end is None else end / self.model.samplerate
@@ -342,7 +343,7 @@ class Player:
     def seek(self, seconds: float, track: int | None = None) -> None:
         """Continue from another position.
 
-        The samples from there on are also bit-identical to `Model.decode`.
+        The samples from that position on are also bit-identical to `Model.decode`.
 
         Parameters
         ----------
@@ -428,7 +429,8 @@ class Player:
         total = self.playlist.seconds
         if math.isinf(total):
             raise InputError("a live source can't be decoded completely before playing")
-        return total + 1.0  # More than there is, so playing starts when the producer has finished.
+        # This is longer than the sound, so playing starts when the producer has finished.
+        return total + 1.0
 
     def _wait_for_start(self) -> None:
         """Wait until playing can start. Raise a `PlaybackError` if decoding is too slow."""

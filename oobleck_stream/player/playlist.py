@@ -1,4 +1,4 @@
-"""The tracks that are played one after another, and the time range that is played of each track."""
+"""The tracks that are played one after another, and the time range to play within each track."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Position:
 
 
 class Playlist:
-    """Tracks that are played one after another, and the time range that is played of each track.
+    """Tracks that are played one after another, and the time range to play within each track.
 
     Parameters
     ----------
@@ -39,10 +39,10 @@ class Playlist:
     Attributes
     ----------
     begin : int
-        Index of the first sample of each track that is played.
+        Index of the first played sample of each track.
     end : int or None
-        One past the index of the last sample of each track that is played. None means that each
-        track is played to its end.
+        One past the index of the last played sample of each track. None means that each track is
+        played to its end.
 
     Raises
     ------
@@ -70,14 +70,21 @@ class Playlist:
 
     @property
     def seconds(self) -> float:
-        """Duration of one pass in seconds; infinite if it is unknown."""
+        """Duration of all tracks together, in seconds. It is infinite if a length is unknown."""
         ends = [self.end_of(track) for track in self.tracks]
         if None in ends:
             return math.inf
         return sum(end - self.begin for end in ends if end is not None) / self.samplerate
 
     def position_at(self, track: int, seconds: float) -> Position:
-        """The position at a time within a track. The time is clamped to the range that is played.
+        """Return the position at a time within a track, clamped to the range that is played.
+
+        Parameters
+        ----------
+        track : int
+            Index of the track.
+        seconds : float
+            Seconds from the beginning of the track.
 
         Raises
         ------
@@ -102,7 +109,7 @@ class Playlist:
         return all(track.seekable and self.end_of(track) is not None for track in self.tracks)
 
     def decoded(self, decoder: StreamingDecoder) -> FloatArray:
-        """Decode the range that is played of each track, and concatenate the samples.
+        """Decode the time range to play of each track, and concatenate the samples.
 
         Returns
         -------
@@ -119,10 +126,10 @@ class Playlist:
         return np.concatenate(chunks)
 
     def end_of(self, track: Track) -> int | None:
-        """One past the index of a track's last played sample. None if unknown."""
+        """Return one past the index of a track's last played sample. None if unknown."""
         return self._excerpt.end_in(track.length)
 
 
 def name_of(track: Track) -> str:
-    """A track's name as it appears in messages."""
+    """Return a track's name as it appears in messages."""
     return track.name or "the source"

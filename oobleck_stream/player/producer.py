@@ -79,7 +79,7 @@ class TimedDecoder(StreamingDecoder):
         return chunk
 
     def flush(self) -> FloatArray:
-        """As `StreamingDecoder.flush`."""
+        """Flush as `StreamingDecoder.flush` does."""
         chunk = super().flush()
         self._keep()
         return chunk
@@ -102,9 +102,9 @@ class TimedDecoder(StreamingDecoder):
 
 @dataclass(frozen=True)
 class Mark:
-    """The position of one sample in the ring.
+    """Maps one sample in the ring to its position in the playlist.
 
-    The samples between this sample and the next mark have consecutive positions.
+    The samples from this sample to the next mark have consecutive positions.
 
     Attributes
     ----------
@@ -138,7 +138,7 @@ class Producer(threading.Thread):
     rounds : float
         Number of remaining rounds, including the current round. Any thread may set it at any time.
     marks : tuple of Mark
-        The positions of the samples in the ring, in order.
+        The positions in the playlist of the samples in the ring, in order.
     error : BaseException or None
         The exception that ended the thread.
     """
@@ -182,7 +182,7 @@ class Producer(threading.Thread):
         self._resampler = None
 
     def run(self) -> None:
-        """Play rounds and serve requests until `stop` is called."""
+        """Decode the rounds, and go to another position on request, until `stop` is called."""
         try:
             while not self._stopping:
                 if (position := self.requested) is not None:
@@ -209,7 +209,7 @@ class Producer(threading.Thread):
         return self._stopping or self.requested is not None
 
     def _end(self) -> None:
-        """Write the resampler's remaining samples after the last track, and end the ring."""
+        """Write the resampler's remaining samples after the last track, and set `Ring.ended`."""
         if self._ring.ended:
             return
         if self._resampler:
@@ -244,7 +244,7 @@ class Producer(threading.Thread):
         self.marks = (*self.marks[max(0, passed - 1) :], Mark(self._ring.written, position))
 
     def _write(self, samples: FloatArray, where: str) -> None:
-        """Write samples to the ring as room becomes available. Stop early if there is a request.
+        """Write samples to the ring as room becomes available. Stop early on `go_to` or `stop`.
 
         Raises
         ------

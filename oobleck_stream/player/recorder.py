@@ -19,7 +19,7 @@ POLL_SECONDS = 0.05
 
 
 class Recorder:
-    """Writes, in a separate thread, the samples that another thread passes to it.
+    """Writes the samples that are passed to it to a file, in a separate thread.
 
     Parameters
     ----------

@@ -106,13 +106,14 @@ class Ring:
         self.discards += 1
 
     def empty_chunk(self, count: int = 0) -> FloatArray:
-        """An uninitialized array for `count` samples."""
+        """Return an uninitialized array for `count` samples."""
         return np.empty((count, self._samples.shape[1]), np.float32)
 
     def latest(self, count: int) -> FloatArray:
-        """A copy of the last `count` samples read, or of fewer samples, for a level meter.
+        """Return a copy of the last `count` samples that were read, for a level meter.
 
-        The writer may overwrite samples while they are copied.
+        The copy is shorter if fewer samples were read, or if `count` exceeds the capacity. The
+        writer may overwrite samples while they are copied.
         """
         count = min(count, self.read, self.capacity)
         indices = np.arange(self.read - count, self.read) % self.capacity

@@ -91,13 +91,13 @@ class Status:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """All fields, for JSON."""
+        """Return all fields, for JSON."""
         return asdict(self)
 
     def as_line(self, width: int) -> str:
-        """One line for a terminal of `width` columns.
+        """Return a line of text for a terminal of `width` columns.
 
-        If the line is too long, less important parts are left out.
+        If the line would be too long, less important parts are left out.
         """
         progress = ""
         if self.length is not None and self.length > self.start:
@@ -137,7 +137,7 @@ def clock(seconds: float) -> str:
 
 
 def bar(fraction: float, width: int) -> str:
-    """A bar of `width` columns that is filled from the left."""
+    """Return a bar that is `width` columns wide inside its brackets, filled from the left."""
     filled = round(min(1.0, max(0.0, fraction)) * width)
     return "[" + "=" * filled + " " * (width - filled) + "]"
 

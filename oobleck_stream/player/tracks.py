@@ -88,7 +88,7 @@ class StoredTrack:
             dropped = max(0, dropped - len(chunk))
 
     def _blocks(self, first: int, end: int, size: int) -> Iterator[npt.NDArray[Any]]:
-        """Yield the frames `first` to `end` in one block, then the rest in blocks of `size`."""
+        """Yield the frames from `first` to before `end`, then the rest in blocks of `size`."""
         while first < len(self._frames):
             yield self._frames[first:end]
             first, end = end, end + size

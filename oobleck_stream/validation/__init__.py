@@ -1,1 +1,1 @@
-"""Comparison of a network with a reference: of the output only, or of every stage."""
+"""Compares a network with a reference, either only the output or every stage."""

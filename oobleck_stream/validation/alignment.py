@@ -7,12 +7,12 @@ import numpy as np
 from oobleck_stream.validation.comparison import DoubleArray, RealArray
 
 BLOCK_CELLS = 2**18
-"""Number of elements in a block whose correlation is computed in one call. A block has at least
-``2 * most`` rows, also if they have more elements (`most` is an argument of `delay_of`)."""
+"""Number of elements in a block whose correlation is computed in one call. But a block always has
+at least ``2 * most`` rows, where `most` is the argument of `delay_of`."""
 
 
 def delay_of(reference: RealArray, ours: RealArray, most: int) -> int:
-    """Return the delay of `reference`, whose row ``n + delay`` belongs to row ``n`` of `ours`.
+    """Return the delay at which row ``n + delay`` of `reference` best matches row ``n`` of `ours`.
 
     The delay is the one at which the cross-correlation, summed over all channels, is largest.
 
@@ -26,7 +26,7 @@ def delay_of(reference: RealArray, ours: RealArray, most: int) -> int:
     Returns
     -------
     int
-        From ``-most`` to `most`; 0 if `reference` or `ours` is silent.
+        The delay, from ``-most`` to `most`. It is 0 if `reference` or `ours` is silent.
     """
     sums = np.zeros(2 * most + 1)
     block = max(1, 2 * most, BLOCK_CELLS // ours.shape[1])
@@ -37,7 +37,7 @@ def delay_of(reference: RealArray, ours: RealArray, most: int) -> int:
 
 
 def overlap(ours: RealArray, reference: RealArray, delay: int) -> tuple[RealArray, RealArray]:
-    """Return views of the rows of `ours` and `reference` that belong to each other."""
+    """Return views of those rows of `ours` and `reference` that correspond at the given delay."""
     first, theirs = max(0, -delay), max(0, delay)
     count = max(0, min(len(ours) - first, len(reference) - theirs))
     return ours[first : first + count], reference[theirs : theirs + count]

@@ -17,11 +17,11 @@ from oobleck_stream.validation.comparison import (
 )
 
 Visit = Callable[[str, RealArray], None]
-"""Called with a stage's name and the reference's rows after it."""
+"""A function that is called with a stage's name and the reference's rows after that stage."""
 
 Reference = Callable[[Visit], None]
-"""A function that calls a `Visit` for each stage of a reference, in order. It frees each stage's
-rows after the call."""
+"""A function that calls a `Visit` for each stage of a reference, in order. The `Visit` must not
+keep the rows, so that they can be freed after each call."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +35,13 @@ class Validation:
     missing : tuple of str
         Names of the network's stages that the reference does not have.
     problem : str or None
-        If the comparison ended early because shapes differ: a message with the stage and both
-        shapes.
+        If the comparison ended early because the shapes differ, this is a message with the stage
+        and both shapes.
     over_time : (columns, channels) float64, or None
         The largest differences over time, for the last stage that was compared.
     delay : int or None
-        Number of rows by which the reference is late; None if it was not aligned.
+        Number of rows by which the reference is late. It is negative if the reference is early, and
+        None if the reference was not aligned.
     """
 
     stages: Mapping[str, Comparison]
@@ -51,7 +52,7 @@ class Validation:
 
     @property
     def first_outside(self) -> str | None:
-        """The first stage with an element over the tolerance; None if no stage has one."""
+        """The first stage with an element outside the tolerance. None if there is no such stage."""
         outside = (name for name, comparison in self.stages.items() if not comparison.within)
         return next(outside, None)
 
@@ -68,7 +69,9 @@ def check_stages(
     columns: int | None = None,
     most: int | None = None,
 ) -> Validation:
-    """Compare one stage after another, with only one stage in memory at a time.
+    """Compare one stage after another, and return the result.
+
+    Only one stage is in memory at a time.
 
     Parameters
     ----------
@@ -79,7 +82,8 @@ def check_stages(
     tolerance : float
         The largest absolute difference that passes.
     columns : int, optional
-        Number of columns of `Validation.over_time`. By default, `Validation.over_time` is None.
+        Maximum number of columns of `Validation.over_time`. By default, `Validation.over_time` is
+        None.
     most : int, optional
         If given, the reference is aligned by at most `most` rows before it is compared. Rows that
         only one side has are then not compared.
@@ -87,8 +91,7 @@ def check_stages(
     Raises
     ------
     ValueError
-        If the reference visits a stage that `ours` does not have, or visits stages in another
-        order.
+        If the reference has a stage that `ours` does not have, or has the stages in another order.
     """
     stages: dict[str, Comparison] = {}
     missing: list[str] = []

@@ -143,7 +143,7 @@ def difference_over_time(ours: RealArray, reference: RealArray, columns: int) ->
 
     Returns
     -------
-    (columns or rows, channels) float64
+    (min(columns, rows), channels) float64
         The differences. A difference is NaN if its interval contains a NaN.
 
     Raises

@@ -1,6 +1,6 @@
 """Measures how far a sound is from a reference, by samples and by spectra.
 
-All functions take two arrays (samples, channels) of the same shape.
+Each distance is between two arrays (samples, channels) of the same shape.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ STFT_SIZES = (256, 512, 1024, 2048)
 """Sizes of the windows of `stft_distance`, in samples."""
 
 MEL_BANDS, MEL_SIZE = 80, 2048
-"""Number of mel bands, and size in samples of the window of their spectra."""
+"""Number of mel bands, and window size of the underlying spectra in samples."""
 
 QUIET = 1e-5
-"""Smaller magnitudes are replaced by this one (-100 dB of full scale) before the logarithm."""
+"""Smaller magnitudes are replaced by this one before the logarithm. In `stft_distance`, it is
+relative to the magnitude of a full-scale sine, so it means -100 dB."""
 
 BLOCK_FRAMES = 1024
 """Number of windows that are transformed in one call."""
@@ -73,7 +74,7 @@ def magnitudes(sound: FloatArray, size: int) -> DoubleArray:
     Returns
     -------
     (channels * windows, size // 2 + 1) float64
-        The sound is padded with zeros to the end of the last window.
+        Before the transform, the sound is padded with zeros to the end of the last window.
     """
     hop = size // 4
     windows = max(0, -(-(len(sound) - size) // hop)) + 1

@@ -21,7 +21,7 @@ def fill_module(module: Any, tensors: Tensors, dtype: Any = torch.float64) -> No
         The module to fill. It is converted to `dtype` and put into evaluation mode.
     tensors : iterable of (Layer, LayerTensors)
         All layers of the decoder or encoder, in order. If a layer has no magnitude, weight norm is
-        removed from the module's part.
+        removed from the corresponding convolution of the module.
     dtype : torch.dtype
 
     Raises

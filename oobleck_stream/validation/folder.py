@@ -80,7 +80,7 @@ def read_references(
 
 
 def _refuse_unknown_names(folder: Path, names: tuple[str, ...]) -> None:
-    """Raise an error for a file whose name is not a stage, because it would not be compared."""
+    """Raise `InputError` for a file that is not named after a stage, and so would be ignored."""
     for file in sorted(folder.iterdir()):
         if file.suffix in SUFFIXES and file.stem not in names and not file.name.startswith("."):
             raise InputError(f"{file}: is none of {', '.join(names)}")
@@ -114,7 +114,7 @@ def visiting(references: Mapping[str, RealArray]) -> Reference:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a private folder. It is renamed to `path` if the block succeeds, else removed.
+    """Yield a temporary folder. It is renamed to `path` if the block succeeds, else removed.
 
     Raises
     ------
@@ -134,7 +134,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 def saved(
     outputs: Iterable[tuple[str, FloatArray]], folder: Path, form: Format
 ) -> Iterator[tuple[str, FloatArray]]:
-    """Write each stage to ``NAME.npy`` or ``NAME.bin`` and pass it on.
+    """Write each stage to ``NAME.npy`` or ``NAME.bin``, and then yield it.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def saved(
     form : {"npy", "bin"}
         With ``"npy"``, each file is an array of shape (1, channels, rows), which is PyTorch's
         order. With ``"bin"``, each file contains the number of values (int32) and then the values
-        in the same order.
+        in the same order as with ``"npy"``.
 
     Raises
     ------

@@ -47,7 +47,7 @@ _FIXED = (
 
 
 def refusal(peer: str, config: OobleckConfig, half: Half) -> str | None:
-    """Return the reason why a peer can't build a network; None if it can.
+    """Return the reason why a peer can't build a network, or None if the peer can build it.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def peer_reference(
     rows : (n, inputs) float32
         The whole input.
     layers : bool
-        Whether to visit every stage, or only the output.
+        Whether the reference calls its `Visit` for every stage, or only for the output.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def peer_reference(
     if problem:
         raise InputError(f"{problem}; the peer torch has every network")
     try:
-        # Keep what a library prints during its import out of standard output.
+        # What a library prints during its import must not appear on standard output.
         with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             run = _opened(peer, config, half, tensors)
@@ -126,7 +126,7 @@ def peer_reference(
 def _opened(
     peer: str, config: OobleckConfig, half: Half, tensors: Tensors
 ) -> Callable[[FloatArray, Visit], None]:
-    """Build the peer's network, and return a function that runs it and visits its stages."""
+    """Build the peer's network. Return a function that runs it and calls `Visit` for each stage."""
     if peer == "torch":
         operations = TorchOperations()
         network = prepare(tensors, operations, config.snake_epsilon)
@@ -231,7 +231,7 @@ def _named_parts(first: Any, blocks: list[Any], snake: Any) -> dict[str, Any]:
 
 
 def _run(module: Any, parts: dict[str, Any], rows: FloatArray, visit: Visit) -> None:
-    """Run a module; visit the rows of each part as soon as they are computed."""
+    """Run a module. Call `visit` with the rows of each part as soon as they are computed."""
     import torch
 
     def hook(name: str) -> Callable[[Any, Any, Any], None]:

@@ -118,14 +118,14 @@ def layer_outputs(
 def whole_output(
     model: Model, rows: FloatArray, half: Half = "decoder", threads: int | None = None
 ) -> Iterator[tuple[str, FloatArray]]:
-    """Compute only the output; parameters and yielded values are those of `layer_outputs`."""
+    """Compute only the output. The parameters and yielded values are those of `layer_outputs`."""
     yield OUTPUT, _run(half_of(model, half), rows, threads)
 
 
 def reference_outputs(
     network: Sequence[PlainLayer], rows: FloatingArray, operations: Operations
 ) -> Iterator[tuple[str, FloatingArray]]:
-    """Compute the rows after every stage with the plain reference.
+    """Compute the rows after every stage with the plain layers of `oobleck_stream.reference`.
 
     Parameters
     ----------

@@ -1,7 +1,8 @@
-"""Prepares a network's parameters for a peer, as the checkpoint stores them if possible.
+"""Prepares a network's parameters for another implementation of the network (a peer).
 
-Otherwise they are the parameters that the kernels use. If a peer gets the stored tensors, the
-comparison also covers how they were folded and packed.
+If possible, the peer gets the tensors that the checkpoint stores. Then the comparison also covers
+how the tensors were folded and packed. Otherwise, the peer gets the parameters that the kernels
+use.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def tensors_for_peer(source: str, model: Model, half: Half) -> tuple[Tensors, bo
     Returns
     -------
     tensors : iterable of (Layer, LayerTensors)
-        The checkpoint's tensors. If the source has none (random weights, packed files), the
-        model's folded parameters.
+        The checkpoint's tensors. If the source has none (random weights, packed files), they are
+        the model's folded parameters.
     stored : bool
         Whether the tensors are those that the checkpoint stores.
     """
@@ -48,7 +49,7 @@ def tensors_for_peer(source: str, model: Model, half: Half) -> tuple[Tensors, bo
 
 
 def _stored_half(source: str, half: Half) -> HalfTensors | None:
-    """Open the tensors of a decoder or encoder. None if the source stores no tensors."""
+    """Open the tensors of a decoder or encoder. None for random weights and packed files."""
     if is_random(source):
         return None
     container = open_container(find_files(source)[0])
@@ -102,15 +103,16 @@ def stored_tensors(
 def packed_tensors(
     network: PackedNetwork, config: OobleckConfig
 ) -> Iterator[tuple[Layer, LayerTensors]]:
-    """Yield a network's folded float32 parameters.
+    """Yield a network's folded parameters.
 
-    They have no weight norm, no logarithms and no latent scale.
+    Weight norm, the latent scale and the logarithms of Snake parameters are already folded into
+    them.
     """
     for index, layer in enumerate(network.layers):
         weight, bias, alpha, inverse_beta = unpack_layer(network, index)
         beta = None
         if inverse_beta is not None:
-            # Peers add epsilon to beta, so it must not be included in beta already.
+            # Peers add epsilon to beta, so subtract the epsilon that is already folded in.
             with np.errstate(divide="ignore"):
                 beta = 1.0 / inverse_beta.astype(np.float64) - config.snake_epsilon
         yield layer, LayerTensors(weight, None, bias, alpha, beta)
