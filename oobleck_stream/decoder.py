@@ -54,7 +54,7 @@ class StreamingDecoder:
     fade : float or int, optional
         Length of the crossfade from the early samples of one frame to those of the next, as a
         number of samples (int) or in seconds (float). The default is an eighth of the hop. The
-        crossfade is never longer than the part of the network's look-ahead that is not withheld.
+        maximum is the number of samples by which `latency` is shorter than ``model.latency``.
     missing : {"zeros", "held"}
         What stands in for frames that are not known yet. ``"zeros"`` are zeros in the activations
         of every layer, as at the end of a piece. ``"held"`` is the last frame, repeated, which

@@ -109,7 +109,7 @@ def _both(even: Any, odd: Any, operations: Operations) -> tuple[Any, Any]:
 
 
 def _transform_two(x: Sequence[Any], operations: Operations) -> list[Any]:
-    """Values at 0, infinity, +-3/4 and +-4/3, and for the three products modulo x**2 + 1."""
+    """Return one value for each point 0, infinity, +-3/4 and +-4/3, and three for x**2 + 1."""
 
     def total(rows: str, *coefficients: float) -> Any:
         return _sum(coefficients, [x[int(row)] for row in rows], operations)

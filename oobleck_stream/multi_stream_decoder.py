@@ -346,7 +346,7 @@ class MultiStreamDecoder:
         return numbers
 
     def _checked(self, frames: Any, numbers: list[int]) -> FloatArray:
-        """Check `frames`; return those of the streams `numbers`.
+        """Check `frames`; return those of the streams whose indices are in `numbers`.
 
         The result is (numbers, n, latent_dim) float32.
         """

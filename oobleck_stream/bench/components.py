@@ -106,7 +106,7 @@ def single_components(config: OobleckConfig) -> list[Component]:
 
 
 def decoder_components(config: OobleckConfig) -> list[Component]:
-    """Return the consecutive parts of the decoder for two latent frames, then the whole."""
+    """Return the consecutive parts of the decoder, then the whole, with rows for two frames."""
     layers, rows = decoder_layers(config), LATENTS
     parts = [("input conv", layers[:1])]
     parts += [(f"DecoderBlock {n}", block) for n, block in enumerate(_blocks(config), start=1)]

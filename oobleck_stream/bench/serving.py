@@ -18,6 +18,7 @@ import numpy as np
 
 from oobleck_stream.bench.rounds import Case, run_rounds
 from oobleck_stream.bench.start import random_latents
+from oobleck_stream.errors import InputError
 from oobleck_stream.model import Model
 from oobleck_stream.multi_stream_decoder import MultiStreamDecoder
 from oobleck_stream.server.admission import block_frames, settling_frames
@@ -250,8 +251,8 @@ def compare_pushes(
     -------
     dict
         ``push`` is the mean time of the server's pushes in seconds. Of the pushes without a server,
-        ``plain_push`` is the mean time without pauses, and ``paced_push`` with pauses. In all three
-        means, each number of streams has the weight with which it occurred in the server.
+        ``plain_push`` is the mean time without pauses, and ``paced_push`` with pauses. All three
+        means are weighted by how often each number of streams occurred in the server.
         ``push_streams`` lists these numbers of streams.
     """
     block = block_frames(model)
@@ -296,7 +297,9 @@ async def _measure(
         address = url.replace("http", "ws", 1) + "v1/session"
         alone = Listener(ahead)
         await alone.play(address, "piece", min(3.0, seconds))
-        count = min(sessions or server["slots"], server["slots"])
+        count = sessions or server["slots"]
+        if count > server["slots"]:
+            raise InputError(f"{count} sessions, but the server admits {server['slots']}")
         before, busy = Spent.of(url), time.process_time()
         crowd = [Listener(ahead) for _ in range(count)]
         playing = [asyncio.create_task(one.play(address, "piece", seconds)) for one in crowd]
@@ -366,8 +369,15 @@ def serve_facts(
         Times in seconds. ``tick`` is the mean time of a tick, and ``tick_pushes`` is the mean time
         of all pushes in a tick. ``clients_busy`` is the processor time of the clients per second.
         For the other times of pushes, see `compare_pushes`.
+
+    Raises
+    ------
+    InputError
+        If the server admits fewer than `sessions` clients, or if `seconds` is too short.
     """
     facts, spent = asyncio.run(_measure(arguments, sessions, listeners, ahead, seconds))
+    if not spent.steady:
+        raise InputError(f"{seconds:g} s are too short: no push of the server was steady")
     pause = max(0.0, seconds / max(1, spent.ticks) - facts["tick"])
     facts |= compare_pushes(model, facts["slots"], spent, pause, threads)
     facts["block_seconds"] = block_frames(model) * model.hop / model.samplerate

@@ -15,7 +15,7 @@ PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 
 
 def open_container(path: Path) -> Container:
-    """Open a safetensors file, an index of safetensors files, or a folder of protobuf libraries.
+    """Open a safetensors file, an index of safetensors files, or a folder of protobuf files.
 
     Raises
     ------

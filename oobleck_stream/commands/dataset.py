@@ -21,9 +21,9 @@ _layout_option = click.option(
     type=click.Choice(["files", "webdataset", "parquet"]),
     default="files",
     show_default=True,
-    help="Layout of OUT. With files, each item is a file, or for latents an .npy and a .json file, "
-    "as stable-audio-tools reads them. With webdataset or parquet, a file contains several items. "
-    "parquet needs the extra parquet.",
+    help="Layout of OUT. 'files' writes a file per item, or for latents an .npy and a .json file, "
+    "as stable-audio-tools reads them. 'webdataset' and 'parquet' write several items per file. "
+    "Parquet needs pip install 'oobleck_stream[parquet]'.",
 )
 
 

@@ -108,8 +108,8 @@ POLL_SECONDS = 0.1
     "--prebuffer",
     metavar="SECONDS|all",
     callback=seconds_or("all"),
-    help="Duration of audio to decode before playback starts. With all, everything is decoded "
-    "first, for machines that are too slow to decode in real time.",
+    help="Duration of audio to decode before playback starts. 'all' decodes everything first, for "
+    "machines that are too slow to decode in real time.",
 )
 @click.option("--quiet", is_flag=True, help="Print only errors.")
 @click.option(

@@ -64,7 +64,8 @@ MODULES = ("starlette", "uvicorn", "websockets", "prometheus_client")
     type=click.FloatRange(0.05, 1.0),
     default=0.85,
     show_default=True,
-    help="Maximum share of real time for decoding all streams, at the speed measured at the start.",
+    help="Maximum share of real time for decoding all streams, at the speed measured at the start. "
+    "Without effect if --slots is given.",
 )
 @look_ahead_option("25%; for the page's instrument and clients that ask for early sound")
 @click.option(

@@ -74,7 +74,7 @@ def encode(
     split : float, optional
         Cut each input into items that are this long, in seconds. The last item may be shorter.
         `split` and `crop` can't be combined. Both are rounded to whole frames. They cut the latents
-        and not the sound, so the remaining frames are those of the whole input.
+        and not the sound, so each frame is the same as if the whole input were kept.
     pad : bool
         Whether items that are shorter than `crop` or `split` are padded with silence.
     shard_items : int

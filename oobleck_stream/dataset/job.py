@@ -141,7 +141,7 @@ def _loaded(source: str, backend: str, direction: Direction) -> tuple[Model, str
 def fingerprint(model: Model, direction: Direction) -> str:
     """Return the SHA-256 of everything in a model that encoding or decoding depends on.
 
-    This is the config, the parameters and the tiles. The hash does not depend on the file format
+    It covers the config, the parameters and the tiles. The hash does not depend on the file format
     of the checkpoint, nor on how parameters are packed.
     """
     network = model.encoder if direction == "encode" else model.decoder

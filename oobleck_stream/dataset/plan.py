@@ -292,7 +292,7 @@ class Plan:
         return following
 
     def suspects(self, task: Task) -> list[Task]:
-        """Divide a task that was running when its worker died into tasks of one input each."""
+        """After a worker died while running a task, divide it into tasks of one input each."""
         if isinstance(task, Batch):
             return [Batch((source,)) for source in task.sources]
         return [task]

@@ -113,7 +113,7 @@ def find_sources(
     suffixes : iterable of str
         The suffixes of inputs in folders, in lower case.
     out : str
-        The output folder. If it is inside a local folder of inputs, it is skipped.
+        The output folder. If it is inside the folder of inputs, it is skipped.
     strip : bool
         Whether the suffix is removed from each key.
 
@@ -130,7 +130,7 @@ def find_sources(
     known = tuple(suffixes)
     try:
         if is_remote(text):
-            found = list(_remote(text, known))
+            found = list(_remote(text, known, out))
         else:
             path = os.path.expanduser(local_path(text))
             found = list(_local(os.path.abspath(path), known, out))
@@ -195,7 +195,7 @@ def _walk(root: str, suffixes: tuple[str, ...], skipped: str) -> Iterator[Source
                     yield Source(key, entry.path, status.st_size, str(status.st_mtime_ns))
 
 
-def _remote(text: str, suffixes: tuple[str, ...]) -> Iterator[Source]:
+def _remote(text: str, suffixes: tuple[str, ...], out: str) -> Iterator[Source]:
     system, path = file_system(text)
     if _MAGIC.search(path):
         found = system.glob(path, detail=True)
@@ -208,12 +208,13 @@ def _remote(text: str, suffixes: tuple[str, ...]) -> Iterator[Source]:
             yield _listed(entry, entry if is_remote(entry) else f"{folder}/{entry}")
         return
     elif system.isdir(path):
-        found = {
-            name: info
-            for name, info in system.find(path, detail=True).items()
-            if name.lower().endswith(suffixes) and not os.path.basename(name).startswith(".")
-        }
-        root = path
+        skipped = f"{file_system(out)[1].rstrip('/')}/" if is_remote(out) else None
+        found, root = {}, path
+        for name, info in system.find(path, detail=True).items():
+            hidden = any(part.startswith(".") for part in name.removeprefix(root).split("/"))
+            inside = skipped is not None and name.startswith(skipped)
+            if name.lower().endswith(suffixes) and not hidden and not inside:
+                found[name] = info
     elif system.exists(path):
         found, root = {path: system.info(path)}, os.path.dirname(path)
     else:

@@ -40,7 +40,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Batch:
-    """Encode or decode short inputs. Long inputs among them are only opened."""
+    """Encode or decode each input that turns out to be short. Long inputs are only opened."""
 
     sources: tuple[Source, ...]
 
@@ -96,7 +96,7 @@ class Pack:
 class Clean:
     """Remove files and folders of unfinished work that are not needed any more.
 
-    The task that used them last must not remove them, because it would need them to run again.
+    The task that used them last must not remove them, because it needs them if it is run again.
     """
 
     files: tuple[str, ...] = ()

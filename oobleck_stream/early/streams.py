@@ -195,7 +195,7 @@ class EarlyStreams(DecoderStreams):
 def _finite(samples: FloatArray, end: int) -> tuple[FloatArray, int | None]:
     """Return the samples before the first that is not finite, and the index of that sample.
 
-    `end` is the index in the stream of the sample after the last of `samples`. The returned index
+    `end` is one past the index, in the stream, of the last of `samples`. The returned index
     is None if all samples are finite.
     """
     row = first_not_finite(samples)

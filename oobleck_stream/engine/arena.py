@@ -260,7 +260,8 @@ def _max_blocks(layer: Layer, step_floats: int, alone: bool) -> int:
     """The largest number of blocks for which a step reads and writes at most `step_floats`.
 
     The result is at least 1, even if a single block has more floats. If `alone` is true, the layer
-    is not joined with the next layer, and the rows of its points are written to the arena too.
+    is not joined with the next layer. If it is a fast convolution, its transformed input rows are
+    then written to the arena too.
     """
     most = max(layer.inputs * layer.stride_in, layer.outputs * layer.phases)
     if layer.scheme and alone:
@@ -289,8 +290,8 @@ def _entry(
 ) -> int:
     """Maximum number of input rows of one program.
 
-    These are the rows of a step of the first layer. If layers gather rows, they are enough for a
-    step of these layers, but at most `step_floats` floats.
+    These are the rows of a step of the first layer. If layers gather rows, the number is raised
+    until it suffices for a step of each of them, but not beyond `step_floats` floats.
     """
     first, rows, most = limits[0] * layers[0].stride_in, Fraction(1), Fraction(0)
     for layer, limit, gathered in zip(layers, limits, gathers, strict=True):
@@ -311,7 +312,7 @@ def joined_layers(layers: Sequence[Layer]) -> tuple[bool, ...]:
     This is true for the last layer of a residual unit if it is narrow enough for the first-level
     cache. Such a layer is pointwise. It reads exactly the rows that the previous layer has just
     written, and no other layer reads these rows. The network's last layer is not joined with a
-    layer that computes tiles, because its rows have to be written in order.
+    layer that computes tiles, because the network's output rows have to be written in order.
     """
     joined = [False]
     for index, (previous, layer) in enumerate(itertools.pairwise(layers), start=1):
@@ -326,7 +327,7 @@ def joined_layers(layers: Sequence[Layer]) -> tuple[bool, ...]:
 
 
 def _early_rows(layers: Sequence[Layer], joined: Sequence[bool]) -> tuple[int, ...]:
-    """Maximum number of rows after those received that each layer's window may hold.
+    """For each layer, the maximum number of rows beyond the received ones in its window.
 
     If a layer is joined with the previous one, its output rows have the order of that layer's
     tiles.

@@ -396,7 +396,7 @@ class _Tables:
         self._added = -1
 
     def add(self, layer: int, fields: dict[int, int]) -> None:
-        """Append the step of a layer; -1 stands for the copy of the new rows."""
+        """Append the step of `layer`. Layer -1 is the step that copies the new rows."""
         independent = layer > self._waiting_layer or layer + FUSED_REACH < self._waiting_layer
         if self._waiting and not independent:
             self.settle()

@@ -25,13 +25,13 @@ multiply-adds, starts from +0, and takes the channels in ascending order. The ch
 ascending order of the taps and, within each tap, of the channels.
 
 A step with TILE > 1 is a fast convolution (`oobleck_stream.fast_convolution`). For such a step, r =
-b * PHASES + phase * PHASE_STRIDE in all formulas above. Each tap is a point of the scheme. The rows
-of the points are computed from the ``TILE + 6`` input rows of the block. The first of these is at
-``INPUT + b * INPUT_STRIDE``, and the others follow at distances of TAP_STRIDE. The product of each
-point is a sum of chains, and the values of the phases are computed from these products. A JOINED
-step computes the rows of its points itself. Before any other fast step there is a separate step,
-the transform. It writes the row of point p and block b to
-``POINTS + p * POINT_STRIDE + b * CHANNELS``, where the fast step reads it.
+b * PHASES + phase * PHASE_STRIDE in all formulas above. The taps of the formulas are then the
+points of the scheme. The rows of the points are computed from the ``TILE + 6`` input rows of the
+block. The first of these is at ``INPUT + b * INPUT_STRIDE``, and the others follow at distances of
+TAP_STRIDE. The product of each point is a sum of chains, and the values of the phases are computed
+from these products. A JOINED step computes the rows of its points itself. Before any other fast
+step there is a separate step, the transform. It writes the row of point p and block b to ``POINTS +
+p * POINT_STRIDE + b * CHANNELS``, where the fast step reads it.
 
 The last layer (`TO_TARGET`) writes its raw rows to the target instead of the arena. The first step
 of a push copies the new rows into the first window. This step has no weights; its value is

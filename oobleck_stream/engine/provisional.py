@@ -96,7 +96,7 @@ class Blocks:
 
 
 def layers_read(layers: Sequence[Layer], blocks: Blocks, counters: Counters) -> int:
-    """Number of layers, from the first on, whose final rows provisional rows depend on.
+    """Number of leading layers on whose final rows the provisional rows depend.
 
     The layers after these need to be computed only for the exact output. A layer with a residual is
     counted if the layer before it is counted.

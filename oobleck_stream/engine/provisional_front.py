@@ -46,7 +46,7 @@ class Push:
     held: int
 
     def front(self, depth: int) -> int:
-        """Number of first layers, at most `depth`, whose provisional rows the push can compute too.
+        """Number of leading layers, at most `depth`, whose provisional rows a push can compute too.
 
         In each of these layers, the provisional rows follow the final rows without a gap. The push
         has exactly one step for each of these layers, and this step computes no other layer. The

@@ -139,7 +139,8 @@ class ProvisionalStack(Stack):
     ) -> Iterator[tuple[tuple[int, Range], list[int]]]:
         """Yield the key of each program, and the positions in `streams` that the program serves.
 
-        `coming` is the number of rows that are pushed before the provisional end.
+        `coming` is the number of input rows that will be pushed before provisional rows are
+        computed.
         """
         groups: dict[tuple[int, Range], list[int]] = {}
         for position, stream in enumerate(streams):

@@ -65,7 +65,7 @@ class AudioWriter:
         "float".
     samples : int, optional
         The number of samples that will be written, if it is known. A WAV file gets an RF64 header
-        if these samples would take about 4 GiB or more as float32.
+        if these samples take about 4 GiB or more.
 
     Attributes
     ----------
@@ -112,7 +112,8 @@ class AudioWriter:
         self._container = {".ogg": "OGG", ".opus": "OGG"}.get(suffix, suffix[1:].upper())
         if not soundfile.check_format(self._container, subtypes[self.bits]):
             raise InputError(f"{path}: the installed libsndfile writes no {suffix} files")
-        if suffix == ".wav" and samples and samples * channels * 4 > MAX_WAV_BYTES:
+        width = 4 if self.bits == "float" else int(self.bits) // 8
+        if suffix == ".wav" and samples and samples * channels * width > MAX_WAV_BYTES:
             self._container = "RF64"
         self.file_samplerate = samplerate
         self._resampler: Resampler | None = None

@@ -200,7 +200,7 @@ def naming(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def refusing_unwritable(path: str | Path) -> Iterator[None]:
-    """Convert an `OSError` from the block to an `InputError` with the output and the reason."""
+    """Convert an `OSError` from the block to an `InputError` that states `path` and the reason."""
     try:
         yield
     except OSError as error:

@@ -5,10 +5,10 @@ start that a push always takes equally long. When the server starts, it times st
 2, 4, 8, ... streams. The number of slots is the largest number of streams for which 9 of 10 pushes
 take at most the share `Load.limit` of real time, 85 % by default.
 
-While the server runs, it measures how long ticks take. It refuses a further session only if the
-ticks for all sessions would then take longer than real time. The 15 % between the two limits are a
-margin: if ticks become somewhat slower, for example because of the work for clients and the
-network, the server still admits sessions to all slots.
+While the server runs, it measures how long each tick takes (a block for every ready session). It
+refuses a further session only if the ticks for all sessions would then take longer than real time.
+The 15 % between the two limits are a margin: if ticks become somewhat slower, for example because
+of the work for clients and the network, the server still admits sessions to all slots.
 """
 
 from __future__ import annotations

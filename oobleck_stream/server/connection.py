@@ -14,7 +14,7 @@ from oobleck_stream.server.protocol import GOING_AWAY, SUBPROTOCOL
 HINT = "RemoteDecoder needs websockets: pip install 'oobleck_stream[web]'"
 CLOSE_SECONDS = 1.0
 CODES = {401: "refused", 403: "refused", 421: "refused", 503: "busy"}
-"""Maps the HTTP status with which a server refuses a connection to the code of `RemoteError`."""
+"""Maps the HTTP status of a refused connection to the code of the `RemoteError`."""
 
 
 class Connection:

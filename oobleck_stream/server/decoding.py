@@ -42,7 +42,7 @@ MAX_WAITING = 4 << 20
 bytes are unread, the server notices immediately when the client disconnects."""
 
 MAX_WHOLE = 64 << 20
-"""Maximum bytes of an array in which the first frame is complete only at the end of the body."""
+"""Maximum bytes of an array that is stored channel by channel, and can't be decoded as it comes."""
 
 BODY_SECONDS = 300.0
 """Maximum seconds between two parts of a body."""

@@ -173,7 +173,7 @@ class Rooms:
             del self._rooms[name]
 
     async def _play(self, session: Session) -> None:
-        """Act as the client of a session, by marking its samples as heard in real time."""
+        """Act as a session's client: mark the session's samples as heard as real time passes."""
         start = time.monotonic()
         while session.id in self.hub.sessions and session.closing is None:
             # No client gets the samples. So mark all decoded samples as sent, and mark them as

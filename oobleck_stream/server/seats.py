@@ -219,7 +219,7 @@ class Seats:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _may_be_early(self, session: Session, source: Source) -> bool:
-        """Whether the session's next epoch is early if its frames come from `source`."""
+        """Whether an epoch of the session has early sound if its frames come from `source`."""
         if self.early is None or not session.wants_early or isinstance(source, Stored):
             return False
         exact, early = self.demand(session)

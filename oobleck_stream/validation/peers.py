@@ -126,7 +126,7 @@ def peer_reference(
 def _opened(
     peer: str, config: OobleckConfig, half: Half, tensors: Tensors
 ) -> Callable[[FloatArray, Visit], None]:
-    """Build the peer's network. Return a function that runs it and calls `Visit` for each stage."""
+    """Return a function that runs the peer's network and calls its argument for each stage."""
     if peer == "torch":
         operations = TorchOperations()
         network = prepare(tensors, operations, config.snake_epsilon)

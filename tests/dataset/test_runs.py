@@ -112,6 +112,19 @@ def test_addresses_of_fsspec(sounds, latents, tmp_path, model):
             assert run(f"memory://{source.name}", f"memory://{name}", model, **options).kept == 6
 
 
+def test_remote_folders_are_searched_like_local_ones(latents, tmp_path, model):
+    """Hidden folders are skipped, and so is the output folder if it is inside."""
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    memory.store.clear()
+    memory.put(str(latents), "/latents", recursive=True)
+    hidden = tmp_path / "hidden.npy"
+    np.save(hidden, np.zeros((8, 5), np.float32))
+    for place in (".hidden", "0/.hidden", "out"):
+        memory.put(str(hidden), f"/latents/{place}/hidden.npy")
+    report = decode("memory://latents", "memory://latents/out", model)
+    assert (report.done, report.failed) == (6, ())
+
+
 # Resuming
 
 

@@ -353,8 +353,8 @@ def _sum_tiles(step, column, count, point_stride, parameters, scratch):
 def _sum_tap(inputs, channels, count, weights, dtype, width, sums, add, scratch):
     """Multiply the input rows of one tap by one panel; store the products or add them to the sums.
 
-    `inputs` is the distance in bytes from the rows in the indirection buffer to the rows of this
-    tap. If `add` is 0, the products overwrite the sums.
+    `inputs` is the distance in bytes to the rows of this tap, from the rows whose addresses are in
+    the indirection buffer. If `add` is 0, the products overwrite the sums.
     """
     vectors, stride, weight_size = width // LANES, 4 * width, _weight_size(dtype)
     tiles = (count + TILE_ROWS - 1) // TILE_ROWS

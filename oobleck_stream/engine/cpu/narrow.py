@@ -47,7 +47,7 @@ def side_by_side(
 
 @intrinsic
 def add_taps(typing_context: Any, rows: Any, taps: Any, columns: Any, totals: Any) -> Any:
-    """Add up the products of input rows, in place, to the sums of output rows.
+    """For each output row, add up the products of its taps, and store the sums in place.
 
     Parameters
     ----------

@@ -48,7 +48,7 @@ _uploading = threading.Lock()
 
 @dataclass
 class _Prepared:
-    """A program's launches for a group of streams, and, once it is captured, their CUDA graph."""
+    """A program's launches for a group of streams, and the CUDA graph captured from them."""
 
     launches: list[Launch]
     captured: CapturedGraph | None = None
