@@ -12,7 +12,6 @@ Text messages are JSON objects with a ``type``. Binary messages begin with a lit
 from __future__ import annotations
 
 import json
-import math
 import re
 import struct
 from collections.abc import Callable
@@ -334,8 +333,3 @@ def parse_numbers(data: bytes, width: int) -> tuple[int, int, npt.NDArray[Any]]:
 def error_message(code: str, message: str) -> dict[str, Any]:
     """Return the message that reports an error."""
     return {"type": "error", "code": code, "message": message}
-
-
-def finite_or_none(value: float) -> float | None:
-    """Return `value` if it is finite, else None, because JSON has only finite numbers."""
-    return value if math.isfinite(value) else None
