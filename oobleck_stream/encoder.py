@@ -238,6 +238,9 @@ class StreamingEncoder:
     def push(self, audio: Any) -> FloatArray:
         """Push audio; return the frames that no later sample can change.
 
+        A push of many frames takes less time per frame than pushes of single frames, because the
+        deep layers read their weights once for all of its frames.
+
         Parameters
         ----------
         audio : (n, channels) array_like of real numbers

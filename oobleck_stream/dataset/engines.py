@@ -27,6 +27,9 @@ CONNECT_SECONDS = 10
 WIDTH_SECONDS = 5.0
 """Interval in seconds at which the scheduler is asked for its workers."""
 
+START_SECONDS = 120.0
+"""How many seconds a local cluster may be without any worker."""
+
 Outcome = Result | BaseException
 Run = Callable[[Task], Result]
 
@@ -39,7 +42,13 @@ class Engine(Protocol):
     """Runs tasks. Only one thread may call its methods."""
 
     def width(self) -> int:
-        """Return the number of tasks that can run at the same time. It may change during a run."""
+        """Return the number of tasks that can run at the same time. It may change during a run.
+
+        Raises
+        ------
+        OSError
+            If the connection to the workers is lost, or if no worker of a local cluster starts.
+        """
 
     def submit(self, task: Task) -> None:
         """Start a task, or put it into a queue."""
@@ -100,7 +109,7 @@ class DaskEngine:
         self._killed: type[Any] = KilledWorker
         self._futures: dict[Any, Task] = {}
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._width, self._asked = 0, -WIDTH_SECONDS
+        self._width, self._asked, self._seen = 0, -WIDTH_SECONDS, time.monotonic()
 
     def width(self) -> int:
         """Return the total number of threads of all workers."""
@@ -110,6 +119,9 @@ class DaskEngine:
                 self._width, self._asked = sum(self._client.nthreads().values()), now
             if self._workers is not None:
                 _restore(self._client.cluster, self._workers)
+                self._seen = now if self._width else self._seen
+                if now - self._seen > START_SECONDS:
+                    raise OSError(f"no worker has started for {START_SECONDS:g} s")
         return self._width
 
     def submit(self, task: Task) -> None:

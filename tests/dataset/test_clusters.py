@@ -170,7 +170,7 @@ def test_a_task_that_ends_its_worker_three_times_is_set_aside(tmp_path, model, i
         (sounds / path.name).write_bytes(path.read_bytes())
     write_sound(sounds / "poison.wav", 500)
     with dask.config.set(
-        {"distributed.worker.preload": [str(Path(__file__).parent / "poison.py")]}
+        {"distributed.worker.preload": [str(Path(__file__).parents[1] / "poison.py")]}
     ):
         report = ob.dataset.encode(sounds, tmp_path / "out", model, workers=2)
     (line,) = report.failed
@@ -180,6 +180,15 @@ def test_a_task_that_ends_its_worker_three_times_is_set_aside(tmp_path, model, i
     assert manifest(tmp_path / "out")["poison.wav"]["status"] == "set aside"
     report = ob.dataset.encode(sounds, tmp_path / "out", model, workers=0)
     assert (report.done, report.kept, report.failed) == (1, 14, ())
+
+
+def test_workers_that_do_not_start(tmp_path, model, inputs, monkeypatch):
+    monkeypatch.setattr("oobleck_stream.dataset.engines.START_SECONDS", 3)
+    with (
+        dask.config.set({"distributed.worker.preload": ["no_such_module"]}),
+        pytest.raises(OSError, match="no worker has started for 3 s"),
+    ):
+        ob.dataset.encode(inputs["encode"], tmp_path / "out", model, workers=1)
 
 
 # Schedulers and drivers that are killed
