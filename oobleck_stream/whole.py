@@ -142,8 +142,9 @@ def encode_pieces(
 def _encoded_rows(stack: Stack, audio: Pieces, hop: int, pad: bool) -> Iterator[FloatArray]:
     """Yield the encoder's output rows for a piece, block by block."""
     stack.reset()
-    for first in range(0, len(audio), CHECK_SAMPLES):
-        yield stack.push(checked_samples(audio[first : first + CHECK_SAMPLES], first))
+    size = max(1, CHECK_SAMPLES // hop) * hop
+    for first in range(0, len(audio), size):
+        yield stack.push(checked_samples(audio[first : first + size], first))
     missing = -len(audio) % hop if pad else 0
     yield stack.push(np.zeros((missing, audio.shape[1]), np.float32), last=True)
 

@@ -176,14 +176,18 @@ def _announced(scheduler):
     return address
 
 
-def children():
-    """The processes that multiprocessing has started from this one, and their CPU seconds."""
+def children(parent=None):
+    """The processes that multiprocessing has started from `parent`, and their CPU seconds.
+
+    By default, `parent` is this process.
+    """
+    parent = os.getpid() if parent is None else parent
     found = {}
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             # The fields after the name, which is in parentheses: see proc(5).
             fields = (path / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[1]) == os.getpid() and b"spawn_main" in (path / "cmdline").read_bytes():
+            if int(fields[1]) == parent and b"spawn_main" in (path / "cmdline").read_bytes():
                 ticks = int(fields[11]) + int(fields[12])
                 found[int(path.name)] = ticks / os.sysconf("SC_CLK_TCK")
     return found

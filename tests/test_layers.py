@@ -183,7 +183,7 @@ def test_small_steps_change_nothing(subject, monkeypatch):
 @given(data=st.data())
 def test_kept_programs_change_nothing(subject, data, monkeypatch):
     """Programs forgotten, or taken up in many situations, do not show."""
-    monkeypatch.setattr("oobleck_stream.engine.planner.MAX_PROGRAMS", 2)
+    monkeypatch.setattr("oobleck_stream.engine.planner.MAX_KEPT_STEPS", 5)
     monkeypatch.setattr("oobleck_stream.engine.planner.MAX_PLAN_KEYS", 3)
     lengths = data.draw(st.lists(st.integers(0, 3), min_size=40, max_size=50))
     stream, rows = subject.make(1), subject.rows[: sum(lengths)]

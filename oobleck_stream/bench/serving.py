@@ -295,11 +295,11 @@ async def _measure(
     async with running_server(arguments) as server:
         url = server["url"]
         address = url.replace("http", "ws", 1) + "v1/session"
-        alone = Listener(ahead)
-        await alone.play(address, "piece", min(3.0, seconds))
         count = sessions or server["slots"]
         if count > server["slots"]:
             raise InputError(f"{count} sessions, but the server admits {server['slots']}")
+        alone = Listener(ahead)
+        await alone.play(address, "piece", min(3.0, seconds))
         before, busy = Spent.of(url), time.process_time()
         crowd = [Listener(ahead) for _ in range(count)]
         playing = [asyncio.create_task(one.play(address, "piece", seconds)) for one in crowd]

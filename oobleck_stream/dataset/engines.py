@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from typing import Any, Protocol
 
 from oobleck_stream.dataset.job import Job
@@ -109,19 +111,23 @@ class DaskEngine:
         self._killed: type[Any] = KilledWorker
         self._futures: dict[Any, Task] = {}
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._width, self._asked, self._seen = 0, -WIDTH_SECONDS, time.monotonic()
+        self._width, self._asked = 0, time.monotonic() - WIDTH_SECONDS
+        self._missing = -WIDTH_SECONDS
 
     def width(self) -> int:
         """Return the total number of threads of all workers."""
         now = time.monotonic()
-        if now - self._asked > WIDTH_SECONDS and self._client.status == "running":
+        if now - self._asked >= WIDTH_SECONDS and self._client.status == "running":
             with self._connected():
-                self._width, self._asked = sum(self._client.nthreads().values()), now
+                self._width = sum(self._client.nthreads().values())
             if self._workers is not None:
                 _restore(self._client.cluster, self._workers)
-                self._seen = now if self._width else self._seen
-                if now - self._seen > START_SECONDS:
+                # If this process was stopped for a while, the workers need time to come back.
+                passed = min(now - self._asked, 2 * WIDTH_SECONDS)
+                self._missing = 0.0 if self._width else self._missing + passed
+                if self._missing > START_SECONDS:
                     raise OSError(f"no worker has started for {START_SECONDS:g} s")
+            self._asked = now
         return self._width
 
     def submit(self, task: Task) -> None:
@@ -229,6 +235,12 @@ def local_cluster(workers: int) -> Iterator[Any]:
         ) as cluster,
         Client(cluster) as client,
     ):
+        if hasattr(signal, "pthread_sigmask"):
+            # Workers inherit the mask, so Ctrl-C does not interrupt them even while they start.
+            # Later they ignore it, see `oobleck_stream.dataset.interrupts`. The resource tracker of
+            # multiprocessing is started first, because its start unblocks the signal.
+            resource_tracker.ensure_running()
+            cluster.loop.add_callback(signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGINT})
         cluster.scale(workers)
         yield client
 

@@ -57,7 +57,7 @@ def padded_blocks(
         if left == 0:
             break
     while silence > 0:
-        count = min(BLOCK // channels, silence)
+        count = min(max(1, BLOCK // channels), silence)
         yield np.zeros((count, channels), np.float32)
         silence -= count
 

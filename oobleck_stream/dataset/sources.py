@@ -208,7 +208,10 @@ def _remote(text: str, suffixes: tuple[str, ...], out: str) -> Iterator[Source]:
             yield _listed(entry, entry if is_remote(entry) else f"{folder}/{entry}")
         return
     elif system.isdir(path):
-        skipped = f"{file_system(out)[1].rstrip('/')}/" if is_remote(out) else None
+        skipped = None
+        if is_remote(out):
+            other, folder = file_system(out)
+            skipped = f"{folder.rstrip('/')}/" if other == system else None
         found, root = {}, path
         for name, info in system.find(path, detail=True).items():
             hidden = any(part.startswith(".") for part in name.removeprefix(root).split("/"))

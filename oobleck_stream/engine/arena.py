@@ -9,7 +9,6 @@ rows, taken before the Snake, is kept in the layer's skip rows.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -269,14 +268,26 @@ def _max_blocks(layer: Layer, step_floats: int, alone: bool) -> int:
     return max(1, step_floats // most)
 
 
+def _spans(layers: Sequence[Layer]) -> tuple[list[Fraction], Fraction]:
+    """Count the network's input rows: those for a block of each layer, and for an output row."""
+    spans, rows = [], Fraction(1)
+    for layer in layers:
+        rows *= layer.stride_in
+        spans.append(rows)
+        rows /= layer.phases
+    return spans, rows
+
+
 def _gathers(
     layers: Sequence[Layer], joined: Sequence[bool], limits: Sequence[int]
 ) -> tuple[bool, ...]:
     """Whether each layer waits until it has enough rows for a step, see `ArenaLayout`.
 
-    A layer does so if a step of the layer before it writes at most a quarter of these rows. The
-    second layer of a residual unit never does.
+    In an encoder, a layer does so if a step of the layer before it writes at most a quarter of
+    these rows. The second layer of a residual unit never does.
     """
+    if _spans(layers)[1] <= 1:
+        return (False,) * len(layers)
     gathers, rows = [], limits[0] * layers[0].stride_in
     for layer, together, limit in zip(layers, joined, limits, strict=True):
         blocks = min(limit, rows // layer.stride_in)
@@ -291,15 +302,14 @@ def _entry(
     """Maximum number of input rows of one program.
 
     These are the rows of a step of the first layer. If layers gather rows, the number is raised
-    until it suffices for a step of each of them, but not beyond `step_floats` floats.
+    until it suffices for a step of each of them, but not beyond `step_floats` floats. It is then a
+    whole number of frames, because all programs of a long push are the same if they begin at the
+    same place in a frame.
     """
-    first, rows, most = limits[0] * layers[0].stride_in, Fraction(1), Fraction(0)
-    for layer, limit, gathered in zip(layers, limits, gathers, strict=True):
-        rows *= layer.stride_in
-        if gathered:
-            most = max(most, rows * limit)
-        rows /= layer.phases
-    return max(first, min(math.ceil(most), step_floats // layers[0].inputs))
+    spans, hop = _spans(layers)
+    needed = [span * limit for span, limit, ok in zip(spans, limits, gathers, strict=True) if ok]
+    rows = min(max(needed, default=0), step_floats // layers[0].inputs)
+    return max(limits[0] * layers[0].stride_in, int(rows // hop * hop))
 
 
 def _point_stride(layer: Layer, limit: int) -> int:

@@ -22,8 +22,8 @@ from oobleck_stream.engine.arena import ArenaLayout, Counters
 from oobleck_stream.engine.packed import PackedNetwork, ParameterOffsets
 from oobleck_stream.engine.program import Program
 
-MAX_PROGRAMS = 64
-"""Maximum number of programs kept for reuse."""
+MAX_KEPT_STEPS = 2**15
+"""Maximum number of steps in all programs that are kept for reuse. They take about 8 MB."""
 
 MAX_PLAN_KEYS = 4096
 """Maximum number of plan keys kept at the same time."""
@@ -68,6 +68,7 @@ class Planner:
     network: PackedNetwork
     layout: ArenaLayout
     _programs: dict[tuple[int, int], tuple[Program, int]] = field(default_factory=dict)
+    _kept_steps: int = 0
     _keys: dict[PlanKey, int] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
@@ -83,7 +84,7 @@ class Planner:
         """
         if len(self._keys) >= MAX_PLAN_KEYS:
             self._keys.clear()
-            self._programs.clear()
+            self._forget_programs()
         received, blocks, _ = counts.tolist()
         fill = tuple(
             (rows - done * layer.stride_in, max(0, layer.trim - done * layer.phases))
@@ -114,10 +115,15 @@ class Planner:
         program = Program(steps, moves, counters.counts - counts)
         after = self.key(counters.counts)
         if not last:
-            if len(self._programs) >= MAX_PROGRAMS:
-                self._programs.clear()
+            if self._kept_steps + len(steps) > MAX_KEPT_STEPS:
+                self._forget_programs()
             self._programs[key, rows] = program, after
+            self._kept_steps += len(steps)
         return program, after
+
+    def _forget_programs(self) -> None:
+        self._programs.clear()
+        self._kept_steps = 0
 
 
 def plan(
@@ -215,6 +221,9 @@ class _Push:
         due = layer.last_block(received) if ends else layer.due_blocks(received)
         if self._stops is not None:
             due = min(due, self._stops[index])
+        if self._layout.gathers[index] and not complete:
+            # Only whole steps; the rest of the rows waits.
+            due -= (due - counters.blocks[index]) % self._layout.limits[index]
         following = index + 1
         joined = following < len(self._layers) and self._layout.joined[following]
         while True:

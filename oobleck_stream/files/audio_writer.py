@@ -112,8 +112,8 @@ class AudioWriter:
         self._container = {".ogg": "OGG", ".opus": "OGG"}.get(suffix, suffix[1:].upper())
         if not soundfile.check_format(self._container, subtypes[self.bits]):
             raise InputError(f"{path}: the installed libsndfile writes no {suffix} files")
-        width = 4 if self.bits == "float" else int(self.bits) // 8
-        if suffix == ".wav" and samples and samples * channels * width > MAX_WAV_BYTES:
+        size = (samples or 0) * channels * WIDTHS[self.bits]
+        if suffix == ".wav" and size > MAX_WAV_BYTES:
             self._container = "RF64"
         self.file_samplerate = samplerate
         self._resampler: Resampler | None = None

@@ -284,9 +284,16 @@ def test_the_driver_is_killed_at_many_moments(folder, model, inputs, expected, d
     check()
 
 
-def test_ctrl_c_ends_cleanly(tmp_path, model, inputs, expected):
+@pytest.mark.parametrize("delay", [None, 0.0, 0.1, 0.3])
+def test_ctrl_c_ends_cleanly(tmp_path, model, inputs, expected, delay):
+    """When something is done, or some seconds after the first worker process was started."""
     process = driver("encode", inputs, tmp_path / "out", model, "--workers", 2)
-    wait_for_progress(process)
+    if delay is None:
+        wait_for_progress(process)
+    else:
+        while not children(process.pid):
+            time.sleep(0.001)
+        time.sleep(delay)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
