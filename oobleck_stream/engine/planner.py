@@ -206,6 +206,10 @@ class _Push:
     def run_layer(self, index: int, ends: bool, complete: bool = True) -> None:
         """Plan a layer, and all layers after it.
 
+        After each step of the layer, the layers after it are planned, so that they find its rows in
+        the cache. A layer that gathers rows waits until they are enough for a whole step, or until
+        `complete`.
+
         Parameters
         ----------
         index : int
