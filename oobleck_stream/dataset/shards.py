@@ -167,7 +167,8 @@ def _write_parquet(path: Path, entries: Iterable[Entry], job: Job) -> None:
     from pyarrow import parquet
 
     schema, row = _schema(job), _latent_row if job.settings.direction == "encode" else _audio_row
-    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+    # The writer does not close a file that it opened itself, if writing its last bytes fails.
+    with path.open("wb") as file, parquet.ParquetWriter(file, schema, compression="zstd") as writer:
         rows: list[dict[str, Any]] = []
         size = 0
         for entry in entries:

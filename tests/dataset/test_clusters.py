@@ -329,9 +329,11 @@ def check_full_disk(tmp_path, model, inputs, expected, direction, layout, pages,
     return whole
 
 
-def test_a_full_disk(tmp_path, model, inputs, expected):
-    pages = (0, 40, 30 * 2**20 // PAGE)
-    assert check_full_disk(tmp_path, model, inputs, expected, "encode", "files", pages, workers=0)
+@pytest.mark.parametrize("layout", ["files", "parquet"])
+def test_a_full_disk(tmp_path, model, inputs, expected, layout):
+    """The disk can also be unmounted afterwards: no file is left open."""
+    pages = (*range(0, 60, 3), 30 * 2**20 // PAGE)
+    assert check_full_disk(tmp_path, model, inputs, expected, "encode", layout, pages, workers=0)
 
 
 def test_a_disk_that_is_full_for_workers(client, tmp_path, model, inputs, expected):
