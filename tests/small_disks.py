@@ -6,12 +6,22 @@ import contextlib
 import os
 import resource
 import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 
 PAGE = 4096
 FILLER = "filler"
 """A file on every small disk that is not part of the test."""
+
+
+@contextlib.contextmanager
+def memory_folder():
+    """A temporary folder in memory, if that is possible, because flushing to a disk is slow."""
+    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        yield Path(folder)
 
 
 @contextlib.contextmanager

@@ -238,7 +238,7 @@ def test_links_lead_somewhere(readme):
 def test_size(readme):
     lines = text_of(readme).splitlines()
     assert [line for line in lines if len(line) > MAX_WIDTH] == []
-    assert len(lines) <= MAX_LINES.get(readme, 265)
+    assert len(lines) <= MAX_LINES.get(readme, 250)
 
 
 def test_every_test_file_is_listed():

@@ -5,15 +5,13 @@ from __future__ import annotations
 import collections
 import errno
 import os
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 from networks import random_tensors, small, write_folder
 from outputs import CONVERSIONS, OTHERS, WRITERS, contents
-from small_disks import PAGE, file_size_limit, small_disk
+from small_disks import PAGE, file_size_limit, memory_folder, small_disk
 
 import oobleck_stream as ob
 from oobleck_stream import cache_folder
@@ -31,13 +29,9 @@ def needs(name):
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """A folder in memory, if available, since flushing files to a disk is slow."""
-    if not os.access("/dev/shm", os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        yield Path(folder)
+def folder():
+    with memory_folder() as folder:
+        yield folder
 
 
 def with_room(output, folder, length=5001):

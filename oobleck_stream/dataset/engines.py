@@ -126,7 +126,7 @@ class DaskEngine:
                 passed = min(now - self._asked, 2 * WIDTH_SECONDS)
                 self._missing = 0.0 if self._width else self._missing + passed
                 if self._missing > START_SECONDS:
-                    raise OSError(f"no worker has started for {START_SECONDS:g} s")
+                    raise OSError(f"no worker has been running for {START_SECONDS:g} s")
             self._asked = now
         return self._width
 
@@ -236,8 +236,8 @@ def local_cluster(workers: int) -> Iterator[Any]:
         Client(cluster) as client,
     ):
         if hasattr(signal, "pthread_sigmask"):
-            # Workers inherit the mask, so Ctrl-C does not interrupt them even while they start.
-            # Later they ignore it, see `oobleck_stream.dataset.interrupts`. The resource tracker of
+            # Workers inherit the mask, so Ctrl-C does not interrupt them while they start. Later
+            # they ignore it, see `oobleck_stream.dataset.interrupts`. The resource tracker of
             # multiprocessing is started first, because its start unblocks the signal.
             resource_tracker.ensure_running()
             cluster.loop.add_callback(signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGINT})

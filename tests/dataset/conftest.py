@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from pathlib import Path
-
 import pytest
 from data_sets import write_latents, write_model, write_sounds
+from small_disks import memory_folder
 
 import oobleck_stream as ob
 
@@ -23,13 +20,9 @@ def network(model):
 
 
 @pytest.fixture
-def tmp_path(tmp_path):
-    """In memory, if that is possible, because all outputs are flushed to the disk."""
-    if not os.access("/dev/shm", os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        yield Path(folder)
+def tmp_path():
+    with memory_folder() as folder:
+        yield folder
 
 
 @pytest.fixture

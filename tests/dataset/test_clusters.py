@@ -31,7 +31,7 @@ from data_sets import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_disks import PAGE, small_disk
+from small_disks import PAGE, memory_folder, small_disk
 
 import oobleck_stream as ob
 
@@ -48,10 +48,8 @@ PATIENCE = 300
 
 @pytest.fixture(scope="module")
 def folder():
-    """A folder in memory, if that is possible."""
-    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=place) as folder:
-        yield Path(folder)
+    with memory_folder() as folder:
+        yield folder
 
 
 @pytest.fixture
@@ -186,7 +184,7 @@ def test_workers_that_do_not_start(tmp_path, model, inputs, monkeypatch):
     monkeypatch.setattr("oobleck_stream.dataset.engines.START_SECONDS", 3)
     with (
         dask.config.set({"distributed.worker.preload": ["no_such_module"]}),
-        pytest.raises(OSError, match="no worker has started for 3 s"),
+        pytest.raises(OSError, match="no worker has been running for 3 s"),
     ):
         ob.dataset.encode(inputs["encode"], tmp_path / "out", model, workers=1)
 
