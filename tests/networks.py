@@ -171,3 +171,14 @@ def signal_to_noise(reference, value):
     """Decibels of a reference over its difference to a value."""
     noise = np.mean((np.asarray(value, float) - reference) ** 2)
     return np.inf if noise == 0 else 10 * np.log10(np.mean(np.asarray(reference) ** 2) / noise)
+
+
+ENCODER_CONFIGS = {name: small(name) for name in ENCODING} | {
+    "tiles": ob.OobleckConfig(latent_dim=8, channels=64, multiples=(1, 3, 3), strides=(2, 4, 32))
+}
+"""Small networks that encode. "tiles" has tiles of two and of four rows, joined and alone."""
+
+SHORT_FRAMES = ob.PRESETS["yue2"].replace(
+    channels=4, multiples=(1, 2, 4), strides=(2, 3, 4), latent_dim=5
+)
+"""A stereo network with few samples per frame, and an odd stride among the others."""
