@@ -224,7 +224,7 @@ class Spent:
         return cls(int(values[f"{tick}_count"]), values[f"{tick}_sum"], pushing, steady)
 
     def since(self, before: Spent) -> Spent:
-        """Return the difference between these numbers and the earlier numbers in `before`."""
+        """Return what the server has spent since the earlier reading `before`."""
         steady = {}
         for streams, (seconds, count) in self.steady.items():
             old_seconds, old_count = before.steady.get(streams, (0.0, 0.0))

@@ -79,7 +79,22 @@ def open_destination(
     bits: Bits | None,
     samples: int | None,
 ) -> AudioWriter | FlatWriter | PipeWriter:
-    """Open the writer for a destination. The other parameters are passed to the writer."""
+    """Open the writer for a destination.
+
+    Parameters
+    ----------
+    place : str
+        A file, or ``-`` for standard output.
+    form : str or None
+        The format on standard output; None means WAV.
+    samplerate, channels, bits, samples
+        As for `AudioWriter`; a flat file takes only the number of samples and channels.
+
+    Raises
+    ------
+    InputError
+        If the destination can't be written.
+    """
     from oobleck_stream.files.outputs import open_audio_writer
     from oobleck_stream.files.pipe_writer import PipeWriter
 

@@ -62,7 +62,7 @@ class LatentPipe:
         return self.header.shape if self.header else None
 
     def fits(self, latent_dim: int) -> bool:
-        """Whether the pipe may contain frames of this size."""
+        """Whether the pipe may have frames of `latent_dim` values; always true for raw frames."""
         return self.header is None or axis_order.fits(self.header.shape, latent_dim, self.name)
 
     def count(self, latent_dim: int, layout: AxisOrder | None = None) -> int | None:

@@ -19,7 +19,7 @@ POLL_SECONDS = 0.05
 
 
 class Recorder:
-    """Writes the samples that are passed to it to a file, in a separate thread.
+    """Writes samples to a file in a separate thread, so that playback does not wait for the disk.
 
     Parameters
     ----------

@@ -106,7 +106,7 @@ def _push_seconds(model: Model, decoder: MultiStreamDecoder) -> float:
 
 
 def settling_frames(model: Model) -> int:
-    """Return the number of frames after which pushes into a stream always take equally long."""
+    """Return how many frames a stream must have received before all its pushes cost the same."""
     return 2 * model.context + 4
 
 
