@@ -88,7 +88,7 @@ def open_destination(
     form : str or None
         The format on standard output; None means WAV.
     samplerate, channels, bits, samples
-        As for `AudioWriter`; a flat file takes only the number of samples and channels.
+        As for `AudioWriter`. A flat file uses only `channels`, and has float samples.
 
     Raises
     ------
